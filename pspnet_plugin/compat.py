@@ -172,7 +172,7 @@ def explain_checkpoint_errors() -> None:
     def load_checkpoint(cls, filename, map_location=None, logger='current'):
         try:
             return read(cls, filename, map_location, logger)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
             message = explain_load_error(str(filename), error)
             if message is None:
                 raise
@@ -191,9 +191,12 @@ def explain_load_error(filename: str, error: Exception) -> str | None:
             'If you trust whoever made the file, allow it by torch.serialization.add_safe_globals '
             'in a module that your config imports; otherwise save only the state_dict again.'
         )
-    if isinstance(error, RuntimeError) and 'PytorchStreamReader' not in str(error):
+    path = Path(filename)
+    # torch reports a cut file in several ways, depending on where it ends.
+    cut = path.is_file() and not isinstance(error, PermissionError) and not zipfile.is_zipfile(path)
+    if not cut and not isinstance(error, (pickle.UnpicklingError, EOFError)):
         return None
-    earlier = last_whole_checkpoint_before(Path(filename))
+    earlier = last_whole_checkpoint_before(path)
     way_out = (
         f'The last whole checkpoint before it is {earlier}: resume with '
         f'--resume --cfg-options load_from={earlier}'

@@ -1,0 +1,178 @@
+"""Parameter groups: one for each history of learning rates, laid out before a state is loaded.
+
+Functions here change ``param_groups`` and schedulers in place. Between iterations ``lr`` in a group
+is what the schedulers wrote, which is also what a checkpoint holds. During an iteration it is that
+value times the factor of the freeze schedule, and ``scheduled_lr`` holds the schedulers' value. So
+schedulers that compute a value from the last one never see a factor.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from torch import nn
+
+SCHEDULED = 'scheduled_lr'
+_constructors: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+# --- factors ------------------------------------------------------------------------------------
+
+
+def scale_lr(groups: Iterable[dict], lr_mult: Callable[[torch.Tensor], float]) -> None:
+    """Multiply each group's scheduled learning rate by the factor of its first parameter."""
+    for group in groups:
+        scheduled = group.pop(SCHEDULED, group['lr'])
+        factor = lr_mult(group['params'][0]) if group['params'] else 1.0
+        if factor == 1:
+            group['lr'] = scheduled
+        else:
+            group[SCHEDULED] = scheduled
+            group['lr'] = scheduled * factor
+
+
+def restore_scheduled_lr(groups: Iterable[dict]) -> None:
+    """Put back what the schedulers wrote, so that they can go on from it."""
+    for group in groups:
+        group['lr'] = group.pop(SCHEDULED, group['lr'])
+
+
+# --- layout -------------------------------------------------------------------------------------
+
+
+def split_groups(
+    groups: list[dict], key: Callable[[torch.Tensor], Hashable]
+) -> tuple[list[dict], list[int]]:
+    """Split groups so that the parameters of each have one key; order is kept within a key.
+
+    Returns the new groups and, for each, the index of the group it comes from.
+    """
+    split, parents = [], []
+    for index, group in enumerate(groups):
+        parts: dict[Hashable, list] = {}
+        for parameter in group['params']:
+            parts.setdefault(key(parameter), []).append(parameter)
+        for parameters in parts.values() or [[]]:
+            split.append({**group, 'params': parameters})
+            parents.append(index)
+    return split, parents
+
+
+def missing_groups(
+    optim_wrapper: OptimWrapper, model: nn.Module, missing: list[nn.Parameter]
+) -> list[dict]:
+    """Groups for parameters that the optimizer lacks, as its constructor would have made them.
+
+    ``DefaultOptimWrapperConstructor`` with a ``paramwise_cfg`` skips what requires no gradient when
+    it runs. It is asked again here, with every gradient required. An optimizer that no constructor
+    built takes the parameters with its defaults.
+    """
+    constructor = _constructors.get(optim_wrapper)
+    if not missing or constructor is None or not constructor.paramwise_cfg:
+        return [{'params': missing}] if missing else []
+    wanted = {id(parameter) for parameter in missing}
+    groups = [
+        {**group, 'params': [p for p in _parameters(group) if id(p) in wanted]}
+        for group in _all_groups(constructor, model)
+    ]
+    return [group for group in groups if group['params']]
+
+
+def _parameters(group: dict) -> list[nn.Parameter]:
+    parameters = group['params']
+    return [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+
+
+def _all_groups(constructor: DefaultOptimWrapperConstructor, model: nn.Module) -> list[dict]:
+    skipped = [p for p in model.parameters() if not p.requires_grad]
+    logger = MMLogger.get_current_instance()
+    was_disabled, logger.disabled = logger.disabled, True  # it has printed all of this before
+    groups: list[dict] = []
+    try:
+        for parameter in skipped:
+            parameter.requires_grad_(True)
+        constructor.add_params(groups, model)
+    finally:
+        for parameter in skipped:
+            parameter.requires_grad_(False)
+        logger.disabled = was_disabled
+    return groups
+
+
+def remember_constructors() -> None:
+    """Let optimizer wrappers be traced to their constructors, which alone know ``paramwise_cfg``."""
+    build = DefaultOptimWrapperConstructor.__call__
+    if hasattr(build, '__wrapped__'):
+        return
+
+    @functools.wraps(build)
+    def build_and_remember(self, model):
+        optim_wrapper = build(self, model)
+        _constructors[optim_wrapper] = self
+        return optim_wrapper
+
+    DefaultOptimWrapperConstructor.__call__ = build_and_remember
+
+
+def lay_out(
+    optim_wrapper: OptimWrapper,
+    schedulers: list,
+    added: list[dict],
+    key: Callable[[torch.Tensor], Hashable],
+) -> None:
+    """Add groups, split all by ``key``, and start the schedulers anew on what has come out.
+
+    Nothing is touched where nothing is added or split. Must run before the first iteration and
+    before a state is loaded.
+    """
+    optimizer = optim_wrapper.optimizer
+    split, parents = split_groups(optimizer.param_groups, key)
+    if not added and len(split) == len(optimizer.param_groups):
+        return
+    _take_back_first_step(optim_wrapper, schedulers)
+    first = {**optimizer.param_groups[0], 'params': torch.zeros(1)}
+    additions = split_groups(added, key)[0]
+    for group in additions:
+        group.update(_one_cycle_bounds(first, schedulers))
+        optimizer.add_param_group(group)  # fills in the optimizer's defaults
+    parents += [parents[-1]] * len(additions)
+    optimizer.param_groups[:] = split + additions
+    if optim_wrapper.base_param_settings is None:
+        # As mmengine does where there are several groups: the learning rate that is logged.
+        optim_wrapper.base_param_settings = first
+    _start_again(optim_wrapper, schedulers, parents)
+
+
+def _take_back_first_step(optim_wrapper: OptimWrapper, schedulers: list) -> None:
+    for group in optim_wrapper.param_groups:
+        for scheduler in schedulers:
+            name = scheduler.param_name
+            group[name] = group.get(f'initial_{name}', group[name])
+
+
+def _one_cycle_bounds(group: dict, schedulers: list) -> dict:
+    """What a one-cycle scheduler has written into each group, and computes its values from."""
+    names = [s.param_name for s in schedulers if f'max_{s.param_name}' in group]
+    bounds = (f'{kind}_{name}' for name in names for kind in ('initial', 'max', 'min'))
+    return {bound: group[bound] for bound in bounds}
+
+
+def _start_again(optim_wrapper: OptimWrapper, schedulers: list, parents: list[int]) -> None:
+    """Do what the end of each scheduler's constructor does, on the groups as they are now."""
+    for scheduler in schedulers:
+        initial = f'initial_{scheduler.param_name}'
+        for group in optim_wrapper.param_groups:
+            group.setdefault(initial, group[scheduler.param_name])
+        if hasattr(scheduler, 'min_values'):  # one value for each group
+            rest = [scheduler.min_values[-1]]
+            scheduler.min_values = [scheduler.min_values[i] for i in parents] + rest
+        if hasattr(scheduler, 'base_values'):
+            scheduler.base_values = [group[initial] for group in optim_wrapper.param_groups]
+            scheduler.last_step = scheduler._global_step = -1
+            scheduler.step()
+        scheduler._last_value = [g[scheduler.param_name] for g in optim_wrapper.param_groups]

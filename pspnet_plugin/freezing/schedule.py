@@ -1,0 +1,235 @@
+"""Iteration -> what is frozen, and with which factor on its learning rate the rest trains.
+
+One rule settles every overlap: the last line that names a tensor decides. Lines stand in the order
+of their ``at``, lines with the same ``at`` in the order of the config, and within a line ``freeze``
+comes after ``unfreeze``. What no line names stays as the model was built.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import PspnetPluginError
+
+_KEYS = ('at', 'unfreeze', 'freeze', 'except_', 'lr_mult', 'warmup')
+
+
+class ScheduleError(PspnetPluginError):
+    """A schedule says something that cannot be done."""
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is, and whether its schedule counts epochs (``by_epoch``) or iterations."""
+
+    max_iters: int
+    epoch_length: int
+    by_epoch: bool = False
+
+    def iterations(self, moment: int | float) -> int:
+        """Iterations in a count of the schedule's units, or in a fraction of the run (a float).
+
+        A fraction is rounded to the nearest whole unit.
+
+        Raises:
+            ScheduleError: a negative count, or a fraction outside 0 to 1.
+        """
+        unit, units = (self.epoch_length, 'epochs') if self.by_epoch else (1, 'iterations')
+        if isinstance(moment, bool) or not isinstance(moment, (int, float)) or moment < 0:
+            raise ScheduleError(
+                f'{moment!r} is no moment of a run: give a whole number of {units} or a fraction '
+                'of the run such as 0.25.'
+            )
+        if isinstance(moment, int):
+            return moment * unit
+        if moment > 1:
+            raise ScheduleError(
+                f'{moment!r} is a float and so a fraction of the run, which ends at 1.0: for '
+                f'{units}, write a whole number such as {round(moment)}.'
+            )
+        return round(moment * self.max_iters / unit) * unit
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a schedule: from iteration ``at`` on, these train and those do not."""
+
+    at: int
+    unfreeze: frozenset[str] = frozenset()
+    freeze: frozenset[str] = frozenset()
+    lr_mult: float = 1.0
+    warmup: int = 0
+
+    def lr_factor(self, iteration: int) -> float:
+        """``lr_mult``, reached in equal steps over the first ``warmup`` iterations."""
+        steps = iteration - self.at + 1
+        if steps > self.warmup:
+            return self.lr_mult
+        return self.lr_mult * steps / (self.warmup + 1)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The state of every parameter and buffer at every iteration.
+
+    ``rules`` are in order; ``frozen_as_built`` names what the model froze by itself; ``shares`` are
+    constant factors on the learning rate (layer-wise decay).
+    """
+
+    rules: tuple[Rule, ...] = ()
+    frozen_as_built: frozenset[str] = frozenset()
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    def frozen(self, iteration: int) -> frozenset[str]:
+        """Names of what is frozen at ``iteration`` (0 is the first)."""
+        frozen = self.frozen_as_built
+        for rule in self.rules:
+            if rule.at <= iteration:
+                frozen = (frozen - rule.unfreeze) | rule.freeze
+        return frozen
+
+    def lr_mult(self, name: str, iteration: int) -> float:
+        """Factor on the scheduled learning rate of a parameter at ``iteration``."""
+        factor = 1.0
+        for rule in self.rules:
+            if rule.at <= iteration and name in rule.unfreeze:
+                factor = rule.lr_factor(iteration)
+        return factor * self.shares.get(name, 1.0)
+
+    def lr_history(self, name: str) -> tuple:
+        """Equal for two parameters whose factors agree at every iteration."""
+        steps = [(r.at, r.lr_mult, r.warmup) for r in self.rules if name in r.unfreeze]
+        if all(lr_mult == 1 and warmup == 0 for _, lr_mult, warmup in steps):
+            steps = []
+        return (self.shares.get(name, 1.0), *steps)
+
+    def named(self) -> frozenset[str]:
+        """Everything that some rule freezes or unfreezes."""
+        return frozenset().union(*(rule.unfreeze | rule.freeze for rule in self.rules))
+
+    def transitions(self) -> list[int]:
+        """The iterations at which rules begin, ascending."""
+        return sorted({rule.at for rule in self.rules})
+
+
+def build_rules(
+    lines: Sequence[dict],
+    select: Callable[[Sequence[str], Sequence[str]], frozenset[str]],
+    length: RunLength,
+) -> tuple[Rule, ...]:
+    """Rules in order, from a schedule's lines ``dict(at=, unfreeze=/freeze=, …)``.
+
+    ``select(patterns, except_)`` gives the names that patterns cover.
+
+    Raises:
+        ScheduleError: a line is malformed.
+        SelectionError: a pattern matches nothing.
+    """
+    rules = []
+    for line in lines:
+        _check(line)
+        except_ = as_list(line.get('except_', ()))
+        rules.append(
+            Rule(
+                at=length.iterations(line['at']),
+                unfreeze=select(as_list(line.get('unfreeze', ())), except_),
+                freeze=select(as_list(line.get('freeze', ())), except_),
+                lr_mult=line.get('lr_mult', 1.0),
+                warmup=length.iterations(line.get('warmup', 0)),
+            )
+        )
+    return tuple(sorted(rules, key=lambda rule: rule.at))
+
+
+def as_list(patterns: str | Sequence[str]) -> list[str]:
+    """One pattern or several, as a list."""
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _check(line: dict) -> None:
+    for key in line:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, 1)
+            hint = f'Did you mean {near[0]!r}?' if near else f'It takes {", ".join(_KEYS)}.'
+            raise ScheduleError(f'The schedule has a line with the key {key!r}: {line}. {hint}')
+    if 'at' not in line or not (line.get('unfreeze') or line.get('freeze')):
+        raise ScheduleError(f'A line of a schedule needs at= and unfreeze= or freeze=: {line}.')
+    if not line.get('unfreeze') and ('lr_mult' in line or 'warmup' in line):
+        raise ScheduleError(f'lr_mult and warmup belong to unfreeze, which is missing: {line}.')
+    if not line.get('lr_mult', 1.0) > 0:
+        raise ScheduleError(f'lr_mult must be above 0 (to stop training, freeze): {line}.')
+
+
+# --- presets ------------------------------------------------------------------------------------
+
+
+def expand_preset(preset: dict, stages_in: Callable[[str], int], length: RunLength) -> list[dict]:
+    """The lines of a ready schedule ``dict(type=NAME, …)``; ``stages_in(module)`` counts stages.
+
+    Raises:
+        ScheduleError: the name or an argument is unknown.
+    """
+    arguments = dict(preset)
+    name = arguments.pop('type', None)
+    if name not in _PRESETS:
+        raise ScheduleError(f'The schedule {name!r} is unknown: there are {", ".join(_PRESETS)}.')
+    build, allowed = _PRESETS[name]
+    unknown = sorted(set(arguments) - set(allowed))
+    if unknown:
+        raise ScheduleError(f'{name} takes {", ".join(allowed)}, not {", ".join(unknown)}.')
+    return build(stages_in=stages_in, length=length, **arguments)
+
+
+def gradual_unfreeze(
+    stages_in: Callable[[str], int],
+    length: RunLength,
+    module: str = 'backbone',
+    begin: int | float = 0.1,
+    end: int | float = 0.7,
+    lr_mult: float = 1.0,
+    warmup: int | float = 0,
+) -> list[dict]:
+    """Unfreeze a backbone in equal steps, the last stage at ``begin`` and the stem at ``end``.
+
+    Source: J. Howard and S. Ruder, "Universal Language Model Fine-tuning for Text Classification".
+    """
+    stages = stages_in(module)
+    unit = length.epoch_length if length.by_epoch else 1
+    first, last = (length.iterations(moment) // unit for moment in (begin, end))
+    if first > last:
+        raise ScheduleError(f'gradual_unfreeze begins at {begin}, which is after its end, {end}.')
+    lines = [{'at': 0, 'freeze': [module]}]
+    for step in range(stages + 1):
+        at = round(first + (last - first) * step / stages)
+        part = f'{module}.stages[{stages - 1 - step}]' if step < stages else f'{module}.stages[:0]'
+        lines.append({'at': at, 'unfreeze': [part], 'lr_mult': lr_mult, 'warmup': warmup})
+    # What follows the last stage (a final norm) belongs to no stage and comes with it.
+    lines[1].update(unfreeze=[module], except_=[f'{module}.stages[:{stages - 1}]'])
+    return lines
+
+
+def probe_then_finetune(
+    stages_in: Callable[[str], int],
+    length: RunLength,
+    module: str = 'backbone',
+    at: int | float = 0.5,
+    lr_mult: float = 0.1,
+    warmup: int | float = 0,
+) -> list[dict]:
+    """Train what stands on a frozen module first; from ``at`` on, all of it.
+
+    Source: A. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
+    Out-of-Distribution".
+    """
+    return [
+        {'at': 0, 'freeze': [module]},
+        {'at': at, 'unfreeze': [module], 'lr_mult': lr_mult, 'warmup': warmup},
+    ]
+
+
+_PRESETS = {
+    'gradual_unfreeze': (gradual_unfreeze, ('module', 'begin', 'end', 'lr_mult', 'warmup')),
+    'probe_then_finetune': (probe_then_finetune, ('module', 'at', 'lr_mult', 'warmup')),
+}

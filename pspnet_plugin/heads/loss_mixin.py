@@ -1,0 +1,57 @@
+"""Gives a decode head the streamed loss wherever its configuration allows it."""
+
+from __future__ import annotations
+
+from mmseg.models.losses import CrossEntropyLoss
+from mmseg.utils import SampleList
+from torch import Tensor, nn
+
+from .streamed_loss import streamed_cross_entropy
+
+
+class StreamedLossMixin:
+    """Put before a :class:`BaseDecodeHead` among the bases: its loss never holds full-size logits.
+
+    The numbers are those of ``BaseDecodeHead.loss_by_feat``. A head with a pixel sampler, with a
+    single output channel, or with any loss but the softmax ``CrossEntropyLoss`` takes the stock path.
+    """
+
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict:
+        """Losses and pixel accuracy.
+
+        Args:
+            seg_logits: (N, C, h, w) as ``forward`` returns them.
+            batch_data_samples: N samples whose ``gt_sem_seg`` has the shape (1, H, W).
+
+        Raises:
+            LabelOutOfRangeError: a label is neither a class nor the ignored value.
+        """
+        listed = isinstance(self.loss_decode, nn.ModuleList)
+        losses = list(self.loss_decode) if listed else [self.loss_decode]
+        if self.sampler is not None or seg_logits.shape[1] == 1 or not all(map(_streams, losses)):
+            return super().loss_by_feat(seg_logits, batch_data_samples)
+        label = self._stack_batch_gt(batch_data_samples).squeeze(1)
+        result = {}
+        for loss in losses:
+            value, accuracy = streamed_cross_entropy(
+                seg_logits,
+                label,
+                class_weight=loss.class_weight,
+                ignore_index=self.ignore_index,
+                avg_non_ignore=loss.avg_non_ignore,
+                reduction=loss.reduction,
+                align_corners=self.align_corners,
+            )
+            result[loss.loss_name] = result.get(loss.loss_name, 0) + loss.loss_weight * value
+        result['acc_seg'] = accuracy
+        return result
+
+
+def _streams(loss: nn.Module) -> bool:
+    # A subclass may compute anything, so only the class itself is known to be a cross-entropy.
+    return (
+        type(loss) is CrossEntropyLoss
+        and not loss.use_sigmoid
+        and not loss.use_mask
+        and loss.reduction in ('mean', 'sum')
+    )

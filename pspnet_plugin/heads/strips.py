@@ -1,0 +1,82 @@
+"""Bilinear upsampling in strips of rows, for maps whose full-size version is too large to hold.
+
+Bilinear resizing is separable and linear: two small matrices say how every output row and every
+output column is mixed from input rows and columns. The columns are upsampled first, once; each strip
+of output rows is then one matrix product with the few input rows that it reads, and the gradient
+goes the same way back through the transposed matrices.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# What one strip of scores may take. On a CPU it should stay in the cache from one operation to the
+# next; a GPU wants few, large kernels.
+STRIP_BYTES = {'cpu': 4 * 2**20, 'cuda': 64 * 2**20}
+
+
+class Strip(NamedTuple):
+    """Some output rows, the input rows that they read, and how they mix them."""
+
+    rows: slice
+    sources: slice
+    weights: Tensor  # (rows, sources)
+
+
+def interpolation_operator(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:
+    """The matrix (target, source) of a bilinear resize along one axis.
+
+    Its entries are PyTorch's own weights, obtained by resizing the identity, in the dtype and on the
+    device of ``like``.
+    """
+    identity = torch.eye(source, dtype=like.dtype).view(1, source, 1, source)
+    resized = F.interpolate(
+        identity, size=(1, target), mode='bilinear', align_corners=align_corners
+    )
+    return resized.view(source, target).t().to(like.device)
+
+
+def split_rows(operator: Tensor, row_bytes: int) -> list[Strip]:
+    """Cut the output rows of ``operator`` (target, source) into strips.
+
+    Args:
+        row_bytes: what one output row takes; decides how many rows make a strip.
+    """
+    touched = operator.cpu() != 0
+    sources = torch.arange(operator.shape[1]).expand_as(touched)
+    first = sources.masked_fill(~touched, operator.shape[1]).amin(1).tolist()
+    end = (sources + 1).masked_fill(~touched, 0).amax(1).tolist()
+    budget = STRIP_BYTES.get(operator.device.type, STRIP_BYTES['cuda'])
+    height = max(1, budget // row_bytes)
+    strips = []
+    for top in range(0, operator.shape[0], height):
+        rows = slice(top, min(top + height, operator.shape[0]))
+        read = slice(min(first[rows]), max(end[rows]))
+        strips.append(Strip(rows, read, operator[rows, read]))
+    return strips
+
+
+def upsample_columns(logits: Tensor, columns: Tensor) -> Tensor:
+    """Resize the columns of one map (C, h, w) by ``columns`` (W, w), to (h, C * W).
+
+    Rows come first in the result, so that mixing rows is one plain matrix product.
+    """
+    channels, height, width = logits.shape
+    by_row = logits.transpose(0, 1).reshape(height * channels, width)
+    return (by_row @ columns.t()).view(height, channels * columns.shape[0])
+
+
+def upsample_columns_backward(gradient: Tensor, columns: Tensor) -> Tensor:
+    """The transpose of :func:`upsample_columns`: (h, C * W) back to (C, h, w)."""
+    height = gradient.shape[0]
+    by_row = gradient.view(-1, columns.shape[0]) @ columns
+    return by_row.view(height, -1, columns.shape[1]).transpose(0, 1)
+
+
+def working_dtype(logits: Tensor) -> torch.dtype:
+    """The dtype to compute in: float32 for half-precision logits, otherwise their own."""
+    return logits.dtype if logits.dtype == torch.float64 else torch.float32

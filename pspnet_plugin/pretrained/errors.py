@@ -1,0 +1,37 @@
+"""What can go wrong between a reference and the weights in a module, each with its own class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pspnet_plugin.errors import PspnetPluginError
+
+if TYPE_CHECKING:
+    from .report import LoadReport
+
+
+class PretrainedWeightsError(PspnetPluginError):
+    """The weights were not loaded; the module is as it was.
+
+    ``report`` is the :class:`LoadReport` of the attempt, where it came as far as that.
+    """
+
+    def __init__(self, message: str, report: LoadReport | None = None):
+        super().__init__(message)
+        self.report = report
+
+
+class WeightsReferenceError(PretrainedWeightsError):
+    """A reference that names nothing: unknown scheme, unknown model, missing file."""
+
+
+class WeightsDownloadError(PretrainedWeightsError):
+    """An address that gave no whole file of weights."""
+
+
+class WeightsFileError(PretrainedWeightsError):
+    """A file that is not a whole file of weights."""
+
+
+class UnsafeWeightsError(WeightsFileError):
+    """A file that holds more than data, so that reading it could run code."""

@@ -1,0 +1,165 @@
+"""Which tensor of a checkpoint belongs to which tensor of a module: names and shapes, no values."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .conversions import CONVERSIONS, Conversion, conversion_named
+from .errors import PretrainedWeightsError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Match:
+    """How the names of a checkpoint map to those of a module.
+
+    ``names`` gives for a name of the module the one of the checkpoint, whether or not the shapes
+    agree. ``prefix`` was taken off the checkpoint's names, ``module_prefix`` put in front of them.
+    ``nearby`` gives the names, as the module would say them, of the checkpoint's tensors under that
+    prefix that the module does not have.
+    """
+
+    conversion: str
+    prefix: str
+    module_prefix: str
+    names: dict[str, str]
+    nearby: dict[str, str] = field(default_factory=dict)
+    fitting: int = 0
+
+
+def is_counted(name: str) -> bool:
+    """Whether a tensor counts for coverage: all but BatchNorm's step counters."""
+    return not name.endswith('num_batches_tracked')
+
+
+def apply_key_map(names: Sequence[str], key_map: Sequence | None) -> dict[str, str]:
+    """New name -> name in the file, after a user's ``(pattern, replacement)`` pairs.
+
+    A replacement of None leaves the tensors whose name the pattern matches out.
+
+    Raises:
+        PretrainedWeightsError: a pattern is not a regular expression, matches no name at all, or
+            gives two tensors one name.
+    """
+    renamed = {name: name for name in names}
+    for pattern, replacement in key_map or ():
+        renamed = _replace(renamed, pattern, replacement)
+    return renamed
+
+
+def _replace(renamed: dict[str, str], pattern: str, replacement: str | None) -> dict[str, str]:
+    result = {}
+    try:
+        matching = [name for name in renamed if re.search(pattern, name)]
+        for name, original in renamed.items():
+            new = name
+            if name in matching:
+                new = None if replacement is None else re.sub(pattern, replacement, name)
+            if new is None:
+                continue
+            if new in result:
+                raise PretrainedWeightsError(
+                    f'key_map gives {original} and {result[new]} the same name {new}.'
+                )
+            result[new] = original
+    except re.error as error:
+        raise PretrainedWeightsError(
+            f'key_map: {pattern!r} -> {replacement!r} is no regular expression: {error}.'
+        ) from error
+    if not matching:
+        raise PretrainedWeightsError(
+            f'key_map: no name of the checkpoint matches {pattern!r}. Its names look like '
+            f'{", ".join(list(renamed)[:3])}.'
+        )
+    return result
+
+
+def find_match(
+    names: Mapping[str, str], shapes: Shapes, module_shapes: Shapes, conversion: str = 'auto',
+    search_prefix: bool = True,
+) -> Match:
+    """The conversion and the prefixes under which most tensors fit by name and shape.
+
+    Args:
+        names: new name -> name in the file, as :func:`apply_key_map` and a user's prefix left them.
+        shapes: shape of each tensor in the file.
+        module_shapes: shape of each tensor of the module, in its order.
+        conversion: the name of one conversion, or ``'auto'`` for the best.
+        search_prefix: whether to look for a prefix on the checkpoint's side.
+    """
+    wanted = CONVERSIONS if conversion == 'auto' else (conversion_named(conversion),)
+    best = None
+    for candidate in wanted:
+        for match in _matches(candidate, names, shapes, module_shapes, search_prefix):
+            if best is None or match.fitting > best.fitting:
+                best = match
+    if best is None:
+        raise PretrainedWeightsError(
+            f'The checkpoint is not in the layout of conversion {conversion!r}, which has names '
+            f'such as {", ".join(wanted[0].signature)}. Leave conversion="auto", or give a key_map.'
+        )
+    return best
+
+
+def _matches(
+    conversion: Conversion, names: Mapping[str, str], shapes: Shapes, module_shapes: Shapes,
+    search_prefix: bool,
+) -> Iterator[Match]:
+    module_names = list(module_shapes)
+    for outer in conversion.prefixes(names):
+        if outer and not search_prefix:
+            continue
+        renamed = {
+            conversion.rename(name[len(outer) :], module_names): original
+            for name, original in names.items()
+            if name.startswith(outer)
+        }
+        for module_prefix in _shared_prefixes(module_names):
+            inside = {n[len(module_prefix) :]: module_shapes[n] for n in module_names}
+            inner = _likeliest_prefix(renamed, shapes, inside) if search_prefix else ''
+            yield _match(conversion.name, outer, inner, module_prefix, renamed, shapes, inside)
+
+
+def _match(
+    conversion: str, outer: str, inner: str, module_prefix: str, renamed: Mapping[str, str],
+    shapes: Shapes, inside: Shapes,
+) -> Match:
+    under = {n[len(inner) :]: original for n, original in renamed.items() if n.startswith(inner)}
+    found = {module_prefix + name: under[name] for name in inside if name in under}
+    fitting = sum(
+        is_counted(name) and shapes[original] == inside[name[len(module_prefix) :]]
+        for name, original in found.items()
+    )
+    nearby = {o: module_prefix + n for n, o in under.items() if n not in inside}
+    return Match(conversion, outer + inner, module_prefix, found, nearby, fitting)
+
+
+def _shared_prefixes(names: Sequence[str]) -> list[str]:
+    """``['', 'timm_model.']`` where all of the module stands under ``timm_model``."""
+    prefixes = ['']
+    while names:
+        part = names[0][len(prefixes[-1]) :].partition('.')
+        longer = prefixes[-1] + part[0] + part[1]
+        if not part[1] or not all(name.startswith(longer) for name in names):
+            break
+        prefixes.append(longer)
+    return prefixes
+
+
+def _likeliest_prefix(renamed: Mapping[str, str], shapes: Shapes, inside: Shapes) -> str:
+    """The prefix behind which most tensors fit; the one that comes first among equals."""
+    votes = Counter()
+    for name, original in renamed.items():
+        cut = 0
+        while True:
+            rest = name[cut:]
+            if rest in inside and is_counted(rest) and shapes[original] == inside[rest]:
+                votes[name[:cut]] += 1
+            cut = name.find('.', cut) + 1
+            if not cut:
+                break
+    return votes.most_common(1)[0][0] if votes else ''

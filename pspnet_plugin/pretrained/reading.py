@@ -1,0 +1,231 @@
+"""A file of weights -> its tensors by name, without running code from the file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import json
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import UnsafeWeightsError, WeightsFileError
+
+# Where training programs put the state dict, in the order in which they are looked for: most of
+# them, torchvision's references, DINO (the teacher is the better network), other wrappers.
+CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'student', 'model_state')
+MAX_SAFETENSORS_HEADER = 100_000_000
+
+
+@dataclass
+class Checkpoint:
+    """The tensors of a file.
+
+    ``tensors`` are those of the state dict, by name, in the file's order; ``container`` is the
+    top-level key that they stood under, ``''`` for none. ``everything`` holds the tensors of the
+    whole file, by dotted path, so that a user's prefix can reach one under an unusual key;
+    ``meta`` is the ``meta`` entry of an OpenMMLab checkpoint.
+    """
+
+    tensors: dict[str, Tensor]
+    container: str = ''
+    everything: dict[str, Tensor] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
+    """Read ``path``: a ``.safetensors`` file or what ``torch.save`` wrote, whatever its name.
+
+    Tensors of a file in the zip format are mapped into memory, not copied.
+
+    Raises:
+        UnsafeWeightsError: the file holds objects other than data and is not trusted.
+        WeightsFileError: the file is missing, not readable, cut, or something else than weights.
+    """
+    if file_format(path) == 'safetensors':
+        return find_state_dict(_read_safetensors(path))
+    return find_state_dict(_read_torch(path, trust_pickle))
+
+
+# --- what kind of file it is --------------------------------------------------------------------
+
+
+def file_format(path: Path) -> str:
+    """Tell ``'safetensors'``, ``'zip'`` (torch >= 1.6) and ``'pickle'`` (older) apart.
+
+    Raises:
+        WeightsFileError: it is none of them, or visibly not whole.
+    """
+    start = _first_bytes(path)
+    if not start:
+        raise WeightsFileError(f'{path} is empty. Fetch the file again.')
+    if start.startswith(b'PK\x03\x04'):
+        if not zipfile.is_zipfile(path):
+            raise WeightsFileError(f'{path} is cut: its end is missing. Fetch the file again.')
+        return 'zip'
+    if start[0] == 0x80:
+        return 'pickle'
+    if len(start) > 8 and start[8:9] == b'{':
+        _check_safetensors_size(path)
+        return 'safetensors'
+    raise WeightsFileError(f'{path} is not a file of weights but {_looks_like(start)}.')
+
+
+def _first_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise WeightsFileError(f'{path} is a folder. Name the file of weights inside it.')
+    try:
+        with open(path, 'rb') as file:
+            return file.read(256)
+    except FileNotFoundError:
+        raise WeightsFileError(f'There is no file {path}.') from None
+    except OSError as error:
+        raise WeightsFileError(f'{path} cannot be read: {error.strerror}.') from error
+
+
+def _looks_like(start: bytes) -> str:
+    text = start.lstrip().lower()
+    if text.startswith((b'<!doctype', b'<html', b'<?xml')):
+        return 'a web page: the address asks for a login, or is the page about the file'
+    if text.startswith(b'version https://git-lfs'):
+        return 'a Git LFS pointer: run "git lfs pull" where it came from'
+    if all(byte in b'\t\n\r' or byte >= 32 for byte in start):
+        return f'a text that begins with {start[:40].decode("utf-8", "replace")!r}'
+    return f'data of an unknown kind that begins with {start[:8].hex(" ")}'
+
+
+def _check_safetensors_size(path: Path) -> None:
+    size = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        (header_size,) = struct.unpack('<Q', file.read(8))
+        if header_size > min(size, MAX_SAFETENSORS_HEADER):
+            raise WeightsFileError(f'{path} is cut or is not a .safetensors file.')
+        try:
+            header = json.loads(file.read(header_size))
+        except ValueError:
+            raise WeightsFileError(f'{path} is cut or is not a .safetensors file.') from None
+    ends = [entry['data_offsets'][1] for name, entry in header.items() if name != '__metadata__']
+    whole = 8 + header_size + max(ends, default=0)
+    if size != whole:
+        raise WeightsFileError(f'{path} has {size} bytes where {whole} belong: fetch it again.')
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise WeightsFileError(
+            f'{path} needs the package safetensors: run "pip install safetensors".'
+        ) from None
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise WeightsFileError(f'{path} is broken: {error}') from error
+
+
+def _read_torch(path: Path, trust_pickle: bool) -> Any:
+    # torch before 2.1 cannot map a file into memory.
+    mapped = zipfile.is_zipfile(path) and 'mmap' in inspect.signature(torch.load).parameters
+    options = {'mmap': True} if mapped else {}
+    try:
+        with _argparse_namespaces_allowed():
+            return torch.load(path, map_location='cpu', weights_only=not trust_pickle, **options)
+    except pickle.UnpicklingError as error:
+        refused = refused_name(error)
+        if refused is None:
+            raise WeightsFileError(f'{path} is broken: {_first_line(error)}') from error
+        raise UnsafeWeightsError(
+            f'{path} holds {refused}, which is not data: reading it could run code, so it was not '
+            'read. If you trust whoever made the file, say trust_pickle=True; otherwise save only '
+            'its state_dict again.'
+        ) from error
+    except Exception as error:
+        if 'TorchScript' in str(error):
+            raise UnsafeWeightsError(
+                f'{path} is a TorchScript program, not a state dict: save its state_dict() instead.'
+            ) from error
+        raise WeightsFileError(
+            f'{path} is cut or broken ({type(error).__name__}: {_first_line(error)}). '
+            'Fetch the file again.'
+        ) from error
+
+
+def _argparse_namespaces_allowed():
+    """Training scripts such as DINO's store their command line; a Namespace only holds values."""
+    if hasattr(torch.serialization, 'safe_globals'):
+        return torch.serialization.safe_globals([argparse.Namespace])
+    return contextlib.nullcontext()
+
+
+def refused_name(error: pickle.UnpicklingError) -> str | None:
+    """The function or class that torch refused to call, None where the file is just broken."""
+    refused = re.search(r'GLOBAL (\S+)|[Uu]nsupported class (\S+)', str(error))
+    return (refused.group(1) or refused.group(2)) if refused else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split('\n')[0]
+
+
+# --- the state dict inside ----------------------------------------------------------------------
+
+
+def find_state_dict(content: Any) -> Checkpoint:
+    """Find the state dict in what a file held: itself, or under one of :data:`CONTAINERS`.
+
+    Raises:
+        WeightsFileError: the file holds neither a mapping nor a module.
+    """
+    if isinstance(content, torch.nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, Mapping):
+        raise WeightsFileError(
+            f'The file holds a {type(content).__name__}, not a state dict: save model.state_dict().'
+        )
+    everything = dict(_named_tensors(content))
+    container = _container_of(content)
+    if container:
+        start = f'{container}.'
+        tensors = {k[len(start) :]: v for k, v in everything.items() if k.startswith(start)}
+    else:
+        tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    meta = content.get('meta')
+    return Checkpoint(tensors, container, everything, dict(meta) if _is_mapping(meta) else {})
+
+
+def _container_of(content: Mapping) -> str:
+    for key in CONTAINERS:
+        inner = content.get(key)
+        if isinstance(inner, torch.nn.Module):
+            return key
+        if _is_mapping(inner) and any(True for _ in _named_tensors(inner)):
+            deeper = _container_of(inner)
+            return f'{key}.{deeper}' if deeper else key
+    return ''
+
+
+def _named_tensors(content: Mapping, path: str = '') -> Iterator[tuple[str, Tensor]]:
+    for key, value in content.items():
+        if isinstance(value, torch.nn.Module):
+            value = value.state_dict()
+        if isinstance(value, Tensor):
+            yield f'{path}{key}', value
+        elif isinstance(value, Mapping):
+            yield from _named_tensors(value, f'{path}{key}.')
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
