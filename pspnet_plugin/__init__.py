@@ -1,7 +1,8 @@
 """PSPNet for MMSegmentation: exact fast heads, pretrained weights that load, layers that freeze.
 
 Importing the package repairs what the stock stack needs (:mod:`pspnet_plugin.compat`) and registers
-everything below, so a config only says ``custom_imports = dict(imports=['pspnet_plugin'])``.
+everything below, so a config only says ``custom_imports = dict(imports=['pspnet_plugin'])``. Without
+mmseg, the hooks and the initializer serve any mmengine project.
 """
 
 import importlib.util
@@ -10,9 +11,19 @@ from . import compat
 from .errors import PspnetPluginError
 
 __version__ = '0.1.0'
-__all__ = ['PspnetPluginError', '__version__']
 
 compat.apply()
+
+from .freezing import LayerFreezeHook  # noqa: E402  needs the repaired stack
+from .pretrained import PretrainedBackbone, PretrainedBackboneHook  # noqa: E402
+
+__all__ = [
+    'LayerFreezeHook',
+    'PretrainedBackbone',
+    'PretrainedBackboneHook',
+    'PspnetPluginError',
+    '__version__',
+]
 
 if importlib.util.find_spec('mmseg') is not None:
     from .heads import FactorizedPSPHead

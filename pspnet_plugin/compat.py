@@ -155,9 +155,11 @@ def _history_buffer_method(owner, name: str):
     """
     from mmengine.logging import HistoryBuffer
 
-    if owner is HistoryBuffer and name in HistoryBuffer._statistics_methods:
+    # The table of statistics is filled when the first HistoryBuffer is made.
+    if owner is HistoryBuffer and name in HistoryBuffer()._statistics_methods:
         return getattr(owner, name)
-    raise pickle.UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr({owner!r}, {name!r})')
+    owner_name = getattr(owner, '__name__', type(owner).__name__)
+    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner_name}.{name})')
 
 
 def explain_checkpoint_errors() -> None:

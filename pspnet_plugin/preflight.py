@@ -104,8 +104,7 @@ def datasets_within(dataset: dict | None) -> Iterator[dict]:
 def check_folders(dataset: dict, way_out: str) -> None:
     root = dataset.get('data_root') or ''
     named = [*(dataset.get('data_prefix') or {}).values(), dataset.get('ann_file')]
-    for folder in [root, *named]:
-        path = os.path.join(root, folder or '')
+    for path in [root, *(os.path.join(root, part) for part in named if part)]:
         if path and '://' not in path and not os.path.exists(path):
             raise DatasetError(f'{os.path.abspath(path)} does not exist. {way_out}')
 

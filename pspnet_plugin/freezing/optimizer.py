@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+import zlib
 from collections.abc import Callable, Hashable, Iterable
 
 import torch
@@ -17,8 +18,15 @@ from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
+from ..errors import PspnetPluginError
+
 SCHEDULED = 'scheduled_lr'
+MEMBERS = 'members'
 _constructors: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+class LayoutError(PspnetPluginError):
+    """A saved optimizer's groups are not the ones of this run."""
 
 
 # --- factors ------------------------------------------------------------------------------------
@@ -72,23 +80,23 @@ def missing_groups(
     it runs. It is asked again here, with every gradient required. An optimizer that no constructor
     built takes the parameters with its defaults.
     """
-    constructor = _constructors.get(optim_wrapper)
-    if not missing or constructor is None or not constructor.paramwise_cfg:
-        return [{'params': missing}] if missing else []
     wanted = {id(parameter) for parameter in missing}
-    groups = [
-        {**group, 'params': [p for p in _parameters(group) if id(p) in wanted]}
-        for group in _all_groups(constructor, model)
-    ]
+    constructor = _constructors.get(optim_wrapper)
+    if not wanted:
+        return []
+    if constructor is None:
+        return [{'params': missing}]
+    groups = _all_groups(constructor, model)
+    ratio = _lr_ratio(optim_wrapper.optimizer, groups)
+    for group in groups:
+        group['lr'] = group.get('lr', optim_wrapper.optimizer.defaults['lr']) * ratio
+        group['params'] = [p for p in group['params'] if id(p) in wanted]
     return [group for group in groups if group['params']]
 
 
-def _parameters(group: dict) -> list[nn.Parameter]:
-    parameters = group['params']
-    return [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-
-
 def _all_groups(constructor: DefaultOptimWrapperConstructor, model: nn.Module) -> list[dict]:
+    if not constructor.paramwise_cfg:
+        return [{'params': list(model.parameters())}]
     skipped = [p for p in model.parameters() if not p.requires_grad]
     logger = MMLogger.get_current_instance()
     was_disabled, logger.disabled = logger.disabled, True  # it has printed all of this before
@@ -101,11 +109,24 @@ def _all_groups(constructor: DefaultOptimWrapperConstructor, model: nn.Module) -
         for parameter in skipped:
             parameter.requires_grad_(False)
         logger.disabled = was_disabled
+    for group in groups:
+        parameters = group['params']
+        group['params'] = [parameters] if isinstance(parameters, torch.Tensor) else parameters
     return groups
 
 
+def _lr_ratio(optimizer: torch.optim.Optimizer, as_configured: list[dict]) -> float:
+    """What ``auto_scale_lr`` has multiplied the configured learning rates with since."""
+    now = {id(p): g.get('initial_lr', g['lr']) for g in optimizer.param_groups for p in g['params']}
+    for group in as_configured:
+        for parameter in group['params']:
+            if id(parameter) in now:
+                return now[id(parameter)] / group.get('lr', optimizer.defaults['lr'])
+    return 1.0
+
+
 def remember_constructors() -> None:
-    """Let optimizer wrappers be traced to their constructors, which alone know ``paramwise_cfg``."""
+    """Trace each optimizer wrapper to its constructor, which alone knows ``paramwise_cfg``."""
     build = DefaultOptimWrapperConstructor.__call__
     if hasattr(build, '__wrapped__'):
         return
@@ -123,29 +144,57 @@ def lay_out(
     optim_wrapper: OptimWrapper,
     schedulers: list,
     added: list[dict],
-    key: Callable[[torch.Tensor], Hashable],
+    key: Callable[[str | None], Hashable],
+    names: dict[int, str],
 ) -> None:
-    """Add groups, split all by ``key``, and start the schedulers anew on what has come out.
+    """Add groups, split all by ``key(name)``, and start the schedulers anew on what comes out.
 
-    Nothing is touched where nothing is added or split. Must run before the first iteration and
-    before a state is loaded.
+    ``names`` gives the name of a parameter by its id. Nothing is touched where nothing is added or
+    split. Must run before the first iteration and before a state is loaded.
     """
     optimizer = optim_wrapper.optimizer
-    split, parents = split_groups(optimizer.param_groups, key)
-    if not added and len(split) == len(optimizer.param_groups):
+
+    def key_of(parameter: torch.Tensor) -> Hashable:
+        return key(names.get(id(parameter)))
+
+    if not added and all(len({*map(key_of, g['params'])}) < 2 for g in optimizer.param_groups):
         return
     _take_back_first_step(optim_wrapper, schedulers)
+    split, parents = split_groups(optimizer.param_groups, key_of)
     first = {**optimizer.param_groups[0], 'params': torch.zeros(1)}
-    additions = split_groups(added, key)[0]
+    additions = split_groups(added, key_of)[0]
     for group in additions:
         group.update(_one_cycle_bounds(first, schedulers))
         optimizer.add_param_group(group)  # fills in the optimizer's defaults
     parents += [parents[-1]] * len(additions)
     optimizer.param_groups[:] = split + additions
+    for group in optimizer.param_groups:
+        members = ' '.join(names.get(id(parameter), '?') for parameter in group['params'])
+        group[MEMBERS] = zlib.crc32(members.encode())
     if optim_wrapper.base_param_settings is None:
         # As mmengine does where there are several groups: the learning rate that is logged.
         optim_wrapper.base_param_settings = first
     _start_again(optim_wrapper, schedulers, parents)
+
+
+def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
+    """Compare the groups of a saved optimizer with those it is to be loaded into.
+
+    Raises:
+        LayoutError: they do not hold the same parameters.
+    """
+    saved, here = state['param_groups'], optimizer.param_groups
+    same = len(saved) == len(here) and all(
+        len(one['params']) == len(other['params']) and one.get(MEMBERS) == other.get(MEMBERS)
+        for one, other in zip(saved, here)
+    )
+    if not same:
+        raise LayoutError(
+            f"The checkpoint's optimizer has {len(saved)} groups of parameters, not the "
+            f'{len(here)} of this run: what LayerFreezeHook unfreezes, or its lr_mult, warmup or '
+            'stage_lr_decay, are not those of the run that wrote it. Resume with the same, or '
+            'start a new run from its weights (load_from, without resume).'
+        )
 
 
 def _take_back_first_step(optim_wrapper: OptimWrapper, schedulers: list) -> None:

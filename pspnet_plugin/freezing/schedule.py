@@ -165,8 +165,12 @@ def _check(line: dict) -> None:
 # --- presets ------------------------------------------------------------------------------------
 
 
-def expand_preset(preset: dict, stages_in: Callable[[str], int], length: RunLength) -> list[dict]:
-    """The lines of a ready schedule ``dict(type=NAME, …)``; ``stages_in(module)`` counts stages.
+def expand_preset(
+    preset: dict, stages_of: Callable[[str], list[str]], length: RunLength
+) -> list[dict]:
+    """The lines of a ready schedule ``dict(type=NAME, …)``.
+
+    ``stages_of(module)`` gives patterns for the parts of a backbone, from the stem to the last.
 
     Raises:
         ScheduleError: the name or an argument is unknown.
@@ -179,11 +183,11 @@ def expand_preset(preset: dict, stages_in: Callable[[str], int], length: RunLeng
     unknown = sorted(set(arguments) - set(allowed))
     if unknown:
         raise ScheduleError(f'{name} takes {", ".join(allowed)}, not {", ".join(unknown)}.')
-    return build(stages_in=stages_in, length=length, **arguments)
+    return build(stages_of=stages_of, length=length, **arguments)
 
 
 def gradual_unfreeze(
-    stages_in: Callable[[str], int],
+    stages_of: Callable[[str], list[str]],
     length: RunLength,
     module: str = 'backbone',
     begin: int | float = 0.1,
@@ -195,23 +199,22 @@ def gradual_unfreeze(
 
     Source: J. Howard and S. Ruder, "Universal Language Model Fine-tuning for Text Classification".
     """
-    stages = stages_in(module)
+    parts = stages_of(module)[::-1]
     unit = length.epoch_length if length.by_epoch else 1
     first, last = (length.iterations(moment) // unit for moment in (begin, end))
     if first > last:
         raise ScheduleError(f'gradual_unfreeze begins at {begin}, which is after its end, {end}.')
     lines = [{'at': 0, 'freeze': [module]}]
-    for step in range(stages + 1):
-        at = round(first + (last - first) * step / stages)
-        part = f'{module}.stages[{stages - 1 - step}]' if step < stages else f'{module}.stages[:0]'
+    for step, part in enumerate(parts):
+        at = round(first + (last - first) * step / max(1, len(parts) - 1))
         lines.append({'at': at, 'unfreeze': [part], 'lr_mult': lr_mult, 'warmup': warmup})
     # What follows the last stage (a final norm) belongs to no stage and comes with it.
-    lines[1].update(unfreeze=[module], except_=[f'{module}.stages[:{stages - 1}]'])
+    lines[1].update(unfreeze=[module], except_=parts[1:])
     return lines
 
 
 def probe_then_finetune(
-    stages_in: Callable[[str], int],
+    stages_of: Callable[[str], list[str]],
     length: RunLength,
     module: str = 'backbone',
     at: int | float = 0.5,

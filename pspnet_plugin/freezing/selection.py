@@ -189,6 +189,18 @@ def find_stages(backbone: nn.Module) -> tuple[list[str], list[list[str]]]:
     )
 
 
+def stage_patterns(model: nn.Module, module: str) -> list[str]:
+    """Patterns for the stem, where there is one with parameters, and for each stage of a module."""
+    select(model, [module])
+    stem, stages = find_stages(dict(model.named_modules())[module])
+    names_of = _all_names(model)
+    has_stem = _covered_by([f'{module}.{name}' for name in stem], names_of)
+    return [
+        *([f'{module}.stages[:0]'] if has_stem else []),
+        *(f'{module}.stages[{number}]' for number in range(len(stages))),
+    ]
+
+
 def _split_at(children: list[str], stages: list[str]) -> tuple[list[str], list[list[str]]]:
     positions = [children.index(stage) for stage in stages]
     stem = children[: positions[0]]

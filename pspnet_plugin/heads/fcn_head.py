@@ -8,4 +8,7 @@ from .loss_mixin import StreamedLossMixin
 
 @MODELS.register_module()
 class StreamedFCNHead(StreamedLossMixin, FCNHead):
-    """mmseg's ``FCNHead``, same arguments and parameters, whose loss never holds full-size logits."""
+    """mmseg's ``FCNHead`` with a loss that never holds full-size logits.
+
+    Same arguments, parameters, outputs and numbers.
+    """

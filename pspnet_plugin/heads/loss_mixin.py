@@ -13,7 +13,8 @@ class StreamedLossMixin:
     """Put before a :class:`BaseDecodeHead` among the bases: its loss never holds full-size logits.
 
     The numbers are those of ``BaseDecodeHead.loss_by_feat``. A head with a pixel sampler, with a
-    single output channel, or with any loss but the softmax ``CrossEntropyLoss`` takes the stock path.
+    single output channel, or with any loss but the softmax ``CrossEntropyLoss`` takes the stock
+    path.
     """
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict:

@@ -1,18 +1,16 @@
-"""The pyramid of PSPNet as pure tensor functions: pooled in one pass, convolved without upsampling.
+"""The pyramid of PSPNet as tensor functions: pooled in one pass, convolved without upsampling it.
 
-The pyramid concatenates a map x with upsampled copies of its pooled levels and convolves the whole.
-Convolution and bilinear upsampling are linear, so the sum over input channels splits, and in each
-level's part the order may be turned round:
+PSPNet concatenates a map x with upsampled copies of its pooled levels and convolves all of it.
+Convolution and bilinear upsampling are linear, so the sum over the input channels splits, and in
+each level's part the kernel may be applied first, at the level's few bins, and upsampled then:
 
-    conv(W, [x, up(p_1), ..., up(p_L)]) = conv(W_x, x) + sum_l sum_t  S_t up(W_lt p_l)
+    conv(W, [x, up(p_1), ..., up(p_L)]) = conv(W_x, x) + sum over levels l and taps t of
+                                          shift_t(up(W_lt p_l))
 
-W_lt is the kernel's matrix at tap t for the channels of level l, applied at the level's few bins,
-and S_t shifts a map by the tap, with zeros where it leaves the map. ``S_t up`` of all taps and
-levels is one fixed matrix for the rows and one for the columns, because both the upsampling and the
-shift are separable. Nothing is approximated; docs/performance.md derives and counts it.
-
-The operators depend on sizes alone. They are built once per size from integers, with a single
-division at the end, so their entries are the exact values rounded once.
+W_lt is the matrix that the kernel holds at tap t for the channels of level l; ``shift_t`` moves a
+map by that tap and fills with the convolution's zeros. Shifting and upsampling are separable: for
+all levels and taps together they are one small fixed matrix for the rows and one for the columns.
+Nothing is approximated. docs/performance.md derives the identity and counts the operations.
 """
 
 from __future__ import annotations
@@ -26,21 +24,23 @@ from torch import Tensor
 
 
 def pool_pyramid(x: Tensor, pool_scales: tuple[int, ...]) -> list[Tensor]:
-    """Average-pool a map to every level of the pyramid, reading it once.
+    """Average-pool a map to all levels of the pyramid, reading it once.
 
     Args:
         x: (N, C, H, W), contiguous or channels-last.
-        pool_scales: bins per side of each level; any number, also above H or W.
+        pool_scales: the bins per side of each level; they may overlap and outnumber H or W.
 
     Returns:
-        For each level b: (N, C, b, b), what ``F.adaptive_avg_pool2d(x, b)`` gives.
+        For each level of b bins (N, C, b, b), as ``F.adaptive_avg_pool2d(x, b)`` gives.
     """
+    scales = tuple(pool_scales)
     with torch.autocast(x.device.type, enabled=False):
-        rows = pooling_operator(x.shape[2], pool_scales, like=x)
-        columns = pooling_operator(x.shape[3], pool_scales, like=x)
-        cells = _along_width(columns, _along_height(rows, x))
-    ends = list(accumulate(pool_scales))
-    return [cells[:, :, end - b : end, end - b : end] for b, end in zip(pool_scales, ends)]
+        cells = x
+        for dim in reversed(_memory_order(x)):
+            operator = pooling_operator(x.shape[dim], scales, like=x)
+            cells = _multiply(operator, cells, dim, _is_channels_last(x))
+    ends = accumulate(scales)
+    return [cells[:, :, end - b : end, end - b : end] for b, end in zip(scales, ends)]
 
 
 def conv2d_over_pyramid(
@@ -50,70 +50,150 @@ def conv2d_over_pyramid(
     bias: Tensor | None = None,
     align_corners: bool = False,
 ) -> Tensor:
-    """Convolve ``[x, up(level_1), ..., up(level_L)]``, zero-padded to the same size.
+    """Convolve the concatenation of x and its upsampled levels, zero-padded to keep the size.
 
     Args:
         x: (N, C, H, W), contiguous or channels-last.
-        levels: each (N, C_l, h_l, w_l), read as bilinearly upsampled to (H, W).
-        weight: (O, C + sum of C_l, k_h, k_w) with odd k_h and k_w.
+        levels: (N, C_l, h_l, w_l) each, standing for its bilinear upsampling to (H, W).
+        weight: (O, C + C_1 + ... + C_L, k_h, k_w); k_h and k_w are odd.
         bias: (O,).
         align_corners: of the upsampling, as in ``F.interpolate``.
 
     Returns:
-        (N, O, H, W) in the memory format that ``F.conv2d`` gives for x.
+        (N, O, H, W), in the memory format in which ``F.conv2d`` returns it.
     """
-    kernel_size = weight.shape[2:]
-    weight_x, *level_weights = weight.split([x.shape[1], *(p.shape[1] for p in levels)], dim=1)
-    out = F.conv2d(x, weight_x, bias, padding=[k // 2 for k in kernel_size])
+    channels = [x.shape[1], *(level.shape[1] for level in levels)]
+    weight_of_x, *weights = weight.split(channels, dim=1)
+    out = F.conv2d(x, weight_of_x, bias, padding=[k // 2 for k in weight.shape[2:]])
     with torch.autocast(x.device.type, enabled=False):
-        # A transposed convolution whose stride is its kernel: each bin, once for every tap.
-        taps = [
-            F.conv_transpose2d(level.to(w.dtype), w.transpose(0, 1), stride=kernel_size)
-            for level, w in zip(levels, level_weights)
-        ]
-        return out.add_(upsample_taps(taps, kernel_size, out, align_corners))
+        taps = [apply_taps(level, w) for level, w in zip(levels, weights)]
+        return out.add_(upsample_taps(taps, weight.shape[2:], out, align_corners))
 
 
-def upsample_taps(taps, kernel_size, like: Tensor, align_corners: bool) -> Tensor:
-    heights = tuple(t.shape[2] // kernel_size[0] for t in taps)
-    widths = tuple(t.shape[3] // kernel_size[1] for t in taps)
-    rows = interpolation_operator(like.shape[2], heights, kernel_size[0], align_corners, like=taps[0])
-    columns = interpolation_operator(like.shape[3], widths, kernel_size[1], align_corners, like=taps[0])
-    columns = columns.split([t.shape[3] for t in taps], dim=1)
-    wide = torch.cat([_along_width(c, t) for c, t in zip(columns, taps)], dim=2)
-    return _along_height(rows, wide)
+def apply_taps(level: Tensor, weight: Tensor) -> Tensor:
+    """Multiply each bin with the matrix of each tap: (N, C, h, w), (O, C, k, l) -> (N, O, hk, wl).
+
+    Row ``i * k + t`` of the result holds tap t at bin i, and so do the columns.
+    """
+    n, c, h, w = level.shape
+    k, l = weight.shape[2:]
+    # The kernel lies in memory like O pictures of k x l pixels. Running the bins over it as 1 x 1
+    # filters spares the transposed copy of it that a matrix product would make and keep.
+    filters = level.to(weight.dtype).permute(0, 2, 3, 1).reshape(-1, c, 1, 1)
+    taps = F.conv2d(weight, filters).unflatten(1, (n, h, w))
+    return taps.permute(1, 0, 2, 4, 3, 5).reshape(n, -1, h * k, w * l)
 
 
+def upsample_taps(
+    taps: list[Tensor], kernel_size: tuple[int, int], like: Tensor, align_corners: bool
+) -> Tensor:
+    """Upsample what :func:`apply_taps` made of each level, shift each tap, and sum all.
+
+    Args:
+        taps: (N, O, h_l k_h, w_l k_w) each.
+        like: (N, O, H, W); its size and memory format are the result's.
+
+    Returns:
+        (N, O, H, W), in float32 where the taps are in half precision.
+    """
+    channels_last = _is_channels_last(like)
+    outer, inner = _memory_order(like)
+    taps = [t.to(torch.promote_types(t.dtype, torch.float32)) for t in taps]
+
+    def operator(dim):
+        kernel = kernel_size[dim - 2]
+        bins = tuple(t.shape[dim] // kernel for t in taps)
+        return interpolation_operator(like.shape[dim], bins, kernel, align_corners, like=taps[0])
+
+    operators = operator(outer).split([t.shape[outer] for t in taps], dim=1)
+    partial = [_multiply(m, t, outer, channels_last) for m, t in zip(operators, taps)]
+    return _multiply(operator(inner), torch.cat(partial, dim=inner), inner, channels_last)
+
+
+# --- operators: functions of sizes, built once --------------------------------------------------
+
+
+def built_once(build):
+    """Keep what ``build(*sizes, like=tensor)`` returns, for each dtype and device.
+
+    Compilers and exporters record the arithmetic of ``build`` instead, so that sizes may stay
+    symbolic, and never see a tensor from outside.
+    """
+
+    @functools.lru_cache(maxsize=256)
+    def build_real(sizes, dtype, device):
+        with torch.inference_mode(False):  # a tensor of inference mode would be useless in training
+            return build(*sizes, like=torch.empty(0, dtype=dtype, device=device))
+
+    @functools.wraps(build)
+    def operator(*sizes, like: Tensor) -> Tensor:
+        compiling = hasattr(torch, 'compiler') and torch.compiler.is_compiling()
+        if compiling or torch.jit.is_tracing() or type(like) is not Tensor:
+            return build(*sizes, like=like)
+        return build_real(sizes, like.dtype, like.device)
+
+    return operator
+
+
+@built_once
 def pooling_operator(size: int, bins: tuple[int, ...], like: Tensor) -> Tensor:
+    """Adaptive average pooling of a line to every level: (sum of bins, size)."""
     count, index = _stacked_bins(bins, like)
     pixel = torch.arange(size, device=like.device)
-    # Pixel [y, y + 1) / size and bin [i, i + 1) / count overlap.
-    members = ((pixel + 1) * count > index * size) & (pixel * count < (index + 1) * size)
-    return members.to(like.dtype) / members.sum(1, keepdim=True)
+    # Bin [index, index + 1) / count averages the pixels [pixel, pixel + 1) / size it overlaps.
+    overlap = ((pixel + 1) * count > index * size) & (pixel * count < (index + 1) * size)
+    return overlap.to(like.dtype) / overlap.sum(dim=1, keepdim=True)
 
 
-def interpolation_operator(size, bins, kernel_size, align_corners, like):
+@built_once
+def interpolation_operator(
+    size: int, bins: tuple[int, ...], kernel_size: int, align_corners: bool, like: Tensor
+) -> Tensor:
+    """Linear upsampling of every level, as each tap of a kernel sees it: (size, kernel * sum(bins)).
+
+    All up to the last division are integers, so each weight is the exact one, rounded once.
+    """
     count, index = _stacked_bins(bins, like)
     tap = torch.arange(kernel_size, device=like.device) - kernel_size // 2
-    pixel = torch.arange(size, device=like.device).view(-1, 1, 1) + tap
+    pixel = torch.arange(size, device=like.device)[:, None, None] + tap
     if align_corners:
         position, unit = pixel * (count - 1), max(size - 1, 1)
     else:
         position, unit = (2 * pixel + 1) * count - size, 2 * size
     position = torch.minimum(position.clamp(min=0), (count - 1) * unit)
     weight = (unit - (position - index * unit).abs()).clamp(min=0)
-    weight = weight * ((pixel >= 0) & (pixel < size))
-    return (weight.to(like.dtype) / unit).flatten(1)
+    inside = (pixel >= 0) & (pixel < size)
+    return ((weight * inside).to(like.dtype) / unit).flatten(1)
 
 
-def _stacked_bins(bins, like):
-    pairs = [(b, i) for b in bins for i in range(b)]
-    return torch.tensor(pairs, device=like.device).T.unsqueeze(-1).unbind(0)
+def _stacked_bins(bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+    """For every bin of every level: how many its level has, and which it is; (sum of bins, 1)."""
+    pairs = [(count, index) for count in bins for index in range(count)]
+    return torch.tensor(pairs, device=like.device).split(1, dim=1)
 
 
-def _along_height(operator, x):
-    return operator @ x
+# --- products with an operator, in the memory order of the map ----------------------------------
 
 
-def _along_width(operator, x):
-    return x @ operator.T
+def _is_channels_last(x: Tensor) -> bool:
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _memory_order(x: Tensor) -> tuple[int, int]:
+    """The spatial dimensions, the outer first; the inner one of a contiguous map is its height.
+
+    A product along the dimension that lies second to last in memory reads a map as it is.
+    """
+    return (2, 3) if _is_channels_last(x) else (3, 2)
+
+
+def _multiply(operator: Tensor, x: Tensor, dim: int, channels_last: bool) -> Tensor:
+    """Multiply a map along its height (dim 2) or width (dim 3), without reordering its memory."""
+    if not channels_last:
+        return operator @ x if dim == 2 else x @ operator.T
+    x = x.permute(0, 2, 3, 1)
+    if dim == 3:
+        x = operator @ x
+    else:
+        x = (operator @ x.flatten(2)).unflatten(2, x.shape[2:])
+    return x.permute(0, 3, 1, 2)

@@ -1,9 +1,10 @@
 """Cross-entropy and pixel accuracy of upsampled logits that never exist at full size.
 
-The stock way resizes the logits to the label's size, (N, C, H, W), and keeps that and its softmax for
-the backward pass. Here a strip of rows is upsampled, its loss, accuracy and gradient are computed,
-and the gradient is carried back to the small map at once; then the strip is forgotten. The method is
-the one of fused linear cross-entropies for language models, with bilinear resizing as the linear map.
+The stock way resizes the logits to the label's size, (N, C, H, W), and keeps that and its softmax
+for the backward pass. Here a strip of rows is upsampled, its loss, accuracy and gradient are
+computed, and the gradient is carried back to the small map at once; then the strip is forgotten.
+The method is that of fused linear cross-entropies for language models, with bilinear resizing as
+the linear map.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch._dynamo
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..errors import PspnetPluginError
 from .strips import (
-    interpolation_operator,
+    resize_operator,
     split_rows,
     upsample_columns,
     upsample_columns_backward,
@@ -28,6 +29,11 @@ class LabelOutOfRangeError(PspnetPluginError, IndexError):
     """A label is neither a class of the head nor the ignored value."""
 
 
+class SecondDerivativeError(PspnetPluginError, RuntimeError):
+    """The gradient of the streamed loss was asked for with a graph of its own."""
+
+
+@torch._dynamo.disable  # A compiled model is cut here once, not at every strip.
 def streamed_cross_entropy(
     logits: Tensor,
     label: Tensor,
@@ -41,9 +47,9 @@ def streamed_cross_entropy(
     """Cross-entropy and accuracy of ``logits`` resized bilinearly to the size of ``label``.
 
     Equal to mmseg's ``resize``, ``CrossEntropyLoss`` and ``accuracy`` one after the other, with
-    their averages: the mean is over all pixels (weighted by their class), or with ``avg_non_ignore``
-    over those that are not ignored. Where mmseg cannot look up a weight for the ignored value it
-    counts zero. Half-precision logits are computed in float32.
+    their averages: the mean is over all pixels, each counted by its class's weight, or with
+    ``avg_non_ignore`` over those that are not ignored. Where mmseg fails because the ignored value
+    has no class weight, it counts zero here. Half-precision logits are computed in float32.
 
     Args:
         logits: (N, C, h, w), C > 1.
@@ -57,6 +63,7 @@ def streamed_cross_entropy(
 
     Raises:
         LabelOutOfRangeError: a label that is not ignored is negative or not below C.
+        SecondDerivativeError: in the backward pass, with ``create_graph=True``.
     """
     valid = label != ignore_index
     _check_labels(label, valid, logits.shape[1], ignore_index)
@@ -71,7 +78,7 @@ def streamed_cross_entropy(
     eps = torch.finfo(torch.float32).eps
     if reduction == 'mean':
         total = total / (_average_factor(label, valid, weight, ignore_index, avg_non_ignore) + eps)
-    accuracy = (correct.float() + eps) * (100.0 / (valid.sum() + eps))
+    accuracy = (correct.float() + eps) * (100.0 / (valid.sum().item() + eps))
     return total, accuracy.view(1)
 
 
@@ -91,7 +98,7 @@ def _average_factor(
 ) -> Tensor | int:
     """What mmseg divides the summed loss by."""
     if weight is None:
-        return valid.sum() if avg_non_ignore else label.numel()
+        return valid.sum().item() if avg_non_ignore else label.numel()
     total = weight[label.masked_fill(~valid, 0).long()].mul_(valid).sum()
     # mmseg looks the ignored value up as any other, and so counts it where it is an index.
     if not avg_non_ignore and -len(weight) <= ignore_index < len(weight):
@@ -110,14 +117,18 @@ class _StreamedCrossEntropy(torch.autograd.Function):
             )
         ctx.mark_non_differentiable(correct)
         if differentiate:
-            # Kept in float32 for half-precision logits: a loss scaler multiplies it before the cast.
+            # In float32 even for half-precision logits: a loss scaler acts before the cast.
             ctx.save_for_backward(gradient)
             ctx.logits_dtype = logits.dtype
         return total, correct
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_total, _):
+        if torch.is_grad_enabled():
+            raise SecondDerivativeError(
+                'The streamed loss has no second derivative, but the backward pass ran with '
+                "create_graph=True: use mmseg's PSPHead and FCNHead for this run."
+            )
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_total).to(ctx.logits_dtype), None, None, None, None, None
 
@@ -126,8 +137,8 @@ def _accumulate(logits, label, weight, ignore_index, align_corners, differentiat
     """Loss, correct pixels and gradient of the whole batch, image by image, strip by strip."""
     classes, (height, width) = logits.shape[1], label.shape[1:]
     small = logits.to(working_dtype(logits))
-    rows = interpolation_operator(logits.shape[2], height, align_corners, small)
-    columns = interpolation_operator(logits.shape[3], width, align_corners, small)
+    rows = resize_operator(logits.shape[2], height, align_corners, small)
+    columns = resize_operator(logits.shape[3], width, align_corners, small)
     strips = split_rows(rows, classes * width * small.element_size())
     buffer = small.new_empty(len(strips[0].weights), classes * width)
     gradient = torch.empty_like(small) if differentiate else None
@@ -177,10 +188,11 @@ def _strip_cross_entropy(scores, target, weight, ignore_index, differentiate):
 
 
 def _wins_tie(others, own, best_other, index):
-    """Where several classes share the highest score: whether ``topk``, as in mmseg, picks the own."""
+    """Where several classes share the highest score: whether mmseg's ``topk`` picks the own."""
     tie = own == best_other
     if not tie.any():
         return tie
     row, _, column = tie.nonzero(as_tuple=True)
-    picked = others[row, :, column].scatter_(1, index[tie][:, None], own[tie][:, None]).topk(1).indices
-    return tie.masked_scatter(tie, picked.squeeze(1) == index[tie])
+    label = index[tie].unsqueeze(1)
+    scores = others[row, :, column].scatter_(1, label, own[tie].unsqueeze(1))
+    return tie.masked_scatter(tie, scores.topk(1).indices == label)

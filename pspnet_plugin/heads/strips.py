@@ -1,9 +1,9 @@
 """Bilinear upsampling in strips of rows, for maps whose full-size version is too large to hold.
 
 Bilinear resizing is separable and linear: two small matrices say how every output row and every
-output column is mixed from input rows and columns. The columns are upsampled first, once; each strip
-of output rows is then one matrix product with the few input rows that it reads, and the gradient
-goes the same way back through the transposed matrices.
+output column is mixed from input rows and columns. The columns are upsampled first, once; each
+strip of output rows is then one matrix product with the few input rows that it reads, and the
+gradient goes the same way back through the transposed matrices.
 """
 
 from __future__ import annotations
@@ -27,17 +27,21 @@ class Strip(NamedTuple):
     weights: Tensor  # (rows, sources)
 
 
-def interpolation_operator(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:
+def resize_operator(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:
     """The matrix (target, source) of a bilinear resize along one axis.
 
-    Its entries are PyTorch's own weights, obtained by resizing the identity, in the dtype and on the
-    device of ``like``.
+    Its entries are PyTorch's own weights, in the dtype and on the device of ``like``.
     """
-    identity = torch.eye(source, dtype=like.dtype).view(1, source, 1, source)
-    resized = F.interpolate(
-        identity, size=(1, target), mode='bilinear', align_corners=align_corners
-    )
-    return resized.view(source, target).t().to(like.device)
+    identity = torch.eye(source, dtype=like.dtype, device=like.device)
+    return resize_again(identity, target, align_corners)
+
+
+def resize_again(operator: Tensor, target: int, align_corners: bool) -> Tensor:
+    """Append a bilinear resize to ``operator`` (length, source): the matrix (target, source)."""
+    length, source = operator.shape
+    image = operator.t().reshape(1, source, 1, length)
+    image = F.interpolate(image, size=(1, target), mode='bilinear', align_corners=align_corners)
+    return image.view(source, target).t()
 
 
 def split_rows(operator: Tensor, row_bytes: int) -> list[Strip]:

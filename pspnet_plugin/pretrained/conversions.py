@@ -96,6 +96,16 @@ def _averaged_buffer(match: re.Match, module_names: Sequence[str]) -> str:
 RESNET = ('conv1.weight', 'bn1.running_var', 'layer4.0.conv2.weight')
 DEEP_STEM = ('conv1.6.weight', 'conv1.0.weight', 'bn1.running_var', 'layer4.0.conv2.weight')
 EFFICIENTNET = ('_conv_stem.weight', '_bn0.running_var', '_blocks.0._depthwise_conv.weight')
+# MMPretrain builds the deep stem of three modules with a convolution and a norm each.
+MMPRETRAIN_STEM = (
+    (r'^backbone\.', ''),
+    (r'^stem\.2\.conv\.', 'stem.6.'),
+    (r'^stem\.2\.bn\.', 'stem.7.'),
+    (r'^stem\.1\.conv\.', 'stem.3.'),
+    (r'^stem\.1\.bn\.', 'stem.4.'),
+    (r'^stem\.0\.conv\.', 'stem.0.'),
+    (r'^stem\.0\.bn\.', 'stem.1.'),
+)
 
 CONVERSIONS = (
     Conversion(
@@ -151,7 +161,7 @@ CONVERSIONS = (
         'timm-features',
         'timm networks whose features_only form joins the first two parts of a name',
         ('stages.0.',),
-        ((r'^(stem|stages)\.(\d+)\.', r'\1_\2.'),),
+        ((r'^(stem|stages)\.', r'\1_'),),
     ),
     Conversion(
         'moco',
@@ -167,10 +177,20 @@ CONVERSIONS = (
     ),
     Conversion('mmseg', 'MMSegmentation models', ('decode_head.', 'backbone.')),
     Conversion(
+        'mmpretrain-v1d',
+        'MMPretrain classifiers that pool in their shortcuts, except in the first stage',
+        ('backbone.layer2.0.downsample.2.weight', 'backbone.layer1.0.downsample.0.weight'),
+        (
+            *MMPRETRAIN_STEM,
+            (r'^layer1\.0\.downsample\.1\.', 'layer1.0.downsample.2.'),
+            (r'^layer1\.0\.downsample\.0\.', 'layer1.0.downsample.1.'),
+        ),
+    ),
+    Conversion(
         'mmpretrain',
         'MMPretrain classifiers',
         ('head.fc.weight', 'backbone.'),
-        ((r'^backbone\.', ''),),
+        MMPRETRAIN_STEM,
     ),
     Conversion(
         'torchvision-detection',
@@ -200,7 +220,7 @@ CONVERSIONS = (
         'mmcv-ema',
         'averaged weights that stand alone, named ema_*',
         (),
-        ((r'^ema_([^.]*)$', _averaged_buffer), (r'^ema_', '')),
+        ((r'^(?:module\.)?ema_([^.]*)$', _averaged_buffer), (r'^(?:module\.)?ema_', '')),
     ),
 )
 

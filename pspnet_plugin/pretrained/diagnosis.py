@@ -28,15 +28,18 @@ def likeliest_cause(
         module_shapes: shape of each tensor of the module.
         renamed: name after prefix and key map -> name in the file, as the match was searched with.
     """
-    theirs = {name[len(match.prefix) :]: shapes[o] for name, o in renamed.items()
-              if name.startswith(match.prefix)}
+    theirs = {
+        name[len(match.prefix) :]: shapes[o]
+        for name, o in renamed.items()
+        if name.startswith(match.prefix)
+    }
     ours = {name[len(match.module_prefix) :]: shape for name, shape in module_shapes.items()}
     return (
         _about_depth(theirs, ours)
         or _about_stem(theirs, ours)
         or _about_downsampling(theirs, ours)
         or _about_detection(renamed)
-        or _about_heads(match, module_shapes)
+        or _about_heads(match, renamed, module_shapes)
         or _about_shapes(match, shapes, module_shapes)
         or _about_names(match, renamed, module_shapes)
     )
@@ -58,9 +61,9 @@ def inner_left_over(match: Match, module_shapes: Shapes) -> list[str]:
     inner = []
     for original, name in match.nearby.items():
         parent = next((p for p in _parents(name) if p in last_below), None)
-        if is_counted(name) and parent and parent != match.module_prefix.rstrip('.'):
-            if last_below[parent] < last_received:
-                inner.append(original)
+        at_root = parent in (None, match.module_prefix.rstrip('.'))
+        if is_counted(name) and not at_root and last_below[parent] < last_received:
+            inner.append(original)
     return inner
 
 
@@ -93,9 +96,7 @@ def _about_depth(theirs: Shapes, ours: Shapes) -> str | None:
     their_depth, our_depth = _depth(theirs), _depth(ours)
     if their_depth is None or our_depth is None:
         return None
-    shared = [
-        (a, b) for a, b in zip(their_depth[1:], our_depth[1:]) if a and b
-    ]
+    shared = [(a, b) for a, b in zip(their_depth[1:], our_depth[1:]) if a and b]
     if their_depth[0] == our_depth[0] and all(a == b for a, b in shared):
         return None
     return (
@@ -105,25 +106,24 @@ def _about_depth(theirs: Shapes, ours: Shapes) -> str | None:
 
 
 def _about_stem(theirs: Shapes, ours: Shapes) -> str | None:
-    our_deep, their_deep = 'stem.0.weight' in ours, 'stem.0.weight' in theirs
-    if our_deep and not their_deep and 'conv1.weight' in theirs:
+    their_stem = theirs.get('stem.0.weight') or theirs.get('conv1.0.weight')
+    our_stem = ours.get('stem.0.weight')
+    if our_stem and not their_stem and 'conv1.weight' in theirs:
         return (
             'The module has a deep stem of three convolutions (ResNetV1c, ResNetV1d) and the '
             'checkpoint one convolution, conv1. Set the backbone\'s type to "ResNet", or take '
             'weights of a deep stem, such as open-mmlab://resnet50_v1c.'
         )
-    their_deep = their_deep or 'conv1.6.weight' in theirs
-    if their_deep and not our_deep and 'conv1.weight' in ours:
+    if their_stem and not our_stem and 'conv1.weight' in ours:
         return (
             'The checkpoint has a deep stem of three convolutions and the module one, conv1. '
             'Set the backbone\'s type to "ResNetV1c" (or "ResNetV1d" where the shortcuts pool), or '
             'take weights of a plain ResNet.'
         )
-    if our_deep and their_deep and ours['stem.0.weight'] != theirs['stem.0.weight']:
+    if our_stem and their_stem and our_stem[0] != their_stem[0]:
         return (
-            f'The stems differ in width: {theirs["stem.0.weight"][0]} channels in the checkpoint, '
-            f'{ours["stem.0.weight"][0]} in the module. Set stem_channels of the backbone to '
-            f'{2 * theirs["stem.0.weight"][0]}.'
+            f'The stems differ in width: {their_stem[0]} channels in the checkpoint, {our_stem[0]} '
+            f'in the module. Set stem_channels={2 * their_stem[0]} in the backbone.'
         )
     return None
 
@@ -152,7 +152,7 @@ def _about_detection(names: Iterable[str]) -> str | None:
     return None
 
 
-def _about_heads(match: Match, module_shapes: Shapes) -> str | None:
+def _about_heads(match: Match, renamed: Mapping[str, str], module_shapes: Shapes) -> str | None:
     missing = [name for name in module_shapes if is_counted(name) and name not in match.names]
     children = {name.partition('.')[0] for name in module_shapes}
     if 'backbone' in children and missing and not any(n.startswith('backbone.') for n in missing):
@@ -161,7 +161,7 @@ def _about_heads(match: Match, module_shapes: Shapes) -> str | None:
             f'The checkpoint has nothing for {heads}. To load the backbone only, give the init_cfg '
             "to the backbone (module='backbone' in the hook)."
         )
-    if 'backbone' in children and not any(n.startswith('backbone.') for n in match.names):
+    if 'backbone' in children and not any('backbone' in name for name in renamed):
         return (
             'The module is a whole model and the checkpoint is not. Give the init_cfg to the '
             "backbone (module='backbone' in the hook)."
@@ -172,12 +172,24 @@ def _about_heads(match: Match, module_shapes: Shapes) -> str | None:
 def _about_shapes(match: Match, shapes: Shapes, module_shapes: Shapes) -> str | None:
     for name, original in match.names.items():
         if is_counted(name) and shapes[original] != module_shapes[name]:
+            if differs_in_bands(shapes[original], module_shapes[name]):
+                return (
+                    f'{original} sees {shapes[original][1]} bands and the module '
+                    f"{module_shapes[name][1]}, with first_conv='error'. Say first_conv='adapt', or "
+                    "first_conv=dict(bands=['R', 'G', 'B', ...]) with a choice for each band."
+                )
             return (
                 f'The names agree and the shapes do not: {original} is {list(shapes[original])} in '
                 f'the checkpoint and {list(module_shapes[name])} in the module. It is another '
                 'width or another kind of network: take the weights of this one.'
             )
     return None
+
+
+def differs_in_bands(shape: Sequence[int], module_shape: Sequence[int]) -> bool:
+    """Whether two convolution weights differ only in that the first is for RGB."""
+    conv = len(shape) == len(module_shape) == 4 and shape[1] == 3
+    return conv and (shape[0], *shape[2:]) == (module_shape[0], *module_shape[2:])
 
 
 def _about_names(match: Match, renamed: Mapping[str, str], module_shapes: Shapes) -> str:

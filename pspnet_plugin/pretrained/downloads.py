@@ -8,8 +8,9 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Optional
 from urllib.parse import unquote, urlsplit
 
 import torch
@@ -27,9 +28,10 @@ CHUNK = 1 << 20
 # What torch.hub, OpenMMLab and timm put before the file's ending: the beginning of its sha256.
 HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})(?:\.[A-Za-z]+)*$')
 DATE = re.compile(r'20\d{6}$')
+Show = Callable[[int, Optional[int]], None]
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     """The connection ended before the file did; what came is kept and continued."""
 
 
@@ -91,7 +93,7 @@ def fetch(
 
 def _failure(address: str, target: Path, reason: str) -> WeightsDownloadError:
     return WeightsDownloadError(
-        f'No weights from {address}: {reason}. If you have the file, put it at {target}'
+        f'No weights from {address}: {reason}. If you have the file, put it at {target}.'
     )
 
 
@@ -99,13 +101,12 @@ def _download(address: str, target: Path, sha256: str | None, headers: Mapping[s
     part = target.with_name(f'{target.name}.part')
     kept = _Kept(part, sha256)
     print_log(f'Downloading {address} to {target}', logger='current')
-    with _progress_bar() as bar:
-        task = bar.add_task(target.name, total=None)
+    with _ProgressBar(target.name) as show:
         for attempt in range(1, TRIES + 1):
             try:
-                _transfer(address, kept, headers, lambda **now: bar.update(task, **now))
+                _transfer(address, kept, headers, show)
                 break
-            except _Interrupted as error:
+            except _InterruptedError as error:
                 if attempt == TRIES:
                     reason = f'the connection broke {TRIES} times, the last time {error}'
                     raise _failure(address, target, reason) from error
@@ -145,10 +146,23 @@ def _check(part: Path, address: str, target: Path, sha256: str | None) -> None:
         raise _failure(address, target, reason)
 
 
-def _progress_bar() -> Progress:
-    return Progress(
-        TextColumn('{task.description}'), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    )
+class _ProgressBar:
+    """A bar that appears with the first byte; called with what has come and what is to come."""
+
+    def __init__(self, name: str):
+        columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self.bar = Progress(*columns)
+        self.task = self.bar.add_task(name)
+
+    def __enter__(self) -> Show:
+        return self._show
+
+    def __exit__(self, *error) -> None:
+        self.bar.stop()
+
+    def _show(self, completed: int, total: int | None) -> None:
+        self.bar.start()
+        self.bar.update(self.task, completed=completed, total=total)
 
 
 # --- one connection -----------------------------------------------------------------------------
@@ -188,11 +202,11 @@ class _Kept:
             self.forget_validator()
 
 
-def _transfer(address: str, kept: _Kept, headers: Mapping[str, str], show) -> None:
+def _transfer(address: str, kept: _Kept, headers: Mapping[str, str], show: Show) -> None:
     """Ask for what is missing of the file and append it.
 
     Raises:
-        _Interrupted: the connection ended too early.
+        _InterruptedError: the connection ended too early.
         OSError: the server cannot be reached or refuses.
     """
     start = kept.size
@@ -205,9 +219,9 @@ def _transfer(address: str, kept: _Kept, headers: Mapping[str, str], show) -> No
         if error.code == 416:
             # There is nothing behind what is here, so what is here is another file.
             kept.part.unlink(missing_ok=True)
-            raise _Interrupted('the server has no such part of the file') from error
+            raise _InterruptedError('the server has no such part of the file') from error
         if error.code in (429, 500, 502, 503, 504):
-            raise _Interrupted(_reason(error)) from error
+            raise _InterruptedError(_reason(error)) from error
         raise
     with response:
         start, total = _extent(response, start)
@@ -242,22 +256,22 @@ def _extent(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | 
 
 
 def _append(
-    response: http.client.HTTPResponse, part: Path, start: int, total: int | None, show
+    response: http.client.HTTPResponse, part: Path, start: int, total: int | None, show: Show
 ) -> None:
     size = start
     with open(part, 'r+b' if start else 'wb') as file:
         file.truncate(start)
         file.seek(start)
-        show(completed=size, total=total)
+        show(size, total)
         while True:
             try:
                 chunk = response.read(CHUNK)
             except (OSError, http.client.HTTPException) as error:
-                raise _Interrupted(f'after {size} bytes ({type(error).__name__})') from error
+                raise _InterruptedError(f'after {size} bytes ({type(error).__name__})') from error
             if not chunk:
                 break
             file.write(chunk)
             size += len(chunk)
-            show(completed=size)
+            show(size, total)
     if total is not None and size != total:
-        raise _Interrupted(f'after {size} of {total} bytes')
+        raise _InterruptedError(f'after {size} of {total} bytes')

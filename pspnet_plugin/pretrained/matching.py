@@ -79,7 +79,10 @@ def _replace(renamed: dict[str, str], pattern: str, replacement: str | None) -> 
 
 
 def find_match(
-    names: Mapping[str, str], shapes: Shapes, module_shapes: Shapes, conversion: str = 'auto',
+    names: Mapping[str, str],
+    shapes: Shapes,
+    module_shapes: Shapes,
+    conversion: str = 'auto',
     search_prefix: bool = True,
 ) -> Match:
     """The conversion and the prefixes under which most tensors fit by name and shape.
@@ -106,7 +109,10 @@ def find_match(
 
 
 def _matches(
-    conversion: Conversion, names: Mapping[str, str], shapes: Shapes, module_shapes: Shapes,
+    conversion: Conversion,
+    names: Mapping[str, str],
+    shapes: Shapes,
+    module_shapes: Shapes,
     search_prefix: bool,
 ) -> Iterator[Match]:
     module_names = list(module_shapes)
@@ -125,8 +131,13 @@ def _matches(
 
 
 def _match(
-    conversion: str, outer: str, inner: str, module_prefix: str, renamed: Mapping[str, str],
-    shapes: Shapes, inside: Shapes,
+    conversion: str,
+    outer: str,
+    inner: str,
+    module_prefix: str,
+    renamed: Mapping[str, str],
+    shapes: Shapes,
+    inside: Shapes,
 ) -> Match:
     under = {n[len(inner) :]: original for n, original in renamed.items() if n.startswith(inner)}
     found = {module_prefix + name: under[name] for name in inside if name in under}

@@ -35,6 +35,7 @@ class LoadReport:
         own_start: classifier tensors left at their initialization, and why; not in the coverage.
         left_over: tensors of the checkpoint that went nowhere.
         notes: what a reader should know beyond that.
+        order: all tensors of the module, for the order of the table; not in the JSON.
     """
 
     reference: str
@@ -52,6 +53,7 @@ class LoadReport:
     own_start: dict[str, str] = field(default_factory=dict)
     left_over: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    order: list[str] = field(default_factory=list, repr=False)
 
     @property
     def received(self) -> int:
@@ -82,7 +84,9 @@ class LoadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values, for JSON."""
-        return {**asdict(self), 'coverage': self.coverage}
+        values = asdict(self)
+        del values['order']
+        return {**values, 'coverage': self.coverage}
 
     def write_json(self, folder: Path) -> Path:
         """Write ``pretrained_MODULE.json`` into ``folder``; another load's is kept."""
@@ -112,13 +116,18 @@ class LoadReport:
 
     def _stages(self) -> dict[str, Counter]:
         groups = (
-            self.loaded, self.adapted, self.missing, self.mismatched, self.own_start, self.left_over
+            self.loaded,
+            self.adapted,
+            self.missing,
+            self.mismatched,
+            self.own_start,
+            self.left_over,
         )
-        stages: dict[str, Counter] = {}
+        stages = {self._stage(name, ''): Counter() for name in self.order}
         for column, names in zip(COLUMNS, groups):
             for name in filter(is_counted, names):
                 stages.setdefault(self._stage(name, column), Counter())[column] += 1
-        return stages
+        return {stage: counts for stage, counts in stages.items() if counts}
 
     def _stage(self, name: str, column: str) -> str:
         if column == 'left over':

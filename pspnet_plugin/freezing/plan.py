@@ -1,0 +1,77 @@
+"""A config and a model -> the timeline of the run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from torch import nn
+
+from .enforce import frozen_as_built
+from .schedule import (
+    Rule,
+    RunLength,
+    ScheduleError,
+    Timeline,
+    as_list,
+    build_rules,
+    expand_preset,
+)
+from .selection import select, stage_patterns
+
+
+def plan(
+    model: nn.Module,
+    length: RunLength,
+    freeze: str | Sequence[str] = (),
+    except_: str | Sequence[str] = (),
+    schedule: Sequence[dict] | dict = (),
+    stage_lr_decay: float | dict[str, float] | None = None,
+) -> Timeline:
+    """What is frozen when, with the arguments of :class:`LayerFreezeHook`.
+
+    Raises:
+        SelectionError: a pattern matches nothing.
+        ScheduleError: the schedule is malformed, or nothing at all trains at some iteration.
+    """
+    chosen = functools.partial(select, model)
+    if isinstance(schedule, dict):
+        schedule = expand_preset(schedule, functools.partial(stage_patterns, model), length)
+    first = Rule(at=0, freeze=chosen(as_list(freeze), as_list(except_)))
+    timeline = Timeline(
+        rules=(first, *build_rules(schedule, chosen, length)),
+        frozen_as_built=frozen_as_built(model),
+        shares=stage_shares(model, stage_lr_decay),
+    )
+    _something_trains(timeline, model, length)
+    return timeline
+
+
+def stage_shares(
+    model: nn.Module, stage_lr_decay: float | dict[str, float] | None
+) -> dict[str, float]:
+    """Factors of layer-wise learning rates: last stage ``decay``, the one before ``decay ** 2`` …
+
+    The stem comes last, and what is in no stage keeps 1, as in ``LearningRateDecayOptimizer-
+    Constructor`` with ``decay_type='stage_wise'``. A number is for the module ``backbone``.
+    """
+    if stage_lr_decay is None:
+        return {}
+    decays = stage_lr_decay if isinstance(stage_lr_decay, dict) else {'backbone': stage_lr_decay}
+    shares = {}
+    for module, decay in decays.items():
+        if not 0 < decay <= 1:
+            raise ScheduleError(f'stage_lr_decay must lie above 0 and at most at 1, not {decay}.')
+        for distance, stage in enumerate(reversed(stage_patterns(model, module)), start=1):
+            shares.update(dict.fromkeys(select(model, [stage]), decay**distance))
+    return shares
+
+
+def _something_trains(timeline: Timeline, model: nn.Module, length: RunLength) -> None:
+    parameters = {name for name, _ in model.named_parameters()}
+    for iteration in {0, *timeline.transitions()}:
+        if iteration < length.max_iters and timeline.frozen(iteration).issuperset(parameters):
+            raise ScheduleError(
+                f'From iteration {iteration} on everything is frozen and nothing could train: '
+                'leave a part of the model out of freeze, or unfreeze one by then.'
+            )

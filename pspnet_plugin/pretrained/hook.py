@@ -1,0 +1,112 @@
+"""``custom_hooks=[dict(type='PretrainedBackboneHook', checkpoint=..., module='backbone')]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseModule, is_model_wrapper
+from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
+from mmengine.runner import Runner
+from torch import nn
+
+from .errors import PretrainedWeightsError
+from .initializer import PretrainedBackbone
+
+
+@HOOKS.register_module()
+class PretrainedBackboneHook(Hook):
+    """Gives a part of the model pretrained weights without a change to the model's config.
+
+    It does not load by itself: before the run it hands its settings to the part's ``init_cfg``.
+    The runner initializes at its own moment, and a checkpoint that is resumed or loaded wins.
+
+    Args:
+        checkpoint: see :func:`pspnet_plugin.pretrained.load_pretrained`.
+        module: dotted name of the part, ``''`` for the whole model.
+        **settings: the other arguments of :class:`PretrainedBackbone`.
+    """
+
+    def __init__(self, checkpoint: str, module: str = 'backbone', **settings: Any):
+        # A mistake in the settings shows before the run is set up.
+        PretrainedBackbone(checkpoint, **settings)
+        self.module = module
+        self.init_cfg = dict(type=PretrainedBackbone.__name__, checkpoint=checkpoint, **settings)
+        self._target: nn.Module | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Hand the settings to the module.
+
+        Raises:
+            PretrainedWeightsError: the model has no part of that name.
+        """
+        if self._target is not None:
+            # A second training with the same runner goes on from what the first has learnt.
+            return
+        ancestors, self._target = find_module(runner.model, self.module)
+        settings = {**self.init_cfg, **_class_names(runner, self.init_cfg)}
+        if _initialized_by_mmengine(ancestors, self._target):
+            self._target.init_cfg = settings
+            self._target.is_init = False
+        else:
+            WEIGHT_INITIALIZERS.build(settings)(self._target)
+            self._target.is_init = True
+
+    def before_train(self, runner: Runner) -> None:
+        """Stop the run where the model's own code went past the settings.
+
+        Raises:
+            PretrainedWeightsError: the weights were not loaded.
+        """
+        if not hasattr(self._target, 'pretrained_report'):
+            raise PretrainedWeightsError(
+                f'The model was not initialized from {self.init_cfg["checkpoint"]}: the class '
+                f'{type(unwrapped(runner.model)).__name__} has an init_weights of its own that '
+                f'leaves {self.module!r} out. Let it call super().init_weights().'
+            )
+
+
+def find_module(model: nn.Module, name: str) -> tuple[list[nn.Module], nn.Module]:
+    """The modules on the way to ``name`` and the one it names; wrappers for several GPUs aside.
+
+    Raises:
+        PretrainedWeightsError: there is no such module, with names that are near.
+    """
+    ancestors, module = [], unwrapped(model)
+    for part in name.split('.') if name else ():
+        ancestors.append(module)
+        children = dict(module.named_children())
+        if part not in children:
+            raise PretrainedWeightsError(
+                f'module={name!r}: {type(module).__name__} has no part {part!r}. '
+                f'It has {", ".join(children) or "no parts"}.'
+            )
+        module = unwrapped(children[part])
+    return ancestors, module
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside a wrapper such as MMDistributedDataParallel, or the module itself."""
+    return module.module if is_model_wrapper(module) else module
+
+
+def _initialized_by_mmengine(ancestors: list[nn.Module], target: nn.Module) -> bool:
+    """Whether Runner.train() will come to the init_cfg of ``target``.
+
+    It does not where a module above is no BaseModule or was initialized before, nor where the class
+    of ``target`` reads its init_cfg by itself, as some transformers do.
+    """
+    reachable = all(hasattr(a, 'init_weights') and not _is_init(a) for a in ancestors)
+    plain = getattr(type(target), 'init_weights', None) is BaseModule.init_weights
+    return reachable and plain
+
+
+def _is_init(module: nn.Module) -> bool:
+    return getattr(module, 'is_init', False)
+
+
+def _class_names(runner: Runner, init_cfg: dict) -> dict[str, Any]:
+    if init_cfg.get('classes') != 'by_name' or init_cfg.get('class_names'):
+        return {}
+    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+    return {'class_names': metainfo.get('classes')}

@@ -1,0 +1,227 @@
+"""Which value each tensor of a module would receive from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from .classifier import (
+    classes_in_meta,
+    differs_in_classes_only,
+    is_classifier,
+    shared_classes,
+)
+from .errors import PretrainedWeightsError
+from .first_conv import adapt_to_bands, chosen_bands, default_bands, first_convolution
+from .matching import Match, apply_key_map, find_match, is_counted
+from .reading import Checkpoint
+from .report import LoadReport
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How weights are to be fitted to a module; the fields are the arguments of
+    :func:`load_pretrained`."""
+
+    prefix: str | None = None
+    conversion: str = 'auto'
+    key_map: Sequence | None = None
+    first_conv: str | Mapping[str, Any] = 'adapt'
+    min_coverage: float = 0.99
+    classes: str | None = None
+    class_names: Sequence[str] | None = None
+
+
+@dataclass
+class LoadPlan:
+    """What would be written where; nothing has been written yet.
+
+    ``tensors`` are those in the file that come into question, by name; ``names`` are their names
+    after the key map and a user's prefix. ``writes`` are a name of the module, its rows (None for
+    all of them) and the value.
+    """
+
+    report: LoadReport
+    match: Match
+    tensors: dict[str, Tensor]
+    names: dict[str, str]
+    writes: list[tuple[str, list[int] | None, Tensor]] = field(default_factory=list)
+
+
+def plan_load(
+    module: nn.Module, content: Checkpoint, options: LoadOptions, report: LoadReport
+) -> LoadPlan:
+    """Find for each tensor of ``module`` its value; fill in ``report``.
+
+    Raises:
+        PretrainedWeightsError: the settings fit nothing in the checkpoint at all.
+    """
+    module_tensors = tensors_of(module)
+    tensors = _tensors_in_question(content, options.prefix, report)
+    names = _after_prefix(apply_key_map(list(tensors), options.key_map), options.prefix)
+    match = find_match(
+        names,
+        shapes_of(tensors),
+        shapes_of(module_tensors),
+        options.conversion,
+        search_prefix=options.prefix is None,
+    )
+    report.conversion, report.module_prefix = match.conversion, match.module_prefix
+    report.prefix = _with_dot(options.prefix) + match.prefix
+    plan = LoadPlan(report, match, tensors, names)
+    report.order = list(module_tensors)
+    fitting = _Fitting(plan, module_tensors, options, content.meta)
+    for name in module_tensors:
+        fitting.sort_in(name)
+    used = set(match.names.values())
+    report.left_over = [name for name in tensors if name not in used and is_counted(name)]
+    return plan
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of ``module`` themselves, by name."""
+    if not isinstance(module, nn.Module):
+        raise PretrainedWeightsError(f'{module!r} is no torch.nn.Module.')
+    return {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _tensors_in_question(
+    content: Checkpoint, prefix: str | None, report: LoadReport
+) -> dict[str, Tensor]:
+    """The state dict, or what a user's prefix reaches elsewhere in the file."""
+    report.container = content.container
+    tensors = content.tensors
+    begin = _with_dot(prefix)
+    if not any(name.startswith(begin) for name in tensors):
+        elsewhere = {n: t for n, t in content.everything.items() if n.startswith(begin)}
+        if elsewhere:
+            report.container = ''
+            return elsewhere
+    if not tensors:
+        raise PretrainedWeightsError(_why_empty(content, report), report)
+    return tensors
+
+
+def _why_empty(content: Checkpoint, report: LoadReport) -> str:
+    if not content.everything:
+        return f'{report.path} holds no tensors: its state dict is empty. Save the model again.'
+    keys = list(dict.fromkeys(name.partition('.')[0] for name in content.everything))
+    return (
+        f'{report.path} has its tensors under the unexpected top-level key '
+        f'{" and ".join(repr(key) for key in keys)}. If these are the weights, say '
+        f'prefix={keys[0] + "."!r}.'
+    )
+
+
+def _with_dot(prefix: str | None) -> str:
+    return f'{prefix}.' if prefix and not prefix.endswith('.') else prefix or ''
+
+
+def _after_prefix(names: dict[str, str], prefix: str | None) -> dict[str, str]:
+    begin = _with_dot(prefix)
+    rest = {n[len(begin) :]: original for n, original in names.items() if n.startswith(begin)}
+    if not rest:
+        first = dict.fromkeys(f'{n.partition(".")[0]}.' for n in names)
+        raise PretrainedWeightsError(
+            f'No name in the checkpoint begins with prefix={begin!r}. They begin with '
+            f'{", ".join(list(first)[:6])}. Leave prefix=None to have it found.'
+        )
+    return rest
+
+
+class _Fitting:
+    """Sorts the tensors of a module into the groups of a report."""
+
+    def __init__(
+        self,
+        plan: LoadPlan,
+        module_tensors: Mapping[str, Tensor],
+        options: LoadOptions,
+        meta: Mapping[str, Any],
+    ):
+        self.plan, self.report, self.module_tensors = plan, plan.report, module_tensors
+        self.options, self.meta = options, meta
+        self.first_conv = first_convolution(shapes_of(module_tensors))
+
+    def sort_in(self, name: str) -> None:
+        """Put one tensor of the module into its group, and its value into the plan."""
+        original = self.plan.match.names.get(name)
+        if original is None:
+            if is_counted(name):
+                self.report.missing.append(name)
+            return
+        value, ours = self.plan.tensors[original], self.module_tensors[name]
+        if self.options.classes == 'by_name' and is_classifier(name):
+            self._copy_shared_classes(name, value, ours)
+        elif name == self.first_conv and self._needs_bands(value, ours):
+            self._adapt_first_conv(name, value, ours)
+        elif value.shape == ours.shape and value.is_floating_point() == ours.is_floating_point():
+            self.report.loaded.append(name)
+            self.plan.writes.append((name, None, value))
+        elif is_classifier(name) and differs_in_classes_only(value.shape, ours.shape):
+            self.report.own_start[name] = (
+                f'{len(value)} classes in the checkpoint, {len(ours)} in the module'
+            )
+        else:
+            self.report.mismatched[name] = [list(value.shape), list(ours.shape)]
+
+    def _needs_bands(self, value: Tensor, ours: Tensor) -> bool:
+        """Whether these are RGB kernels whose bands are to be rearranged."""
+        chosen = isinstance(self.options.first_conv, Mapping)
+        same_elsewhere = value.shape[:1] == ours.shape[:1] and value.shape[2:] == ours.shape[2:]
+        if value.dim() == 4 and value.shape[1] == 3 and same_elsewhere:
+            bands = chosen_bands(self.options.first_conv, ours.shape[1])
+            return bands is not None and bands != default_bands(3)
+        if chosen and value.shape == ours.shape:
+            raise PretrainedWeightsError(
+                f'first_conv names bands, and the weights see {value.shape[1]} bands, not the RGB '
+                'that could be rearranged. Leave first_conv out.'
+            )
+        return False
+
+    def _adapt_first_conv(self, name: str, value: Tensor, ours: Tensor) -> None:
+        bands = chosen_bands(self.options.first_conv, ours.shape[1])
+        self.report.adapted[name] = f'bands {", ".join(bands)}'
+        self.plan.writes.append((name, None, adapt_to_bands(value.float(), bands)))
+
+    def _copy_shared_classes(self, name: str, value: Tensor, ours: Tensor) -> None:
+        if not differs_in_classes_only(value.shape, ours.shape):
+            self.report.mismatched[name] = [list(value.shape), list(ours.shape)]
+            return
+        our_names, their_names = self._class_names(len(ours), len(value))
+        pairs = shared_classes(our_names, their_names)
+        if not pairs:
+            self.report.own_start[name] = 'no class name in common'
+            return
+        rows = [mine for mine, _ in pairs]
+        copied = ', '.join(our_names[row] for row in rows)
+        self.report.adapted[name] = f'{len(rows)} of {len(ours)} classes by name: {copied}'
+        self.plan.writes.append((name, rows, value[[theirs for _, theirs in pairs]]))
+
+    def _class_names(self, ours: int, theirs: int) -> tuple[list[str], list[str]]:
+        our_names, their_names = self.options.class_names, classes_in_meta(self.meta)
+        if not our_names:
+            raise PretrainedWeightsError(
+                "classes='by_name' needs the class names of the module: say class_names=[...], or "
+                'use PretrainedBackboneHook, which takes them from the training dataset.'
+            )
+        if not their_names:
+            raise PretrainedWeightsError(
+                "classes='by_name': the checkpoint does not tell its class names (meta.dataset_meta"
+                '.classes). Leave classes=None to start the classifier from its initialization.'
+            )
+        for names, count, whose in ((our_names, ours, 'module'), (their_names, theirs, 'file')):
+            if len(names) != count:
+                raise PretrainedWeightsError(
+                    f"classes='by_name': {len(names)} class names for the {count} classes of the "
+                    f'{whose} ({", ".join(map(str, names[:5]))}).'
+                )
+        return list(our_names), their_names

@@ -1,0 +1,126 @@
+"""Batch norm folded into the convolution before it, in a copy of a model.
+
+Which convolution feeds which batch norm is not read off names or the order of children, which can
+lie; it is watched while an example goes through the network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from itertools import chain
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..errors import PspnetPluginError
+
+# Folding only rounds differently; a model that is folded wrongly differs by its whole output.
+TOLERANCE = 1e-2
+
+
+class FoldingError(PspnetPluginError):
+    """A model's outputs are not the same with its batch norms folded."""
+
+
+@torch.no_grad()
+def fold_batch_norms(model: nn.Module, run: Callable[[nn.Module], object]) -> tuple[nn.Module, int]:
+    """A copy of ``model`` in eval mode without the batch norms that follow a convolution.
+
+    The copy shares every other parameter and buffer with ``model``, which stays as it is.
+
+    Args:
+        run: sends one example through the model it is given and returns a tensor or a nest of them.
+
+    Returns:
+        The copy, and how many batch norms were folded.
+
+    Raises:
+        FoldingError: the outputs before and after folding differ.
+    """
+    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    folded = copy.deepcopy(model, shared).eval()
+    pairs, expected = find_pairs(folded, run)
+    for conv, norm in pairs:
+        _fold(folded, conv, norm)
+    for before, after in zip(_tensors(expected), _tensors(run(folded))):
+        # Written so that a NaN is refused too.
+        if not (after - before).abs().max() <= TOLERANCE * before.abs().max():
+            raise FoldingError(
+                'The model gives other results with its batch norms folded into its convolutions: '
+                'a convolution in it uses its weight in a way of its own. Leave FoldBatchNormHook '
+                'out of this run.'
+            )
+    return folded, len(pairs)
+
+
+def find_pairs(model: nn.Module, run: Callable[[nn.Module], object]) -> tuple[list, object]:
+    """The names of convolutions and batch norms that can be folded, and what ``run`` returned.
+
+    A pair can be folded if both run once, the batch norm uses running statistics, and the very
+    tensor that the convolution returns is read by one operation only, the batch norm's.
+    """
+    made_by, reads, calls = {}, Counter(), Counter()
+    pairs, kept = [], []
+
+    def after_conv(name):
+        def record(module, inputs, output):
+            calls[name] += 1
+            made_by[id(output)] = name
+            kept.append(output)  # Alive, so that no other tensor gets its id.
+
+        return record
+
+    def before_norm(name):
+        def record(module, inputs):
+            calls[name] += 1
+            if id(inputs[0]) in made_by:
+                pairs.append((id(inputs[0]), name))
+
+        return record
+
+    class CountReads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            reads.update({id(leaf) for leaf in tree_leaves((args, kwargs)) if id(leaf) in made_by})
+            return func(*args, **(kwargs or {}))
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, _ConvNd):
+            handles.append(module.register_forward_hook(after_conv(name)))
+        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(before_norm(name)))
+    try:
+        with CountReads():
+            output = run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [(made_by[tensor], norm) for tensor, norm in pairs if reads[tensor] == 1]
+    return [(c, n) for c, n in found if calls[c] == calls[n] == 1], output
+
+
+def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+        transpose=conv.transposed,
+    )
+    parent, _, child = norm_name.rpartition('.')
+    setattr(model.get_submodule(parent), child, nn.Identity())
+
+
+def _tensors(output: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

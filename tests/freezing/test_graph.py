@@ -1,0 +1,77 @@
+"""A frozen prefix runs without a graph, and what rewrites graphs sees the transitions."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from pspnet_plugin.freezing import LayerFreezeHook
+
+from .runs import Net, under, watch
+
+
+def saved_shapes(net, x):
+    shapes = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: shapes.append(t.shape) or t, lambda t: t
+    ):
+        loss = net(x)['loss']
+    return shapes, loss
+
+
+def test_a_frozen_prefix_keeps_nothing_for_the_backward_pass(tmp_path):
+    hook = LayerFreezeHook(freeze=['backbone.stages[:3]', 'backbone.stem'])
+    runner, _ = watch(tmp_path, hook)
+    x = torch.randn(2, 3, 9, 9)
+    shapes, _ = saved_shapes(runner.model, x)
+    alone, _ = saved_shapes(loss_of(runner.model.head), runner.model.backbone(x))
+    assert shapes == alone
+    assert len(saved_shapes(Net(), x)[0]) > len(shapes)
+
+
+def loss_of(head):
+    def loss(x):
+        return {'loss': (head(x) - 1).square().mean()}
+
+    return loss
+
+
+class Checkpointed(Net):
+    """Recomputes its stages in the backward pass, as ``with_cp`` does."""
+
+    def forward(self, x, mode='loss'):
+        for part in (self.backbone.stem, self.backbone.layer1, self.backbone.layer2):
+            # As OpenMMLab's backbones decide.
+            x = checkpoint(part, x, use_reentrant=True) if x.requires_grad else part(x)
+        out = self.head(self.backbone.layer3(x))
+        return {'loss': (out - 1).square().mean()}
+
+
+def test_gradient_checkpointing_over_a_frozen_prefix_changes_nothing(tmp_path):
+    schedule = [{'at': 2, 'unfreeze': ['backbone.layer2', 'backbone.layer3']}]
+    final = []
+    for net in (Net(), Checkpointed()):
+        with warnings.catch_warnings():
+            warnings.filterwarnings('error', message='None of the inputs have requires_grad')
+            hook = LayerFreezeHook(freeze=['backbone'], schedule=schedule)
+            runner, watched = watch(tmp_path, hook, model=net, max_iters=4)
+        assert under('backbone.layer2', watched.changed[2])
+        final.append(dict(runner.model.named_parameters()))
+    assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+
+
+@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+def test_a_compiled_model_sees_the_transition(tmp_path, backend):
+    hook = LayerFreezeHook(freeze=['backbone'], schedule=[{'at': 2, 'unfreeze': 'backbone.layer3'}])
+    _, watched = watch(
+        tmp_path,
+        hook,
+        max_iters=4,
+        cfg={'compile': {'backend': backend}, 'work_dir': str(tmp_path)},
+    )
+    trained = [under('backbone', watched.changed[t]) for t in range(4)]
+    assert trained[0] == trained[1] == set()
+    assert trained[2] == under('backbone.layer3', trained[2]) != set()

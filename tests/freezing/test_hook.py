@@ -1,0 +1,188 @@
+"""What changes at each iteration of a run is what the schedule says, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODEL_WRAPPERS
+from torch import nn
+
+from pspnet_plugin.errors import PspnetPluginError
+from pspnet_plugin.freezing import LayerFreezeHook, ScheduleError, SelectionError
+
+from .runs import PARTS, Net, double_precision_net, loader, make_runner, under, watch
+
+ITERATIONS = 5
+OPTIMIZERS = (
+    {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.01},
+    {'type': 'AdamW', 'lr': 0.01, 'weight_decay': 0.1},
+    {'type': 'Adam', 'lr': 0.01, 'weight_decay': 0.1, 'amsgrad': True},
+)
+
+parts = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4, unique=True)
+lines = st.fixed_dictionaries(
+    {'at': st.integers(0, ITERATIONS)},
+    optional={'unfreeze': parts, 'freeze': parts},
+).filter(lambda line: len(line) > 1)
+
+
+def expected_frozen(freeze, schedule, iteration):
+    """The parts that are frozen, told line by line."""
+    state = dict.fromkeys(PARTS, False)
+    state.update(dict.fromkeys(freeze, True))
+    for line in sorted(schedule, key=lambda line: line['at']):
+        if line['at'] <= iteration:
+            state.update(dict.fromkeys(line.get('unfreeze', ()), False))
+            state.update(dict.fromkeys(line.get('freeze', ()), True))
+    return {part for part, frozen in state.items() if frozen}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    freeze=st.lists(st.sampled_from(PARTS), max_size=4, unique=True),
+    schedule=st.lists(lines, max_size=4),
+    optimizer=st.sampled_from(OPTIMIZERS),
+    paramwise=st.booleans(),
+    clip=st.booleans(),
+    built_frozen=st.lists(st.sampled_from(PARTS[:4]), max_size=2, unique=True),
+)
+def test_exactly_what_is_not_frozen_changes(
+    tmp_path_factory, freeze, schedule, optimizer, paramwise, clip, built_frozen
+):
+    frozen = [expected_frozen(freeze, schedule, t) for t in range(ITERATIONS)]
+    named = set(freeze).union(
+        *(line.get(key, []) for line in schedule for key in ('freeze', 'unfreeze'))
+    )
+    assume(all(len(parts) < len(PARTS) for parts in frozen))
+    # What was frozen before the run, and only what the schedule settles from the first iteration.
+    built_frozen = [part for part in built_frozen if part in frozen[0] and part in named]
+    net = double_precision_net()
+    for part in built_frozen:
+        net.get_submodule(part).requires_grad_(False)
+    wrapper = {'optimizer': optimizer}
+    if paramwise:
+        wrapper['paramwise_cfg'] = {'norm_decay_mult': 0.5, 'custom_keys': {'head': {'lr_mult': 2}}}
+    if clip:
+        wrapper['clip_grad'] = {'max_norm': 0.5}
+    _, watched = watch(
+        tmp_path_factory.mktemp('run'),
+        LayerFreezeHook(freeze=freeze, schedule=schedule),
+        model=net,
+        max_iters=ITERATIONS,
+        optim_wrapper=wrapper,
+    )
+    names = set(net.state_dict())
+    for iteration, parts in enumerate(frozen):
+        still = set().union(*(under(part, names) for part in parts))
+        assert watched.changed[iteration] == names - still
+
+
+@pytest.mark.parametrize('accumulate', [2, 3])
+def test_gradients_accumulated_before_freezing_are_dropped(tmp_path, accumulate):
+    hook = LayerFreezeHook(schedule=[{'at': 1, 'freeze': ['backbone.layer1']}])
+    optimizer = {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.01}
+    _, watched = watch(
+        tmp_path,
+        hook,
+        model=double_precision_net(),
+        max_iters=6,
+        optim_wrapper={'optimizer': optimizer, 'accumulative_counts': accumulate},
+    )
+    later = set().union(*(watched.changed[t] for t in range(1, 6)))
+    assert 'head.weight' in later
+    assert not under('backbone.layer1', later)
+
+
+def test_momentum_of_frozen_parameters_is_kept_as_it_was(tmp_path):
+    kept = {}
+
+    class Look(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            parameter = runner.model.backbone.layer1[0].weight
+            state = runner.optim_wrapper.optimizer.state[parameter]
+            kept[runner.iter] = state['momentum_buffer'].clone()
+
+    schedule = [{'at': 2, 'freeze': 'backbone'}, {'at': 4, 'unfreeze': 'backbone'}]
+    watch(tmp_path, LayerFreezeHook(schedule=schedule), Look(), max_iters=6)
+    assert torch.equal(kept[1], kept[3])
+    assert not torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[4], kept[3])
+
+
+def test_epochs_and_fractions_mean_the_same_moment(tmp_path):
+    # 12 pictures in batches of 2 are 6 iterations an epoch.
+    changed = []
+    for at, by_epoch in ((1, True), (6, False), (1 / 3, False), (0.25, True)):
+        runner, watched = watch(
+            tmp_path,
+            LayerFreezeHook(
+                freeze=['backbone'],
+                schedule=[{'at': at, 'unfreeze': 'backbone'}],
+                by_epoch=by_epoch,
+            ),
+            train_cfg={'by_epoch': True, 'max_epochs': 3},
+            train_dataloader=loader(),
+        )
+        assert runner.max_iters == 18
+        changed.append([bool(under('backbone', watched.changed[t])) for t in range(18)])
+    assert changed == [[False] * 6 + [True] * 12] * 4
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'told'),
+    [
+        ({'freeze': ['backbone.layr1']}, SelectionError, 'backbone.layer1'),
+        ({'freeze': ['']}, SelectionError, 'matches no'),
+        ({'freeze': ['backbone', 'head']}, ScheduleError, 'nothing could train'),
+        ({'schedule': [{'at': 1, 'freeze': ['*']}]}, ScheduleError, 'iteration 1'),
+        ({'schedule': [{'at': 1, 'unfreez': ['head']}]}, ScheduleError, "'unfreeze'"),
+        ({'schedule': [{'at': -1, 'unfreeze': ['head']}]}, ScheduleError, '-1'),
+        ({'schedule': [{'at': 1.5, 'unfreeze': ['head']}]}, ScheduleError, 'fraction'),
+        ({'schedule': {'type': 'gradual'}}, ScheduleError, 'gradual_unfreeze'),
+        ({'stage_lr_decay': {'backbon': 0.5}}, SelectionError, 'backbone'),
+    ],
+)
+def test_a_wrong_config_is_one_clear_error_before_the_first_iteration(
+    tmp_path, arguments, error, told
+):
+    with pytest.raises(error, match=told) as raised:
+        watch(tmp_path, LayerFreezeHook(**arguments))
+    assert isinstance(raised.value, PspnetPluginError)
+
+
+def test_a_sharding_wrapper_is_refused_at_the_start(tmp_path):
+    @MODEL_WRAPPERS.register_module(force=True)
+    class Sharded(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def train_step(self, *args, **kwargs):
+            raise AssertionError('training began')
+
+    wrapped = Sharded(Net())
+    assert is_model_wrapper(wrapped)
+    with pytest.raises(PspnetPluginError, match='sharded'):
+        watch(tmp_path, LayerFreezeHook(freeze=['backbone']), model=wrapped)
+
+
+def test_the_hook_leaves_validation_and_test_runs_alone(tmp_path):
+    runner = make_runner(
+        tmp_path,
+        LayerFreezeHook(freeze=['no.such.module']),
+        train_dataloader=None,
+        train_cfg=None,
+        optim_wrapper=None,
+        test_dataloader=loader(),
+        test_cfg={},
+        test_evaluator={'type': 'DumpResults', 'out_file_path': str(tmp_path / 'out.pkl')},
+    )
+    runner.model.test_step = lambda data: [{'pred': 0}]
+    runner.test()

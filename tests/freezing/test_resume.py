@@ -1,0 +1,173 @@
+"""A run that was interrupted anywhere ends as the uninterrupted one does, bit for bit."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.registry import OPTIM_WRAPPERS
+
+from pspnet_plugin.errors import PspnetPluginError
+from pspnet_plugin.freezing import LayerFreezeHook
+
+from .runs import Net, loader, make_runner, watch
+
+ITERATIONS = 8
+SCHEDULE = [
+    {'at': 2, 'unfreeze': ['backbone.layer3'], 'lr_mult': 0.3},
+    {'at': 0.5, 'unfreeze': ['backbone.layer2', 'norm'], 'lr_mult': 0.5, 'warmup': 3},
+    {'at': 6, 'freeze': ['backbone.layer3'], 'unfreeze': ['backbone.stem']},
+]
+KINDS = {
+    'sgd': {'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.01}},
+    'adamw, paramwise, frozen as built': {
+        'optimizer': {'type': 'AdamW', 'lr': 0.01, 'weight_decay': 0.1},
+        'paramwise_cfg': {'norm_decay_mult': 0.0},
+    },
+    'amp': {
+        'type': 'AmpOptimWrapper',
+        'dtype': 'bfloat16',
+        # Grows and, with a growth this large, backs off again within the run.
+        'loss_scale': {'init_scale': 2.0**100, 'growth_factor': 2.0**27, 'growth_interval': 2},
+        'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9},
+    },
+}
+
+
+@pytest.fixture
+def amp_on_cpu(monkeypatch):
+    """mmengine's AmpOptimWrapper with torch's scaler for the CPU, which it knows nothing of."""
+    scaler = functools.partial(torch.amp.GradScaler, 'cpu')
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    assert OPTIM_WRAPPERS.get('AmpOptimWrapper') is amp_optimizer_wrapper.AmpOptimWrapper
+
+
+def build(work_dir, wrapper, by_epoch=False, **settings):
+    net = Net()
+    if 'paramwise_cfg' in wrapper:
+        net.backbone.requires_grad_(False)
+    if by_epoch:
+        settings['train_cfg'] = {'by_epoch': True, 'max_epochs': 4}
+        settings['train_dataloader'] = loader()
+    return make_runner(
+        work_dir,
+        LayerFreezeHook(freeze=['backbone'], schedule=SCHEDULE, stage_lr_decay=0.9),
+        {'type': 'EMAHook'},
+        model=net,
+        max_iters=ITERATIONS,
+        optim_wrapper=wrapper,
+        param_scheduler=[
+            {'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'end': 3},
+            {'type': 'PolyLR', 'power': 0.9, 'eta_min': 1e-3, 'by_epoch': False, 'begin': 3},
+        ],
+        default_hooks={
+            'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': by_epoch}
+        },
+        **settings,
+    )
+
+
+def everything(runner):
+    """All that a checkpoint holds of a run's state, but for its own record of the run."""
+    last = runner.train_loop.epoch if 'epoch' in runner.work_dir else runner.iter
+    kind = 'epoch' if 'epoch' in runner.work_dir else 'iter'
+    saved = torch.load(f'{runner.work_dir}/{kind}_{last}.pth', weights_only=True)
+    return {key: saved[key] for key in ('state_dict', 'ema_state_dict', 'optimizer')} | {
+        'param_schedulers': saved['param_schedulers']
+    }
+
+
+def assert_same(one, other, where=''):
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f'{where}.{key}')
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for number, (left, right) in enumerate(zip(one, other)):
+            assert_same(left, right, f'{where}[{number}]')
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_resumed_run_ends_bit_identical(tmp_path, kind, amp_on_cpu):
+    whole = build(tmp_path / 'whole', KINDS[kind])
+    whole.train()
+    reference = everything(whole)
+    if kind == 'amp':
+        assert reference['optimizer']['loss_scaler']['scale'] not in (0.0, 2.0**100)
+    for interrupted in range(1, ITERATIONS):
+        resumed = build(
+            tmp_path / f'from{interrupted}',
+            KINDS[kind],
+            resume=True,
+            load_from=f'{whole.work_dir}/iter_{interrupted}.pth',
+        )
+        resumed.train()
+        assert_same(reference, everything(resumed), f'interrupted at {interrupted}')
+
+
+def test_a_run_of_epochs_resumes_bit_identical(tmp_path):
+    whole = build(tmp_path / 'epoch', KINDS['sgd'], by_epoch=True)
+    whole.train()
+    for interrupted in range(1, 4):
+        resumed = build(
+            tmp_path / f'epoch{interrupted}',
+            KINDS['sgd'],
+            by_epoch=True,
+            resume=True,
+            load_from=f'{whole.work_dir}/epoch_{interrupted}.pth',
+        )
+        resumed.train()
+        assert_same(everything(whole), everything(resumed), f'interrupted at {interrupted}')
+
+
+def test_a_resumed_run_freezes_the_same_layers(tmp_path):
+    hook = {'type': 'LayerFreezeHook', 'freeze': ['backbone'], 'schedule': SCHEDULE}
+    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 5, 'by_epoch': False}}
+    first, whole = watch(tmp_path / 'a', hook, max_iters=ITERATIONS, default_hooks=checkpoints)
+    _, rest = watch(
+        tmp_path / 'b',
+        hook,
+        max_iters=ITERATIONS,
+        resume=True,
+        load_from=f'{first.work_dir}/iter_5.pth',
+    )
+    assert sorted(rest.changed) == [5, 6, 7]
+    assert all(
+        rest.changed[t] == whole.changed[t] and rest.lrs[t] == whole.lrs[t] for t in (5, 6, 7)
+    )
+
+
+@pytest.mark.parametrize('other', [None, 'backbone.layer2'])
+def test_an_optimizer_state_of_another_layout_is_refused(tmp_path, other):
+    def hook(part):
+        return LayerFreezeHook(schedule=[{'at': 2, 'unfreeze': [part], 'lr_mult': 0.1}])
+
+    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False}}
+    first, _ = watch(tmp_path / 'a', hook('backbone.layer1'), default_hooks=checkpoints)
+    hooks = [hook(other)] if other else [LayerFreezeHook(freeze=['backbone'])]
+    settings = {'resume': True, 'load_from': f'{first.work_dir}/iter_3.pth'}
+    with pytest.raises(PspnetPluginError, match='load_from, without resume'):
+        watch(tmp_path / 'b', *hooks, **settings)
+    watch(tmp_path / 'c', *hooks, **{**settings, 'resume': False})
+
+
+def test_the_schedule_may_be_changed_later_where_the_groups_are_the_same(tmp_path):
+    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False}}
+    first, _ = watch(tmp_path / 'a', LayerFreezeHook(freeze='backbone'), default_hooks=checkpoints)
+    _, rest = watch(
+        tmp_path / 'b',
+        LayerFreezeHook(freeze='backbone', schedule=[{'at': 4, 'unfreeze': 'backbone.stages[2]'}]),
+        resume=True,
+        load_from=f'{first.work_dir}/iter_3.pth',
+    )
+    assert 'backbone.layer3.0.weight' not in rest.changed[3]
+    assert 'backbone.layer3.0.weight' in rest.changed[4]

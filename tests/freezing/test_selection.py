@@ -1,0 +1,181 @@
+"""Patterns name what users think they name, in other people's networks too."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from mmseg.registry import MODELS
+from torch import nn
+
+from pspnet_plugin.freezing import SelectionError
+from pspnet_plugin.freezing.selection import find_stages, select, tensors_of
+
+from .runs import Net
+
+
+def names_under(model, *parts):
+    return {n for n in tensors_of(model) for part in parts if f'{n}.'.startswith(f'{part}.')}
+
+
+class Whole(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Conv2d(4, 2, 1)
+
+
+def built(name, **config):
+    return Whole(MODELS.build({'type': name, **config}))
+
+
+@pytest.fixture(scope='module')
+def resnet():
+    backbone = torchvision.models.resnet18()
+    backbone.fc = nn.Identity()
+    return Whole(backbone)
+
+
+@pytest.mark.parametrize(
+    ('patterns', 'parts'),
+    [
+        (['backbone'], ['backbone']),
+        (['backbone.layer[12]'], ['backbone.layer1', 'backbone.layer2']),
+        (['backbone.layer1.0.conv1.weight'], ['backbone.layer1.0.conv1.weight']),
+        (['*.layer4', 'head'], ['backbone.layer4', 'head']),
+        (['*.layer4.1.bn?'], ['backbone.layer4.1.bn1', 'backbone.layer4.1.bn2']),
+        (['backbone.stages[:0]'], ['backbone.conv1', 'backbone.bn1']),
+        (['backbone.stages[:2]'],
+         ['backbone.conv1', 'backbone.bn1', 'backbone.layer1', 'backbone.layer2']),
+        (['backbone.stages[2:]'], ['backbone.layer3', 'backbone.layer4']),
+        (['backbone.stages[1]'], ['backbone.layer2']),
+        (['backbone.stages[-1]'], ['backbone.layer4']),
+    ],
+)  # fmt: skip
+def test_a_pattern_covers_all_below_what_it_matches(resnet, patterns, parts):
+    assert select(resnet, patterns) == names_under(resnet, *parts)
+
+
+def test_except_takes_out_what_it_covers(resnet):
+    kept = select(resnet, ['backbone'], ['backbone.stages[:1]', '*.bn?'])
+    assert kept == {
+        name
+        for name in names_under(resnet, 'backbone.layer2', 'backbone.layer3', 'backbone.layer4')
+        if '.bn' not in name
+    }
+
+
+def test_norm_means_every_normalization_layer():
+    layers = {
+        'a': nn.BatchNorm2d(4),
+        'b': nn.Conv2d(4, 4, 1),
+        'c': nn.GroupNorm(2, 4),
+        'd': nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4)),
+        'e': nn.SyncBatchNorm(4),
+        'f': nn.InstanceNorm2d(4, affine=True),
+        'g': timm.layers.LayerNorm2d(4),
+        'h': timm.layers.BatchNormAct2d(4),
+    }
+    model = nn.ModuleDict(layers)
+    assert select(model, ['norm']) == names_under(model, 'a', 'c', 'd.0', 'e', 'f', 'g', 'h')
+
+
+def test_a_tensor_with_two_names_is_covered_under_either():
+    model = nn.ModuleDict({'a': nn.Linear(2, 2), 'b': nn.Linear(2, 2)})
+    model['b'].weight = model['a'].weight
+    assert select(model, ['b']) == {'a.weight', 'b.bias'}
+
+
+@pytest.mark.parametrize(
+    ('model', 'stem', 'stages'),
+    [
+        (
+            built('ResNet', depth=18),
+            ['conv1', 'bn1'],
+            [['layer1'], ['layer2'], ['layer3'], ['layer4']],
+        ),
+        (
+            built('ResNetV1c', depth=50),
+            ['stem'],
+            [['layer1'], ['layer2'], ['layer3'], ['layer4']],
+        ),
+        (
+            built('TIMMBackbone', model_name='tf_efficientnet_lite0', pretrained=False),
+            ['timm_model.conv_stem', 'timm_model.bn1'],
+            [[f'timm_model.blocks.{i}'] for i in range(7)],
+        ),
+        (
+            built('TIMMBackbone', model_name='resnet18', pretrained=False),
+            ['timm_model.conv1', 'timm_model.bn1'],
+            [[f'timm_model.layer{i}'] for i in range(1, 5)],
+        ),
+        (
+            built('TIMMBackbone', model_name='convnext_atto', pretrained=False),
+            ['timm_model.stem_0', 'timm_model.stem_1'],
+            [[f'timm_model.stages_{i}'] for i in range(4)],
+        ),
+        (built('MobileNetV2'), ['conv1'], [[f'layer{i}'] for i in range(1, 8)]),
+        (
+            built('SwinTransformer', embed_dims=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
+            ['patch_embed'],
+            [[f'stages.{i}'] for i in range(4)],
+        ),
+        (
+            built('MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1]),
+            [],
+            [[f'layers.{i}'] for i in range(4)],
+        ),
+    ],
+    ids=lambda value: type(value.backbone).__name__ if isinstance(value, Whole) else '',
+)
+def test_stages_of_known_backbones(model, stem, stages):
+    found_stem, found = find_stages(model.backbone)
+    with_weights = {
+        name for name in found_stem if names_under(model.backbone, name)
+    }  # poolings and activations have none
+    assert with_weights == set(stem)
+    assert found == stages
+    through = set().union(*(select(model, [f'backbone.stages[{i}]']) for i in range(len(stages))))
+    assert through == names_under(model, *(f'backbone.{n}' for stage in stages for n in stage))
+
+
+def test_a_transition_between_stages_belongs_to_the_later_one():
+    model = timm.create_model('hrnet_w18_small', features_only=True)
+    _, stages = find_stages(model)
+    assert stages[1] == ['transition1', 'stage2']
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'told'),
+    [
+        ('layer4', 'backbone.layer4'),
+        ('backbone.laier4', 'backbone.layer4'),
+        ('bakcbone', 'backbone'),
+        ('backbone.layr[12]', 'backbone.layer1'),
+        ('backbone.stages[4]', 'has 4'),
+        ('backbone.stages[7:]', 'has 4'),
+        ('backbone.stages[]', 'backbone'),
+        ('bckbone.stages[:2]', 'backbone'),
+        ('head.stages[0]', 'globs'),
+        ('backbone.relu', 'no parameter'),
+    ],
+)
+def test_a_pattern_without_a_match_is_refused_with_near_misses(resnet, pattern, told):
+    with pytest.raises(SelectionError, match=told) as error:
+        select(resnet, [pattern])
+    assert 'stages' in pattern or repr(pattern) in str(error.value)
+
+
+def test_a_wrong_exception_is_refused_too():
+    with pytest.raises(SelectionError, match=r'backbone\.layer9'):
+        select(Net(), ['backbone'], ['backbone.layer9'])
+    with pytest.raises(SelectionError, match='Nothing is left'):
+        select(Net(), ['backbone.layer1'], ['backbone'])
+
+
+def test_every_parameter_and_buffer_has_one_name():
+    model = Net()
+    held = [id(t) for t in [*model.parameters(), *model.buffers()]]
+    assert sorted(held) == sorted(id(t) for t in tensors_of(model).values())
+    assert torch.equal(tensors_of(model)['head.bias'], model.head.bias)

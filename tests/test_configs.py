@@ -1,0 +1,94 @@
+"""The plugin's configs build the models of MMSegmentation's own, and train them by the same recipe."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DefaultScope
+from mmseg.registry import MODELS
+
+from pspnet_plugin.preflight import stock_tools
+from tests.conftest import ROOT
+
+STOCK = {
+    'psp_r18_cityscapes': 'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+    'psp_r50_cityscapes': 'pspnet_r50-d8_4xb2-40k_cityscapes-512x1024',
+    'psp_r101_cityscapes': 'pspnet_r101-d8_4xb2-40k_cityscapes-512x1024',
+    'psp_r50_ade20k': 'pspnet_r50-d8_4xb4-80k_ade20k-512x512',
+    'psp_r50_voc12aug': 'pspnet_r50-d8_4xb4-20k_voc12aug-512x512',
+}
+pairs = pytest.mark.parametrize(('ours', 'stock'), STOCK.items())
+
+
+def read_ours(name):
+    return Config.fromfile(ROOT / 'configs' / f'{name}.py')
+
+
+def read_stock(name):
+    return Config.fromfile(stock_tools().parent / 'configs' / 'pspnet' / f'{name}.py')
+
+
+def build(cfg):
+    """The segmentor of ``cfg`` in evaluation mode, every weight and running statistic random."""
+    model = copy.deepcopy(cfg.model)
+    model.backbone.init_cfg = None
+    model.pretrained = None
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        segmentor = revert_sync_batchnorm(MODELS.build(model)).eval()
+    with torch.no_grad():
+        for name, value in segmentor.state_dict().items():
+            if name.endswith('running_var'):
+                value.uniform_(0.5, 2)
+            elif value.dtype.is_floating_point and value.dim() == 1:
+                value.normal_(0, 0.3).add_(1 if name.endswith('weight') else 0)
+    return segmentor
+
+
+@pairs
+def test_weights_go_both_ways_and_logits_agree(ours, stock):
+    torch.manual_seed(0)
+    mine, theirs = build(read_ours(ours)), build(read_stock(stock))
+    theirs.load_state_dict(mine.state_dict(), strict=True)
+    mine.load_state_dict(theirs.state_dict(), strict=True)
+    pictures = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        expected, logits = theirs(pictures), mine(pictures)
+        features = theirs.extract_feat(pictures)
+        expected_aux, aux = theirs.auxiliary_head(features), mine.auxiliary_head(features)
+    assert torch.linalg.norm(logits - expected) <= 1e-5 * torch.linalg.norm(expected)
+    assert torch.linalg.norm(aux - expected_aux) <= 1e-5 * torch.linalg.norm(expected_aux)
+
+
+def pipeline_without_checks(dataset):
+    if 'datasets' in dataset:
+        return [pipeline_without_checks(part) for part in dataset.datasets]
+    steps = [dict(step) for step in dataset.pipeline if step.type != 'CheckLabels']
+    return [{**dataset, 'pipeline': steps}]
+
+
+@pairs
+def test_recipe_is_the_published_one(ours, stock):
+    mine, theirs = read_ours(ours), read_stock(stock)
+    for part in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'val_evaluator', 'default_hooks'):
+        assert mine[part] == theirs[part], part
+    assert mine.model.data_preprocessor == theirs.model.data_preprocessor
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        mine_dataset, their_dataset = mine[loader].pop('dataset'), theirs[loader].pop('dataset')
+        assert mine[loader] == theirs[loader]
+        assert pipeline_without_checks(mine_dataset) == pipeline_without_checks(their_dataset)
+
+
+@pairs
+def test_pretrained_weights_are_those_of_the_stock_config(ours, stock):
+    mine, theirs = read_ours(ours), read_stock(stock)
+    assert mine.model.backbone.init_cfg.checkpoint == theirs.model.pretrained
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda path: path.stem)
+def test_every_config_names_the_plugin_and_checks_labels_against_its_heads(path):
+    cfg = Config.fromfile(path)
+    assert cfg.custom_imports.imports == ['pspnet_plugin']
+    checks = [step for step in cfg.test_pipeline if step.type == 'CheckLabels']
+    assert [step.num_classes for step in checks] == [cfg.model.decode_head.num_classes]

@@ -1,0 +1,118 @@
+"""What the tools look at before anything is built: datasets, and machines without a GPU."""
+
+import copy
+
+import pytest
+from mmengine.config import Config
+
+from pspnet_plugin import preflight
+from tests.conftest import ROOT, make_street_scenes
+
+TRAIN = preflight.LOADERS['train.py']
+
+
+@pytest.fixture
+def cityscapes(street_scenes):
+    """The Cityscapes config on the tiny street scenes."""
+    return cityscapes_at(street_scenes)
+
+
+def cityscapes_at(root):
+    cfg = Config.fromfile(ROOT / 'configs' / 'psp_r50_cityscapes.py')
+    for loader in ('train', 'val', 'test'):
+        cfg[f'{loader}_dataloader'].dataset.data_root = str(root)
+    return cfg
+
+
+def test_complete_dataset_passes(cityscapes):
+    preflight.check_datasets(cityscapes, TRAIN)
+
+
+def test_relative_data_root_is_relative_to_the_working_directory(street_scenes, monkeypatch):
+    monkeypatch.chdir(street_scenes.parent)
+    preflight.check_datasets(cityscapes_at(street_scenes.name), TRAIN)
+
+
+@pytest.mark.parametrize('name', ['psp_r50_cityscapes', 'psp_r50_ade20k', 'psp_r50_voc12aug'])
+def test_missing_dataset_is_named_with_the_command_that_prepares_it(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    with pytest.raises(preflight.DatasetError) as raised:
+        preflight.check_datasets(cfg, TRAIN)
+    message = str(raised.value)
+    assert f'{tmp_path / "data"}' in message.split(' does not exist')[0]
+    command = cfg.prepare_dataset.replace('{mmseg_tools}', str(preflight.stock_tools()))
+    assert command in message
+
+
+def test_missing_demo_dataset_is_named_with_the_command_that_prepares_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(ROOT / 'configs' / 'psp_efflite0_bluemarble.py')
+    with pytest.raises(preflight.DatasetError, match='python tools/prepare_bluemarble.py'):
+        preflight.check_datasets(cfg, TRAIN)
+
+
+def test_named_converters_are_part_of_the_installed_mmsegmentation():
+    for name in ('psp_r50_cityscapes', 'psp_r50_voc12aug'):
+        command = Config.fromfile(ROOT / 'configs' / f'{name}.py').prepare_dataset
+        (script,) = (word for word in command.split() if word.startswith('{mmseg_tools}'))
+        assert (preflight.stock_tools() / script[len('{mmseg_tools}/') :]).is_file()
+
+
+@pytest.mark.parametrize(('split', 'loaders'), [('train', TRAIN), ('val', ('test_dataloader',))])
+def test_image_without_a_label_map_is_named(tmp_path, split, loaders):
+    root = make_street_scenes(tmp_path)
+    label_map = sorted((root / 'gtFine' / split).rglob('*.png'))[0]
+    label_map.unlink()
+    with pytest.raises(preflight.DatasetError) as raised:
+        preflight.check_datasets(cityscapes_at(root), loaders)
+    assert f'The label map {label_map} does not exist but the image' in str(raised.value)
+
+
+def test_folder_without_images_is_named(tmp_path):
+    root = make_street_scenes(tmp_path)
+    for picture in (root / 'leftImg8bit' / 'val').rglob('*.png'):
+        picture.unlink()
+    with pytest.raises(preflight.DatasetError, match=r'No image \*_leftImg8bit.png lies in .*val'):
+        preflight.check_datasets(cityscapes_at(root), TRAIN)
+
+
+def test_datasets_inside_wrappers_are_looked_at(cityscapes, tmp_path):
+    missing = copy.deepcopy(cityscapes.train_dataloader.dataset)
+    missing.data_root = str(tmp_path / 'elsewhere')
+    whole = cityscapes.train_dataloader.dataset
+    concatenated = dict(type='ConcatDataset', datasets=[whole, missing])
+    cityscapes.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=concatenated
+    )
+    with pytest.raises(preflight.DatasetError, match='elsewhere does not exist'):
+        preflight.check_datasets(cityscapes, TRAIN)
+
+
+def test_without_a_gpu_sync_batch_norm_becomes_batch_norm_with_one_log_line(cityscapes, capsys):
+    preflight.fit_to_cpu(cityscapes)
+    assert "'SyncBN'" not in repr(cityscapes.model)
+    assert capsys.readouterr().out.count('SyncBN') == 1
+
+
+def test_other_norms_stay_and_nothing_is_logged(cityscapes, capsys):
+    preflight.fit_to_cpu(cityscapes)
+    capsys.readouterr()
+    before = copy.deepcopy(cityscapes.model)
+    preflight.fit_to_cpu(cityscapes)
+    assert cityscapes.model == before
+    assert not capsys.readouterr().out
+
+
+def test_distributed_run_without_a_gpu_uses_gloo(cityscapes):
+    cityscapes.launcher = 'pytorch'
+    preflight.fit_to_cpu(cityscapes)
+    assert cityscapes.env_cfg.dist_cfg.backend == 'gloo'
+    assert cityscapes.model_wrapper_cfg.device_ids is None
+
+
+def test_wrapper_that_the_user_chose_stays(cityscapes):
+    cityscapes.launcher = 'pytorch'
+    cityscapes.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, a=1)
+    preflight.fit_to_cpu(cityscapes)
+    assert cityscapes.model_wrapper_cfg.a == 1
