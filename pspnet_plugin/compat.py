@@ -5,6 +5,7 @@ installed versions need it, and leaves them alone where they do not:
 
 - ``mmcv-lite`` has no compiled operators, and ``mmseg.models`` imports some that it rarely uses.
 - torch >= 2.6 refuses the checkpoints that mmengine itself writes.
+- mmengine asks for a CUDA device when it starts several processes, also for gloo on CPUs.
 - mmengine knows no ``_base_ = 'pspnet_plugin::…'`` (:mod:`pspnet_plugin.config_scope`).
 """
 
@@ -21,6 +22,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from mmengine.device import get_device
 
 from . import config_scope
 from .errors import PspnetPluginError
@@ -47,6 +49,8 @@ def apply() -> None:
     if torch_loads_weights_only():
         allow_mmengine_checkpoints()
         explain_checkpoint_errors()
+    if get_device() in ('cpu', 'mps'):
+        start_gloo_without_gpu()
     config_scope.teach_on_import()
 
 
@@ -218,3 +222,27 @@ def last_whole_checkpoint_before(broken: Path) -> Path | None:
         if path.stat().st_mtime <= written and zipfile.is_zipfile(path):
             return path
     return None
+
+
+# --- several processes without a GPU ------------------------------------------------------------
+
+
+def start_gloo_without_gpu() -> None:
+    """Let ``--launcher pytorch`` start gloo processes on a machine without a GPU.
+
+    mmengine selects a CUDA device first, which raises where there is no driver.
+    """
+    from mmengine.dist import utils
+
+    start = utils._init_dist_pytorch
+    if hasattr(start, '__wrapped__'):
+        return
+
+    @functools.wraps(start)
+    def init_dist_pytorch(backend, init_backend='torch', **kwargs):
+        if (backend, init_backend) == ('gloo', 'torch'):
+            torch.distributed.init_process_group(backend=backend, **kwargs)
+        else:
+            start(backend, init_backend=init_backend, **kwargs)
+
+    utils._init_dist_pytorch = init_dist_pytorch

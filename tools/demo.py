@@ -65,7 +65,8 @@ def evaluate(folder: Path, checkpoint: Path) -> dict[str, float]:
     metrics = folder / 'metrics.json'
     if not metrics.is_file() or metrics.stat().st_mtime < checkpoint.stat().st_mtime:
         before = set(folder.glob('*/*.json'))
-        run('test.py', CONFIG, checkpoint, '--work-dir', folder, '--out', folder / 'predictions')
+        output = ['--work-dir', folder, '--out', folder / 'predictions']
+        run('test.py', CONFIG, checkpoint, *output)
         (written,) = set(folder.glob('*/*.json')) - before
         metrics.write_text(written.read_text())
     return json.loads(metrics.read_text())
@@ -115,19 +116,23 @@ def draw(data: Path, predictions: dict[str, Path], palette, target: Path) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/bluemarble'))
+    parser.add_argument('--iterations', type=int, help='of each run (default: as in the config)')
     args = parser.parse_args()
     cfg = Config.fromfile(CONFIG)
+    iterations = args.iterations or cfg.train_cfg.max_iters
+    budget = [f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}']
     dataset = cfg.val_dataloader.dataset
     run('prepare_bluemarble.py', dataset.data_root)
     results, predictions = {}, {}
-    for name, options in RUNS.items():
+    for name, changes in RUNS.items():
+        options = changes if args.iterations is None else [*changes, *budget]
         folder = args.work_dir / name.replace(' ', '_')
-        checkpoint = train(folder, options, cfg.train_cfg.max_iters)
+        checkpoint = train(folder, options, iterations)
         results[name] = evaluate(folder, checkpoint)
         predictions[name] = folder / 'predictions'
     picture = args.work_dir / 'comparison.png'
     draw(Path(dataset.data_root), predictions, dataset.metainfo.palette, picture)
-    print_table(results, cfg.train_cfg.max_iters)
+    print_table(results, iterations)
     print(f'picture: {picture}')
 
 

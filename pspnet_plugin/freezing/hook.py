@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import PspnetPluginError
 from .ddp import rebuild_reducers
 from .enforce import hold_statistics, set_trainable, stop_freezing_by_itself
-from .optimizer import check_layout, lay_out, missing_groups, restore_scheduled_lr, scale_lr
+from .optimizer import check_layout, fit_groups, restore_scheduled_lr, scale_lr
 from .plan import plan
 from .report import describe
 from .schedule import RunLength, Timeline
@@ -84,14 +84,15 @@ class LayerFreezeHook(Hook):
             return
         length = RunLength(runner.max_iters, len(runner.train_dataloader), self.by_epoch)
         self.timeline = plan(model, length, **self.config)
-        unfrozen = frozenset().union(*(rule.unfreeze for rule in self.timeline.rules))
-        for name in stop_freezing_by_itself(model, unfrozen):
+        for name in stop_freezing_by_itself(model, self.timeline.unfrozen()):
             runner.logger.info(f'The schedule takes over from {name}.frozen_stages.')
         for late in (rule.at for rule in self.timeline.rules if rule.at >= length.max_iters):
             runner.logger.warning(f'The run ends before iteration {late} of the freeze schedule.')
-        _lay_out_groups(runner, model, self.timeline, unfrozen)
-        schedulers = [hook for hook in runner.hooks if isinstance(hook, ParamSchedulerHook)]
-        first = min((get_priority(hook.priority) for hook in schedulers), default=70)
+        joined = fit_groups(_optim_wrappers(runner), _schedulers(runner), model, self.timeline)
+        if joined:
+            runner.logger.info(f'{joined} parameters to be unfrozen later joined the optimizer.')
+        stepping = [hook for hook in runner.hooks if isinstance(hook, ParamSchedulerHook)]
+        first = min((get_priority(hook.priority) for hook in stepping), default=70)
         runner.register_hook(_RestoreScheduledLr(), priority=first - 1)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -175,32 +176,11 @@ def _optim_wrappers(runner) -> dict[str, OptimWrapper]:
     return {'': optim_wrapper}
 
 
-def _lay_out_groups(runner, model: nn.Module, timeline: Timeline, unfrozen) -> None:
-    names = _names(model)
-    optim_wrappers = _optim_wrappers(runner)
-    known = {
-        id(parameter)
-        for optim_wrapper in optim_wrappers.values()
-        for group in optim_wrapper.optimizer.param_groups
-        for parameter in group['params']
-    }
-    missing = [p for n, p in model.named_parameters() if n in unfrozen and id(p) not in known]
-    if missing and len(optim_wrappers) > 1:
-        raise UnsupportedRunError(
-            f'None of the optimizers {", ".join(optim_wrappers)} holds {names[id(missing[0])]}, '
-            'which is to be unfrozen, and nothing says which should: put it into one.'
-        )
-    if missing:
-        runner.logger.info(f'{len(missing)} parameters to be unfrozen later join the optimizer.')
+def _schedulers(runner) -> dict[str, list]:
     schedulers = runner.param_schedulers or []
-    for name, optim_wrapper in optim_wrappers.items():
-        lay_out(
-            optim_wrapper,
-            schedulers[name] if isinstance(schedulers, dict) else schedulers,
-            missing_groups(optim_wrapper, model, missing),
-            timeline.lr_history,
-            names,
-        )
+    if isinstance(schedulers, dict):
+        return schedulers
+    return dict.fromkeys(_optim_wrappers(runner), schedulers)
 
 
 def _table(model: nn.Module, optim_wrappers: dict[str, OptimWrapper], iteration: int) -> str:

@@ -19,6 +19,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
 from ..errors import PspnetPluginError
+from .schedule import Timeline
 
 SCHEDULED = 'scheduled_lr'
 MEMBERS = 'members'
@@ -51,6 +52,37 @@ def restore_scheduled_lr(groups: Iterable[dict]) -> None:
 
 
 # --- layout -------------------------------------------------------------------------------------
+
+
+def fit_groups(
+    optim_wrappers: dict[str, OptimWrapper],
+    schedulers: dict[str, list],
+    model: nn.Module,
+    timeline: Timeline,
+) -> int:
+    """Give the optimizers the groups that a timeline needs; how many parameters they lacked.
+
+    Raises:
+        LayoutError: there are several optimizers and what is to be unfrozen is in none of them.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = {
+        id(parameter)
+        for optim_wrapper in optim_wrappers.values()
+        for group in optim_wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+    unfrozen = timeline.unfrozen()
+    missing = [p for n, p in model.named_parameters() if n in unfrozen and id(p) not in held]
+    if missing and len(optim_wrappers) > 1:
+        raise LayoutError(
+            f'None of the optimizers {", ".join(optim_wrappers)} holds {names[id(missing[0])]}, '
+            'which is to be unfrozen, and nothing says which should: put it into one.'
+        )
+    for name, optim_wrapper in optim_wrappers.items():
+        added = missing_groups(optim_wrapper, model, missing)
+        lay_out(optim_wrapper, schedulers[name], added, timeline.lr_history, names)
+    return len(missing)
 
 
 def split_groups(

@@ -109,6 +109,10 @@ class Timeline:
         """Everything that some rule freezes or unfreezes."""
         return frozenset().union(*(rule.unfreeze | rule.freeze for rule in self.rules))
 
+    def unfrozen(self) -> frozenset[str]:
+        """Everything that some rule unfreezes."""
+        return frozenset().union(*(rule.unfreeze for rule in self.rules))
+
     def transitions(self) -> list[int]:
         """The iterations at which rules begin, ascending."""
         return sorted({rule.at for rule in self.rules})

@@ -34,11 +34,14 @@ def pool_pyramid(x: Tensor, pool_scales: tuple[int, ...]) -> list[Tensor]:
         For each level of b bins (N, C, b, b), as ``F.adaptive_avg_pool2d(x, b)`` gives.
     """
     scales = tuple(pool_scales)
+    channels_last = _is_channels_last(x)
+    outer, inner = _memory_order(x)
     with torch.autocast(x.device.type, enabled=False):
-        cells = x
-        for dim in reversed(_memory_order(x)):
-            operator = pooling_operator(x.shape[dim], scales, like=x)
-            cells = _multiply(operator, cells, dim, _is_channels_last(x))
+        sums, rest = pooling_operator(x.shape[inner], scales, like=x)
+        strips = _full_precision(_multiply(sums, x, inner, channels_last))
+        means = torch.mul(*pooling_operator(x.shape[outer], scales, like=strips))
+        cells = _multiply(means, strips, outer, channels_last)
+        cells = (cells * (rest if inner == 2 else rest.T)).to(x.dtype)
     ends = accumulate(scales)
     return [cells[:, :, end - b : end, end - b : end] for b, end in zip(scales, ends)]
 
@@ -98,7 +101,7 @@ def upsample_taps(
     """
     channels_last = _is_channels_last(like)
     outer, inner = _memory_order(like)
-    taps = [t.to(torch.promote_types(t.dtype, torch.float32)) for t in taps]
+    taps = [_full_precision(t) for t in taps]
 
     def operator(dim):
         kernel = kernel_size[dim - 2]
@@ -136,13 +139,20 @@ def built_once(build):
 
 
 @built_once
-def pooling_operator(size: int, bins: tuple[int, ...], like: Tensor) -> Tensor:
-    """Adaptive average pooling of a line to every level: (sum of bins, size)."""
+def pooling_operator(size: int, bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Adaptive average pooling of a line to every level, as a product of two factors.
+
+    Returns:
+        Weights that are zero or a power of two, exact in half precision where 1 / 21 is not,
+        (sum of bins, size); and what makes means of such sums, in [1, 2), (sum of bins, 1).
+    """
     count, index = _stacked_bins(bins, like)
     pixel = torch.arange(size, device=like.device)
     # Bin [index, index + 1) / count averages the pixels [pixel, pixel + 1) / size it overlaps.
     overlap = ((pixel + 1) * count > index * size) & (pixel * count < (index + 1) * size)
-    return overlap.to(like.dtype) / overlap.sum(dim=1, keepdim=True)
+    mean = _full_precision(like.new_ones(())) / overlap.sum(dim=1, keepdim=True)
+    power = 2 ** torch.floor(torch.log2(mean))
+    return (overlap * power).to(like.dtype), mean / power
 
 
 @built_once
@@ -173,6 +183,10 @@ def _stacked_bins(bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # --- products with an operator, in the memory order of the map ----------------------------------
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -172,24 +172,12 @@ def _about_heads(match: Match, renamed: Mapping[str, str], module_shapes: Shapes
 def _about_shapes(match: Match, shapes: Shapes, module_shapes: Shapes) -> str | None:
     for name, original in match.names.items():
         if is_counted(name) and shapes[original] != module_shapes[name]:
-            if differs_in_bands(shapes[original], module_shapes[name]):
-                return (
-                    f'{original} sees {shapes[original][1]} bands and the module '
-                    f"{module_shapes[name][1]}, with first_conv='error'. Say first_conv='adapt', or "
-                    "first_conv=dict(bands=['R', 'G', 'B', ...]) with a choice for each band."
-                )
             return (
                 f'The names agree and the shapes do not: {original} is {list(shapes[original])} in '
                 f'the checkpoint and {list(module_shapes[name])} in the module. It is another '
                 'width or another kind of network: take the weights of this one.'
             )
     return None
-
-
-def differs_in_bands(shape: Sequence[int], module_shape: Sequence[int]) -> bool:
-    """Whether two convolution weights differ only in that the first is for RGB."""
-    conv = len(shape) == len(module_shape) == 4 and shape[1] == 3
-    return conv and (shape[0], *shape[2:]) == (module_shape[0], *module_shape[2:])
 
 
 def _about_names(match: Match, renamed: Mapping[str, str], module_shapes: Shapes) -> str:

@@ -79,16 +79,35 @@ def fetch(
         WeightsDownloadError: with the address, and the path where the file can be put by hand.
     """
     target = cached_path(address, name)
+    sha256 = sha256 or hash_in_name(target)
     if target.is_file():
+        _require_same_origin(target, address, sha256)
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{target}.lock'):
             if not target.is_file():
-                _download(address, target, sha256 or hash_in_name(target), headers or {})
+                _download(address, target, sha256, headers or {})
     except OSError as error:
         raise _failure(address, target, f'{target.parent} cannot be written: {error}') from error
     return target
+
+
+def _origin_file(target: Path) -> Path:
+    return target.with_name(f'{target.name}.origin')
+
+
+def _require_same_origin(target: Path, address: str, sha256: str | None) -> None:
+    """torch's cache goes by the last part of an address, and many files are named alike."""
+    origin = _origin_file(target)
+    if sha256 or not origin.is_file():
+        return
+    known = origin.read_text(encoding='utf-8')
+    if known != address.partition('?')[0]:
+        raise WeightsDownloadError(
+            f'{address}: the cache has a {target.name} that came from {known}. If it is the same '
+            f'file, say so by its sha256=...; otherwise remove {target}.'
+        )
 
 
 def _failure(address: str, target: Path, reason: str) -> WeightsDownloadError:
@@ -116,6 +135,7 @@ def _download(address: str, target: Path, sha256: str | None, headers: Mapping[s
                 raise _failure(address, target, _reason(error)) from error
     _check(part, address, target, sha256)
     kept.forget_validator()
+    _origin_file(target).write_text(address.partition('?')[0], encoding='utf-8')
     part.replace(target)
 
 

@@ -15,7 +15,13 @@ from .classifier import (
     shared_classes,
 )
 from .errors import PretrainedWeightsError
-from .first_conv import adapt_to_bands, chosen_bands, default_bands, first_convolution
+from .first_conv import (
+    BAND_NAMES,
+    adapt_to_bands,
+    chosen_bands,
+    default_bands,
+    first_convolution,
+)
 from .matching import Match, apply_key_map, find_match, is_counted
 from .reading import Checkpoint
 from .report import LoadReport
@@ -100,7 +106,7 @@ def _tensors_in_question(
     report.container = content.container
     tensors = content.tensors
     begin = _with_dot(prefix)
-    if not any(name.startswith(begin) for name in tensors):
+    if begin and not any(name.startswith(begin) for name in tensors):
         elsewhere = {n: t for n, t in content.everything.items() if n.startswith(begin)}
         if elsewhere:
             report.container = ''
@@ -179,7 +185,13 @@ class _Fitting:
         same_elsewhere = value.shape[:1] == ours.shape[:1] and value.shape[2:] == ours.shape[2:]
         if value.dim() == 4 and value.shape[1] == 3 and same_elsewhere:
             bands = chosen_bands(self.options.first_conv, ours.shape[1])
-            return bands is not None and bands != default_bands(3)
+            if bands is None and ours.shape[1] != 3:
+                raise PretrainedWeightsError(
+                    f"The module sees {ours.shape[1]} bands and the weights RGB (first_conv='error'"
+                    "). Say first_conv='adapt', or first_conv=dict(bands=[...]) with one of "
+                    f'{", ".join(BAND_NAMES)} for each band.'
+                )
+            return bands not in (None, default_bands(3))
         if chosen and value.shape == ours.shape:
             raise PretrainedWeightsError(
                 f'first_conv names bands, and the weights see {value.shape[1]} bands, not the RGB '

@@ -54,6 +54,11 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
     """
     if file_format(path) == 'safetensors':
         return find_state_dict(_read_safetensors(path))
+    if path.suffix == '.safetensors':
+        raise WeightsFileError(
+            f'{path} is named .safetensors and was written by torch.save. If you know why, rename '
+            'it to .pth.'
+        )
     return find_state_dict(_read_torch(path, trust_pickle))
 
 

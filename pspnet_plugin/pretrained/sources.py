@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,13 +141,16 @@ def _mmseg(name: str, reference: str) -> Address:
     if not folder.is_dir():
         # A checkout that was installed as editable.
         folder = folder.parents[2] / 'configs'
-    known = {}
+    known: list[str] = []
     for file in sorted(folder.glob('*/metafile.yaml')):
-        for model in (yaml.safe_load(file.read_text(encoding='utf-8')) or {}).get('Models', ()):
-            known[model['Name']] = model.get('Weights')
-    if not known.get(name):
-        raise _unknown_name(reference, name, known, "MMSegmentation's model zoo")
-    return Address(known[name])
+        text = file.read_text(encoding='utf-8')
+        known += re.findall(r'^- Name: (\S+)$', text, re.MULTILINE)
+        if re.search(rf'^- Name: {re.escape(name)}$', text, re.MULTILINE):
+            models = [m for m in yaml.safe_load(text)['Models'] if m['Name'] == name]
+            # One name stands twice in some files; the config tells whose it is.
+            models.sort(key=lambda model: Path(model['Config']).stem != name)
+            return Address(models[0]['Weights'])
+    raise _unknown_name(reference, name, known, "MMSegmentation's model zoo")
 
 
 def _timm(name: str, reference: str) -> Path | Address:

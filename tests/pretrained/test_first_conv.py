@@ -109,5 +109,5 @@ def test_a_wrong_first_conv_is_an_error_that_says_what_is_right(rgb_weights, set
 def test_bands_named_for_weights_that_are_not_rgb_are_an_error(tmp_path):
     four = build(type='ResNet', depth=18, in_channels=4)
     file = saved(four, tmp_path / 'four.pth')
-    with pytest.raises(PretrainedWeightsError, match='4 bands.*not the RGB'):
+    with pytest.raises(PretrainedWeightsError, match=r'4 bands.*not the RGB'):
         load_pretrained(four, file, first_conv={'bands': ['R', 'G', 'B', 'mean']})

@@ -100,7 +100,7 @@ def test_batch_norms_that_do_not_simply_follow_a_convolution_stay(network):
 
 class StandardizedConv2d(nn.Conv2d):
     def _conv_forward(self, x, weight, bias):
-        return super()._conv_forward(x, weight / weight.norm(dim=(1, 2, 3), keepdim=True), bias)
+        return super()._conv_forward(x, weight / weight.square().sum((1, 2, 3), True), bias)
 
 
 def test_convolution_that_changes_its_weight_is_an_error():

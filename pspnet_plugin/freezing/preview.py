@@ -1,0 +1,203 @@
+"""A config -> which part trains when and with which learning rate, without training."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ..errors import PspnetPluginError
+from .enforce import stop_freezing_by_itself
+from .hook import LayerFreezeHook
+from .optimizer import fit_groups, restore_scheduled_lr, scale_lr
+from .plan import plan
+from .schedule import RunLength
+from .selection import SelectionError, find_stages
+
+COLUMNS = 400
+
+
+class PreviewError(PspnetPluginError):
+    """A config does not say what a preview needs."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Learning rates over a run.
+
+    ``rates`` is ``(parts, iterations)``: the highest learning rate in a part, NaN where all of it
+    is frozen. ``shares`` is ``(parts, iterations)``: how much of a part trains, 0 to 1. ``starts``
+    are the iterations at which something changes, ``end`` is the length of the run.
+    """
+
+    parts: list[str]
+    iterations: list[int]
+    rates: np.ndarray
+    shares: np.ndarray
+    starts: list[int]
+    end: int
+
+
+def preview(config: Config) -> Preview:
+    """What :class:`LayerFreezeHook` will do in a run of ``config``, by the code that will do it.
+
+    Raises:
+        PreviewError: the config has no LayerFreezeHook or several, or no data to count epochs with.
+    """
+    hooks = [h for h in config.get('custom_hooks', []) if h.get('type') == 'LayerFreezeHook']
+    if len(hooks) != 1:
+        raise PreviewError(f'The config has {len(hooks)} LayerFreezeHook in custom_hooks, not one.')
+    arguments = {key: value for key, value in hooks[0].items() if key not in ('type', 'priority')}
+    hook = LayerFreezeHook(**arguments)
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    length = _run_length(config, hook.by_epoch)
+    model = MODELS.build(config.model)
+    optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    schedulers = _build_schedulers(config, optim_wrapper, length)
+    timeline = plan(model, length, **hook.config)
+    stop_freezing_by_itself(model, timeline.unfrozen())
+    fit_groups({'': optim_wrapper}, {'': schedulers}, model, timeline)
+    return _simulate(model, timeline, optim_wrapper, schedulers, length)
+
+
+def _simulate(model, timeline, optim_wrapper, schedulers, length: RunLength) -> Preview:
+    parts = parts_of(model)
+    starts = [t for t in timeline.transitions() if t < length.max_iters]
+    step = max(1, length.max_iters // COLUMNS)
+    ends = [t - 1 for t in starts[1:]]
+    wanted = {*starts, *ends, *range(0, length.max_iters, step), length.max_iters - 1}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = optim_wrapper.optimizer.param_groups
+    columns = []
+    for iteration in range(length.max_iters):
+        if iteration in wanted:
+            scale_lr(groups, lambda p, t=iteration: timeline.lr_mult(names.get(id(p)), t))
+            rates = {names.get(id(p)): g['lr'] for g in groups for p in g['params']}
+            columns.append(_column(model, parts, timeline.frozen(iteration), rates))
+            restore_scheduled_lr(groups)
+        epoch_ends = (iteration + 1) % length.epoch_length == 0
+        _step([s for s in schedulers if epoch_ends or not s.by_epoch])
+    rates, shares = np.moveaxis(np.array(columns, dtype=float), (0, 1, 2), (2, 1, 0))
+    return Preview(list(parts), sorted(wanted), rates, shares, starts, length.max_iters)
+
+
+def _step(schedulers: list) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Detected call of `scheduler.step')
+        for scheduler in schedulers:
+            scheduler.step()
+
+
+def _column(model: nn.Module, parts, frozen, rates) -> list[tuple[float, float]]:
+    """For each part the highest learning rate in it, and the share of it that trains."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    column = []
+    for names in parts.values():
+        training = [name for name in names if name not in frozen and name in rates]
+        share = sum(map(sizes.get, training)) / sum(map(sizes.get, names))
+        column.append((max(map(rates.get, training), default=np.nan), share))
+    return column
+
+
+def parts_of(model: nn.Module) -> dict[str, list[str]]:
+    """The model's top modules, backbones by stem and stages -> names of their parameters."""
+    parts: dict[str, list[str]] = {}
+    for child, module in model.named_children():
+        try:
+            stem, stages = find_stages(module)
+        except SelectionError:
+            stem, stages = [], []
+        titles = [f'{child} stem', *(f'{child}.stages[{i}]' for i in range(len(stages)))]
+        owner = {
+            f'{child}.{name}': title
+            for title, members in zip(titles, [stem, *stages])
+            for name in members
+        }
+        for name, _ in module.named_parameters(prefix=child):
+            part = next((owner[o] for o in owner if f'{name}.'.startswith(f'{o}.')), child)
+            parts.setdefault(part, []).append(name)
+    return parts
+
+
+def _run_length(config: Config, by_epoch: bool) -> RunLength:
+    train = config.train_cfg
+    if 'max_iters' in train and not by_epoch:
+        return RunLength(train.max_iters, 1, by_epoch)
+    loader = config.train_dataloader
+    try:
+        samples = len(DATASETS.build(loader.dataset))
+    except Exception as error:
+        raise PreviewError(
+            f'Epochs cannot be counted, because the training data cannot be read: {error}'
+        ) from error
+    epoch_length = -(-samples // loader.batch_size)
+    return RunLength(
+        train.get('max_iters') or train.max_epochs * epoch_length, epoch_length, by_epoch
+    )
+
+
+def _build_schedulers(config: Config, optim_wrapper, length: RunLength) -> list:
+    schedulers = copy.deepcopy(config.get('param_scheduler')) or []
+    schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
+    for scheduler in schedulers:
+        in_epochs = scheduler.get('by_epoch', True)
+        unit = length.epoch_length if in_epochs else 1
+        scheduler.setdefault('end', length.max_iters // unit)
+    defaults = {'optimizer': optim_wrapper, 'epoch_length': length.epoch_length}
+    return [PARAM_SCHEDULERS.build(s, default_args=defaults) for s in schedulers]
+
+
+def as_table(shown: Preview) -> str:
+    """The preview as text: a column for each stretch between transitions."""
+    table = Table('part', box=box.ASCII)
+    at = {iteration: number for number, iteration in enumerate(shown.iterations)}
+    stretches = list(zip(shown.starts, [*shown.starts[1:], shown.end]))
+    for start, end in stretches:
+        table.add_column(f'{start} to {end - 1}')
+    for row, part in enumerate(shown.parts):
+        cells = []
+        for start, end in stretches:
+            first, last = shown.rates[row, at[start]], shown.rates[row, at[end - 1]]
+            share = shown.shares[row, at[start]]
+            text = f'{first:.3g}' if first == last else f'{first:.3g} to {last:.3g}'
+            if share == 0:
+                text = 'frozen'
+            elif share < 1:
+                text += f' ({share:.0%} of it)'
+            cells.append(text)
+        table.add_row(part, *cells)
+    text = io.StringIO()
+    Console(file=text, width=1000, color_system=None).print(table)
+    return text.getvalue().rstrip()
+
+
+def draw(shown: Preview, path: str) -> None:
+    """The preview as a picture: parts by iterations, coloured by learning rate; grey is frozen."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.2 + 0.32 * len(shown.parts)), layout='constrained')
+    axes = figure.subplots()
+    axes.set_facecolor('0.85')
+    edges_x = [*shown.iterations, shown.end]
+    positive = np.where(shown.rates > 0, shown.rates, np.nan)
+    mesh = axes.pcolormesh(
+        edges_x, np.arange(len(shown.parts) + 1), positive, norm=LogNorm(), cmap='viridis'
+    )
+    for start in shown.starts[1:]:
+        axes.axvline(start, color='white', linewidth=1)
+    axes.set_yticks(np.arange(len(shown.parts)) + 0.5, shown.parts)
+    axes.invert_yaxis()
+    axes.set_xlabel('iteration (grey: frozen)')
+    figure.colorbar(mesh, label='learning rate')
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,233 @@
+"""Nothing is loaded in silence: what does not fit is an error that says why and what mends it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
+
+from .networks import build, randomized, saved
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Random weights of torchvision's networks by name."""
+    folder = tmp_path_factory.mktemp('weights')
+    made = {}
+
+    def file_of(name: str) -> str:
+        if name not in made:
+            with torch.device('meta'):
+                network = torchvision.models.get_model(name, weights=None)
+            made[name] = saved(randomized(network.to_empty(device='cpu')), folder / f'{name}.pth')
+        return made[name]
+
+    return file_of
+
+
+def refused(module: nn.Module, file: str, message: str, **settings) -> PretrainedWeightsError:
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(PretrainedWeightsError, match=message) as caught:
+        load_pretrained(module, file, **settings)
+    assert all(torch.equal(before[name], t) for name, t in module.state_dict().items())
+    return caught.value
+
+
+# --- every way to load nothing, or something else -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('weights', 'depth'),
+    [('resnet50', 18), ('resnet18', 50), ('resnet50', 101), ('resnet18', 34), ('resnet34', 18)],
+)
+def test_weights_of_another_depth_are_refused(files, weights, depth):
+    message = f'another depth: the checkpoint is ResNet-{weights[6:]}, the module is ResNet-{depth}'
+    refused(build(type='ResNet', depth=depth), files(weights), message)
+
+
+def test_weights_of_a_deeper_network_are_refused_although_they_cover_the_module(files):
+    module = build(type='ResNet', depth=18)
+    error = refused(module, files('resnet34'), r'tensors inside the layers .*key_map')
+    assert error.report.coverage == 1
+    dropped = [(r'^layer1\.2\.|^layer2\.[23]\.|^layer3\.[2-5]\.|^layer4\.2\.', None)]
+    assert load_pretrained(module, files('resnet34'), key_map=dropped).coverage == 1
+
+
+def test_weights_with_more_in_each_block_are_refused_although_they_cover_the_module(tmp_path):
+    file = saved(timm.create_model('legacy_seresnet18'), tmp_path / 'weights.pth')
+    key_map = [(r'^layer0\.', '')]
+    refused(build(type='ResNet', depth=18), file, r'such as layer1\.0\.se_module', key_map=key_map)
+
+
+def test_a_bias_of_zero_inside_a_layer_is_no_reason_to_refuse(files, tmp_path):
+    # Weights that were converted from Caffe have them.
+    content = torch.load(files('resnet18'), weights_only=True)
+    content['conv1.bias'] = torch.zeros(64)
+    file = saved(content, tmp_path / 'weights.pth')
+    report = load_pretrained(build(type='ResNet', depth=18), file)
+    assert 'conv1.bias' in report.left_over
+    content['conv1.bias'] = torch.ones(64)
+    refused(build(type='ResNet', depth=18), saved(content, tmp_path / 'w.pth'), r'conv1\.bias')
+
+
+def test_a_plain_stem_does_not_go_into_a_deep_one(files):
+    error = refused(build(type='ResNetV1c', depth=50), files('resnet50'), 'Set the backbone.s type')
+    assert '"ResNet"' in str(error)
+    assert 'deep stem' in str(error)
+    assert 'stem.0.weight' in error.report.missing
+
+
+def test_a_deep_stem_does_not_go_into_a_plain_one(tmp_path):
+    file = saved(build(type='ResNetV1c', depth=50), tmp_path / 'weights.pth')
+    refused(build(type='ResNet', depth=50), file, 'type to "ResNetV1c"')
+
+
+def test_a_stem_of_another_width_is_refused(tmp_path):
+    file = saved(build(type='ResNetV1c', depth=18, stem_channels=128), tmp_path / 'weights.pth')
+    message = 'Set stem_channels=128'
+    refused(build(type='ResNetV1c', depth=18), file, message, min_coverage=1)
+
+
+def test_shortcuts_that_pool_do_not_go_into_those_that_do_not(tmp_path):
+    v1c, v1d = build(type='ResNetV1c', depth=18), build(type='ResNetV1d', depth=18)
+    refused(v1c, saved(v1d, tmp_path / 'v1d.pth'), 'type to "ResNetV1d"')
+    refused(v1d, saved(v1c, tmp_path / 'v1c.pth'), 'type to "ResNetV1c"')
+
+
+def test_a_detector_with_another_backbone_is_refused(tmp_path):
+    with torch.device('meta'):
+        network = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_fpn(
+            weights=None, weights_backbone=None
+        )
+    file = saved(randomized(network.to_empty(device='cpu')), tmp_path / 'weights.pth')
+    refused(build(type='ResNet', depth=50), file, 'weights of a detector')
+
+
+@pytest.mark.parametrize('prefix', ['backbone', 'backbone.', 'module.backbone.'])
+def test_a_wrong_prefix_is_refused_with_the_beginnings_that_there_are(files, prefix):
+    message = r'No name .* begins with prefix=.*\. They begin with conv1\., bn1\.'
+    refused(build(type='ResNet', depth=18), files('resnet18'), message, prefix=prefix)
+
+
+def test_a_prefix_that_leads_elsewhere_is_refused_with_the_one_that_would_fit(tmp_path):
+    network = build(type='ResNet', depth=18)
+    content = {f'backbone.{name}': t for name, t in network.state_dict().items()}
+    content['neck.conv.weight'] = torch.zeros(1)
+    file = saved(content, tmp_path / 'weights.pth')
+    message = r"100 tensors would fit \(prefix 'backbone\.', conversion same-names\)"
+    refused(network, file, message, prefix='neck.')
+    assert load_pretrained(network, file, prefix='backbone').prefix == 'backbone.'
+
+
+def test_a_conversion_that_does_not_apply_is_refused(files):
+    module = build(type='ResNet', depth=18)
+    refused(module, files('resnet18'), 'not in the layout of', conversion='semseg')
+    refused(module, files('resnet18'), 'no conversion .*torchvision-resnet', conversion='caffe')
+
+
+def test_another_kind_of_network_is_refused_with_names_of_both(files):
+    module = build(type='ResNet', depth=18)
+    refused(module, files('mobilenet_v2'), r'features\.0\.0\.weight.*conv1\.weight.*key_map')
+
+
+def test_another_width_is_refused(files):
+    refused(build(type='ResNet', depth=50), files('wide_resnet50_2'), 'names agree and the shapes')
+
+
+def test_backbone_weights_do_not_go_into_a_whole_model(files):
+    module = nn.ModuleDict({'backbone': build(type='ResNet', depth=18), 'head': nn.Linear(512, 9)})
+    refused(module, files('resnet18'), "Give the init_cfg to the backbone.*module='backbone'")
+
+
+@pytest.mark.parametrize(
+    ('key_map', 'message'),
+    [
+        ([('nothing', 'x')], "no name .* matches 'nothing'"),
+        ([('(', 'x')], 'no regular expression'),
+        ([(r'^layer(1|2)\.', 'layer1.')], 'the same name'),
+    ],
+)
+def test_a_wrong_key_map_is_refused(files, key_map, message):
+    refused(build(type='ResNet', depth=18), files('resnet18'), message, key_map=key_map)
+
+
+def test_coverage_decides_and_zero_is_never_enough(files):
+    module = build(type='ResNetV1c', depth=50)
+    report = load_pretrained(module, files('resnet50'), min_coverage=0.9)
+    assert report.coverage == pytest.approx(260 / 275)
+    assert 'stem.0.weight' in report.missing
+    module = build(type='ResNet', depth=18)
+    refused(module, files('mobilenet_v2'), 'covers 0.0%', min_coverage=0, prefix='classifier')
+
+
+# --- the report ---------------------------------------------------------------------------------
+
+
+def test_the_report_accounts_for_every_tensor_once(files):
+    module = build(type='ResNet', depth=18, in_channels=4)
+    report = load_pretrained(module, files('resnet18'))
+    names = [*report.loaded, *report.adapted, *report.missing, *report.mismatched]
+    assert sorted(names) == sorted(module.state_dict())
+    assert sorted(report.left_over) == ['fc.bias', 'fc.weight']
+    assert report.received == report.expected == 100
+
+
+def test_the_report_says_it_all_as_a_table_and_as_json(files, tmp_path):
+    report = load_pretrained(build(type='ResNet', depth=18, in_channels=4), files('resnet18'))
+    text = str(report)
+    for part in (report.reference, report.sha256, 'torchvision-resnet', 'coverage 100.00%'):
+        assert part in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ['conv1', '1'] in rows
+    assert ['layer1', '20'] in rows
+    assert ['fc', '2'] in rows
+    first, second = report.write_json(tmp_path), report.write_json(tmp_path)
+    assert first != second
+    values = json.loads(first.read_text())
+    assert values['coverage'] == 1
+    assert values['adapted'] == {'conv1.weight': 'bands R, G, B, mean'}
+    assert values['sha256'] == report.sha256
+
+
+def test_step_counters_are_loaded_and_not_counted(tmp_path):
+    network = nn.BatchNorm1d(3)
+    network.num_batches_tracked.fill_(7)
+    ours = nn.BatchNorm1d(3)
+    report = load_pretrained(ours, saved(network, tmp_path / 'weights.pth'))
+    assert ours.num_batches_tracked == 7
+    assert report.expected == 4
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def _peak_of_loading(file: str, shape: tuple[int, int], queue) -> None:
+    torch.set_num_threads(1)  # the threads of the parent are not here
+    module = nn.ParameterList(torch.zeros(shape) for _ in range(8))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    load_pretrained(module, file)
+    queue.put(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_loading_adds_at_most_1_2_times_the_size_of_the_checkpoint(tmp_path, zipped):
+    shape = (2048, 2048)
+    file = tmp_path / 'weights.pth'
+    content = {str(i): torch.full(shape, 0.5) for i in range(8)}
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    del content
+    context = multiprocessing.get_context('fork')
+    queue = context.Queue()
+    process = context.Process(target=_peak_of_loading, args=(str(file), shape, queue))
+    process.start()
+    added = queue.get(timeout=120)
+    process.join()
+    assert 0.5 * file.stat().st_size < added <= 1.2 * file.stat().st_size

@@ -1,0 +1,174 @@
+"""The hooks in real runs of mmengine's Runner over a tiny model."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook
+
+
+class Pictures(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        return {'inputs': torch.randn(3, 12, 12, generator=generator)}
+
+
+class TinyModel(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.out = nn.Conv2d(4, 2, 3)
+        self.layouts = set()
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        features = self.norm(self.conv(inputs))
+        self.layouts.add(features.is_contiguous(memory_format=torch.channels_last))
+        logits = self.out(features.relu())
+        if mode == 'loss':
+            return {'loss': logits.square().mean()}
+        return list(logits) if mode == 'predict' else logits
+
+
+class MeanLogit(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += [sample.double().mean().item() for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return {'mean': sum(results) / len(results)}
+
+
+class Watcher(Hook):
+    """Notes which kind of model validates, and what mode and keys the trained one has."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.validated, self.afterwards = [], []
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.validated.append(type(runner.model.norm))
+
+    after_test_iter = after_val_iter
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.afterwards.append(runner.model)
+
+
+def loader():
+    return {
+        'dataset': Pictures(),
+        'batch_size': 2,
+        'num_workers': 0,
+        'sampler': {'type': 'DefaultSampler', 'shuffle': False},
+        'collate_fn': {'type': 'default_collate'},
+    }
+
+
+def build_runner(work_dir, hooks, model=None, **kwargs):
+    torch.manual_seed(0)
+    return Runner(
+        model=model or TinyModel(),
+        work_dir=str(work_dir),
+        train_dataloader=loader(),
+        val_dataloader=loader(),
+        test_dataloader=loader(),
+        train_cfg={'by_epoch': True, 'max_epochs': 2, 'val_interval': 1},
+        val_cfg={},
+        test_cfg={},
+        val_evaluator=[MeanLogit()],
+        test_evaluator=[MeanLogit()],
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}},
+        custom_hooks=hooks,
+        randomness={'seed': 0},
+        **kwargs,
+    )
+
+
+def test_folded_copy_validates_and_the_trained_model_comes_back(tmp_path):
+    watcher = Watcher()
+    runner = build_runner(tmp_path, [FoldBatchNormHook(), watcher])
+    trained = runner.model
+    runner.train()
+    assert watcher.validated == [nn.Identity] * 4
+    assert watcher.afterwards == [trained] * 2
+    assert isinstance(trained.norm, nn.BatchNorm2d)
+
+
+def test_training_and_metrics_are_those_of_a_run_without_the_hook(tmp_path):
+    results = []
+    for hooks in ([], [FoldBatchNormHook()]):
+        runner = build_runner(tmp_path, hooks)
+        runner.train()
+        results.append((runner.test()['mean'], runner.model.state_dict()))
+    (mean, weights), (folded_mean, folded_weights) = results
+    assert folded_mean == pytest.approx(mean, rel=1e-5)
+    assert weights.keys() == folded_weights.keys()
+    assert all(torch.equal(weights[name], folded_weights[name]) for name in weights)
+
+
+def test_best_checkpoint_holds_the_trained_model(tmp_path):
+    checkpoint = {'type': 'CheckpointHook', 'interval': 1, 'save_best': 'mean', 'rule': 'less'}
+    runner = build_runner(tmp_path, [FoldBatchNormHook()], default_hooks={'checkpoint': checkpoint})
+    runner.train()
+    (best,) = tmp_path.glob('best_*.pth')
+    saved = torch.load(best, weights_only=False)['state_dict']
+    TinyModel().load_state_dict(saved, strict=True)
+
+
+def test_averaged_weights_of_the_ema_hook_are_the_ones_folded(tmp_path):
+    means = []
+    ema = {'type': 'EMAHook', 'momentum': 0.5}
+    for hooks in ([ema], [FoldBatchNormHook(), ema]):
+        runner = build_runner(tmp_path, hooks)
+        runner.train()
+        means.append(runner.val_loop.run()['mean'])
+        means.append(torch.cat([p.flatten() for p in runner.model.parameters()]).double().sum())
+    runner = build_runner(tmp_path, [])
+    runner.train()
+    assert means[2] == pytest.approx(means[0], rel=1e-5)
+    assert means[3] == means[1]
+    assert runner.val_loop.run()['mean'] != pytest.approx(means[0], rel=1e-3), 'EMA did nothing'
+
+
+class NeedsDataSamples(TinyModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        if mode == 'tensor':
+            raise NotImplementedError('no')
+        return super().forward(inputs, data_samples, mode)
+
+
+def test_model_that_cannot_run_the_example_validates_as_it_is(tmp_path):
+    watcher = Watcher()
+    runner = build_runner(tmp_path, [FoldBatchNormHook(), watcher], NeedsDataSamples())
+    runner.train()
+    assert watcher.validated == [nn.BatchNorm2d] * 4
+
+
+@pytest.mark.parametrize('phase', ['train', 'val', 'test'])
+def test_feature_maps_are_channels_last_in_every_phase(tmp_path, phase):
+    runner = build_runner(tmp_path, [ChannelsLastHook()])
+    getattr(runner, phase)()
+    assert runner.model.layouts == {True}
+
+
+def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path):
+    states = []
+    for hooks in ([], [ChannelsLastHook()]):
+        model = TinyModel()
+        model.init_cfg = {'type': 'Kaiming', 'layer': 'Conv2d'}
+        runner = build_runner(tmp_path, hooks, model)
+        runner.train()
+        states.append(copy.deepcopy(runner.model.state_dict()))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,212 @@
+"""``import pspnet_plugin.accelerate``: an unchanged stock config, stock tools, the same results."""
+
+import argparse
+import copy
+import importlib
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmseg.models.decode_heads import FCNHead, PSPHead
+from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+from pspnet_plugin.heads import FactorizedPSPHead, LogitsTTAModel, StreamedFCNHead
+from pspnet_plugin.preflight import stock_tools
+from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook
+from tests.conftest import run_python, small_run_options
+
+STOCK = {
+    'PSPHead': PSPHead,
+    'FCNHead': FCNHead,
+    'EncoderDecoder': EncoderDecoder,
+    'SegTTAModel': SegTTAModel,
+}
+NORM = {'type': 'BN', 'requires_grad': True}
+HEAD = {'num_classes': 5, 'dropout_ratio': 0.1, 'norm_cfg': NORM}
+MODEL = ConfigDict(
+    type='EncoderDecoder',
+    backbone={
+        'type': 'ResNetV1c',
+        'depth': 18,
+        'base_channels': 4,
+        'stem_channels': 4,
+        'strides': (1, 2, 1, 1),
+        'dilations': (1, 1, 2, 4),
+        'norm_cfg': NORM,
+        'contract_dilation': True,
+    },
+    decode_head={'type': 'PSPHead', 'in_channels': 32, 'in_index': 3, 'channels': 8, **HEAD},
+    auxiliary_head={
+        'type': 'FCNHead',
+        'in_channels': 16,
+        'in_index': 2,
+        'channels': 8,
+        'num_convs': 1,
+        'concat_input': False,
+        'loss_decode': {'type': 'CrossEntropyLoss', 'loss_weight': 0.4},
+        **HEAD,
+    },
+    test_cfg={'mode': 'whole'},
+)
+
+
+@pytest.fixture
+def accelerate(monkeypatch):
+    """Turns acceleration on when called, and everything back after the test."""
+    monkeypatch.setattr(Runner, 'register_hooks', Runner.register_hooks)
+    for name, cls in STOCK.items():
+        monkeypatch.setitem(MODELS._module_dict, name, cls)
+
+    def enable():
+        importlib.import_module('pspnet_plugin.accelerate').enable()
+
+    return enable
+
+
+def build_model():
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(copy.deepcopy(MODEL))
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    return model
+
+
+def test_stock_names_mean_stock_classes_until_it_is_imported(accelerate):
+    assert {name: MODELS.get(name) for name in STOCK} == STOCK
+    accelerate()
+    model = build_model()
+    assert type(model.decode_head) is FactorizedPSPHead
+    assert type(model.auxiliary_head) is StreamedFCNHead
+    assert MODELS.get('SegTTAModel') is LogitsTTAModel
+
+
+def test_checkpoints_go_both_ways(accelerate):
+    stock = build_model()
+    accelerate()
+    ours = build_model()
+    assert {k: v.shape for k, v in stock.state_dict().items()} == {
+        k: v.shape for k, v in ours.state_dict().items()
+    }
+    ours.load_state_dict(stock.state_dict(), strict=True)
+
+
+def test_prediction_has_the_labels_of_stock_and_no_logits_unless_asked(accelerate):
+    pictures = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        stock = build_model().eval().predict(pictures)
+        accelerate()
+        model = build_model().eval()
+        ours = model.predict(pictures)
+        model.test_cfg.seg_logits = True
+        asked = model.predict(pictures)
+    for theirs, mine, full in zip(stock, ours, asked):
+        agreed = mine.pred_sem_seg.data == theirs.pred_sem_seg.data
+        assert agreed.double().mean() >= 0.9999
+        assert theirs.pred_sem_seg.data.unique().numel() > 1
+        assert 'seg_logits' not in mine
+        assert 'seg_logits' in full
+
+
+def loss_curve(model, dtype, steps=100):
+    """The losses of ``steps`` steps on pictures whose labels can be learned from them.
+
+    Batches are of eight: with two, the batch norm behind the 1 x 1 pooling is nearly a sign function
+    and turns any rounding into another training.
+    """
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.randn(8, 3, 24, 32, generator=generator, dtype=torch.float64).to(dtype)
+    label = (pictures[:, :1] > 0).long() + 2 * (pictures[:, 1:2] > 0).long()
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=image)) for image in label]
+    model = model.to(dtype).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.003, momentum=0.9)
+    torch.manual_seed(2)
+    curve = []
+    for _ in range(steps):
+        loss, _ = model.parse_losses(model.loss(pictures, samples))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        curve.append(loss.item())
+    return torch.tensor(curve, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'noise'), [(torch.float64, 1e-9), (torch.float32, 1e-2)], ids=['float64', 'float32']
+)
+def test_a_hundred_steps_give_the_loss_curve_of_stock(accelerate, dtype, noise):
+    stock = loss_curve(build_model(), dtype)
+    accelerate()
+    ours = loss_curve(build_model().to(memory_format=torch.channels_last), dtype)
+    torch.testing.assert_close(ours, stock, rtol=noise, atol=0)
+    assert stock[-10:].mean() < 0.9 * stock[:10].mean(), 'nothing was learned'
+
+
+def write_config(folder, acceleration):
+    text = "_base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'\n"
+    text += "norm_cfg = dict(type='BN', requires_grad=True)\n"
+    text += (
+        'model = dict(pretrained=None, backbone=dict(norm_cfg=norm_cfg), '
+        'decode_head=dict(norm_cfg=norm_cfg), auxiliary_head=dict(norm_cfg=norm_cfg))\n'
+    )
+    imports = ['pspnet_plugin', 'pspnet_plugin.accelerate'][: 2 if acceleration else 1]
+    path = folder / 'config.py'
+    path.write_text(text + f'custom_imports = dict(imports={imports})\n')
+    return path
+
+
+def run_config(path, work_dir, data_root):
+    """Train, validate and test as the tools do, in this process; the runner and its metrics."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    options = parser.parse_args([str(o) for o in small_run_options(data_root)])
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(options.cfg_options)
+    cfg.work_dir, cfg.experiment_name = str(work_dir), work_dir.name
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner, runner.test()
+
+
+def test_runner_trains_the_same_weights_and_reports_the_same_metrics(
+    accelerate, street_scenes, tmp_path
+):
+    results = []
+    for name in ('stock', 'accelerated'):
+        (tmp_path / name).mkdir()
+        if name == 'accelerated':
+            accelerate()
+        path = write_config(tmp_path / name, acceleration=False)
+        results.append(run_config(path, tmp_path / name, street_scenes))
+    (stock, expected), (ours, metrics) = results
+    assert metrics == pytest.approx(expected, abs=0.02)
+    states = [
+        torch.load(tmp_path / name / 'iter_4.pth', weights_only=False)['state_dict']
+        for name in ('stock', 'accelerated')
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-3)
+    for hook in (ChannelsLastHook, FoldBatchNormHook):
+        assert sum(type(registered) is hook for registered in ours.hooks) == 1
+        assert not any(type(registered) is hook for registered in stock.hooks)
+
+
+def test_stock_train_tool_runs_a_stock_config_accelerated_and_says_so_once(street_scenes, tmp_path):
+    path = write_config(tmp_path, acceleration=True)
+    options = small_run_options(street_scenes)
+    code, output = run_python(
+        stock_tools() / 'train.py', path, '--work-dir', tmp_path / 'run', *options
+    )
+    assert code == 0, output
+    (line,) = [line for line in output.splitlines() if 'pspnet_plugin.accelerate replaces' in line]
+    for name, cls in (('PSPHead', FactorizedPSPHead), ('FCNHead', StreamedFCNHead)):
+        assert f'{name} by {cls.__name__}' in line
+    assert 'FoldBatchNormHook folded' in output
+    assert 'mIoU' in output
