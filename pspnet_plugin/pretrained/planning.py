@@ -65,6 +65,10 @@ def plan_load(
     Raises:
         PretrainedWeightsError: the settings fit nothing in the checkpoint at all.
     """
+    if options.classes not in (None, 'by_name'):
+        raise PretrainedWeightsError(
+            f"classes={options.classes!r} is not understood. Use None or 'by_name'."
+        )
     module_tensors = tensors_of(module)
     tensors = _tensors_in_question(content, options.prefix, report)
     names = _after_prefix(apply_key_map(list(tensors), options.key_map), options.prefix)

@@ -78,7 +78,7 @@ class LoadReport:
             f'conversion {self.conversion}, prefix {self._prefixes()}',
             self._table(),
             f'coverage {self.coverage:.2%}: {self.received} of {self.expected} tensors',
-            *(f'note: {note}' for note in self.notes),
+            *self._remarks(),
         ]
         return '\n'.join(lines)
 
@@ -97,6 +97,14 @@ class LoadReport:
             path = folder / f'pretrained_{self.module}_{number}.json'
         path.write_text(json.dumps(self.as_dict(), indent=2) + '\n', encoding='utf-8')
         return path
+
+    def _remarks(self) -> list[str]:
+        """One line for tensors with the same story, and the notes."""
+        stories: dict[str, list[str]] = {}
+        for name, story in {**self.adapted, **self.own_start}.items():
+            stories.setdefault(story, []).append(name)
+        told = [f'{", ".join(names)}: {story}' for story, names in stories.items()]
+        return told + [f'note: {note}' for note in self.notes]
 
     def _prefixes(self) -> str:
         taken = self.container and f'{self.container}: '

@@ -147,9 +147,13 @@ def _mmseg(name: str, reference: str) -> Address:
         known += re.findall(r'^- Name: (\S+)$', text, re.MULTILINE)
         if re.search(rf'^- Name: {re.escape(name)}$', text, re.MULTILINE):
             models = [m for m in yaml.safe_load(text)['Models'] if m['Name'] == name]
-            # One name stands twice in some files; the config tells whose it is.
-            models.sort(key=lambda model: Path(model['Config']).stem != name)
-            return Address(models[0]['Weights'])
+            addresses = [model['Weights'] for model in models]
+            if len(addresses) > 1:
+                raise WeightsReferenceError(
+                    f'{reference!r}: MMSegmentation has given this name to several models. Take '
+                    f'the address of the one you mean: {" or ".join(addresses)}'
+                )
+            return Address(addresses[0])
     raise _unknown_name(reference, name, known, "MMSegmentation's model zoo")
 
 
