@@ -4,19 +4,17 @@ mmengine has a fixed table of packages for such names, wants a folder in them, a
 editable installation in the wrong place. It resolves ``_base_`` before ``custom_imports`` run, so
 the stock tools could not learn the name from the plugin's import alone: the installation places one
 line in ``pspnet_plugin.pth``, which calls :func:`teach_on_import` when Python starts. This file
-therefore imports nothing but the standard library, and nothing happens until mmengine is imported.
+therefore imports next to nothing, and nothing happens until mmengine is imported.
 """
 
 from __future__ import annotations
 
-import functools
+import os
 import sys
-from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
-from pathlib import Path
 
 SCOPE = 'pspnet_plugin::'
-CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), '.mim', 'configs')
 
 
 def config_path(name: str) -> str:
@@ -25,32 +23,37 @@ def config_path(name: str) -> str:
     Raises:
         FileNotFoundError: the plugin has no config of that name; the message lists those it has.
     """
-    path = CONFIGS / name
-    if not path.is_file():
-        names = (str(known.relative_to(CONFIGS)) for known in CONFIGS.rglob('*.py'))
-        known = ', '.join(sorted(name for name in names if not name.startswith('_base_')))
+    path = os.path.join(CONFIGS, name)
+    if not os.path.isfile(path):
+        found = (
+            os.path.relpath(os.path.join(folder, file), CONFIGS)
+            for folder, _, files in os.walk(CONFIGS)
+            for file in files
+            if file.endswith('.py')
+        )
+        known = ', '.join(sorted(file for file in found if not file.startswith('_base_')))
         raise FileNotFoundError(f'pspnet_plugin has no config {name!r}. It has: {known}.')
-    return str(path)
+    return path
 
 
 def teach(config_class: type) -> None:
     """Let ``mmengine.config.Config`` resolve ``pspnet_plugin::``; doing it twice changes nothing."""
     get_cfg_path = config_class._get_cfg_path
-    if hasattr(get_cfg_path, '__wrapped__'):
+    if getattr(get_cfg_path, 'knows_pspnet_plugin', False):
         return
 
-    @functools.wraps(get_cfg_path)
     def find(cfg_path, filename):
         if cfg_path.startswith(SCOPE):
             # No scope for the registries: the plugin registers into mmseg's and mmengine's.
             return config_path(cfg_path[len(SCOPE) :]), None
         return get_cfg_path(cfg_path, filename)
 
+    find.knows_pspnet_plugin = True
     config_class._get_cfg_path = staticmethod(find)
 
 
-class _ConfigImport(MetaPathFinder):
-    """Waits for the import of ``mmengine.config.config``, once, and teaches it."""
+class _ConfigImport:
+    """On ``sys.meta_path``: waits for the import of ``mmengine.config.config``, and teaches it."""
 
     def find_spec(self, name, path=None, target=None):
         if name != 'mmengine.config.config':

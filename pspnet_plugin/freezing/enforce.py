@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from itertools import chain
 
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 _LOCK = 'train'
 
@@ -67,6 +69,26 @@ class EvalLock:
         """Give the module its own ``train`` method back, and the mode last asked for."""
         del vars(self.module)[_LOCK]
         self.module.training = self.asked
+
+
+def checkpoint_without_reentry() -> None:
+    """Make mmengine's ``activation_checkpointing`` work behind a frozen prefix.
+
+    It uses torch's reentrant variant, which gives no gradients to a module whose inputs need none.
+    """
+    from mmengine.runner import activation_checkpointing
+
+    activation_checkpointing.checkpoint = functools.partial(checkpoint, use_reentrant=False)
+
+
+# --- what models freeze by themselves -----------------------------------------------------------
+
+
+def apply_own_freezing(model: nn.Module) -> None:
+    """Let backbones with ``frozen_stages`` freeze now; some do so only when ``train`` is called."""
+    for module in model.modules():
+        if freezes_by_itself(module):
+            module.train()
 
 
 def frozen_as_built(model: nn.Module) -> frozenset[str]:

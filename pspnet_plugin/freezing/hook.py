@@ -14,7 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import PspnetPluginError
 from .ddp import rebuild_reducers
-from .enforce import hold_statistics, set_trainable, stop_freezing_by_itself
+from .enforce import (
+    apply_own_freezing,
+    checkpoint_without_reentry,
+    hold_statistics,
+    set_trainable,
+    stop_freezing_by_itself,
+)
 from .optimizer import check_layout, fit_groups, restore_scheduled_lr, scale_lr
 from .plan import plan
 from .report import describe
@@ -79,10 +85,16 @@ class LayerFreezeHook(Hook):
 
     def before_run(self, runner) -> None:
         """Lay out the optimizer's groups, before weights and states are loaded."""
-        model = model_of(runner)
         if self.timeline is not None or not isinstance(runner.optim_wrapper, OptimWrapper):
-            return
-        length = RunLength(runner.max_iters, len(runner.train_dataloader), self.by_epoch)
+            return  # validates or tests, or has been here
+        model = model_of(runner)
+        if sum(isinstance(hook, LayerFreezeHook) for hook in runner.hooks) > 1:
+            raise UnsupportedRunError('There are two LayerFreezeHooks: put both schedules in one.')
+        if runner.cfg.get('activation_checkpointing'):
+            checkpoint_without_reentry()
+        apply_own_freezing(model)
+        epoch_length = len(runner.train_dataloader) if self.by_epoch else 1
+        length = RunLength(runner.max_iters, epoch_length, self.by_epoch)
         self.timeline = plan(model, length, **self.config)
         for name in stop_freezing_by_itself(model, self.timeline.unfrozen()):
             runner.logger.info(f'The schedule takes over from {name}.frozen_stages.')

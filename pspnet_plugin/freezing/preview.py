@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from ..errors import PspnetPluginError
-from .enforce import stop_freezing_by_itself
+from .enforce import apply_own_freezing, stop_freezing_by_itself
 from .hook import LayerFreezeHook
 from .optimizer import fit_groups, restore_scheduled_lr, scale_lr
 from .plan import plan
@@ -64,6 +64,7 @@ def preview(config: Config) -> Preview:
     model = MODELS.build(config.model)
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
     schedulers = _build_schedulers(config, optim_wrapper, length)
+    apply_own_freezing(model)
     timeline = plan(model, length, **hook.config)
     stop_freezing_by_itself(model, timeline.unfrozen())
     fit_groups({'': optim_wrapper}, {'': schedulers}, model, timeline)

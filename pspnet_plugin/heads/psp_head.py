@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mmseg.models.decode_heads import PSPHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from .loss_mixin import StreamedLossMixin
 from .pyramid import conv2d_over_pyramid, pool_pyramid
 
 
 class PyramidConv2d(nn.Conv2d):
-    """A convolution that also takes ``(x, *levels)`` for x with the upsampled levels behind it.
+    """A convolution that also takes ``(x, *levels)``: x with the upsampled levels behind it.
 
-    It has the parameters of the ``nn.Conv2d`` it is made from, so whatever reads, freezes, folds or
-    hooks a convolution finds one.
+    The levels are not upsampled for it, see :func:`.pyramid.conv2d_over_pyramid`. It holds the very
+    parameters of the convolution it is made from, and is called like one, so whatever reads,
+    freezes, folds or hooks a convolution finds one.
     """
 
+    align_corners = False
+
     @classmethod
-    def share(cls, conv: nn.Conv2d, align_corners: bool) -> PyramidConv2d:
-        """Make one around the parameters of ``conv``."""
+    def from_conv(cls, conv: nn.Conv2d, align_corners: bool) -> PyramidConv2d:
+        """Make one that shares the parameters of ``conv``, without drawing a random number."""
         shared = cls(
             conv.in_channels,
             conv.out_channels,
@@ -39,18 +46,80 @@ class PyramidConv2d(nn.Conv2d):
 
 
 @MODELS.register_module()
-class FactorizedPSPHead(PSPHead):
-    """mmseg's ``PSPHead`` with half the arithmetic: same parameters, outputs and gradients."""
+class FactorizedPSPHead(StreamedLossMixin, PSPHead):
+    """mmseg's ``PSPHead`` computed exactly, with half the arithmetic and without the concatenation.
 
-    def __init__(self, pool_scales=(1, 2, 3, 6), **kwargs):
+    Same arguments, parameter names, outputs and gradients as ``PSPHead``, and from the same seed the
+    same initial weights. Where the bottleneck is not a plain convolution, because of ``conv_cfg``
+    or because it was replaced later, the stock arithmetic is used.
+
+    Args:
+        pool_scales: bins per side of each pooling level.
+        **kwargs: those of ``BaseDecodeHead``.
+    """
+
+    def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs):
         super().__init__(pool_scales=pool_scales, **kwargs)
-        if type(self.bottleneck.conv) is nn.Conv2d:
-            self.bottleneck.conv = PyramidConv2d.share(self.bottleneck.conv, self.align_corners)
+        conv = self.bottleneck.conv
+        plain = type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
+        if plain and pool_scales and all(isinstance(bins, int) for bins in pool_scales):
+            self.bottleneck.conv = PyramidConv2d.from_conv(conv, self.align_corners)
 
-    def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
+    def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
+        """From the backbone's maps to the features that are classified: (N, channels, H, W)."""
         if not isinstance(self.bottleneck.conv, PyramidConv2d):
             return super()._forward_feature(inputs)
         x = self._transform_inputs(inputs)
         pooled = pool_pyramid(x, self.pool_scales)
-        levels = [conv(p) for (_, conv), p in zip(self.psp_modules, pooled)]
+        levels = [conv(bins) for (_, conv), bins in zip(self.psp_modules, pooled)]
         return self.bottleneck((x, *levels))
+
+
+@MODELS.register_module()
+class PlainPSPHead(StreamedLossMixin, BaseDecodeHead):
+    """The pyramid as tutorials write it: no norm, no activation, no bottleneck.
+
+    Each level is average-pooled, convolved 1 x 1 with bias to ``in_channels // len(pool_scales)``
+    channels and upsampled; one 1 x 1 convolution classifies x and the levels behind it.
+
+    Args:
+        in_channels: of x.
+        pool_scales: bins per side of each pooling level.
+        channels: follows from the others; a value is accepted, so that the config of a ``PSPHead``
+            can be kept, and has no effect. The same holds for ``norm_cfg`` and ``act_cfg``.
+        dropout_ratio: of whole channels, before the last convolution.
+        **kwargs: those of ``BaseDecodeHead``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        channels: int | None = None,
+        dropout_ratio: float = 0,
+        **kwargs,
+    ):
+        width = in_channels // len(pool_scales)
+        channels = in_channels + len(pool_scales) * width
+        super().__init__(in_channels, channels, dropout_ratio=dropout_ratio, **kwargs)
+        self.pool_scales = pool_scales
+        self.psp_modules = nn.ModuleList(nn.Conv2d(in_channels, width, 1) for _ in pool_scales)
+        self.conv_seg = PyramidConv2d.from_conv(self.conv_seg, self.align_corners)
+
+    def _forward_feature(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The map (N, in_channels, H, W) and its levels (N, width, b, b), not upsampled."""
+        x = self._transform_inputs(inputs)
+        pooled = pool_pyramid(x, self.pool_scales)
+        return (x, *(conv(bins) for conv, bins in zip(self.psp_modules, pooled)))
+
+    def cls_seg(self, feat: Sequence[Tensor]) -> Tensor:
+        """Classify each pixel: (N, out_channels, H, W)."""
+        if (
+            self.dropout is not None
+        ):  # drops whole channels, so it may as well come before upsampling
+            feat = [self.dropout(part) for part in feat]
+        return self.conv_seg(tuple(feat))
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """From the backbone's maps to logits (N, out_channels, H, W)."""
+        return self.cls_seg(self._forward_feature(inputs))

@@ -74,17 +74,21 @@ def conv2d_over_pyramid(
 
 
 def apply_taps(level: Tensor, weight: Tensor) -> Tensor:
-    """Multiply each bin with the matrix of each tap: (N, C, h, w), (O, C, k, l) -> (N, O, hk, wl).
+    """Multiply each bin with the matrix that the kernel holds at each tap.
 
-    Row ``i * k + t`` of the result holds tap t at bin i, and so do the columns.
+    Args:
+        level: (N, C, h, w).
+        weight: (O, C, k_h, k_w).
+
+    Returns:
+        (N, O, h k_h, w k_w): row ``i * k_h + t`` holds tap t at bin i, and so do the columns.
     """
     n, c, h, w = level.shape
-    k, l = weight.shape[2:]
-    # The kernel lies in memory like O pictures of k x l pixels. Running the bins over it as 1 x 1
-    # filters spares the transposed copy of it that a matrix product would make and keep.
+    # The kernel lies in memory like O pictures of k_h x k_w pixels. The bins run over them as 1 x 1
+    # filters; a matrix product would first make, and keep, a transposed copy of the kernel.
     filters = level.to(weight.dtype).permute(0, 2, 3, 1).reshape(-1, c, 1, 1)
     taps = F.conv2d(weight, filters).unflatten(1, (n, h, w))
-    return taps.permute(1, 0, 2, 4, 3, 5).reshape(n, -1, h * k, w * l)
+    return taps.permute(1, 0, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)
 
 
 def upsample_taps(
@@ -159,9 +163,12 @@ def pooling_operator(size: int, bins: tuple[int, ...], like: Tensor) -> tuple[Te
 def interpolation_operator(
     size: int, bins: tuple[int, ...], kernel_size: int, align_corners: bool, like: Tensor
 ) -> Tensor:
-    """Linear upsampling of every level, as each tap of a kernel sees it: (size, kernel * sum(bins)).
+    """Linear upsampling of a line of every level, shifted by each tap of a kernel.
 
-    All up to the last division are integers, so each weight is the exact one, rounded once.
+    Up to the last division it computes with integers, so each weight is the exact one, rounded.
+
+    Returns:
+        (size, sum of bins * kernel_size); column ``i * kernel_size + t`` is tap t of bin i.
     """
     count, index = _stacked_bins(bins, like)
     tap = torch.arange(kernel_size, device=like.device) - kernel_size // 2
@@ -206,8 +213,5 @@ def _multiply(operator: Tensor, x: Tensor, dim: int, channels_last: bool) -> Ten
     if not channels_last:
         return operator @ x if dim == 2 else x @ operator.T
     x = x.permute(0, 2, 3, 1)
-    if dim == 3:
-        x = operator @ x
-    else:
-        x = (operator @ x.flatten(2)).unflatten(2, x.shape[2:])
+    x = operator @ x if dim == 3 else (operator @ x.flatten(2)).unflatten(2, x.shape[2:])
     return x.permute(0, 3, 1, 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from torch import nn
+
 from .matching import Match, Shapes, is_counted
 
 RESNET_DEPTHS = {
@@ -43,6 +45,24 @@ def likeliest_cause(
         or _about_shapes(match, shapes, module_shapes)
         or _about_names(match, renamed, module_shapes)
     )
+
+
+def hidden_differences(module: nn.Module, conversion: str, reference: str) -> list[str]:
+    """What may make another function of the same names and shapes, for a report's notes."""
+    notes = []
+    torchvision = conversion.startswith('torchvision')
+    style = getattr(module, 'style', None)
+    if torchvision and style == 'caffe':
+        notes.append("torchvision puts the stride where style='pytorch' does; the module has caffe")
+    if style == 'pytorch' and re.search(r'caffe|msra|detectron', reference):
+        notes.append("weights of Caffe networks are made for style='caffe'; the module has pytorch")
+    dilated = any(dilation > 1 for dilation in getattr(module, 'dilations', ()))
+    contracted = getattr(module, 'contract_dilation', None)
+    if conversion == 'torchvision-segmentation' and dilated and contracted is False:
+        notes.append('these weights were trained with what MMSeg calls contract_dilation=True')
+    if conversion == 'semseg' and dilated and contracted:
+        notes.append('these weights were trained with what MMSeg calls contract_dilation=False')
+    return notes
 
 
 def inner_left_over(match: Match, module_shapes: Shapes) -> list[str]:

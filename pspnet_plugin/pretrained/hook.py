@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.model import BaseModule, is_model_wrapper
 from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from .errors import PretrainedWeightsError
@@ -40,8 +40,10 @@ class PretrainedBackboneHook(Hook):
         Raises:
             PretrainedWeightsError: the model has no part of that name.
         """
-        if self._target is not None:
-            # A second training with the same runner goes on from what the first has learnt.
+        trains = isinstance(runner._train_loop, BaseLoop)
+        if not trains or self._target is not None:
+            # Testing takes its weights from a checkpoint; a second training with the same runner
+            # goes on from what the first has learnt.
             return
         ancestors, self._target = find_module(runner.model, self.module)
         settings = {**self.init_cfg, **_class_names(runner, self.init_cfg)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .conversions import CONVERSIONS, Conversion, conversion_named
 from .errors import PretrainedWeightsError
@@ -20,7 +20,7 @@ class Match:
     ``names`` gives for a name of the module the one of the checkpoint, whether or not the shapes
     agree. ``prefix`` was taken off the checkpoint's names, ``module_prefix`` put in front of them.
     ``nearby`` gives the names, as the module would say them, of the checkpoint's tensors under that
-    prefix that the module does not have.
+    prefix that the module does not have. ``rivals`` are other prefixes under which as much fits.
     """
 
     conversion: str
@@ -29,6 +29,7 @@ class Match:
     names: dict[str, str]
     nearby: dict[str, str] = field(default_factory=dict)
     fitting: int = 0
+    rivals: tuple[str, ...] = ()
 
 
 def is_counted(name: str) -> bool:
@@ -126,8 +127,9 @@ def _matches(
         }
         for module_prefix in _shared_prefixes(module_names):
             inside = {n[len(module_prefix) :]: module_shapes[n] for n in module_names}
-            inner = _likeliest_prefix(renamed, shapes, inside) if search_prefix else ''
-            yield _match(conversion.name, outer, inner, module_prefix, renamed, shapes, inside)
+            found = _likeliest_prefixes(renamed, shapes, inside) if search_prefix else ['']
+            match = _match(conversion.name, outer, found[0], module_prefix, renamed, shapes, inside)
+            yield replace(match, rivals=tuple(outer + rival for rival in found[1:]))
 
 
 def _match(
@@ -161,8 +163,8 @@ def _shared_prefixes(names: Sequence[str]) -> list[str]:
     return prefixes
 
 
-def _likeliest_prefix(renamed: Mapping[str, str], shapes: Shapes, inside: Shapes) -> str:
-    """The prefix behind which most tensors fit; the one that comes first among equals."""
+def _likeliest_prefixes(renamed: Mapping[str, str], shapes: Shapes, inside: Shapes) -> list[str]:
+    """The prefixes behind which most tensors fit, in the order of the file."""
     votes = Counter()
     for name, original in renamed.items():
         cut = 0
@@ -173,4 +175,5 @@ def _likeliest_prefix(renamed: Mapping[str, str], shapes: Shapes, inside: Shapes
             cut = name.find('.', cut) + 1
             if not cut:
                 break
-    return votes.most_common(1)[0][0] if votes else ''
+    most = max(votes.values(), default=0)
+    return [prefix for prefix, count in votes.items() if count == most] or ['']

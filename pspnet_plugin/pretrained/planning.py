@@ -14,6 +14,7 @@ from .classifier import (
     is_classifier,
     shared_classes,
 )
+from .diagnosis import hidden_differences
 from .errors import PretrainedWeightsError
 from .first_conv import (
     BAND_NAMES,
@@ -86,6 +87,8 @@ def plan_load(
     fitting = _Fitting(plan, module_tensors, options, content.meta)
     for name in module_tensors:
         fitting.sort_in(name)
+    report.notes = [f'{rival!r} fits as well' for rival in match.rivals]
+    report.notes += hidden_differences(module, match.conversion, report.reference)
     used = set(match.names.values())
     report.left_over = [name for name in tensors if name not in used and is_counted(name)]
     return plan

@@ -63,6 +63,20 @@ def test_gradient_checkpointing_over_a_frozen_prefix_changes_nothing(tmp_path):
     assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
 
 
+def test_activation_checkpointing_of_mmengine_keeps_the_gradients(tmp_path):
+    schedule = [{'at': 2, 'unfreeze': ['backbone.layer2', 'backbone.layer3']}]
+    final = []
+    for modules in (None, ['backbone.layer1', 'backbone.layer2', 'backbone.layer3']):
+        runner, _ = watch(
+            tmp_path,
+            LayerFreezeHook(freeze=['backbone'], schedule=schedule),
+            max_iters=4,
+            cfg={'activation_checkpointing': modules, 'work_dir': str(tmp_path)},
+        )
+        final.append(dict(runner.model.named_parameters()))
+    assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+
+
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
 def test_a_compiled_model_sees_the_transition(tmp_path, backend):
     hook = LayerFreezeHook(freeze=['backbone'], schedule=[{'at': 2, 'unfreeze': 'backbone.layer3'}])

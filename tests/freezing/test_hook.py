@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODEL_WRAPPERS
+from mmengine.runner import FlexibleRunner
 from torch import nn
 
 from pspnet_plugin.errors import PspnetPluginError
@@ -171,6 +172,26 @@ def test_a_sharding_wrapper_is_refused_at_the_start(tmp_path):
     assert is_model_wrapper(wrapped)
     with pytest.raises(PspnetPluginError, match='sharded'):
         watch(tmp_path, LayerFreezeHook(freeze=['backbone']), model=wrapped)
+
+
+def test_a_flexible_runner_is_refused_at_the_start(tmp_path):
+    runner = FlexibleRunner(
+        Net(),
+        work_dir=str(tmp_path),
+        strategy={'type': 'SingleDeviceStrategy'},
+        train_dataloader=loader(),
+        train_cfg={'by_epoch': True, 'max_epochs': 1},
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1}},
+        custom_hooks=[LayerFreezeHook(freeze=['backbone'])],
+        experiment_name='flexible',
+    )
+    with pytest.raises(PspnetPluginError, match='FlexibleRunner'):
+        runner.train()
+
+
+def test_two_freeze_hooks_are_refused(tmp_path):
+    with pytest.raises(PspnetPluginError, match='in one'):
+        watch(tmp_path, LayerFreezeHook(freeze=['backbone']), LayerFreezeHook(freeze=['head']))
 
 
 def test_the_hook_leaves_validation_and_test_runs_alone(tmp_path):

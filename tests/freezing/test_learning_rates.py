@@ -7,7 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
-from mmseg.models import ResNet
+from mmseg.models.backbones import MobileNetV2, ResNet
 from torch import nn
 
 from pspnet_plugin.errors import PspnetPluginError
@@ -204,6 +204,27 @@ def test_frozen_stages_of_a_backbone_can_be_unfrozen(tmp_path):
     for iteration in range(4):
         assert not watched.changed[iteration] & frozen
         assert watched.changed[iteration] & second == (second if iteration >= 2 else set())
+
+
+def test_a_backbone_that_freezes_only_when_it_trains_can_be_unfrozen(tmp_path):
+    net = Net()
+    net.backbone = nn.Sequential(MobileNetV2(widen_factor=0.1, out_indices=(1,), frozen_stages=1))
+    net.backbone.append(FirstOf(24, 4))
+    hook = LayerFreezeHook(schedule=[{'at': 2, 'unfreeze': ['*.layer1']}])
+    _, watched = watch(tmp_path, hook, model=net, max_iters=3)
+    first = {name for name in net.state_dict() if name.startswith('backbone.0.layer1')}
+    assert [bool(watched.changed[t] & first) for t in range(3)] == [False, False, True]
+    assert not any(name.startswith('backbone.0.conv1') for name in watched.changed[2])
+
+
+class FirstOf(nn.Conv2d):
+    """A 1 x 1 convolution over the first of several maps."""
+
+    def __init__(self, *channels):
+        super().__init__(*channels, 1)
+
+    def forward(self, maps):
+        return super().forward(maps[0])
 
 
 def test_parameters_that_no_optimizer_of_several_holds_are_refused(tmp_path):
