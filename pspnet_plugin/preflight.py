@@ -46,9 +46,17 @@ def run_stock_tool(name: str) -> None:
     try:
         runpy.run_path(str(stock_tools() / name), run_name='__main__')
     except PspnetPluginError as error:
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {plain_message(error)}')
     finally:
         Runner.from_cfg = classmethod(from_cfg)
+
+
+def plain_message(error: PspnetPluginError) -> str:
+    """What ``error`` says, also where a worker of a data loader has put its traceback around it."""
+    message = str(error)
+    if message.startswith('Caught '):
+        message = message.strip().rpartition(f'{type(error).__name__}: ')[2]
+    return message
 
 
 def stock_tools() -> Path:

@@ -4,8 +4,10 @@ import copy
 
 import pytest
 from mmengine.config import Config
+from torch._utils import ExceptionWrapper
 
 from pspnet_plugin import preflight
+from pspnet_plugin.labels import LabelValueError
 from tests.conftest import ROOT, make_street_scenes
 
 TRAIN = preflight.LOADERS['train.py']
@@ -116,3 +118,15 @@ def test_wrapper_that_the_user_chose_stays(cityscapes):
     cityscapes.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, a=1)
     preflight.fit_to_cpu(cityscapes)
     assert cityscapes.model_wrapper_cfg.a == 1
+
+
+def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
+    message = 'aachen_0.png holds the label values 33: see the docs'
+    try:
+        raise LabelValueError(message)
+    except LabelValueError:
+        handed_over = ExceptionWrapper(where='in DataLoader worker process 0')
+    with pytest.raises(LabelValueError, match='Original Traceback') as raised:
+        handed_over.reraise()
+    assert preflight.plain_message(raised.value) == message
+    assert preflight.plain_message(LabelValueError(message)) == message

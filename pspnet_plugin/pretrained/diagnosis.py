@@ -50,6 +50,7 @@ def likeliest_cause(
 def hidden_differences(module: nn.Module, conversion: str, reference: str) -> list[str]:
     """What may make another function of the same names and shapes, for a report's notes."""
     notes = []
+    module = getattr(module, 'backbone', module)
     torchvision = conversion.startswith('torchvision')
     style = getattr(module, 'style', None)
     if torchvision and style == 'caffe':

@@ -209,7 +209,7 @@ def test_frozen_stages_of_a_backbone_can_be_unfrozen(tmp_path):
 def test_a_backbone_that_freezes_only_when_it_trains_can_be_unfrozen(tmp_path):
     net = Net()
     net.backbone = nn.Sequential(MobileNetV2(widen_factor=0.1, out_indices=(1,), frozen_stages=1))
-    net.backbone.append(FirstOf(24, 4))
+    net.backbone.append(FirstOf(8, 4))
     hook = LayerFreezeHook(schedule=[{'at': 2, 'unfreeze': ['*.layer1']}])
     _, watched = watch(tmp_path, hook, model=net, max_iters=3)
     first = {name for name in net.state_dict() if name.startswith('backbone.0.layer1')}

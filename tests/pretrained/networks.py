@@ -20,7 +20,8 @@ RESNET50_D8 = {
 
 def build(**config) -> nn.Module:
     """A module from MMSegmentation's registry, in eval mode."""
-    module = MODELS.build(config)
+    # Runs of other tests leave mmengine's scope behind.
+    module = MODELS.build({**config, '_scope_': 'mmseg'})
     module.eval()
     return module
 

@@ -1,0 +1,117 @@
+"""The timeline that is shown without training is what a run then does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from PIL import Image
+
+from pspnet_plugin.freezing import LayerFreezeHook
+from pspnet_plugin.freezing.preview import PreviewError, as_table, draw, parts_of, preview
+from tests.conftest import ROOT, run_python
+
+from .runs import Net, under, watch
+
+HOOK = {
+    'freeze': ['backbone.stages[:2]', 'backbone.layer3.1'],
+    'schedule': [
+        {'at': 3, 'unfreeze': ['backbone.layer2'], 'lr_mult': 0.5, 'warmup': 2},
+        {'at': 0.75, 'unfreeze': ['backbone'], 'freeze': ['backbone.stages[:0]']},
+    ],
+    'stage_lr_decay': 0.7,
+}
+WRAPPER = {
+    'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9},
+    'paramwise_cfg': {'custom_keys': {'head': {'lr_mult': 10.0}}},
+}
+SCHEDULERS = [
+    {'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'end': 3},
+    {'type': 'PolyLR', 'power': 0.9, 'eta_min': 1e-3, 'by_epoch': False, 'begin': 3},
+]
+
+
+class BuiltFrozen(Net):
+    def __init__(self):
+        super().__init__()
+        self.backbone.layer1.requires_grad_(False)
+
+
+@pytest.fixture(scope='module')
+def config():
+    MODELS.register_module(name='BuiltFrozenNet', module=BuiltFrozen, force=True)
+    return Config(
+        {
+            'model': {'type': 'BuiltFrozenNet'},
+            'custom_hooks': [{'type': 'LayerFreezeHook', **HOOK}],
+            'train_cfg': {'by_epoch': False, 'max_iters': 8},
+            'optim_wrapper': WRAPPER,
+            'param_scheduler': SCHEDULERS,
+        }
+    )
+
+
+def test_the_preview_is_what_the_run_does(config, tmp_path):
+    shown = preview(config)
+    _, run = watch(
+        tmp_path,
+        LayerFreezeHook(**HOOK),
+        model=BuiltFrozen(),
+        max_iters=8,
+        optim_wrapper=WRAPPER,
+        param_scheduler=SCHEDULERS,
+    )
+    assert shown.iterations == list(range(8))
+    for row, names in enumerate(parts_of(Net()).values()):
+        for iteration in range(8):
+            changed = run.changed[iteration] & set(names)
+            rate = shown.rates[row, iteration]
+            assert (shown.shares[row, iteration] > 0) == bool(changed)
+            if changed:
+                assert rate == max(run.lrs[iteration][name] for name in changed)
+            else:
+                assert np.isnan(rate)
+
+
+def test_the_table_has_a_column_for_each_stretch(config):
+    lines = [' '.join(line.split()) for line in as_table(preview(config)).splitlines()]
+    assert lines[1] == '| part | 0 to 2 | 3 to 5 | 6 to 7 |'
+    stem = next(line for line in lines if 'backbone stem' in line)
+    assert stem == '| backbone stem | frozen | frozen | frozen |'
+    third = next(line for line in lines if 'backbone.stages[2]' in line)
+    net = Net()
+    norm = sum(p.numel() for p in net.backbone.layer3[1].parameters())
+    share = 1 - norm / sum(p.numel() for p in net.backbone.layer3.parameters())
+    assert third.count(f'({share:.0%} of it)') == 2
+
+
+def test_parts_cover_the_model_once():
+    parts = parts_of(Net())
+    assert list(parts)[:2] == ['backbone stem', 'backbone.stages[0]']
+    names = [name for part in parts.values() for name in part]
+    assert sorted(names) == sorted(name for name, _ in Net().named_parameters())
+    assert set(parts['backbone.stages[1]']) == under('backbone.layer2', names)
+
+
+def test_the_picture_is_drawn(config, tmp_path):
+    draw(preview(config), tmp_path / 'timeline.png')
+    with Image.open(tmp_path / 'timeline.png') as picture:
+        assert len(picture.convert('RGB').getcolors(1 << 20)) > 10
+
+
+@pytest.mark.parametrize('hooks', [[], [{'type': 'LayerFreezeHook'}] * 2])
+def test_a_config_without_one_hook_is_refused(config, hooks):
+    other = Config({**config, 'custom_hooks': hooks})
+    with pytest.raises(PreviewError, match=str(len(hooks))):
+        preview(other)
+
+
+def test_the_tool_prints_and_draws_the_timeline_of_a_config(tmp_path):
+    config = ROOT / 'configs' / 'psp_efflite0_bluemarble.py'
+    tool, picture = ROOT / 'tools' / 'show_freezing.py', tmp_path / 'timeline.png'
+    code, output = run_python(tool, config, '--out', picture)
+    assert code == 0, output
+    assert 'frozen' in output
+    assert 'decode_head' in output
+    assert picture.stat().st_size > 1000
