@@ -1,8 +1,8 @@
 """PSPNet for MMSegmentation: exact fast heads, pretrained weights that load, layers that freeze.
 
 Importing the package repairs what the stock stack needs (:mod:`pspnet_plugin.compat`) and registers
-everything below, so a config only says ``custom_imports = dict(imports=['pspnet_plugin'])``. Without
-mmseg, the hooks and the initializer serve any mmengine project.
+everything below, so a config only says ``custom_imports = dict(imports=['pspnet_plugin'])``.
+Without mmseg, the hooks and the initializer serve any mmengine project.
 """
 
 import importlib.util

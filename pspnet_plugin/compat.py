@@ -1,7 +1,7 @@
 """What the stock OpenMMLab stack needs in order to work on today's PyTorch.
 
-:func:`apply` is called once, when ``pspnet_plugin`` is imported. Each repair first looks whether the
-installed versions need it, and leaves them alone where they do not:
+:func:`apply` is called once, when ``pspnet_plugin`` is imported. Each repair first looks whether
+the installed versions need it, and leaves them alone where they do not:
 
 - ``mmcv-lite`` has no compiled operators, and ``mmseg.models`` imports some that it rarely uses.
 - torch >= 2.6 refuses the checkpoints that mmengine itself writes.
@@ -67,7 +67,7 @@ def require_mmcv() -> None:
 
 
 class _MissingExtension(types.ModuleType):
-    """Stands for ``mmcv._ext`` while ``mmcv.ops`` is imported: every operator raises when called."""
+    """Stands for ``mmcv._ext`` while ``mmcv.ops`` is imported: an operator raises when called."""
 
     def __getattr__(self, name: str):
         if name.startswith('__'):
@@ -155,7 +155,7 @@ def allow_mmengine_checkpoints() -> None:
 def _history_buffer_method(owner, name: str):
     """Answer for ``builtins.getattr`` in a checkpoint: a statistic of HistoryBuffer, nothing else.
 
-    A HistoryBuffer pickles the table of its own statistics as pairs ``getattr(HistoryBuffer, name)``.
+    A HistoryBuffer pickles the table of its statistics as calls ``getattr(HistoryBuffer, name)``.
     """
     from mmengine.logging import HistoryBuffer
 
@@ -193,7 +193,7 @@ def explain_load_error(filename: str, error: Exception) -> str | None:
     if refused:
         name = refused.group(1) or refused.group(2)
         return (
-            f'The checkpoint {filename} holds {name}, which is not data: loading it could run code. '
+            f'The checkpoint {filename} holds {name}, which is not data: loading it can run code. '
             'If you trust whoever made the file, allow it by torch.serialization.add_safe_globals '
             'in a module that your config imports; otherwise save only the state_dict again.'
         )

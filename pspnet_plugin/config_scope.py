@@ -1,4 +1,4 @@
-"""``_base_ = 'pspnet_plugin::NAME.py'`` in anybody's config: where mmengine finds the plugin's configs.
+"""``_base_ = 'pspnet_plugin::NAME.py'`` in any config: how mmengine finds the plugin's.
 
 mmengine has a fixed table of packages for such names, wants a folder in them, and looks for an
 editable installation in the wrong place. It resolves ``_base_`` before ``custom_imports`` run, so
@@ -37,7 +37,7 @@ def config_path(name: str) -> str:
 
 
 def teach(config_class: type) -> None:
-    """Let ``mmengine.config.Config`` resolve ``pspnet_plugin::``; doing it twice changes nothing."""
+    """Let ``mmengine.config.Config`` resolve ``pspnet_plugin::``; twice is the same as once."""
     get_cfg_path = config_class._get_cfg_path
     if getattr(get_cfg_path, 'knows_pspnet_plugin', False):
         return

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import torch
 from mmengine.config import Config
@@ -90,7 +90,7 @@ def check_datasets(cfg: Config, loaders: tuple[str, ...]) -> None:
 
 
 def preparation(cfg: Config) -> str:
-    """The command that makes the dataset, from the config's own ``prepare_dataset``, as a sentence."""
+    """A sentence with the command that makes the dataset: the config's ``prepare_dataset``."""
     command = cfg.get('prepare_dataset')
     if not command:
         return 'Set data_root in the config to where it is.'

@@ -1,4 +1,4 @@
-"""What several test folders share: a tiny street-scene dataset and the tools as a user calls them."""
+"""What test folders share: a tiny street-scene dataset, and Python as a user calls it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin's configs build the models of MMSegmentation's own, and train them by the same recipe."""
+"""The plugin's configs build the models of MMSegmentation's own and train them the same way."""
 
 import copy
 
@@ -86,7 +86,9 @@ def test_pretrained_weights_are_those_of_the_stock_config(ours, stock):
     assert mine.model.backbone.init_cfg.checkpoint == theirs.model.pretrained
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda path: path.stem
+)
 def test_every_config_names_the_plugin_and_checks_labels_against_its_heads(path):
     cfg = Config.fromfile(path)
     assert cfg.custom_imports.imports == ['pspnet_plugin']

@@ -48,7 +48,7 @@ def environment(wheel, tmp_path_factory):
 
 def test_wheel_carries_every_config_and_tool(wheel):
     packed = set(zipfile.ZipFile(wheel).namelist())
-    configs = [path for path in (ROOT / 'configs').rglob('*.py')]
+    configs = list((ROOT / 'configs').rglob('*.py'))
     tools = [*(ROOT / 'tools').glob('*.py'), *(ROOT / 'tools').glob('*.sh')]
     assert len(configs) > 10
     assert len(tools) > 5

@@ -84,9 +84,7 @@ def test_datasets_inside_wrappers_are_looked_at(cityscapes, tmp_path):
     missing.data_root = str(tmp_path / 'elsewhere')
     whole = cityscapes.train_dataloader.dataset
     concatenated = dict(type='ConcatDataset', datasets=[whole, missing])
-    cityscapes.train_dataloader.dataset = dict(
-        type='RepeatDataset', times=2, dataset=concatenated
-    )
+    cityscapes.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=concatenated)
     with pytest.raises(preflight.DatasetError, match='elsewhere does not exist'):
         preflight.check_datasets(cityscapes, TRAIN)
 

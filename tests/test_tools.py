@@ -40,7 +40,9 @@ def test_train_then_test_then_resume(tools, street_scenes, tmp_path):
     assert (tmp_path / 'iter_4.pth').is_file()
     (tmp_path / 'iter_2.pth').unlink()
 
-    code, output = run_python(tools / 'test.py', CONFIG, tmp_path / 'iter_4.pth', *work_dir, *options)
+    code, output = run_python(
+        tools / 'test.py', CONFIG, tmp_path / 'iter_4.pth', *work_dir, *options
+    )
     assert code == 0, output
     assert 0 <= metrics_logged(tmp_path)['mIoU'] <= 100
 

@@ -49,7 +49,7 @@ def run(tool: str, *arguments: object) -> None:
 
 
 def train(folder: Path, options: list[str], iterations: int) -> Path:
-    """Train in ``folder`` unless the last checkpoint is there; go on where a run was interrupted."""
+    """Train in ``folder`` unless its last checkpoint is there; go on with an interrupted run."""
     last = folder / f'iter_{iterations}.pth'
     if last.is_file():
         print(f'\n{last} is there already')
