@@ -58,7 +58,9 @@ def main() -> int:
         named = [load for load in loads if wanted in (None, load[0])] or [
             (wanted or 'backbone', {})
         ]
-        loads = [(name, {**rest, 'checkpoint': arguments.checkpoint}) for name, rest in named]
+        # The hash in the config is that of the file in the config.
+        changed = {'checkpoint': arguments.checkpoint, 'sha256': None}
+        loads = [(name, {**settings, **changed}) for name, settings in named]
     elif wanted is not None:
         loads = [load for load in loads if load[0] == wanted]
     if not loads:

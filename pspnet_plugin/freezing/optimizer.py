@@ -160,7 +160,7 @@ def _lr_ratio(optimizer: torch.optim.Optimizer, as_configured: list[dict]) -> fl
 def remember_constructors() -> None:
     """Trace each optimizer wrapper to its constructor, which alone knows ``paramwise_cfg``."""
     build = DefaultOptimWrapperConstructor.__call__
-    if hasattr(build, '__wrapped__'):
+    if hasattr(build, 'remembers'):
         return
 
     @functools.wraps(build)
@@ -169,6 +169,7 @@ def remember_constructors() -> None:
         _constructors[optim_wrapper] = self
         return optim_wrapper
 
+    build_and_remember.remembers = True
     DefaultOptimWrapperConstructor.__call__ = build_and_remember
 
 
@@ -183,6 +184,9 @@ def lay_out(
 
     ``names`` gives the name of a parameter by its id. Nothing is touched where nothing is added or
     split. Must run before the first iteration and before a state is loaded.
+
+    Raises:
+        LayoutError: the optimizer does not allow it.
     """
     optimizer = optim_wrapper.optimizer
 
@@ -191,6 +195,12 @@ def lay_out(
 
     if not added and all(len({*map(key_of, g['params'])}) < 2 for g in optimizer.param_groups):
         return
+    if type(optimizer).__name__ == 'ZeroRedundancyOptimizer':
+        raise LayoutError(
+            'ZeroRedundancyOptimizer has dealt its parameters out to the processes already: use '
+            'another optimizer, or no lr_mult, warmup and stage_lr_decay, and freeze nothing '
+            'before the optimizer is built.'
+        )
     _take_back_first_step(optim_wrapper, schedulers)
     split, parents = split_groups(optimizer.param_groups, key_of)
     first = {**optimizer.param_groups[0], 'params': torch.zeros(1)}

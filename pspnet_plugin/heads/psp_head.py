@@ -49,9 +49,9 @@ class PyramidConv2d(nn.Conv2d):
 class FactorizedPSPHead(StreamedLossMixin, PSPHead):
     """mmseg's ``PSPHead`` computed exactly, with half the arithmetic and without the concatenation.
 
-    Same arguments, parameter names, outputs and gradients as ``PSPHead``, and from the same seed the
-    same initial weights. Where the bottleneck is not a plain convolution, because of ``conv_cfg``
-    or because it was replaced later, the stock arithmetic is used.
+    Same arguments, parameter names, outputs and gradients as ``PSPHead``; the same initial weights
+    from the same seed. Where the bottleneck is not a plain convolution, because of ``conv_cfg`` or
+    because it was replaced later, the stock arithmetic is used.
 
     Args:
         pool_scales: bins per side of each pooling level.

@@ -92,29 +92,30 @@ def apply_taps(level: Tensor, weight: Tensor) -> Tensor:
 
 
 def upsample_taps(
-    taps: list[Tensor], kernel_size: tuple[int, int], like: Tensor, align_corners: bool
+    taps: list[Tensor], kernel_size: tuple[int, int], output: Tensor, align_corners: bool
 ) -> Tensor:
     """Upsample what :func:`apply_taps` made of each level, shift each tap, and sum all.
 
     Args:
         taps: (N, O, h_l k_h, w_l k_w) each.
-        like: (N, O, H, W); its size and memory format are the result's.
+        output: (N, O, H, W), what the result is to be added to.
 
     Returns:
-        (N, O, H, W), in float32 where the taps are in half precision.
+        (N, O, H, W), in the dtype and the memory format of ``output``.
     """
-    channels_last = _is_channels_last(like)
-    outer, inner = _memory_order(like)
+    channels_last = _is_channels_last(output)
+    outer, inner = _memory_order(output)
     taps = [_full_precision(t) for t in taps]
 
-    def operator(dim):
-        kernel = kernel_size[dim - 2]
-        bins = tuple(t.shape[dim] // kernel for t in taps)
-        return interpolation_operator(like.shape[dim], bins, kernel, align_corners, like=taps[0])
+    def operator(dim, like):
+        bins = tuple(t.shape[dim] // kernel_size[dim - 2] for t in taps)
+        size = output.shape[dim]
+        return interpolation_operator(size, bins, kernel_size[dim - 2], align_corners, like=like)
 
-    operators = operator(outer).split([t.shape[outer] for t in taps], dim=1)
+    operators = operator(outer, like=taps[0]).split([t.shape[outer] for t in taps], dim=1)
     partial = [_multiply(m, t, outer, channels_last) for m, t in zip(operators, taps)]
-    return _multiply(operator(inner), torch.cat(partial, dim=inner), inner, channels_last)
+    partial = torch.cat(partial, dim=inner).to(output.dtype)
+    return _multiply(operator(inner, like=partial), partial, inner, channels_last)
 
 
 # --- operators: functions of sizes, built once --------------------------------------------------
@@ -180,7 +181,8 @@ def interpolation_operator(
     position = torch.minimum(position.clamp(min=0), (count - 1) * unit)
     weight = (unit - (position - index * unit).abs()).clamp(min=0)
     inside = (pixel >= 0) & (pixel < size)
-    return ((weight * inside).to(like.dtype) / unit).flatten(1)
+    exact = _full_precision(like.new_ones(())) * (weight * inside) / unit
+    return exact.to(like.dtype).flatten(1)
 
 
 def _stacked_bins(bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:

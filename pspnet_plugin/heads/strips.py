@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # What one strip of scores may take. On a CPU it should stay in the cache from one operation to the
-# next; a GPU wants few, large kernels.
-STRIP_BYTES = {'cpu': 4 * 2**20, 'cuda': 64 * 2**20}
+# next, but every operation also has threads to wake; a GPU wants few, large kernels.
+STRIP_BYTES = {'cpu': 8 * 2**20, 'cuda': 64 * 2**20}
 
 
 class Strip(NamedTuple):

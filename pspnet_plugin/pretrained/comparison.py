@@ -27,7 +27,7 @@ TORCHVISION_LAYOUTS = (
 def compare(module: nn.Module, report: LoadReport, trust_pickle: bool = False) -> dict[str, float]:
     """Relative difference of the features of each stage, by the library's name for it.
 
-    Both networks see the same random input, ``(1, 3, 128, 128)`` in float64, in eval mode. Stages
+    Both networks see the same random input, ``(1, 3, 64, 64)`` in float64, in eval mode. Stages
     whose resolution differs are left out: the library's network is not dilated there.
 
     Returns:
@@ -49,7 +49,7 @@ def compare(module: nn.Module, report: LoadReport, trust_pickle: bool = False) -
 
 def _picture() -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, 3, 128, 128, dtype=torch.float64, generator=generator)
+    return torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=generator)
 
 
 @torch.no_grad()

@@ -174,13 +174,13 @@ def _about_detection(names: Iterable[str]) -> str | None:
 
 
 def _about_heads(match: Match, renamed: Mapping[str, str], module_shapes: Shapes) -> str | None:
-    missing = [name for name in module_shapes if is_counted(name) and name not in match.names]
-    children = {name.partition('.')[0] for name in module_shapes}
-    if 'backbone' in children and missing and not any(n.startswith('backbone.') for n in missing):
-        heads = ', '.join(sorted({name.partition('.')[0] for name in missing}))
+    children = dict.fromkeys(name.partition('.')[0] for name in module_shapes)
+    found = {name.partition('.')[0] for name in match.names}
+    empty = [child for child in children if child not in found]
+    if 'backbone' in found and empty:
         return (
-            f'The checkpoint has nothing for {heads}. To load the backbone only, give the init_cfg '
-            "to the backbone (module='backbone' in the hook)."
+            f'The checkpoint has nothing for {" and ".join(empty)}. To load the backbone only, '
+            "give the init_cfg to the backbone (module='backbone' in the hook)."
         )
     if 'backbone' in children and not any('backbone' in name for name in renamed):
         return (

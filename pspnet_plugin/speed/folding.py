@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from ..errors import PspnetPluginError
 
@@ -45,7 +45,8 @@ def fold_batch_norms(model: nn.Module, run: Callable[[nn.Module], object]) -> tu
         FoldingError: the outputs before and after folding differ.
     """
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    folded = copy.deepcopy(model, shared).eval()
+    folded = copy.deepcopy(model, shared)
+    folded.eval()  # Not chained: mmseg's backbones return None.
     pairs, expected = find_pairs(folded, run)
     for conv, norm in pairs:
         _fold(folded, conv, norm)
@@ -87,7 +88,8 @@ def find_pairs(model: nn.Module, run: Callable[[nn.Module], object]) -> tuple[li
 
     class CountReads(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            reads.update({id(leaf) for leaf in tree_leaves((args, kwargs)) if id(leaf) in made_by})
+            leaves, _ = tree_flatten((args, kwargs))
+            reads.update({id(leaf) for leaf in leaves if id(leaf) in made_by})
             return func(*args, **(kwargs or {}))
 
     handles = []
@@ -123,4 +125,4 @@ def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
 
 
 def _tensors(output: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]

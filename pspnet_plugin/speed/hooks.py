@@ -57,13 +57,16 @@ class FoldBatchNormHook(Hook):
             if not isinstance(model, DistributedDataParallel):
                 return
             model = model.module
+        # The copy of a compiled model still calls the model itself, which must then predict.
+        model.eval()
         try:
             folded, count = fold_batch_norms(model, _run_example)
         except Exception as error:  # An optimization must not end a run of days.
             self._log(runner, f'FoldBatchNormHook leaves the model as it is: {error!r}')
             return
         self._log(runner, f'FoldBatchNormHook folded {count} batch norms for prediction.')
-        self._model, runner.model = runner.model, folded
+        if count:
+            self._model, runner.model = runner.model, folded
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Give the trained model back."""

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 
+from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
 from pspnet_plugin.preflight import stock_tools
 from tests.conftest import ROOT, small_run_options
@@ -77,6 +78,22 @@ def test_gradients_accumulated_without_exchange_cross_a_transition(tmp_path, pro
         )
         final.append(net.state_dict())
     assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+
+
+def test_a_sharded_optimizer_is_refused_only_where_its_groups_would_change(tmp_path, process_group):
+    wrapper = {
+        'optimizer': {
+            'type': 'ZeroRedundancyOptimizer',
+            'optimizer_type': 'SGD',
+            'lr': 0.1,
+            'momentum': 0.9,
+        }
+    }
+    freeze = LayerFreezeHook(freeze=['backbone'], schedule=[{'at': 2, 'unfreeze': 'backbone'}])
+    _, watched = watch(tmp_path, freeze, optim_wrapper=wrapper, max_iters=4)
+    assert 'backbone.stem.0.weight' in watched.changed[2] - watched.changed[1]
+    with pytest.raises(PspnetPluginError, match='ZeroRedundancyOptimizer'):
+        watch(tmp_path, LayerFreezeHook(stage_lr_decay=0.5), optim_wrapper=wrapper)
 
 
 TWO_PROCESSES = """

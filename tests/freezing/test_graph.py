@@ -6,6 +6,9 @@ import warnings
 
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmseg.models.backbones import ResNet
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pspnet_plugin.freezing import LayerFreezeHook
@@ -37,6 +40,43 @@ def loss_of(head):
         return {'loss': (head(x) - 1).square().mean()}
 
     return loss
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_frozen_stages_save_and_give_what_the_stock_setting_does(tmp_path, with_cp):
+    def segmentor(frozen_stages):
+        net = Net()
+        torch.manual_seed(0)
+        net.backbone = nn.Sequential(
+            ResNet(
+                depth=18,
+                stem_channels=4,
+                base_channels=4,
+                strides=(1, 1, 1, 1),
+                out_indices=(3,),
+                frozen_stages=frozen_stages,
+                norm_eval=False,
+                with_cp=with_cp,
+            ),
+            First(),
+            nn.Conv2d(32, 4, 1),
+        )
+        return net
+
+    stock, _ = watch(tmp_path, model=segmentor(3))
+    hook = LayerFreezeHook(freeze=['backbone.0.stages[:3]'])
+    ours, _ = watch(tmp_path, hook, model=segmentor(-1))
+    for name, tensor in stock.model.state_dict().items():
+        assert torch.equal(ours.model.state_dict()[name], tensor), name
+    x = torch.randn(2, 3, 9, 9)
+    assert saved_shapes(ours.model, x)[0] == saved_shapes(stock.model, x)[0]
+
+
+class First(nn.Module):
+    """The first of several maps."""
+
+    def forward(self, maps):
+        return maps[0]
 
 
 class Checkpointed(Net):
@@ -78,14 +118,24 @@ def test_activation_checkpointing_of_mmengine_keeps_the_gradients(tmp_path):
 
 
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
-def test_a_compiled_model_sees_the_transition(tmp_path, backend):
-    hook = LayerFreezeHook(freeze=['backbone'], schedule=[{'at': 2, 'unfreeze': 'backbone.layer3'}])
-    _, watched = watch(
-        tmp_path,
-        hook,
-        max_iters=4,
-        cfg={'compile': {'backend': backend}, 'work_dir': str(tmp_path)},
+def test_a_compiled_model_is_compiled_again_at_the_transition_only(tmp_path, backend):
+    compiled = []
+
+    @torch._dynamo.register_backend(name=f'counting_{backend}')
+    def counting(graph, inputs):
+        compiled[-1] += 1
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    class Count(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            compiled.append(0)
+
+    hook = LayerFreezeHook(
+        freeze=['backbone'], schedule=[{'at': 3, 'unfreeze': 'backbone.layer3', 'lr_mult': 0.5}]
     )
-    trained = [under('backbone', watched.changed[t]) for t in range(4)]
-    assert trained[0] == trained[1] == set()
-    assert trained[2] == under('backbone.layer3', trained[2]) != set()
+    settings = {'cfg': {'compile': {'backend': f'counting_{backend}'}, 'work_dir': str(tmp_path)}}
+    _, watched = watch(tmp_path, hook, Count(), max_iters=6, **settings)
+    trained = [under('backbone', watched.changed[t]) for t in range(6)]
+    assert trained[2] == set()
+    assert trained[3] == under('backbone.layer3', trained[3]) != set()
+    assert [count > 0 for count in compiled] == [True, False, False, True, False, False]

@@ -148,8 +148,9 @@ def built_frozen():
 
 @pytest.mark.parametrize('paramwise', [PARAMWISE, None])
 @pytest.mark.parametrize('scale', [False, True])
+@pytest.mark.parametrize('schedule', ['linear, cosine', 'one cycle'])
 def test_skipped_parameters_join_as_the_constructor_would_have_added_them(
-    tmp_path, paramwise, scale
+    tmp_path, paramwise, scale, schedule
 ):
     settings = {
         'optim_wrapper': {
@@ -157,7 +158,7 @@ def test_skipped_parameters_join_as_the_constructor_would_have_added_them(
             'paramwise_cfg': paramwise,
         },
         'auto_scale_lr': {'enable': scale, 'base_batch_size': 8},
-        'param_scheduler': SCHEDULES['linear, cosine'],
+        'param_scheduler': SCHEDULES[schedule],
     }
     stock, stock_lrs = watch(tmp_path, model=Net(), **settings)
     hook = LayerFreezeHook(schedule=[{'at': 2, 'unfreeze': ['backbone']}])

@@ -11,7 +11,7 @@ from mmengine.structures import PixelData
 from mmseg.models.decode_heads import FCNHead
 from mmseg.structures import SegDataSample
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from pspnet_plugin import PspnetPluginError
 from pspnet_plugin.heads import StreamedFCNHead, loss_mixin
@@ -257,7 +257,7 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        sizes = [t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        sizes = [t.numel() for t in tree_flatten(result)[0] if isinstance(t, torch.Tensor)]
         self.elements = max([self.elements, *sizes])
         return result
 

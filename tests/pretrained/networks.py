@@ -16,6 +16,8 @@ RESNET50_D8 = {
     'dilations': (1, 1, 2, 4),
     'contract_dilation': True,
 }
+# The names of a ResNet-18 and a hundredth of its weights.
+NARROW_RESNET = {'type': 'ResNet', 'depth': 18, 'base_channels': 8, 'stem_channels': 8}
 
 
 def build(**config) -> nn.Module:

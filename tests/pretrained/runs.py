@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from .networks import build
+from .networks import NARROW_RESNET, build
 
 _numbers = iter(range(10**6))
 
@@ -29,12 +29,12 @@ class Noise(Dataset):
 
 
 class Net(BaseModel):
-    """A ResNet-18 of MMSegmentation and a linear head with an initialization of its own."""
+    """A narrow ResNet-18 of MMSegmentation and a linear head."""
 
     def __init__(self, init_cfg=None, backbone=None):
         super().__init__()
-        self.backbone = backbone or build(type='ResNet', depth=18, init_cfg=init_cfg)
-        self.head = nn.Conv2d(512, 2, 1)
+        self.backbone = backbone or build(**NARROW_RESNET, init_cfg=init_cfg)
+        self.head = nn.Conv2d(64, 2, 1)
 
     def forward(self, x, mode='loss'):
         features = self.backbone(x)
@@ -67,13 +67,17 @@ def make_runner(work_dir: Path, *hooks, model=None, lr=0.0, **settings) -> Runne
         'train_cfg': {'by_epoch': False, 'max_iters': 2},
         'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': lr}},
         'custom_hooks': list(hooks),
-        'default_hooks': {
-            'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}
-        },
+        'default_hooks': {'checkpoint': None},
         'experiment_name': f'pretrained{next(_numbers)}',
         'log_level': 'INFO',
     }
     return Runner(**{**arguments, **settings})
+
+
+# For runs whose checkpoints matter.
+SAVING = {
+    'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}}
+}
 
 
 def start_of(work_dir: Path, *hooks, **settings) -> dict[str, torch.Tensor]:

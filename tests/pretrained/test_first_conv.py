@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.first_conv import BAND_NAMES, adapt_to_bands, default_bands
 
-from .networks import build, randomized, saved
+from .networks import NARROW_RESNET, build, randomized, saved
 
 bands_lists = st.lists(st.sampled_from(BAND_NAMES), min_size=1, max_size=8)
 
@@ -58,15 +58,15 @@ def test_the_default_names_one_source_per_band(count):
 
 @pytest.fixture(scope='module')
 def rgb_weights(tmp_path_factory):
-    network = randomized(build(type='ResNet', depth=18))
+    network = randomized(build(**NARROW_RESNET))
     return network, saved(network, tmp_path_factory.mktemp('rgb') / 'rgb.pth')
 
 
 @pytest.mark.parametrize('bands', [1, 2, 4, 6])
 @pytest.mark.parametrize('kind', ['ResNet', 'ResNetV1c'])
 def test_a_network_with_other_bands_answers_grey_as_the_rgb_network(tmp_path, kind, bands):
-    rgb = randomized(build(type=kind, depth=18))
-    ours = randomized(build(type=kind, depth=18, in_channels=bands), seed=3)
+    rgb = randomized(build(**{**NARROW_RESNET, 'type': kind}))
+    ours = randomized(build(**{**NARROW_RESNET, 'type': kind}, in_channels=bands), seed=3)
     report = load_pretrained(ours, saved(rgb, tmp_path / 'rgb.pth'))
     assert report.coverage == 1
     assert len(report.adapted) == 1
@@ -79,14 +79,14 @@ def test_a_network_with_other_bands_answers_grey_as_the_rgb_network(tmp_path, ki
 
 def test_chosen_bands_are_taken_and_reported(rgb_weights):
     network, file = rgb_weights
-    ours = build(type='ResNet', depth=18)
+    ours = build(**NARROW_RESNET)
     report = load_pretrained(ours, file, first_conv={'bands': ['B', 'G', 'R']})
     assert report.adapted == {'conv1.weight': 'bands B, G, R'}
     torch.testing.assert_close(ours.conv1.weight, network.conv1.weight.flip(1))
 
 
 def test_first_conv_error_refuses_other_bands(rgb_weights):
-    ours = build(type='ResNet', depth=18, in_channels=4)
+    ours = build(**NARROW_RESNET, in_channels=4)
     with pytest.raises(PretrainedWeightsError, match=r"first_conv='error'.*first_conv='adapt'"):
         load_pretrained(ours, rgb_weights[1], first_conv='error')
 
@@ -101,13 +101,13 @@ def test_first_conv_error_refuses_other_bands(rgb_weights):
     ],
 )
 def test_a_wrong_first_conv_is_an_error_that_says_what_is_right(rgb_weights, setting, message):
-    ours = build(type='ResNet', depth=18, in_channels=4)
+    ours = build(**NARROW_RESNET, in_channels=4)
     with pytest.raises(PretrainedWeightsError, match=message):
         load_pretrained(ours, rgb_weights[1], first_conv=setting)
 
 
 def test_bands_named_for_weights_that_are_not_rgb_are_an_error(tmp_path):
-    four = build(type='ResNet', depth=18, in_channels=4)
+    four = build(**NARROW_RESNET, in_channels=4)
     file = saved(four, tmp_path / 'four.pth')
     with pytest.raises(PretrainedWeightsError, match=r'4 bands.*not the RGB'):
         load_pretrained(four, file, first_conv={'bands': ['R', 'G', 'B', 'mean']})

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModule
 from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
@@ -22,13 +21,13 @@ from pspnet_plugin.pretrained import (
     PretrainedWeightsError,
 )
 
-from .networks import build, randomized, saved
-from .runs import Net, make_runner, start_of
+from .networks import NARROW_RESNET, build, randomized, saved
+from .runs import SAVING, Net, make_runner, start_of
 
 
 @pytest.fixture(scope='module')
 def network():
-    return randomized(torchvision.models.resnet18())
+    return randomized(build(**NARROW_RESNET))
 
 
 @pytest.fixture(scope='module')
@@ -86,7 +85,7 @@ def test_the_report_is_in_the_log_and_beside_it_as_json(tmp_path, file):
 
 
 def test_weights_that_do_not_fit_stop_the_run_and_the_log_has_the_table(tmp_path, file):
-    model = Net(backbone=build(type='ResNetV1c', depth=18))
+    model = Net(backbone=build(**{**NARROW_RESNET, 'type': 'ResNetV1c'}))
     with pytest.raises(PretrainedWeightsError, match='deep stem'):
         start_of(tmp_path, PretrainedBackboneHook(file), model=model)
     (log,) = tmp_path.glob('*/*.log')
@@ -101,7 +100,7 @@ def test_a_checkpoint_to_load_or_resume_wins(tmp_path, file, network, way):
         return hooks, {'model': Net(init_cfg(file) if in_config else None)}
 
     hooks, options = settings()
-    make_runner(tmp_path, *hooks, lr=0.1, **options).train()
+    make_runner(tmp_path, *hooks, lr=0.1, **options, **SAVING).train()
     trained = torch.load(tmp_path / 'iter_1.pth', weights_only=False)['state_dict']
     assert not has_weights_of(trained, network)
     for resume in (False, True):
@@ -120,10 +119,11 @@ def test_the_average_starts_from_the_loaded_weights(tmp_path, file, network):
     # Both orders of the two hooks.
     for number, order in enumerate((1, -1)):
         hooks = [PretrainedBackboneHook(file), EMAHook()][::order]
-        make_runner(tmp_path / str(number), *hooks).train()
+        make_runner(tmp_path / str(number), *hooks, **SAVING).train()
         content = torch.load(tmp_path / str(number) / 'iter_2.pth', weights_only=False)
         averaged = content['ema_state_dict']
         parameters = {f'module.backbone.{name}' for name, _ in network.named_parameters()}
+        assert len(parameters & set(averaged)) == 60
         for name in parameters & set(averaged):
             theirs = network.get_parameter(name.removeprefix('module.backbone.'))
             assert torch.equal(averaged[name], theirs), name
@@ -147,7 +147,7 @@ class OwnInit(BaseModule):
 
     def __init__(self):
         super().__init__()
-        self.body = build(type='ResNet', depth=18)
+        self.body = build(**NARROW_RESNET)
 
     def init_weights(self):
         for parameter in self.parameters():
@@ -162,7 +162,7 @@ class PlainBackbone(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = build(type='ResNet', depth=18)
+        self.body = build(**NARROW_RESNET)
 
     def forward(self, x):
         return self.body(x)

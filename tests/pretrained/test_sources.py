@@ -8,11 +8,16 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import timm
+import torch
 import torchvision
 import yaml
+from torch import nn
 
-from pspnet_plugin.pretrained import PretrainedWeightsError
+from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained, sources
+from pspnet_plugin.pretrained.downloads import cached_path
 from pspnet_plugin.pretrained.sources import SCHEMES, Address, locate, resolve
+
+from .test_reading import Attack
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +153,44 @@ def test_a_file_inside_a_package_is_found():
 )
 def test_a_reference_that_names_nothing_says_what_would(reference, message):
     refused(reference, message)
+
+
+@pytest.mark.parametrize(
+    'reference',
+    [
+        'weights.pth',
+        'https://server.example/weights.pth',
+        'torchvision://resnet18',
+        'timm://resnet18',
+        'open-mmlab://resnet18_v1c',
+        'mmseg://pspnet_r50-d8_4xb2-40k_cityscapes-512x1024',
+        'hf://org/repo/weights.pth',
+        'package://hostile_weights/weights.pth',
+    ],
+)
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_malicious_pickle_does_not_run_through_any_scheme(
+    tmp_path, monkeypatch, reference, zipped
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    # The hash in a name would refuse the file before it is read.
+    monkeypatch.setattr(sources, 'hash_in_name', lambda path: None)
+    (tmp_path / 'hostile_weights').mkdir()
+    (tmp_path / 'hostile_weights' / '__init__.py').touch()
+    (tmp_path / 'hostile_weights' / 'weights.pth').touch()
+    found = resolve(reference)
+    path = cached_path(found.url, found.name) if isinstance(found, Address) else found
+    if path.suffix == '.safetensors':
+        path = path.with_suffix('.bin')
+        monkeypatch.setattr(sources, 'resolve', lambda reference: path)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    content = {'state_dict': nn.Linear(2, 2).state_dict(), 'x': Attack(tmp_path / 'was_here')}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(PretrainedWeightsError, match='mkdir'):
+        load_pretrained(nn.Linear(2, 2), reference)
+    assert not (tmp_path / 'was_here').exists()
 
 
 @pytest.mark.parametrize(

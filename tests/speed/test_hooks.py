@@ -6,7 +6,8 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseTTAModel, MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
@@ -153,6 +154,68 @@ def test_model_that_cannot_run_the_example_validates_as_it_is(tmp_path):
     runner = build_runner(tmp_path, [FoldBatchNormHook(), watcher], NeedsDataSamples())
     runner.train()
     assert watcher.validated == [nn.BatchNorm2d] * 4
+
+
+def test_model_whose_methods_are_replaced_as_by_compilation_predicts_the_same(tmp_path):
+    means = []
+    for hooks in ([], [FoldBatchNormHook()]):
+        model = TinyModel()
+        val_step = model.val_step
+        model.val_step = lambda data, val_step=val_step: val_step(data)  # A copy calls this model.
+        runner = build_runner(tmp_path, hooks, model)
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter)
+        means.append(runner.val()['mean'])
+    assert means[1] == pytest.approx(means[0], rel=1e-5)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_model_wrapped_for_several_processes_is_folded_and_comes_back(tmp_path, process_group):
+    watcher = Watcher()
+    wrapped = MMDistributedDataParallel(TinyModel())
+    runner = build_runner(tmp_path, [FoldBatchNormHook(), watcher], wrapped)
+    runner.train()
+    assert watcher.validated == [nn.Identity] * 4
+    assert watcher.afterwards == [wrapped] * 2
+
+
+@MODEL_WRAPPERS.register_module()
+class ShardedModel(nn.Module):
+    """Stands for a wrapper that holds only a part of each parameter."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.norm = module, module.norm
+        self.val_step = module.val_step
+
+
+def test_sharded_model_is_left_alone(tmp_path):
+    watcher = Watcher()
+    build_runner(tmp_path, [FoldBatchNormHook(), watcher], ShardedModel(TinyModel())).val()
+    assert watcher.validated == [nn.BatchNorm2d] * 2
+
+
+class TinyTTAModel(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        return [views[0] for views in data_samples_list]
+
+
+def test_model_inside_test_time_augmentation_is_folded(tmp_path):
+    hook, model = FoldBatchNormHook(), TinyTTAModel(TinyModel())
+    runner = build_runner(tmp_path, [], model)
+    hook.before_test_epoch(runner)
+    assert isinstance(runner.model.module.norm, nn.Identity)
+    hook.after_test_epoch(runner)
+    assert runner.model is model
+    assert isinstance(model.module.norm, nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize('phase', ['train', 'val', 'test'])

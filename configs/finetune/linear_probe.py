@@ -1,0 +1,18 @@
+# Linear probing: the backbone is frozen, and one 1 x 1 convolution on its last map is trained.
+# Tells how much of the task the pretrained features hold already.
+_base_ = '../psp_efflite0_bluemarble.py'
+
+model = dict(
+    decode_head=dict(
+        _delete_=True,
+        type='FCNHead',
+        in_channels=320,
+        in_index=4,
+        channels=320,
+        num_convs=0,
+        concat_input=False,
+        dropout_ratio=0,
+        num_classes=3,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True)))
+custom_hooks = [dict(type='LayerFreezeHook', freeze=['backbone'])]

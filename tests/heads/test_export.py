@@ -1,0 +1,129 @@
+"""The factorized head compiled and exported, at sizes that the pyramid's bins do not divide."""
+
+import onnxruntime
+import pytest
+import torch
+from mmseg.models.decode_heads import PSPHead
+from torch import nn
+
+from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead
+
+HEIGHT_WIDTH = (250, 330)  # a feature map of 32 x 42: not divisible by 3 or 6
+OTHER_SIZES = [(333, 201), (40, 57)]
+
+
+class Segmenter(nn.Module):
+    """A stride-8 convolution for a backbone, and a head."""
+
+    def __init__(self, cls, **kwargs):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Conv2d(3, 16, 3, stride=8, padding=1)
+        self.head = cls(
+            in_channels=16, channels=8, num_classes=5, norm_cfg={'type': 'BN'}, **kwargs
+        )
+
+    def forward(self, image):
+        return self.head([self.backbone(image)])
+
+
+@pytest.fixture(params=[False, True], ids=['half-pixel', 'align-corners'])
+def segmenter(request):
+    return Segmenter(FactorizedPSPHead, align_corners=request.param).eval()
+
+
+def image(size=HEIGHT_WIDTH):
+    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def assert_onnx_runtime_agrees(path, model, sizes):
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    for size in sizes:
+        (result,) = session.run(None, {session.get_inputs()[0].name: image(size).numpy()})
+        expected = model(image(size))
+        assert (torch.from_numpy(result) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def dynamic_size():
+    return ({2: torch.export.Dim('height', min=16), 3: torch.export.Dim('width', min=16)},)
+
+
+def test_compiled_without_a_break_it_trains_alike():
+    model = Segmenter(FactorizedPSPHead, dropout_ratio=0).eval()
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    gradients = []
+    for forward in (model, compiled):
+        forward(image()).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        model.zero_grad()
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-3)
+
+
+def test_compiled_for_any_size_it_needs_no_second_graph():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = Segmenter(FactorizedPSPHead).eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    with torch.no_grad():
+        # Not smaller, for torch keeps another graph for convolutions of small maps on a CPU.
+        for size in [HEIGHT_WIDTH, (258, 349), (385, 270)]:
+            torch.testing.assert_close(compiled(image(size)), model(image(size)))
+    assert len(graphs) == 1
+
+
+def test_exported_program_takes_any_size(segmenter):
+    program = torch.export.export(segmenter, (image(),), dynamic_shapes=dynamic_size())
+    for size in [HEIGHT_WIDTH, *OTHER_SIZES]:
+        torch.testing.assert_close(program.module()(image(size)), segmenter(image(size)))
+
+
+def test_torchscript_exporter_writes_onnx_of_fixed_size(segmenter, tmp_path):
+    path = tmp_path / 'fixed.onnx'
+    torch.onnx.export(segmenter, (image(),), path, dynamo=False)
+    assert_onnx_runtime_agrees(path, segmenter, [HEIGHT_WIDTH])
+
+
+def test_torchscript_exporter_writes_onnx_of_any_size(segmenter, tmp_path):
+    path = tmp_path / 'dynamic.onnx'
+    axes = {'image': {2: 'height', 3: 'width'}}
+    torch.onnx.export(
+        segmenter, (image(),), path, dynamo=False, input_names=['image'], dynamic_axes=axes
+    )
+    assert_onnx_runtime_agrees(path, segmenter, [HEIGHT_WIDTH, *OTHER_SIZES])
+
+
+def test_torchscript_exporter_refuses_the_stock_head_here(tmp_path):
+    with pytest.raises(torch.onnx.errors.SymbolicValueError, match='adaptive_avg_pool2d'):
+        torch.onnx.export(
+            Segmenter(PSPHead).eval(), (image(),), tmp_path / 'stock.onnx', dynamo=False
+        )
+
+
+def test_dynamo_exporter_writes_onnx_of_fixed_size(tmp_path):
+    segmenter = Segmenter(FactorizedPSPHead).eval()
+    path = tmp_path / 'fixed.onnx'
+    torch.onnx.export(segmenter, (image(),), path, dynamo=True, verbose=False)
+    assert_onnx_runtime_agrees(path, segmenter, [HEIGHT_WIDTH])
+
+
+def test_dynamo_exporter_writes_onnx_of_any_size(tmp_path):
+    segmenter = Segmenter(FactorizedPSPHead, align_corners=True).eval()
+    path = tmp_path / 'dynamic.onnx'
+    torch.onnx.export(
+        segmenter, (image(),), path, dynamo=True, verbose=False, dynamic_shapes=dynamic_size()
+    )
+    assert_onnx_runtime_agrees(path, segmenter, [HEIGHT_WIDTH, *OTHER_SIZES])
+
+
+def test_plain_head_is_written_as_onnx_of_any_size(tmp_path):
+    model = Segmenter(PlainPSPHead).eval()
+    path = tmp_path / 'plain.onnx'
+    axes = {'image': {2: 'height', 3: 'width'}}
+    torch.onnx.export(
+        model, (image(),), path, dynamo=False, input_names=['image'], dynamic_axes=axes
+    )
+    assert_onnx_runtime_agrees(path, model, [HEIGHT_WIDTH, *OTHER_SIZES])

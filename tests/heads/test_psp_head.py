@@ -1,0 +1,368 @@
+"""The PSP heads against mmseg's ``PSPHead`` and against the pyramid written out plainly."""
+
+import copy
+import math
+import statistics
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from mmcv.cnn import fuse_conv_bn
+from mmengine.structures import PixelData
+from mmseg.models.decode_heads import PSPHead
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead
+from pspnet_plugin.heads.psp_head import PyramidConv2d
+
+BN = {'type': 'BN'}
+SMALL = {'in_channels': 6, 'channels': 4, 'num_classes': 3, 'norm_cfg': BN, 'dropout_ratio': 0}
+
+
+def both_heads(**kwargs):
+    """mmseg's head and ours with the same random parameters, statistics included."""
+    stock = PSPHead(**{**SMALL, **kwargs})
+    for module in stock.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    ours = FactorizedPSPHead(**{**SMALL, **kwargs})
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    return stock, ours
+
+
+def run(head, x):
+    """The head's output, and the gradients of x and of every parameter for one random gradient."""
+    x = x.detach().clone().requires_grad_()
+    out = head([x])
+    gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+    out.backward(gradient.to(out.dtype))
+    results = {'output': out.detach(), 'x': x.grad}
+    results.update((name, parameter.grad) for name, parameter in head.named_parameters())
+    return results
+
+
+def assert_equal_results(ours, stock, tolerance=1e-10):
+    assert ours.keys() == stock.keys()
+    for name, expected in stock.items():
+        error = (ours[name] - expected).abs().max()
+        assert error <= tolerance * expected.abs().max(), name
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    batch=st.integers(1, 3),
+    in_channels=st.integers(1, 9),
+    channels=st.integers(1, 5),
+    pool_scales=st.lists(st.integers(1, 8), min_size=1, max_size=4),
+    align_corners=st.booleans(),
+    norm_cfg=st.sampled_from([None, BN, {'type': 'SyncBN'}]),
+    act_cfg=st.sampled_from([None, {'type': 'ReLU'}, {'type': 'LeakyReLU'}]),
+)
+def test_outputs_and_all_gradients_equal_stock_in_eval(
+    size, batch, in_channels, channels, pool_scales, align_corners, norm_cfg, act_cfg
+):
+    torch.manual_seed(0)
+    stock, ours = both_heads(
+        in_channels=in_channels,
+        channels=channels,
+        pool_scales=tuple(pool_scales),
+        align_corners=align_corners,
+        norm_cfg=norm_cfg,
+        act_cfg=act_cfg,
+    )
+    x = torch.randn(batch, in_channels, *size, dtype=torch.float64)
+    assert_equal_results(run(ours.double().eval(), x), run(stock.double().eval(), x))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    batch=st.integers(3, 4),
+    in_channels=st.integers(2, 9),
+    pool_scales=st.lists(st.integers(1, 8), min_size=1, max_size=4),
+    align_corners=st.booleans(),
+)
+def test_outputs_gradients_and_statistics_equal_stock_in_training(
+    size, batch, in_channels, pool_scales, align_corners
+):
+    torch.manual_seed(0)
+    stock, ours = both_heads(
+        in_channels=in_channels, pool_scales=pool_scales, align_corners=align_corners
+    )
+    # Samples of different brightness: a norm over a few equal values would amplify any rounding.
+    x = torch.randn(batch, in_channels, *size, dtype=torch.float64)
+    x = x + 3 * torch.randn(batch, in_channels, 1, 1, dtype=torch.float64)
+    assert_equal_results(run(ours.double().train(), x), run(stock.double().train(), x))
+    for name, expected in stock.named_buffers():
+        torch.testing.assert_close(dict(ours.named_buffers())[name], expected, rtol=1e-10, atol=0)
+
+
+def test_what_mmseg_checks_of_its_own_head_holds():
+    with pytest.raises(AssertionError):
+        FactorizedPSPHead(in_channels=32, channels=16, num_classes=19, pool_scales=1)
+
+    def norms(head):
+        return [m for m in head.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    sizes = {'in_channels': 32, 'channels': 16, 'num_classes': 19}
+    assert not norms(FactorizedPSPHead(**sizes))
+    synced = norms(FactorizedPSPHead(**sizes, norm_cfg={'type': 'SyncBN'}))
+    assert len(synced) == 5
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in synced)
+    head = FactorizedPSPHead(**sizes, pool_scales=(1, 2, 3))
+    assert [level[0].output_size for level in head.psp_modules] == [1, 2, 3]
+    assert head([torch.randn(1, 32, 45, 45)]).shape == (1, 19, 45, 45)
+
+
+@pytest.mark.parametrize('norm_cfg', [None, BN, {'type': 'SyncBN'}])
+def test_same_seed_gives_the_parameters_and_the_random_state_of_stock(norm_cfg):
+    states = []
+    for cls in (PSPHead, FactorizedPSPHead):
+        torch.manual_seed(3)
+        head = cls(**{**SMALL, 'norm_cfg': norm_cfg})
+        head.init_weights()
+        states.append((list(head.state_dict().items()), torch.rand(1)))
+    (stock, after_stock), (ours, after_ours) = states
+    assert [name for name, _ in ours] == [name for name, _ in stock]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ours, stock))
+    assert torch.equal(after_ours, after_stock)
+
+
+def test_training_on_one_picture_fails_as_stock_does():
+    stock, ours = both_heads()
+    messages = []
+    for head in (stock, ours):
+        with pytest.raises(ValueError) as failure:
+            head.train()([torch.randn(1, 6, 9, 9)])
+        messages.append(str(failure.value))
+    assert messages[0] == messages[1]
+
+
+def test_losses_equal_stock():
+    stock, ours = both_heads()
+    inputs = [torch.randn(2, 6, 9, 11)]
+    labels = torch.randint(3, (2, 1, 36, 44))
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
+    expected = stock.loss(inputs, samples, {})
+    for name, value in ours.loss(inputs, samples, {}).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        {'conv_cfg': {'type': 'ConvWS'}},
+        {'conv_cfg': {'type': 'Conv2dAdaptivePadding'}},
+        {'conv_cfg': {'type': 'Conv2d', 'padding_mode': 'circular'}},
+        {'pool_scales': ()},
+        {'pool_scales': ((1, 2), 3)},
+    ],
+    ids=str,
+)
+def test_a_bottleneck_that_cannot_be_split_takes_the_stock_arithmetic(kwargs):
+    stock, ours = both_heads(**kwargs)
+    assert not isinstance(ours.bottleneck.conv, PyramidConv2d)
+    x = torch.randn(2, 6, 9, 11)
+    assert torch.equal(ours([x]), stock([x]))
+
+
+def test_a_bottleneck_replaced_later_takes_the_stock_arithmetic():
+    stock, ours = both_heads()
+    for head in (stock, ours):
+        torch.manual_seed(1)
+        head.bottleneck.conv = nn.Conv2d(22, 4, 3, padding=2, dilation=2)
+    x = torch.randn(2, 6, 9, 11)
+    assert torch.equal(ours([x]), stock([x]))
+
+
+def test_bottleneck_still_convolves_a_concatenation():
+    stock, ours = both_heads()
+    concatenation = torch.randn(2, 22, 9, 11)
+    assert torch.equal(ours.bottleneck(concatenation), stock.bottleneck(concatenation))
+
+
+@pytest.mark.parametrize(
+    'name', ['bottleneck', 'bottleneck.conv', 'bottleneck.bn', 'psp_modules.2.1', 'conv_seg']
+)
+def test_forward_hooks_see_what_they_see_in_stock(name):
+    seen = []
+    stock, ours = both_heads()
+    x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
+    for head in (stock, ours):
+        head.double().get_submodule(name).register_forward_hook(
+            lambda module, args, output: seen.append(output.detach().clone())
+        )
+        head([x])
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-10, atol=1e-12)
+
+
+def fold(head):
+    return fuse_conv_bn(head.eval())
+
+
+def convolve_with_folded_weight(head):
+    head.eval().bottleneck.turn_on_efficient_conv_bn_eval()
+    return head
+
+
+def normalize_weight(head):
+    parametrizations.weight_norm(head.bottleneck.conv)
+    return head
+
+
+def freeze(head):
+    for parameter in [*head.psp_modules.parameters(), *head.bottleneck.parameters()]:
+        parameter.requires_grad_(False)
+    return head
+
+
+@pytest.mark.parametrize(
+    'change', [fold, convolve_with_folded_weight, normalize_weight, copy.deepcopy, freeze]
+)
+def test_what_changes_a_stock_head_changes_ours_alike(change):
+    stock, ours = both_heads()
+    stock, ours = change(stock.double()), change(ours.double())
+    x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
+    torch.testing.assert_close(ours([x]), stock([x]), rtol=1e-10, atol=1e-12)
+
+
+def error_ratio(results, stock, truth):
+    return (results.double() - truth).norm() / (stock.double() - truth).norm()
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ('dtype', 'autocast'),
+    [
+        (torch.float32, False),
+        (torch.bfloat16, False),
+        (torch.bfloat16, True),
+        (torch.float16, False),
+        (torch.float16, True),
+    ],
+)
+def test_rounding_errors_are_those_of_stock(dtype, autocast, layout):
+    ratios = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        stock, ours = both_heads(in_channels=64, channels=16)
+        heads = [head.eval().to(memory_format=layout) for head in (stock, ours)]
+        if not autocast:
+            heads = [head.to(dtype) for head in heads]
+        x = torch.randn(2, 64, 33, 47).relu().to(dtype).to(memory_format=layout)
+        with torch.no_grad():
+            truth = copy.deepcopy(heads[0]).double()([x.double()])
+            with torch.autocast(
+                'cpu', torch.bfloat16 if dtype == torch.float32 else dtype, autocast
+            ):
+                expected, result = (head([x]) for head in heads)
+        assert result.dtype == expected.dtype
+        assert result.stride() == expected.stride()
+        ratios.append(error_ratio(result, expected, truth))
+    # The errors are random, and so is the ratio of two of them.
+    assert math.exp(statistics.mean(map(math.log, ratios))) <= 1.5
+
+
+def kept_bytes(head, x):
+    """What the head's graph keeps for the backward pass, x and the parameters not counted."""
+    known = {t.untyped_storage().data_ptr() for t in [x, *head.parameters(), *head.buffers()]}
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = head([x])
+    assert out.requires_grad
+    return sum(size for storage, size in kept.items() if storage not in known)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_memory_kept_for_the_backward_pass_is_a_third_of_stock(layout):
+    # Channels and positions in the proportions of 2048, 512, and 64 x 128.
+    stock, ours = both_heads(in_channels=256, channels=64, num_classes=19, dropout_ratio=0.1)
+    x = torch.randn(2, 256, 64, 128).to(memory_format=layout).requires_grad_()
+    stock, ours = (head.train().to(memory_format=layout) for head in (stock, ours))
+    assert kept_bytes(ours, x) <= 0.35 * kept_bytes(stock, x)
+
+
+# --- PlainPSPHead -------------------------------------------------------------------------------
+
+
+def plain_pyramid(head, x):
+    """The tutorial's forward pass with the parameters of ``head``."""
+    parts = [x]
+    for conv, bins in zip(head.psp_modules, head.pool_scales):
+        level = conv(F.adaptive_avg_pool2d(x, bins))
+        parts.append(
+            F.interpolate(level, x.shape[2:], mode='bilinear', align_corners=head.align_corners)
+        )
+    weight, bias = head.conv_seg.weight, head.conv_seg.bias
+    return F.conv2d(torch.cat(parts, dim=1), weight, bias)
+
+
+class TutorialHead(nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.head = copy.deepcopy(head)
+
+    def named_parameters(self):
+        return self.head.named_parameters()
+
+    def forward(self, inputs):
+        return plain_pyramid(self.head, inputs[-1])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    batch=st.integers(1, 3),
+    in_channels=st.integers(4, 11),
+    pool_scales=st.lists(st.integers(1, 8), min_size=1, max_size=4),
+    align_corners=st.booleans(),
+)
+def test_plain_head_is_the_tutorials_pyramid(size, batch, in_channels, pool_scales, align_corners):
+    torch.manual_seed(0)
+    head = PlainPSPHead(in_channels, pool_scales, num_classes=3, align_corners=align_corners)
+    x = torch.randn(batch, in_channels, *size, dtype=torch.float64)
+    assert_equal_results(run(head.double(), x), run(TutorialHead(head), x))
+
+
+def test_plain_head_has_a_biased_convolution_per_level_and_one_to_the_classes():
+    config = {
+        'type': 'PlainPSPHead',
+        'in_channels': 2048,
+        'channels': 512,
+        'num_classes': 19,
+        'norm_cfg': BN,
+    }
+    head = MODELS.build(config)
+    shapes = {name: tuple(p.shape) for name, p in head.named_parameters()}
+    assert shapes.pop('conv_seg.weight') == (19, 4096, 1, 1)
+    assert shapes.pop('conv_seg.bias') == (19,)
+    assert sorted(shapes.values()) == [(512,)] * 4 + [(512, 2048, 1, 1)] * 4
+
+
+def test_plain_head_drops_whole_channels():
+    torch.manual_seed(0)
+    head = PlainPSPHead(8, num_classes=3, dropout_ratio=0.5).train()
+    dropped = []
+    head.dropout.register_forward_hook(lambda module, args, output: dropped.append(output))
+    x = torch.rand(2, 8, 7, 9) + 1
+    out = head([x])
+    assert {(part == 0).all().item() for part in dropped[0].flatten(0, 1)} == {True, False}
+    size = x.shape[2:]
+    upsampled = [F.interpolate(part, size, mode='bilinear') for part in dropped[1:]]
+    torch.testing.assert_close(
+        out, F.conv2d(torch.cat([dropped[0], *upsampled], 1), *head.conv_seg.parameters())
+    )
