@@ -16,8 +16,11 @@ compat.apply()
 
 from .freezing import LayerFreezeHook  # noqa: E402  needs the repaired stack
 from .pretrained import PretrainedBackbone, PretrainedBackboneHook  # noqa: E402
+from .speed import ChannelsLastHook, FoldBatchNormHook  # noqa: E402
 
 __all__ = [
+    'ChannelsLastHook',
+    'FoldBatchNormHook',
     'LayerFreezeHook',
     'PretrainedBackbone',
     'PretrainedBackboneHook',
@@ -26,7 +29,8 @@ __all__ = [
 ]
 
 if importlib.util.find_spec('mmseg') is not None:
-    from .heads import FactorizedPSPHead
+    from . import heads
+    from .heads import *  # noqa: F403
     from .labels import CheckLabels
 
-    __all__ += ['CheckLabels', 'FactorizedPSPHead']
+    __all__ += ['CheckLabels', *heads.__all__]

@@ -9,7 +9,7 @@ from .diagnosis import inner_left_over, likeliest_cause
 from .errors import PretrainedWeightsError
 from .matching import find_match
 from .planning import LoadOptions, LoadPlan, shapes_of, tensors_of
-from .report import LoadReport
+from .report import LoadReport, shortened
 
 
 def check_plan(plan: LoadPlan, module: nn.Module, options: LoadOptions) -> None:
@@ -59,7 +59,7 @@ def _says_something(tensor: Tensor) -> bool:
 def _is_finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    # The extremes need no temporary copy of the tensor, and NaN is one of them.
+    # Unlike isfinite() the extremes need no temporary copy of the tensor, and NaN is one of them.
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
@@ -85,6 +85,5 @@ def _listing(report: LoadReport) -> str:
         ('Left over', report.left_over),
     ):
         if names:
-            more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-            text += f' {what}: {", ".join(names[:3])}{more}.'
+            text += f' {what}: {shortened(names)}.'
     return text

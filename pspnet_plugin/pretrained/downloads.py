@@ -42,7 +42,10 @@ def cache_folder() -> Path:
 
 def cached_path(address: str, name: str | None = None) -> Path:
     """Where the file of ``address`` is kept: under ``name``, or the last part of the address."""
-    name = name or Path(unquote(urlsplit(address).path)).name
+    try:
+        name = name or Path(unquote(urlsplit(address).path)).name
+    except ValueError as error:
+        raise WeightsDownloadError(f'{address} is no address: {error}.') from error
     if not name:
         raise WeightsDownloadError(f'{address} names no file. Give the address of the file itself.')
     return cache_folder() / name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from rich.table import Table
 from .matching import is_counted
 
 COLUMNS = ('loaded', 'adapted', 'missing', 'mismatched', 'own start', 'left over')
+
+
+def shortened(names: Sequence[str], shown: int = 3) -> str:
+    """The first names of many, and how many more there are."""
+    more = f' and {len(names) - shown} more' if len(names) > shown else ''
+    return ', '.join(names[:shown]) + more
 
 
 @dataclass
@@ -104,6 +111,11 @@ class LoadReport:
         for name, story in {**self.adapted, **self.own_start}.items():
             stories.setdefault(story, []).append(name)
         told = [f'{", ".join(names)}: {story}' for story, names in stories.items()]
+        told += [
+            f'{what}: {shortened(names)}'
+            for what, names in (('missing', self.missing), ('mismatched', list(self.mismatched)))
+            if names
+        ]
         return told + [f'note: {note}' for note in self.notes]
 
     def _prefixes(self) -> str:

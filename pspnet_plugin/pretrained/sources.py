@@ -161,15 +161,14 @@ def _timm(name: str, reference: str) -> Path | Address:
     if importlib.util.find_spec('timm') is None:
         raise _needs_package(reference, 'timm')
     timm = importlib.import_module('timm')
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if config is None or not timm.is_model(name.partition('.')[0]):
-        raise _unknown_name(reference, name, timm.list_pretrained(), 'timm')
-    if config.file:
-        return Path(config.file)
-    if config.hf_hub_id:
+    known = timm.list_pretrained()
+    if name not in known and ('.' in name or not timm.is_model(name)):
+        raise _unknown_name(reference, name, known, 'timm')
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.hf_hub_id:
         file = config.hf_hub_filename or 'model.safetensors'
         return _hugging_face(f'{config.hf_hub_id}/{file}', reference)
-    if config.url:
+    if config is not None and config.url:
         return Address(config.url)
     raise WeightsReferenceError(f'{reference!r}: timm has no weights for {name}.')
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from functools import partial
 from itertools import chain
 from typing import Callable
 
@@ -67,45 +68,46 @@ def find_pairs(model: nn.Module, run: Callable[[nn.Module], object]) -> tuple[li
     A pair can be folded if both run once, the batch norm uses running statistics, and the very
     tensor that the convolution returns is read by one operation only, the batch norm's.
     """
-    made_by, reads, calls = {}, Counter(), Counter()
-    pairs, kept = [], []
-
-    def after_conv(name):
-        def record(module, inputs, output):
-            calls[name] += 1
-            made_by[id(output)] = name
-            kept.append(output)  # Alive, so that no other tensor gets its id.
-
-        return record
-
-    def before_norm(name):
-        def record(module, inputs):
-            calls[name] += 1
-            if id(inputs[0]) in made_by:
-                pairs.append((id(inputs[0]), name))
-
-        return record
-
-    class CountReads(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            leaves, _ = tree_flatten((args, kwargs))
-            reads.update({id(leaf) for leaf in leaves if id(leaf) in made_by})
-            return func(*args, **(kwargs or {}))
-
-    handles = []
+    flow, handles = _DataFlow(), []
     for name, module in model.named_modules():
         if isinstance(module, _ConvNd):
-            handles.append(module.register_forward_hook(after_conv(name)))
+            handles.append(module.register_forward_hook(partial(flow.after_conv, name)))
         elif isinstance(module, _BatchNorm) and module.running_mean is not None:
-            handles.append(module.register_forward_pre_hook(before_norm(name)))
+            handles.append(module.register_forward_pre_hook(partial(flow.before_norm, name)))
     try:
-        with CountReads():
+        with flow:
             output = run(model)
     finally:
         for handle in handles:
             handle.remove()
-    found = [(made_by[tensor], norm) for tensor, norm in pairs if reads[tensor] == 1]
-    return [(c, n) for c, n in found if calls[c] == calls[n] == 1], output
+    return flow.pairs(), output
+
+
+class _DataFlow(TorchDispatchMode):
+    """Notes which batch norm gets which convolution's output, and how often that is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs = {}  # id -> (convolution, its output); kept, so that no id is used twice
+        self.inputs = []  # (id, batch norm)
+        self.reads, self.calls = Counter(), Counter()
+
+    def after_conv(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self.calls[name] += 1
+        self.outputs[id(output)] = (name, output)
+
+    def before_norm(self, name: str, module: nn.Module, inputs: tuple) -> None:
+        self.calls[name] += 1
+        self.inputs.append((id(inputs[0]), name))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        leaves, _ = tree_flatten((args, kwargs))
+        self.reads.update({id(leaf) for leaf in leaves if id(leaf) in self.outputs})
+        return func(*args, **(kwargs or {}))
+
+    def pairs(self) -> list[tuple[str, str]]:
+        found = [(self.outputs[i][0], norm) for i, norm in self.inputs if self.reads[i] == 1]
+        return [pair for pair in found if all(self.calls[name] == 1 for name in pair)]
 
 
 def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:

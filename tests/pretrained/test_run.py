@@ -176,6 +176,13 @@ def test_backbones_that_mmengine_does_not_initialize_are_loaded_by_the_hook(
     assert has_weights_of(start, network, 'backbone.body.')
 
 
+def test_the_whole_model_can_be_named(tmp_path):
+    theirs = randomized(Net())
+    file = saved({'state_dict': theirs.state_dict()}, tmp_path / 'weights.pth')
+    start = start_of(tmp_path, PretrainedBackboneHook(file, module=''))
+    assert all(torch.equal(start[name], t) for name, t in theirs.state_dict().items())
+
+
 def test_a_nested_part_can_be_named(tmp_path, file, network):
     hook = PretrainedBackboneHook(file, module='backbone.body')
     start = start_of(tmp_path, hook, model=Net(backbone=PlainBackbone()))

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmseg.apis import inference_model
+from mmseg.models.backbones.resnet import Bottleneck
 from mmseg.models.segmentors import EncoderDecoder
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pspnet_plugin.speed.folding import fold_batch_norms
@@ -26,6 +27,7 @@ from .train import variants
 
 FOLDING = 'folding'
 PARTS = (HEAD, CHANNELS_LAST, FOLDING, STRIPS)
+STRENGTH_OF_BRANCHES = 0.2
 TIME, LABELS = 'file to label map', 'labels equal to stock'
 
 
@@ -44,11 +46,17 @@ def write_picture(path: Path, size: tuple[int, int]) -> None:
 
 @lru_cache(maxsize=1)
 def weights(picture: str, settings: Settings) -> dict[str, Tensor]:
-    """Random weights whose batch norms have seen the picture, so that its labels differ."""
+    """Random weights that give the picture many labels, and rounding no more say than usual.
+
+    The batch norms have seen the picture. As in a trained network, a residual block changes its
+    input little; with branches of full strength, half precision alone would change most labels.
+    """
     model = build(settings)
-    for norm in model.modules():
-        if isinstance(norm, _BatchNorm):
-            norm.momentum = None  # the statistics of this one batch, not a moving average
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = None  # the statistics of this one batch, not a moving average
+        elif isinstance(module, Bottleneck):
+            nn.init.constant_(module.norm3.weight, STRENGTH_OF_BRANCHES)
     model.train()
     with torch.no_grad():
         # Two halves, because batch norm needs more than one value of the level of one bin.

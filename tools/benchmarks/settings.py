@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Callable
 
 import torch
+import torch._dynamo
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,12 @@ class Settings:
 
     def compiled(self, function: Callable) -> Callable:
         """``function`` or module, compiled if the settings say so."""
-        return torch.compile(function) if self.compile else function
+        if not self.compile:
+            return function
+        # Every variant and size is a network of its own; at the default limit the later ones would
+        # silently run without being compiled.
+        torch._dynamo.config.cache_size_limit = 256
+        return torch.compile(function, dynamic=False)
 
     def describe(self) -> str:
         """One line on machine, versions and method."""

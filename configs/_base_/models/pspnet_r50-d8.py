@@ -34,7 +34,7 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
     auxiliary_head=dict(
-        type='FCNHead',
+        type='StreamedFCNHead',
         in_channels=1024,
         in_index=2,
         channels=256,
