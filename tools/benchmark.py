@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import torch
-from rich.console import Console
-
-import pspnet_plugin  # noqa: F401  repairs the stock stack before mmseg is imported
 from benchmarks import freeze, head, loss, plots, predict, train
 from benchmarks.models import WIDTH_OF_STEM
 from benchmarks.settings import Settings
 from benchmarks.table import Table
+from rich.console import Console
 
 
 class Benchmark(NamedTuple):
@@ -39,7 +37,9 @@ SIZES = ((64, 128), (97, 97), (32, 32))
 MODEL = {'channels': 2048, 'classes': 19}
 BENCHMARKS = {
     'head': Benchmark(
-        head.measure, 'the head alone, over feature-map sizes', {**MODEL, 'batch': 2, 'sizes': SIZES}
+        head.measure,
+        'the head alone, over feature-map sizes',
+        {**MODEL, 'batch': 2, 'sizes': SIZES},
     ),
     'loss': Benchmark(
         loss.measure,
@@ -153,7 +153,8 @@ def draw(tables: list[Table], args: argparse.Namespace, settings: Settings) -> N
         by_pixels = {h * w: table for (h, w), table in zip(settings.sizes, tables)}
         plots.draw_over_sizes(by_pixels, [head.FORWARD, head.BOTH], args.plot)
     else:
-        plots.draw_bars(tables, args.plot)
+        (table,) = tables
+        plots.draw_bars(table, args.plot)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,7 +21,13 @@ from .enforce import (
     set_trainable,
     stop_freezing_by_itself,
 )
-from .optimizer import check_layout, fit_groups, restore_scheduled_lr, scale_lr
+from .optimizer import (
+    check_layout,
+    fit_groups,
+    leave_steps_uncompiled,
+    restore_scheduled_lr,
+    scale_lr,
+)
 from .plan import plan
 from .report import describe
 from .schedule import RunLength, Timeline
@@ -92,6 +98,8 @@ class LayerFreezeHook(Hook):
             raise UnsupportedRunError('There are two LayerFreezeHooks: put both schedules in one.')
         if runner.cfg.get('activation_checkpointing'):
             checkpoint_without_reentry()
+        if runner.cfg.get('compile'):
+            leave_steps_uncompiled(_optim_wrappers(runner).values())
         apply_own_freezing(model)
         epoch_length = len(runner.train_dataloader) if self.by_epoch else 1
         length = RunLength(runner.max_iters, epoch_length, self.by_epoch)

@@ -51,6 +51,17 @@ def restore_scheduled_lr(groups: Iterable[dict]) -> None:
         group['lr'] = group.pop(SCHEDULED, group['lr'])
 
 
+def leave_steps_uncompiled(optim_wrappers: Iterable[OptimWrapper]) -> None:
+    """Keep ``torch.compile`` out of ``optimizer.step``, which mmengine compiles with the model.
+
+    The compiler takes a learning rate for a constant, so it compiles again whenever one changes,
+    and fails (SpeculationLogDivergence) where momentum is created in the same step.
+    """
+    for optim_wrapper in optim_wrappers:
+        optimizer = optim_wrapper.optimizer
+        optimizer.step = torch._dynamo.disable(optimizer.step)
+
+
 # --- layout -------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from .settings import Settings
 from .table import Beside, Quantity, Table, Wanted
 
 STRIDE = 8  # of the logits to the labels
+BLOCK = 32  # pixels a side that share a label
 IGNORED = 255
 HEADS = {'stock': (PSPHead, FCNHead), 'streamed': (FactorizedPSPHead, StreamedFCNHead)}
 LOSS_WEIGHTS = (1.0, 0.4)
@@ -58,14 +59,12 @@ def prepare(variant: str, settings: Settings) -> Step:
 def random_samples(settings: Settings, generator: torch.Generator) -> list[SegDataSample]:
     """Label maps of blocks of random classes, with an ignored edge."""
     height, width = settings.crop
-    blocks = torch.randint(
-        settings.classes, (settings.batch, 1, -(-height // 32), -(-width // 32)), generator=generator
-    )
-    labels = blocks.repeat_interleave(32, 2).repeat_interleave(32, 3)[..., :height, :width].clone()
+    blocks = (settings.batch, 1, *(-(-side // BLOCK) for side in settings.crop))
+    labels = torch.randint(settings.classes, blocks, generator=generator)
+    labels = labels.repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)
+    labels = labels[..., :height, :width].clone()
     labels[..., : height // 16, :] = IGNORED
-    return [
-        SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels.to(settings.device)
-    ]
+    return [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels.to(settings.device)]
 
 
 def measure(settings: Settings) -> list[Table]:

@@ -21,9 +21,9 @@ def draw_over_sizes(tables: dict[int, Table], names: list[str], path: Path) -> N
         tables: by number of pixels.
         names: of the quantities.
     """
-    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 4), squeeze=False)
+    figure, axes = _panels(len(names))
     pixels = sorted(tables)
-    for axis, name in zip(axes[0], names):
+    for axis, name in zip(axes, names):
         measured = [tables[count].quantity(name) for count in pixels]
         for row in measured[0].values:
             medians = [quantity.median(row) for quantity in measured]
@@ -34,33 +34,36 @@ def draw_over_sizes(tables: dict[int, Table], names: list[str], path: Path) -> N
     _write(figure, path)
 
 
-def draw_bars(tables: list[Table], path: Path) -> None:
-    """A bar for each row, one panel for each quantity in seconds or bytes."""
-    panels = [
-        (table, quantity)
-        for table in tables
-        for quantity in table.quantities
-        if quantity.unit != '%'
-    ]
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), squeeze=False)
-    for axis, (table, quantity) in zip(axes[0], panels):
+def draw_bars(table: Table, path: Path) -> None:
+    """A bar for each row with its share of the first row's, one panel for each time and memory."""
+    measured = [quantity for quantity in table.quantities if quantity.unit != '%']
+    figure, axes = _panels(len(measured))
+    for axis, quantity in zip(axes, measured):
         _draw_bars(axis, quantity)
-        axis.set_title(f'{table.title}:\n{quantity.name}', fontsize=9)
+    figure.suptitle(table.title)
     _write(figure, path)
 
 
 def _draw_bars(axis: Axes, quantity: Quantity) -> None:
     scale, unit = (1, 'seconds') if quantity.unit == 's' else (1e-6, 'MB')
-    rows = list(quantity.values)
-    medians = [quantity.median(row) * scale for row in rows]
-    spreads = [_spread([quantity], row) for row in rows]
-    error = [[side[0] * scale for side in sides] for sides in zip(*spreads)]
-    bars = axis.barh(rows, medians, xerr=error, capsize=3, color='tab:blue')
-    first = medians[0]
-    labels = [f'{median / first:.2f}' if first else '' for median in medians]
-    axis.bar_label(bars, labels, label_type='center', color='white')
+    medians = {row: quantity.median(row) for row in quantity.values}
+    first = next(iter(medians.values()))
+    lows, highs = zip(*(_spread([quantity], row) for row in medians))
+    axis.barh(
+        [f'{row}\n{median / first:.2f} x' if first else row for row, median in medians.items()],
+        [median * scale for median in medians.values()],
+        xerr=[[side[0] * scale for side in sides] for sides in (lows, highs)],
+        capsize=3,
+    )
     axis.invert_yaxis()
-    axis.set_xlabel(unit)
+    axis.set(title=quantity.name, xlabel=unit)
+
+
+def _panels(count: int) -> tuple[plt.Figure, list[Axes]]:
+    figure, axes = plt.subplots(
+        1, count, figsize=(5 * count, 4), squeeze=False, layout='constrained'
+    )
+    return figure, list(axes[0])
 
 
 def _spread(measured: list[Quantity], row: str) -> list[list[float]]:
@@ -72,6 +75,5 @@ def _spread(measured: list[Quantity], row: str) -> list[list[float]]:
 
 
 def _write(figure: plt.Figure, path: Path) -> None:
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
