@@ -18,7 +18,7 @@ from typing import Callable, NamedTuple
 
 import torch
 from benchmarks import freeze, head, loss, plots, predict, train
-from benchmarks.models import WIDTH_OF_STEM
+from benchmarks.models import CHANNELS_STEP
 from benchmarks.settings import Settings
 from benchmarks.table import Table
 from rich.console import Console
@@ -84,8 +84,8 @@ def batch_size(text: str) -> int:
 
 def channel_count(text: str) -> int:
     number = positive(text)
-    if number % WIDTH_OF_STEM:
-        raise argparse.ArgumentTypeError(f'{text} is not a multiple of {WIDTH_OF_STEM}')
+    if number % CHANNELS_STEP:
+        raise argparse.ArgumentTypeError(f'{text} is not a multiple of {CHANNELS_STEP}')
     return number
 
 

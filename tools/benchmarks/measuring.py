@@ -70,8 +70,8 @@ def peak_memory(
     """Bytes at the peak of each step above what was held before it, measured once.
 
     On a GPU it is the allocator's own counter. On a CPU it is the peak resident set of a fresh
-    child process, which prepares the step and runs it; there a preparation has to be a module's
-    function, or a partial of one, that can be pickled.
+    child process, which prepares the step and runs it, right to about a megabyte; there a
+    preparation has to be a module's function, or a partial of one, that can be pickled.
 
     Raises:
         MemoryMeasurementError: the child process died.
@@ -159,7 +159,8 @@ class _Kept:
     """What autograd holds in place of a saved tensor; it dies with the graph."""
 
     def __init__(self, tensor: Tensor):
-        self.tensor = tensor
+        # Detached, because an operation's own result would keep its graph alive for ever.
+        self.tensor = tensor.detach()
 
 
 def kept_for_backward(forward: Callable[[], object], except_: Iterable[Tensor] = ()) -> int:

@@ -23,7 +23,9 @@ from .measuring import Step
 from .settings import Settings
 
 STOCK_CONFIG = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
-WIDTH_OF_STEM = 32  # the last feature map of a ResNet-50 has as many times its channels
+# The last feature map of a ResNet-50 has 32 times the channels of its stem, and those are even.
+STEM_FACTOR = 32
+CHANNELS_STEP = 2 * STEM_FACTOR
 
 HEAD, LOSS, CHANNELS_LAST, STRIPS = 'head', 'streamed loss', 'channels-last', 'strips'
 
@@ -38,7 +40,7 @@ def stock_config(settings: Settings) -> Config:
     """The stock config, with random weights and the settings' widths, classes and crop."""
     config = get_config(STOCK_CONFIG)
     model, channels = config.model, settings.channels
-    stem = channels // WIDTH_OF_STEM
+    stem = channels // STEM_FACTOR
     model.pretrained = None
     model.backbone.update(base_channels=stem, stem_channels=stem)
     model.decode_head.update(in_channels=channels, channels=channels // 4)
@@ -103,8 +105,7 @@ def training_step(model: EncoderDecoder, settings: Settings) -> Step:
     In half precision without the scaling of the loss, which is the same for every variant.
     """
     forward = training_forward(model, settings)
-    # A rate so small that the weights, and with them the work, stay as they are.
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     optim_wrapper = OptimWrapper(optimizer)
 
     def step() -> None:
