@@ -52,7 +52,9 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.9',
     packages=find_packages(include=['pspnet_plugin', 'pspnet_plugin.*']),
-    package_data={'pspnet_plugin': ['.mim/configs/**/*.py', '.mim/tools/**/*.py', '.mim/tools/*.sh']},
+    package_data={
+        'pspnet_plugin': ['.mim/configs/**/*.py', '.mim/tools/**/*.py', '.mim/tools/*.sh']
+    },
     # No distribution of mmcv: mmcv and mmcv-lite exclude each other and the choice is the user's.
     install_requires=[
         'torch>=2.0',
