@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 import pspnet_plugin  # noqa: F401  repairs the stock stack before any test imports mmseg.models
@@ -16,6 +17,12 @@ import pspnet_plugin  # noqa: F401  repairs the stock stack before any test impo
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (64, 128)  # rows, columns of the street scenes
 CROP = (64, 64)
+
+
+@pytest.fixture(autouse=True)
+def no_scope_of_an_earlier_run():
+    """A Runner leaves its default scope behind, in which the next test's registries would look."""
+    DefaultScope._instance_dict.clear()
 
 
 def write_street_scene(root: Path, split: str, city: str, number: int) -> None:

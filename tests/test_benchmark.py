@@ -83,27 +83,34 @@ def test_every_quantity_is_measured_of_every_variant(name):
             assert all(min(values) >= 0 for values in quantity.values.values())
 
 
+def compared(table, quantity):
+    """Every ratio that a table has to show: the row, beside what, and the row compared with."""
+    rows = list(quantity.values)
+    for beside in table.beside:
+        for above, row in zip([None, *rows], rows):
+            other = above if beside.row == ABOVE else beside.row
+            if other not in (None, row) and quantity.unit != '%':
+                yield row, beside, other
+
+
 @pytest.mark.parametrize('name', TINY)
 def test_every_ratio_is_the_quotient_of_two_medians_of_its_table(name):
     for table in measured(name):
         for quantity in table.quantities:
-            if quantity.unit == '%':
-                continue
-            medians = {row: np.median(values) for row, values in quantity.values.items()}
-            for beside in table.beside:
-                for above, row in zip([None, *medians], medians):
-                    other = (
-                        (above or (medians and next(iter(table.beside)).row))
-                        if (beside.row == ABOVE)
-                        else beside.row
-                    )
-                    ratio = table.ratio(quantity, row, beside)
-                    if row == other or not medians[other]:
-                        assert ratio is None
-                        continue
-                    speed = quantity.unit == 's' and beside.as_speed
-                    quotient = medians[row] / medians[other]
-                    assert ratio == pytest.approx(1 / quotient if speed else quotient)
+            shown = {
+                (row, beside): ratio
+                for row in quantity.values
+                for beside in table.beside
+                if (ratio := table.ratio(quantity, row, beside)) is not None
+            }
+            for row, beside, other in compared(table, quantity):
+                own, others = (np.median(quantity.values[name]) for name in (row, other))
+                if others == 0:
+                    continue
+                speed = quantity.unit == 's' and beside.as_speed
+                quotient = others / own if speed else own / others
+                assert shown.pop((row, beside)) == pytest.approx(quotient)
+            assert not shown
 
 
 @pytest.mark.parametrize('name', TINY)
