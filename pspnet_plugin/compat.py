@@ -14,26 +14,18 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import pickle
-import re
 import sys
 import types
-import zipfile
-from pathlib import Path
 
 import torch
 from mmengine.device import get_device
 
-from . import config_scope
+from . import checkpoints, config_scope
 from .errors import PspnetPluginError
 
 
 class MissingOperatorError(PspnetPluginError):
     """A compiled mmcv operator is needed and the installed mmcv has none."""
-
-
-class CheckpointError(PspnetPluginError):
-    """A checkpoint cannot be read: it is broken, or it holds more than data."""
 
 
 def apply() -> None:
@@ -47,8 +39,8 @@ def apply() -> None:
         if importlib.util.find_spec('mmcv._ext') is None:
             load_mmcv_operators_without_extension()
     if torch_loads_weights_only():
-        allow_mmengine_checkpoints()
-        explain_checkpoint_errors()
+        checkpoints.allow_mmengine_checkpoints()
+    explain_checkpoint_errors()
     if get_device() in ('cpu', 'mps'):
         start_gloo_without_gpu()
     config_scope.teach_on_import()
@@ -72,6 +64,8 @@ class _MissingExtension(types.ModuleType):
     def __getattr__(self, name: str):
         if name.startswith('__'):
             raise AttributeError(name)
+        if name in ('get_compiler_version', 'get_compiling_cuda_version'):
+            return lambda: 'n/a'  # asked for by collect_env()
 
         def missing_operator(*args, **kwargs):
             raise MissingOperatorError(_missing_operator_message(f'The operator {name}'))
@@ -91,7 +85,7 @@ def load_mmcv_operators_without_extension() -> None:
 
     Operators written in Python (``point_sample``, ``CrissCrossAttention`` …) work. A module that
     calls compiled code raises :class:`MissingOperatorError` when it is built, a function when it is
-    called.
+    called; so code that falls back on an ImportError of ``mmcv.ops`` no longer does.
     """
     if 'mmcv.ops' in sys.modules:
         return
@@ -127,7 +121,7 @@ def _raise_on_build(init, name: str):
     return refuse
 
 
-# --- checkpoints on torch >= 2.6 ----------------------------------------------------------------
+# --- checkpoints --------------------------------------------------------------------------------
 
 
 def torch_loads_weights_only() -> bool:
@@ -135,93 +129,26 @@ def torch_loads_weights_only() -> bool:
     return tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6)
 
 
-def allow_mmengine_checkpoints() -> None:
-    """Put the harmless classes that mmengine writes into checkpoints on torch's allow-list."""
-    import numpy as np
-    from mmengine.logging import HistoryBuffer
-
-    multiarray = np.core.multiarray if np.__version__ < '2' else np._core.multiarray
-    allowed = [HistoryBuffer, np.ndarray, np.dtype, (_history_buffer_method, 'builtins.getattr')]
-    for package in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        allowed += [
-            (multiarray.scalar, f'{package}.scalar'),
-            (multiarray._reconstruct, f'{package}._reconstruct'),
-        ]
-    # From numpy 1.25 on, the type of dtype('float64') is a class of its own.
-    allowed += {type(np.dtype(code)) for code in '?bBhHiIlLqQefdU'}
-    torch.serialization.add_safe_globals(allowed)
-
-
-def _history_buffer_method(owner, name: str):
-    """Answer for ``builtins.getattr`` in a checkpoint: a statistic of HistoryBuffer, nothing else.
-
-    A HistoryBuffer pickles the table of its statistics as calls ``getattr(HistoryBuffer, name)``.
-    """
-    from mmengine.logging import HistoryBuffer
-
-    # The table of statistics is filled when the first HistoryBuffer is made.
-    if owner is HistoryBuffer and name in HistoryBuffer()._statistics_methods:
-        return getattr(owner, name)
-    owner_name = getattr(owner, '__name__', type(owner).__name__)
-    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner_name}.{name})')
-
-
 def explain_checkpoint_errors() -> None:
     """Make mmengine's reader say in one line why a checkpoint is refused and what to do."""
     from mmengine.runner.checkpoint import CheckpointLoader
 
     read = CheckpointLoader.load_checkpoint.__func__
-    if hasattr(read, '__wrapped__'):
+    if hasattr(read, 'explains_errors'):
         return
 
     @functools.wraps(read)
-    def load_checkpoint(cls, filename, map_location=None, logger='current'):
+    def load_checkpoint(cls, filename, *args, **kwargs):
         try:
-            return read(cls, filename, map_location, logger)
-        except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
-            message = explain_load_error(str(filename), error)
+            return read(cls, filename, *args, **kwargs)
+        except Exception as error:  # torch reports a broken file in a dozen ways
+            message = checkpoints.explain_load_error(str(filename), error)
             if message is None:
                 raise
-            raise CheckpointError(message) from error
+            raise checkpoints.CheckpointError(message) from error
 
+    load_checkpoint.explains_errors = True
     CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
-
-
-def explain_load_error(filename: str, error: Exception) -> str | None:
-    """What is wrong with a checkpoint that torch refused, or None where the reason is elsewhere."""
-    refused = re.search(r'GLOBAL (\S+)|[Uu]nsupported class (\S+)', str(error))
-    if refused:
-        name = refused.group(1) or refused.group(2)
-        return (
-            f'The checkpoint {filename} holds {name}, which is not data: loading it can run code. '
-            'If you trust whoever made the file, allow it by torch.serialization.add_safe_globals '
-            'in a module that your config imports; otherwise save only the state_dict again.'
-        )
-    path = Path(filename)
-    # torch reports a cut file in several ways, depending on where it ends.
-    cut = path.is_file() and not isinstance(error, PermissionError) and not zipfile.is_zipfile(path)
-    if not cut and not isinstance(error, (pickle.UnpicklingError, EOFError)):
-        return None
-    earlier = last_whole_checkpoint_before(path)
-    way_out = (
-        f'The last whole checkpoint before it is {earlier}: resume with '
-        f'--resume --cfg-options load_from={earlier}'
-        if earlier
-        else 'No whole checkpoint lies beside it: start again, or fetch the file again.'
-    )
-    return f'The checkpoint {filename} is broken or incomplete. {way_out}'
-
-
-def last_whole_checkpoint_before(broken: Path) -> Path | None:
-    """The newest readable ``.pth`` file beside ``broken`` that is not newer than it, if any."""
-    if not broken.is_file():
-        return None
-    written = broken.stat().st_mtime
-    others = [path for path in broken.parent.glob('*.pth') if path != broken]
-    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        if path.stat().st_mtime <= written and zipfile.is_zipfile(path):
-            return path
-    return None
 
 
 # --- several processes without a GPU ------------------------------------------------------------
@@ -235,7 +162,7 @@ def start_gloo_without_gpu() -> None:
     from mmengine.dist import utils
 
     start = utils._init_dist_pytorch
-    if hasattr(start, '__wrapped__'):
+    if hasattr(start, 'starts_gloo'):
         return
 
     @functools.wraps(start)
@@ -245,4 +172,5 @@ def start_gloo_without_gpu() -> None:
         else:
             start(backend, init_backend=init_backend, **kwargs)
 
+    init_dist_pytorch.starts_gloo = True
     utils._init_dist_pytorch = init_dist_pytorch

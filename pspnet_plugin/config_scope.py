@@ -38,8 +38,8 @@ def config_path(name: str) -> str:
 
 def teach(config_class: type) -> None:
     """Let ``mmengine.config.Config`` resolve ``pspnet_plugin::``; twice is the same as once."""
-    get_cfg_path = config_class._get_cfg_path
-    if getattr(get_cfg_path, 'knows_pspnet_plugin', False):
+    get_cfg_path = getattr(config_class, '_get_cfg_path', None)
+    if get_cfg_path is None or hasattr(get_cfg_path, 'knows_pspnet_plugin'):
         return
 
     def find(cfg_path, filename):

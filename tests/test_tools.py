@@ -77,7 +77,7 @@ def test_killed_run_resumes_and_a_cut_checkpoint_is_refused(street_scenes, tmp_p
     options = [*small_run_options(street_scenes, iterations=reached + 10, interval=5), *NARROW]
     code, output = run_python(*command, '--resume', *options)
     assert code == 0, output
-    assert f'iter: {reached}' in output
+    assert f'resumed epoch: 0, iter: {reached}\n' in output
 
     last = tmp_path / f'iter_{reached + 10}.pth'
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
@@ -90,7 +90,7 @@ def test_killed_run_resumes_and_a_cut_checkpoint_is_refused(street_scenes, tmp_p
 
 
 def test_checkpoint_with_code_inside_is_refused_by_the_test_tool(street_scenes, tmp_path):
-    from tests.test_compat import Payload
+    from tests.test_checkpoints import Payload
 
     made = tmp_path / 'made'
     checkpoint = tmp_path / 'downloaded.pth'

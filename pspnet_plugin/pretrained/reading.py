@@ -8,7 +8,6 @@ import inspect
 import json
 import os
 import pickle
-import re
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoints import refused_name
 from .errors import UnsafeWeightsError, WeightsFileError
 
 # Where training programs put the state dict, in the order in which they are looked for: most of
@@ -173,12 +173,6 @@ def _argparse_namespaces_allowed():
     if hasattr(torch.serialization, 'safe_globals'):
         return torch.serialization.safe_globals([argparse.Namespace])
     return contextlib.nullcontext()
-
-
-def refused_name(error: pickle.UnpicklingError) -> str | None:
-    """The function or class that torch refused to call, None where the file is just broken."""
-    refused = re.search(r'GLOBAL (\S+)|[Uu]nsupported class (\S+)', str(error))
-    return (refused.group(1) or refused.group(2)) if refused else None
 
 
 def _first_line(error: Exception) -> str:
