@@ -21,6 +21,8 @@ lint: $(VENV)/test.installed
 
 # mmcv-lite has all of mmcv that PSPNet needs, without half an hour of compiling.
 $(VENV)/%.installed: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("the pinned versions need \
+	Python 3.11 or later: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --progress-bar on mmcv-lite -e '.[$*]'
 	touch $@

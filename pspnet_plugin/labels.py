@@ -42,11 +42,13 @@ class CheckLabels(BaseTransform):
 
     def _message(self, results: dict, values: np.ndarray) -> str:
         shown = ', '.join(str(value) for value in values[:8]) + (', …' if values.size > 8 else '')
+        values_in_file = f'0 to {self.num_classes - 1}, and {self.ignore_index} for ignored pixels'
+        if results.get('reduce_zero_label'):
+            values_in_file = f'1 to {self.num_classes}, and 0 for ignored pixels'
         return (
             f'{results.get("seg_map_path", "a label map")} holds the label values {shown}, but '
-            f'there are {self.num_classes} classes: 0 to {self.num_classes - 1}, and '
-            f'{self.ignore_index} for ignored pixels. Convert the labels to these values, '
-            'set label_map in the dataset, or num_classes in both heads and in CheckLabels.'
+            f'there are {self.num_classes} classes: {values_in_file}. Convert the labels to these '
+            'values, set label_map in the dataset, or num_classes in both heads and in CheckLabels.'
         )
 
     def __repr__(self) -> str:

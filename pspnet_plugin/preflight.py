@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -73,7 +73,7 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
         DatasetError: a folder or a label map is missing; the message says how to get it.
     """
     check_datasets(cfg, loaders)
-    if not torch.cuda.is_available():
+    if get_device() in ('cpu', 'mps'):
         fit_to_cpu(cfg)
 
 
@@ -94,7 +94,9 @@ def preparation(cfg: Config) -> str:
     command = cfg.get('prepare_dataset')
     if not command:
         return 'Set data_root in the config to where it is.'
+    own_tools = Path(__file__).parent / '.mim' / 'tools'
     command = command.replace('{mmseg_tools}', str(stock_tools()))
+    command = command.replace('{plugin_tools}', str(own_tools))
     return f'Set data_root in the config to where it is, or make it: {command}'
 
 
@@ -111,9 +113,11 @@ def datasets_within(dataset: dict | None) -> Iterator[dict]:
 
 def check_folders(dataset: dict, way_out: str) -> None:
     root = dataset.get('data_root') or ''
-    named = [*(dataset.get('data_prefix') or {}).values(), dataset.get('ann_file')]
-    for path in [root, *(os.path.join(root, part) for part in named if part)]:
-        if path and '://' not in path and not os.path.exists(path):
+    named = dict(dataset.get('data_prefix') or {}, ann_file=dataset.get('ann_file'))
+    if not reads_labels(dataset):
+        named.pop('seg_map_path', None)
+    for path in [root, *(os.path.join(root, part) for part in named.values() if part)]:
+        if path and is_local(path, dataset) and not os.path.exists(path):
             raise DatasetError(f'{os.path.abspath(path)} does not exist. {way_out}')
 
 
@@ -122,22 +126,44 @@ def check_pairs(dataset: dict, way_out: str) -> None:
     from mmseg.datasets import BaseSegDataset
     from mmseg.registry import DATASETS
 
-    built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
-    if not isinstance(built, BaseSegDataset):
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+    if not (isinstance(kind, type) and issubclass(kind, BaseSegDataset)):
         return
+    built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
     samples = built.load_data_list()
     if not samples:
         folder = os.path.abspath(built.data_prefix.get('img_path') or '')
         raise DatasetError(f'No image *{built.img_suffix} lies in {folder}. {way_out}')
+    labels = reads_labels(dataset)
     for sample in samples:
-        for kind, key in (('image', 'img_path'), ('label map', 'seg_map_path')):
-            path = sample.get(key)
-            if path and '://' not in path and not os.path.isfile(path):
-                raise DatasetError(
-                    f'The {kind} {os.path.abspath(path)} does not exist'
-                    + (f' but the image {sample["img_path"]} does' if kind == 'label map' else '')
-                    + f'. Add it, or take the image out. {way_out}'
-                )
+        image, label_map = sample['img_path'], sample.get('seg_map_path') if labels else None
+        if is_local(image, dataset) and not os.path.isfile(image):
+            raise DatasetError(f'The image {os.path.abspath(image)} does not exist. {way_out}')
+        if label_map and is_local(label_map, dataset) and not os.path.isfile(label_map):
+            raise DatasetError(
+                f'The label map {os.path.abspath(label_map)} does not exist but the image {image} '
+                f'does. Add it, or take the image out. {way_out}'
+            )
+
+
+def reads_labels(dataset: dict) -> bool:
+    """Whether the pipeline loads label maps; a test split without them is nothing wrong."""
+    steps = dicts_within(dataset.get('pipeline'))
+    return any('Annotations' in str(step.get('type')) for step in steps)
+
+
+def is_local(path: str, dataset: dict) -> bool:
+    return '://' not in path and not dataset.get('backend_args')
+
+
+def dicts_within(node) -> Iterator[dict]:
+    """Every dictionary in a nested config, ``node`` included."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            yield from dicts_within(value)
 
 
 # --- machines without a GPU ---------------------------------------------------------------------
@@ -145,7 +171,10 @@ def check_pairs(dataset: dict, way_out: str) -> None:
 
 def fit_to_cpu(cfg: Config) -> None:
     """SyncBN becomes BN, and distributed runs use gloo: both need a GPU otherwise."""
-    if replace_sync_batch_norm(cfg.model):
+    synchronized = [n for n in dicts_within(cfg.model) if n.get('type') in ('SyncBN', 'MMSyncBN')]
+    for norm in synchronized:
+        norm['type'] = 'BN'
+    if synchronized:
         _log('No GPU: SyncBN in the config became BN.')
     if cfg.get('launcher', 'none') == 'none':
         return
@@ -161,18 +190,6 @@ def fit_to_cpu(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-
-
-def replace_sync_batch_norm(node) -> int:
-    """Set ``type='BN'`` wherever ``node``, a nested config, says SyncBN; how often it did."""
-    if isinstance(node, dict):
-        here = node.get('type') in ('SyncBN', 'MMSyncBN')
-        if here:
-            node['type'] = 'BN'
-        return here + sum(replace_sync_batch_norm(value) for value in node.values())
-    if isinstance(node, (list, tuple)):
-        return sum(replace_sync_batch_norm(value) for value in node)
-    return 0
 
 
 def _log(message: str) -> None:

@@ -9,7 +9,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
-from pspnet_plugin.preflight import stock_tools
+from pspnet_plugin.preflight import dicts_within, stock_tools
 from tests.conftest import ROOT
 
 STOCK = {
@@ -92,5 +92,10 @@ def test_pretrained_weights_are_those_of_the_stock_config(ours, stock):
 def test_every_config_names_the_plugin_and_checks_labels_against_its_heads(path):
     cfg = Config.fromfile(path)
     assert cfg.custom_imports.imports == ['pspnet_plugin']
-    checks = [step for step in cfg.test_pipeline if step.type == 'CheckLabels']
-    assert [step.num_classes for step in checks] == [cfg.model.decode_head.num_classes]
+    classes = {node.num_classes for node in dicts_within(cfg.model) if 'num_classes' in node}
+    pipelines = [node for node in dicts_within(cfg._cfg_dict) if 'pipeline' in node]
+    assert len(pipelines) >= 3
+    for pipeline in pipelines:
+        checked = [n for n in dicts_within(pipeline) if n.get('type') == 'CheckLabels']
+        assert {check.num_classes for check in checked} == classes
+        assert len(classes) == 1

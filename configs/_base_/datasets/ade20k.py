@@ -36,6 +36,7 @@ tta_pipeline = [
                 dict(type='RandomFlip', prob=1.0, direction='horizontal')
             ],
             [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            [dict(type='CheckLabels', num_classes=150)],
             [dict(type='PackSegInputs')]
         ])
 ]

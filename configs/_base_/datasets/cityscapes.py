@@ -38,6 +38,7 @@ tta_pipeline = [
                 dict(type='RandomFlip', prob=1.0, direction='horizontal')
             ],
             [dict(type='LoadAnnotations')],
+            [dict(type='CheckLabels', num_classes=19)],
             [dict(type='PackSegInputs')]
         ])
 ]

@@ -39,6 +39,7 @@ tta_pipeline = [
                 dict(type='RandomFlip', prob=1.0, direction='horizontal')
             ],
             [dict(type='LoadAnnotations')],
+            [dict(type='CheckLabels', num_classes=21)],
             [dict(type='PackSegInputs')]
         ])
 ]
