@@ -145,8 +145,8 @@ def _download(address: str, target: Path, sha256: str | None, headers: Mapping[s
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f'the server answered {error.code} {str(error.reason).splitlines()[0]}'
-    if isinstance(error, urllib.error.URLError):
-        return f'the server cannot be reached ({error.reason})'
+    if isinstance(error, (urllib.error.URLError, ConnectionError, TimeoutError)):
+        return f'the server cannot be reached ({getattr(error, "reason", error)})'
     return f'{type(error).__name__}: {error}'
 
 
