@@ -94,22 +94,20 @@ def most_mixed_tiles(labels: Path, count: int) -> list[str]:
 
 
 def draw(data: Path, predictions: dict[str, Path], palette, target: Path) -> None:
-    """Image, label and each prediction of the most mixed validation tiles, side by side."""
-    columns = {'image': data / 'images/val', 'label': data / 'labels/val', **predictions}
+    """A row each for image, label and the predictions; a column for each of the mixed tiles."""
+    rows = {'image': data / 'images/val', 'label': data / 'labels/val', **predictions}
     names = most_mixed_tiles(data / 'labels/val', PICTURE_TILES)
     colours = np.array(palette, dtype=np.uint8)
     figure, axes = plt.subplots(
-        len(names), len(columns), figsize=(2 * len(columns), 2.05 * len(names)), squeeze=False
+        len(rows), len(names), figsize=(1.6 * len(names), 1.6 * len(rows)), layout='constrained'
     )
-    for row, name in zip(axes, names):
-        for axis, (title, folder) in zip(row, columns.items()):
+    for (title, folder), row in zip(rows.items(), axes):
+        row[0].set_ylabel(title)
+        for axis, name in zip(row, names):
             with Image.open(folder / name) as tile:
                 pixels = np.asarray(tile)
             axis.imshow(pixels if title == 'image' else colours[pixels])
-            axis.set_axis_off()
-            if row is axes[0]:
-                axis.set_title(title, fontsize=10)
-    figure.tight_layout(pad=0.4)
+            axis.set(xticks=[], yticks=[])
     figure.savefig(target, dpi=80)
     plt.close(figure)
 
