@@ -356,6 +356,15 @@ def test_a_child_that_dies_is_one_clear_error():
         measuring.peak_memory({'killed': die}, Settings())
 
 
+def refuse():
+    raise ValueError('a map of no pixels')
+
+
+def test_an_error_in_the_child_arrives_as_it_is():
+    with pytest.raises(ValueError, match='a map of no pixels'):
+        measuring.peak_memory({'refused': refuse}, Settings())
+
+
 def test_kept_for_backward_counts_each_storage_once():
     x = torch.rand(1000, dtype=torch.float64, requires_grad=True)
     assert measuring.kept_for_backward(lambda: x.sin() + x.cos()) == 8000

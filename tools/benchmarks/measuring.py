@@ -10,8 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Callable
 
@@ -97,14 +96,30 @@ def _peak_in_child(prepare: Callable[[], Step], settings: Settings) -> float:
     # Forking this process itself would copy OpenMP's state without its threads, and hang.
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(PRELOAD)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_send_peak, args=(sender, prepare, settings.threads))
+    child.start()
+    sender.close()
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_peak_in_this_process, prepare, settings.threads).result()
-    except BrokenProcessPool as error:
+        peak = receiver.recv()
+    except EOFError:
         raise MemoryMeasurementError(
             'The child process that measures the peak of memory died, most likely for want of '
             'memory: choose a smaller --batch, --crop, --sizes or --channels.'
-        ) from error
+        ) from None
+    finally:
+        child.join()
+    if isinstance(peak, Exception):
+        raise peak
+    return peak
+
+
+def _send_peak(sender: Connection, prepare: Callable[[], Step], threads: int) -> None:
+    try:
+        peak = _peak_in_this_process(prepare, threads)
+    except Exception as error:  # To be raised where the benchmark was started.
+        peak = error
+    sender.send(peak)
 
 
 def _peak_in_this_process(prepare: Callable[[], Step], threads: int) -> float:
