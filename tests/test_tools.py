@@ -1,16 +1,21 @@
 """The tools as users call them: train, test, resume, with our tools and with the stock ones."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pspnet_plugin.preflight import stock_tools
 from tests.conftest import ROOT, make_street_scenes, run_python, small_run_options, start_python
+from tests.test_checkpoints import Payload
 
 CONFIG = ROOT / 'configs' / 'psp_r50_cityscapes.py'
 # The same recipe on a narrow model, for what does not depend on its size.
@@ -89,15 +94,17 @@ def test_killed_run_resumes_and_a_cut_checkpoint_is_refused(street_scenes, tmp_p
     assert f'load_from={tmp_path / f"iter_{reached + 5}.pth"}' in error
 
 
-def test_checkpoint_with_code_inside_is_refused_by_the_test_tool(street_scenes, tmp_path):
-    from tests.test_checkpoints import Payload
-
+@pytest.mark.parametrize('tool', ['test.py', 'train.py'])
+def test_checkpoint_with_code_inside_is_refused(tool, street_scenes, tmp_path):
     made = tmp_path / 'made'
     checkpoint = tmp_path / 'downloaded.pth'
     torch.save({'state_dict': {}, 'meta': Payload(exec, f'open({str(made)!r}, "w")')}, checkpoint)
     options = [*small_run_options(street_scenes), *NARROW]
-    test_py = ROOT / 'tools' / 'test.py'
-    code, output = run_python(test_py, CONFIG, checkpoint, '--work-dir', tmp_path, *options)
+    if tool == 'test.py':
+        arguments = [checkpoint, '--work-dir', tmp_path, *options]
+    else:
+        arguments = ['--resume', '--work-dir', tmp_path, *options, f'load_from={checkpoint}']
+    code, output = run_python(ROOT / 'tools' / tool, CONFIG, *arguments)
     assert code == 1
     error = output.strip().splitlines()[-1]
     assert error.startswith(f'error: The checkpoint {checkpoint} holds')
@@ -118,9 +125,6 @@ def test_missing_dataset_is_an_error_before_anything_is_built(tmp_path):
 
 
 def test_wrong_label_value_stops_training_and_keeps_the_checkpoints(tmp_path):
-    import numpy as np
-    from PIL import Image
-
     root = make_street_scenes(tmp_path / 'cityscapes')
     wrong = sorted((root / 'gtFine' / 'val').rglob('*.png'))[0]
     Image.fromarray(np.full((64, 128), 33, np.uint8)).save(wrong)
@@ -149,9 +153,6 @@ def test_two_processes_train_and_test_without_a_gpu(street_scenes, tmp_path):
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
 def test_shell_scripts_hand_everything_to_torchrun(script, tmp_path):
-    import os
-    import subprocess
-
     fake = tmp_path / 'torchrun'
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o755)
