@@ -23,7 +23,6 @@ from .errors import PspnetPluginError
 
 # Booleans, integers, floats and unicode strings; the size stands behind the letter.
 _PLAIN_DTYPE = re.compile(r'b1|[iu][1248]|f[248]|U\d{1,6}')
-_HISTORY = ('_max_length', '_log_history', '_count_history')
 
 
 class CheckpointError(PspnetPluginError):
@@ -115,7 +114,8 @@ def _statistic(owner, name: str) -> str:
 def _restore_history(self: HistoryBuffer, state: dict) -> None:
     """``HistoryBuffer.__setstate__`` without the table of statistics, which all of them share."""
     self._set_default_statistics()
-    self.__dict__.update({key: state[key] for key in _HISTORY if key in state})
+    data = {key: value for key, value in state.items() if isinstance(value, (int, np.ndarray))}
+    self.__dict__.update(data)
 
 
 def _refused(what: str) -> pickle.UnpicklingError:

@@ -167,7 +167,9 @@ def test_what_was_loaded_can_be_saved_and_loaded_again(tmp_path):
         values = load(tmp_path / name)
     assert type(pickle.loads(pickle.dumps(values['array']))) is np.ndarray
     assert (values['array'] + 1).tolist() == [1, 2, 3]
-    assert values['history'].mean() == 1
+    values['history'].update(4, 2)
+    assert values['history'].mean() == 1.5
+    assert values['history'].max_length == HistoryBuffer().max_length
 
 
 # --- broken files -------------------------------------------------------------------------------
