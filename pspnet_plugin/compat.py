@@ -5,16 +5,19 @@ the installed versions need it, and leaves them alone where they do not:
 
 - ``mmcv-lite`` has no compiled operators, and ``mmseg.models`` imports some that it rarely uses.
 - torch >= 2.6 refuses the checkpoints that mmengine itself writes.
-- mmengine asks for a CUDA device when it starts several processes, also for gloo on CPUs.
+- mmengine asks for a CUDA device when it starts several processes, also for gloo on CPUs, and
+  such a process may abort at its end.
 - mmengine knows no ``_base_ = 'pspnet_plugin::…'`` (:mod:`pspnet_plugin.config_scope`).
 """
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import importlib.util
 import sys
+import time
 import types
 
 import torch
@@ -22,6 +25,9 @@ from mmengine.device import get_device
 
 from . import checkpoints, config_scope
 from .errors import PspnetPluginError
+
+# Seconds; a thread that waits for Python's lock alone needs microseconds.
+GLOO_RELEASES_WITHIN = 0.2
 
 
 class MissingOperatorError(PspnetPluginError):
@@ -157,7 +163,10 @@ def explain_checkpoint_errors() -> None:
 def start_gloo_without_gpu() -> None:
     """Let ``--launcher pytorch`` start gloo processes on a machine without a GPU.
 
-    mmengine selects a CUDA device first, which raises where there is no driver.
+    mmengine selects a CUDA device first, which raises where there is no driver. It also leaves the
+    process group to the interpreter's end, where a worker thread of gloo that has yet to release
+    the tensors of the last collective aborts the process: it needs Python's lock for that, and
+    gets it while the main thread waits.
     """
     from mmengine.dist import utils
 
@@ -169,6 +178,7 @@ def start_gloo_without_gpu() -> None:
     def init_dist_pytorch(backend, init_backend='torch', **kwargs):
         if (backend, init_backend) == ('gloo', 'torch'):
             torch.distributed.init_process_group(backend=backend, **kwargs)
+            atexit.register(time.sleep, GLOO_RELEASES_WITHIN)
         else:
             start(backend, init_backend=init_backend, **kwargs)
 

@@ -78,8 +78,18 @@ def build_model():
     return model
 
 
-def test_stock_names_mean_stock_classes_until_it_is_imported(accelerate):
-    assert {name: MODELS.get(name) for name in STOCK} == STOCK
+def test_stock_names_mean_stock_classes_in_a_process_that_does_not_import_it():
+    names = (
+        'import pspnet_plugin, mmseg.models; from mmseg.registry import MODELS; '
+        f'print([MODELS.get(name).__module__ for name in {list(STOCK)}])'
+    )
+    code, output = run_python('-c', names)
+    assert code == 0, output[-4000:]
+    assert output.splitlines()[-1] == str([cls.__module__ for cls in STOCK.values()])
+    assert all(cls.__module__.startswith('mmseg.') for cls in STOCK.values())
+
+
+def test_stock_names_mean_the_plugins_classes_once_it_is_imported(accelerate):
     accelerate()
     model = build_model()
     assert type(model.decode_head) is FactorizedPSPHead
@@ -214,7 +224,7 @@ def test_stock_train_tool_runs_a_stock_config_accelerated_and_says_so_once(stree
     code, output = run_python(
         stock_tools() / 'train.py', path, '--work-dir', tmp_path / 'run', *options
     )
-    assert code == 0, output
+    assert code == 0, output[-4000:]
     (line,) = [line for line in output.splitlines() if 'pspnet_plugin.accelerate replaces' in line]
     for name, cls in (('PSPHead', FactorizedPSPHead), ('FCNHead', StreamedFCNHead)):
         assert f'{name} by {cls.__name__}' in line

@@ -41,19 +41,19 @@ def test_train_then_test_then_resume(tools, street_scenes, tmp_path):
     options = small_run_options(street_scenes)
     work_dir = ['--work-dir', tmp_path]
     code, output = run_python(tools / 'train.py', CONFIG, *work_dir, *options)
-    assert code == 0, output
+    assert code == 0, output[-4000:]
     assert (tmp_path / 'iter_4.pth').is_file()
     (tmp_path / 'iter_2.pth').unlink()
 
     code, output = run_python(
         tools / 'test.py', CONFIG, tmp_path / 'iter_4.pth', *work_dir, *options
     )
-    assert code == 0, output
+    assert code == 0, output[-4000:]
     assert 0 <= metrics_logged(tmp_path)['mIoU'] <= 100
 
     longer = small_run_options(street_scenes, iterations=6)
     code, output = run_python(tools / 'train.py', CONFIG, *work_dir, '--resume', *longer)
-    assert code == 0, output
+    assert code == 0, output[-4000:]
     assert 'resumed epoch: 0, iter: 4' in output
     assert (tmp_path / 'iter_6.pth').is_file()
     shutil.rmtree(tmp_path)  # checkpoints of a whole ResNet-50 with its momentum
@@ -81,7 +81,7 @@ def test_killed_run_resumes_and_a_cut_checkpoint_is_refused(street_scenes, tmp_p
     reached = int(re.search(r'iter_(\d+)\.pth', saved).group(1))
     options = [*small_run_options(street_scenes, iterations=reached + 10, interval=5), *NARROW]
     code, output = run_python(*command, '--resume', *options)
-    assert code == 0, output
+    assert code == 0, output[-4000:]
     assert f'resumed epoch: 0, iter: {reached}\n' in output
 
     last = tmp_path / f'iter_{reached + 10}.pth'
@@ -143,11 +143,11 @@ def test_two_processes_train_and_test_without_a_gpu(street_scenes, tmp_path):
     work_dir = ['--launcher', 'pytorch', '--work-dir', tmp_path]
     tools = ROOT / 'tools'
     code, output = run_python(*torchrun, tools / 'train.py', CONFIG, *work_dir, *options)
-    assert code == 0, output
+    assert code == 0, output[-4000:]
     assert output.count('SyncBN in the config became BN') == 1
     last = tmp_path / 'iter_4.pth'
     code, output = run_python(*torchrun, tools / 'test.py', CONFIG, last, *work_dir, *options)
-    assert code == 0, output
+    assert code == 0, output[-4000:]
     assert 'mIoU' in output
 
 

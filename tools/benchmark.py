@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -27,7 +28,7 @@ from rich.console import Console
 class Benchmark(NamedTuple):
     """A sub-command: what it measures, and the defaults of the options that it has."""
 
-    measure: Callable[[Settings], list[Table]]
+    measure: Callable[[Settings], Iterable[Table]]
     description: str
     defaults: dict
 
@@ -161,11 +162,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     settings = settings_from(args)
     torch.set_num_threads(settings.threads)
-    tables = BENCHMARKS[args.benchmark].measure(settings)
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
     console.print(settings.describe(), soft_wrap=True)
-    for table in tables:
+    tables = []
+    for table in BENCHMARKS[args.benchmark].measure(settings):
         console.print(table.as_rich())
+        tables.append(table)
     if args.markdown:
         words = sys.argv[1:] if arguments is None else arguments
         command = shlex.join(['python', 'tools/benchmark.py', *words])

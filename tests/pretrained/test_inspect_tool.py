@@ -118,5 +118,5 @@ def test_class_names_come_from_the_training_dataset(inspect, tmp_path):
         f'custom_hooks = [{hook!r}]\n'
     )
     code, output = inspect(config)
-    assert code == 0, output
+    assert code == 0, output[-4000:]
     assert '1 of 19 classes by name: car' in output

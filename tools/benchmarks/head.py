@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -106,9 +107,10 @@ def kept(variant: str, size: tuple[int, int], settings: Settings) -> tuple[int, 
     return without_x, kept_for_backward(forward, own) - without_x
 
 
-def measure(settings: Settings) -> list[Table]:
-    """One table for each feature-map size."""
-    return [_measure_size(size, settings) for size in settings.sizes]
+def measure(settings: Settings) -> Iterator[Table]:
+    """One table for each feature-map size, as soon as it is measured."""
+    for size in settings.sizes:
+        yield _measure_size(size, settings)
 
 
 def _measure_size(size: tuple[int, int], settings: Settings) -> Table:
