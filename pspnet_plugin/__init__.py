@@ -16,11 +16,12 @@ compat.apply()
 
 from .freezing import LayerFreezeHook  # noqa: E402  needs the repaired stack
 from .pretrained import PretrainedBackbone, PretrainedBackboneHook  # noqa: E402
-from .speed import ChannelsLastHook, FoldBatchNormHook  # noqa: E402
+from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook  # noqa: E402
 
 __all__ = [
     'ChannelsLastHook',
     'FoldBatchNormHook',
+    'KeepMemoryHook',
     'LayerFreezeHook',
     'PretrainedBackbone',
     'PretrainedBackboneHook',

@@ -2,8 +2,9 @@
 
 ``custom_imports = dict(imports=['pspnet_plugin.accelerate'])`` makes ``PSPHead``, ``FCNHead``,
 ``EncoderDecoder`` and ``SegTTAModel`` in a config mean the plugin's classes, and adds
-:class:`ChannelsLastHook` and :class:`FoldBatchNormHook` to every run. Predicted samples carry no
-``seg_logits``; a config that needs them says ``model.test_cfg.seg_logits=True``.
+:class:`ChannelsLastHook`, :class:`FoldBatchNormHook` and :class:`KeepMemoryHook` to every run.
+Predicted samples carry no ``seg_logits``; a config that needs them says
+``model.test_cfg.seg_logits=True``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from mmseg.registry import MODELS
 
 from .heads import FactorizedPSPHead, StreamedFCNHead
 from .heads.segmentor import LabelMapEncoderDecoder, LogitsTTAModel
-from .speed import ChannelsLastHook, FoldBatchNormHook
+from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 
 
 class AcceleratedEncoderDecoder(LabelMapEncoderDecoder):
@@ -29,7 +30,7 @@ REPLACEMENTS = {
     'EncoderDecoder': AcceleratedEncoderDecoder,
     'SegTTAModel': LogitsTTAModel,
 }
-HOOKS = (ChannelsLastHook, FoldBatchNormHook)
+HOOKS = (ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook)
 
 _register_stock_hooks = Runner.register_hooks
 

@@ -167,9 +167,9 @@ def test_each_part_is_what_its_row_says():
     built = [models.build(settings, parts) for parts in rows.values()]
     for model, decode_head, auxiliary_head, streamed in zip(
         built,
-        [PSPHead] + 3 * [FactorizedPSPHead],
-        2 * [FCNHead] + 2 * [StreamedFCNHead],
-        [False, False, True, True],
+        [PSPHead] + 4 * [FactorizedPSPHead],
+        2 * [FCNHead] + 3 * [StreamedFCNHead],
+        [False, False, True, True, True],
     ):
         assert type(model) is EncoderDecoder
         assert isinstance(model.decode_head, decode_head)
@@ -178,7 +178,7 @@ def test_each_part_is_what_its_row_says():
         assert streamed == (not stock_loss)
     weights = [model.backbone.layer1[0].conv2.weight for model in built]
     channels_last = [w.is_contiguous(memory_format=torch.channels_last) for w in weights]
-    assert channels_last == [False, False, False, True]
+    assert channels_last == [False, False, False, True, True]
     with_strips = models.build(settings, (models.STRIPS,))
     assert type(with_strips) is LabelMapEncoderDecoder
     assert with_strips.test_cfg.seg_logits is False
@@ -192,7 +192,7 @@ def test_every_variant_computes_the_same_loss():
         torch.manual_seed(1)  # for the dropout
         losses.append(forward().item())
     assert losses[0] > 0
-    assert losses == pytest.approx([losses[0]] * 4, rel=1e-4)
+    assert losses == pytest.approx([losses[0]] * 5, rel=1e-4)
 
 
 def test_a_training_step_updates_every_parameter():

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CHANNELS_AT_ONCE = 512
+
 
 def pool_pyramid(x: Tensor, pool_scales: tuple[int, ...]) -> list[Tensor]:
     """Average-pool a map to all levels of the pyramid, reading it once.
@@ -67,10 +69,28 @@ def conv2d_over_pyramid(
     """
     channels = [x.shape[1], *(level.shape[1] for level in levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)
-    out = F.conv2d(x, weight_of_x, bias, padding=[k // 2 for k in weight.shape[2:]])
+    out = _conv2d_of_map(x, weight_of_x, bias)
     with torch.autocast(x.device.type, enabled=False):
         taps = [apply_taps(level, w) for level, w in zip(levels, weights)]
         return out.add_(upsample_taps(taps, weight.shape[2:], out, align_corners))
+
+
+def _conv2d_of_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.conv2d`` with zero padding that keeps the size, in groups of channels where it pays.
+
+    In a channels-last map of 2048 channels neighbouring pixels are 8 KiB apart, so that the rows
+    that oneDNN's convolution reads together fall on the same lines of a CPU's cache, and it takes a
+    quarter longer than on a contiguous map. A group's pixels, copied, lie close together.
+    """
+    padding = [k // 2 for k in weight.shape[2:]]
+    on_cpu = x.device.type == 'cpu' and x.dtype == torch.float32
+    if not on_cpu or _is_recorded(x) or _autocasts_cpu() or not _is_channels_last(x):
+        return F.conv2d(x, weight, bias, padding=padding)
+    groups = zip(x.split(CHANNELS_AT_ONCE, dim=1), weight.split(CHANNELS_AT_ONCE, dim=1))
+    out = F.conv2d(*next(groups), bias, padding=padding)
+    for x, weight in groups:
+        out.add_(F.conv2d(x, weight, padding=padding))
+    return out
 
 
 def apply_taps(level: Tensor, weight: Tensor) -> Tensor:
@@ -135,8 +155,7 @@ def built_once(build):
 
     @functools.wraps(build)
     def operator(*sizes, like: Tensor) -> Tensor:
-        compiling = hasattr(torch, 'compiler') and torch.compiler.is_compiling()
-        if compiling or torch.jit.is_tracing() or type(like) is not Tensor:
+        if _is_recorded(like):
             return build(*sizes, like=like)
         return build_real(sizes, like.dtype, like.device)
 
@@ -192,6 +211,19 @@ def _stacked_bins(bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # --- products with an operator, in the memory order of the map ----------------------------------
+
+
+def _is_recorded(x: Tensor) -> bool:
+    """Whether a compiler or an exporter notes what is done, for other sizes and machines."""
+    compiling = hasattr(torch, 'compiler') and torch.compiler.is_compiling()
+    return compiling or torch.jit.is_tracing() or type(x) is not Tensor
+
+
+def _autocasts_cpu() -> bool:
+    try:
+        return torch.is_autocast_enabled('cpu')
+    except TypeError:  # torch < 2.4
+        return torch.is_autocast_cpu_enabled()
 
 
 def _full_precision(x: Tensor) -> Tensor:

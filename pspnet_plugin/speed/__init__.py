@@ -1,5 +1,5 @@
-"""The same network executed faster: memory format, and batch norm folded for prediction."""
+"""The same network executed faster: memory format, memory reuse, folding for prediction."""
 
-from .hooks import ChannelsLastHook, FoldBatchNormHook
+from .hooks import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 
-__all__ = ['ChannelsLastHook', 'FoldBatchNormHook']
+__all__ = ['ChannelsLastHook', 'FoldBatchNormHook', 'KeepMemoryHook']

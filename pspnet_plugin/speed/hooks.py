@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .folding import fold_batch_norms
+from .memory import keep_freed_memory
 
 EXAMPLE_SIZE = 64  # pixels; enough for every stage of a network with stride 32
 
@@ -80,6 +82,22 @@ class FoldBatchNormHook(Hook):
         if not self._logged:
             runner.logger.info(message)
         self._logged = True
+
+
+@HOOKS.register_module()
+class KeepMemoryHook(Hook):
+    """Lets the memory of one step serve the next, in runs on a CPU with glibc (most of Linux).
+
+    The process then keeps the size of its largest step, see :func:`.memory.keep_freed_memory`.
+
+    Example:
+        custom_hooks=[dict(type='KeepMemoryHook')]
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Tell the C library, for the rest of the process."""
+        if get_device() == 'cpu' and keep_freed_memory():
+            runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
 
 
 def _run_example(model: nn.Module) -> Tensor | tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Callable
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from pspnet_plugin import PspnetPluginError
+from pspnet_plugin.speed.memory import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
 
 from .settings import Settings
 
@@ -31,24 +32,57 @@ WARM_UPS = {'cpu': 1, 'cuda': 3}
 # Imported once by the server that the children are forked from, so that they start in no time.
 PRELOAD = ['pspnet_plugin', 'mmseg.apis']
 
+_memory_is_kept = False
+
 
 class MemoryMeasurementError(PspnetPluginError):
     """The process that was to measure the peak of memory did not live to report it."""
 
 
-def time_alternately(steps: dict[str, Step], settings: Settings) -> dict[str, list[float]]:
-    """Seconds of each step in each run, in the order A B C A B C … after warm-up runs."""
+def time_alternately(
+    steps: dict[str, Step], settings: Settings, keeping: Collection[str] = ()
+) -> dict[str, list[float]]:
+    """Seconds of each step in each run, in the order A B C A B C … after warm-up runs.
+
+    Args:
+        keeping: the steps that run with freed memory kept, which is for a whole process.
+    """
     warm_ups = WARM_UPS[torch.device(settings.device).type]
+    on_cpu = torch.device(settings.device).type == 'cpu'
     seconds = {name: [] for name in steps}
     for number in _progress(range(warm_ups + settings.runs), f'timing {", ".join(steps)}'):
         for name, step in steps.items():
+            if on_cpu and _switch_kept_memory(name in keeping):
+                step()  # What it finds in memory is now what it finds in every run of its own.
             _synchronize(settings.device)
             start = time.perf_counter()
             step()
             _synchronize(settings.device)
             if number >= warm_ups:
                 seconds[name].append(time.perf_counter() - start)
+    _switch_kept_memory(False)
     return seconds
+
+
+def _switch_kept_memory(keep: bool) -> bool:
+    """Keep freed memory from now on, or do as a process of stock MMSegmentation does.
+
+    Returns:
+        Whether that is a change.
+    """
+    global _memory_is_kept
+    if keep == _memory_is_kept:
+        return False
+    if keep and keep_freed_memory():
+        _memory_is_kept = True
+    elif not keep:
+        # Where glibc's own rules have arrived after the first blocks of more than 32 MiB.
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 65536)
+        mallopt(M_TRIM_THRESHOLD, 64 << 20)
+        _return_free_memory()
+        _memory_is_kept = False
+    return keep == _memory_is_kept
 
 
 def _synchronize(device: str) -> None:
@@ -64,7 +98,7 @@ def _progress(steps, description: str):
 
 
 def peak_memory(
-    preparations: dict[str, Callable[[], Step]], settings: Settings
+    preparations: dict[str, Callable[[], Step]], settings: Settings, keeping: Collection[str] = ()
 ) -> dict[str, list[float]]:
     """Bytes at the peak of each step above what was held before it, measured once.
 
@@ -72,13 +106,20 @@ def peak_memory(
     child process, which prepares the step and runs it, right to about a megabyte; there a
     preparation has to be a module's function, or a partial of one, that can be pickled.
 
+    Args:
+        keeping: the steps that run with freed memory kept.
+
     Raises:
         MemoryMeasurementError: the child process died.
     """
     on_gpu = torch.device(settings.device).type == 'cuda'
-    peak = _peak_on_gpu if on_gpu else _peak_in_child
-    named = _progress(preparations.items(), f'memory of {", ".join(preparations)}')
-    return {name: [peak(prepare, settings)] for name, prepare in named}
+    peaks = {}
+    for name, prepare in _progress(preparations.items(), f'memory of {", ".join(preparations)}'):
+        if on_gpu:
+            peaks[name] = [_peak_on_gpu(prepare, settings)]
+        else:
+            peaks[name] = [_peak_in_child(prepare, settings, name in keeping)]
+    return peaks
 
 
 def _peak_on_gpu(prepare: Callable[[], Step], settings: Settings) -> float:
@@ -92,12 +133,12 @@ def _peak_on_gpu(prepare: Callable[[], Step], settings: Settings) -> float:
     return torch.cuda.max_memory_allocated(settings.device) - before
 
 
-def _peak_in_child(prepare: Callable[[], Step], settings: Settings) -> float:
+def _peak_in_child(prepare: Callable[[], Step], settings: Settings, keep: bool) -> float:
     # Forking this process itself would copy OpenMP's state without its threads, and hang.
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(PRELOAD)
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_send_peak, args=(sender, prepare, settings.threads))
+    child = context.Process(target=_send_peak, args=(sender, prepare, settings.threads, keep))
     child.start()
     sender.close()
     try:
@@ -114,8 +155,10 @@ def _peak_in_child(prepare: Callable[[], Step], settings: Settings) -> float:
     return peak
 
 
-def _send_peak(sender: Connection, prepare: Callable[[], Step], threads: int) -> None:
+def _send_peak(sender: Connection, prepare: Callable[[], Step], threads: int, keep: bool) -> None:
     try:
+        if keep:
+            keep_freed_memory()
         peak = _peak_in_this_process(prepare, threads)
     except Exception as error:  # To be raised where the benchmark was started.
         peak = error

@@ -28,6 +28,7 @@ STEM_FACTOR = 32
 CHANNELS_STEP = 2 * STEM_FACTOR
 
 HEAD, LOSS, CHANNELS_LAST, STRIPS = 'head', 'streamed loss', 'channels-last', 'strips'
+KEPT_MEMORY = 'kept memory'
 
 
 class FactorizedHeadStockLoss(FactorizedPSPHead):

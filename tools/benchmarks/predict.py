@@ -20,13 +20,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pspnet_plugin.speed.folding import fold_batch_norms
 
 from .measuring import peak_memory, time_alternately
-from .models import CHANNELS_LAST, HEAD, STRIPS, build, stock_config, to_channels_last
+from .models import CHANNELS_LAST, HEAD, KEPT_MEMORY, STRIPS, build, stock_config, to_channels_last
 from .settings import Settings
 from .table import ABOVE, Beside, Quantity, Table, Wanted
 from .train import variants
 
 FOLDING = 'folding'
-PARTS = (HEAD, CHANNELS_LAST, FOLDING, STRIPS)
+PARTS = (HEAD, CHANNELS_LAST, FOLDING, STRIPS, KEPT_MEMORY)
 STRENGTH_OF_BRANCHES = 0.2
 TIME, LABELS = 'file to label map', 'labels equal to stock'
 
@@ -97,6 +97,7 @@ def prepare(parts: tuple[str, ...], picture: str, settings: Settings) -> Callabl
 
 def measure(settings: Settings) -> list[Table]:
     """Stock, and the parts one after the other, on a picture of twice the network's input."""
+    last = f'+ {KEPT_MEMORY}'
     height, width = settings.crop
     with tempfile.TemporaryDirectory() as folder:
         picture = str(Path(folder, 'picture.png'))
@@ -106,10 +107,9 @@ def measure(settings: Settings) -> list[Table]:
             for name, parts in variants(PARTS).items()
         }
         steps = {name: prepared() for name, prepared in preparations.items()}
-        seconds = time_alternately(steps, settings)
+        seconds = time_alternately(steps, settings, (last,))
         labels = {name: step() for name, step in steps.items()}
-        memory = peak_memory(preparations, settings)
-    last = f'+ {STRIPS}'
+        memory = peak_memory(preparations, settings, (last,))
     return [
         Table(
             title=(
