@@ -17,7 +17,7 @@ from mmseg.structures import SegDataSample
 
 from pspnet_plugin.heads import FactorizedPSPHead, LogitsTTAModel, StreamedFCNHead
 from pspnet_plugin.preflight import stock_tools
-from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook
+from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 from tests.conftest import run_python, small_run_options
 
 STOCK = {
@@ -213,7 +213,7 @@ def test_runner_trains_the_same_weights_and_reports_the_same_metrics(
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-3)
-    for hook in (ChannelsLastHook, FoldBatchNormHook):
+    for hook in (ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook):
         assert sum(type(registered) is hook for registered in ours.hooks) == 1
         assert not any(type(registered) is hook for registered in stock.hooks)
 

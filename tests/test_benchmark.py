@@ -1,7 +1,9 @@
 """The benchmark tool: what it counts, how it compares, and each sub-benchmark at a tiny scale."""
 
+import ctypes
 import functools
 import os
+import resource
 import sys
 from types import SimpleNamespace
 
@@ -321,6 +323,27 @@ def test_variants_run_in_turn_and_each_time_is_its_own(monkeypatch):
     seconds = measuring.time_alternately(steps, Settings(runs=2))
     assert ''.join(order) == 'abc' * 3
     assert seconds == {'a': [104, 107], 'b': [205, 208], 'c': [306, 309]}
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallopt'), reason='needs glibc')
+def test_memory_is_kept_for_the_steps_that_are_named_only():
+    faults = {'stock': [], 'keeping': []}
+
+    def step(name):
+        def run():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(64 << 20, dtype=torch.uint8)
+            faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+        return run
+
+    steps = {name: step(name) for name in faults}
+    measuring.time_alternately(steps, Settings(device='cpu', runs=2), ('keeping',))
+    pages = (64 << 20) // resource.getpagesize()
+    # Each switch is followed by a step that is not timed.
+    assert len(faults['keeping']) == 3 * 2
+    assert min(faults['stock']) > 0.9 * pages
+    assert max(faults['keeping'][1::2]) < 0.1 * pages
 
 
 def hold_and_allocate(held, allocated, resettable=True):

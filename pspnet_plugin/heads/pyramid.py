@@ -16,6 +16,7 @@ Nothing is approximated. docs/performance.md derives the identity and counts the
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 
 import torch
@@ -38,7 +39,7 @@ def pool_pyramid(x: Tensor, pool_scales: tuple[int, ...]) -> list[Tensor]:
     scales = tuple(pool_scales)
     channels_last = _is_channels_last(x)
     outer, inner = _memory_order(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with _without_autocast(x):
         sums, rest = pooling_operator(x.shape[inner], scales, like=x)
         strips = _full_precision(_multiply(sums, x, inner, channels_last))
         means = torch.mul(*pooling_operator(x.shape[outer], scales, like=strips))
@@ -70,7 +71,7 @@ def conv2d_over_pyramid(
     channels = [x.shape[1], *(level.shape[1] for level in levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)
     out = _conv2d_of_map(x, weight_of_x, bias)
-    with torch.autocast(x.device.type, enabled=False):
+    with _without_autocast(x):
         taps = [apply_taps(level, w) for level, w in zip(levels, weights)]
         return out.add_(upsample_taps(taps, weight.shape[2:], out, align_corners))
 
@@ -83,8 +84,9 @@ def _conv2d_of_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     quarter longer than on a contiguous map. A group's pixels, copied, lie close together.
     """
     padding = [k // 2 for k in weight.shape[2:]]
-    on_cpu = x.device.type == 'cpu' and x.dtype == torch.float32
-    if not on_cpu or _is_recorded(x) or _autocasts_cpu() or not _is_channels_last(x):
+    full_precision = x.dtype in (torch.float32, torch.float64) and not _autocasts_cpu()
+    on_cpu = x.device.type == 'cpu' and not _is_recorded(x)
+    if not (full_precision and on_cpu and _is_channels_last(x)):
         return F.conv2d(x, weight, bias, padding=padding)
     groups = zip(x.split(CHANNELS_AT_ONCE, dim=1), weight.split(CHANNELS_AT_ONCE, dim=1))
     out = F.conv2d(*next(groups), bias, padding=padding)
@@ -217,6 +219,11 @@ def _is_recorded(x: Tensor) -> bool:
     """Whether a compiler or an exporter notes what is done, for other sizes and machines."""
     compiling = hasattr(torch, 'compiler') and torch.compiler.is_compiling()
     return compiling or torch.jit.is_tracing() or type(x) is not Tensor
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager:
+    on_meta = x.device.type == 'meta'  # shapes only; autocast does not know that device
+    return nullcontext() if on_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _autocasts_cpu() -> bool:

@@ -235,6 +235,12 @@ def test_what_changes_a_stock_head_changes_ours_alike(change):
     torch.testing.assert_close(ours([x]), stock([x]), rtol=1e-10, atol=1e-12)
 
 
+def test_shapes_are_found_without_memory_on_the_meta_device():
+    stock, ours = both_heads(in_channels=8, channels=4)
+    x = torch.empty(2, 8, 9, 7, device='meta')
+    assert ours.to('meta')([x]).shape == stock.to('meta')([x]).shape
+
+
 def error_ratio(results, stock, truth):
     return (results.double() - truth).norm() / (stock.double() - truth).norm()
 

@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook
+from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
+from pspnet_plugin.speed import hooks as hooks_module
 
 
 class Pictures(Dataset):
@@ -235,3 +236,12 @@ def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path
         states.append(copy.deepcopy(runner.model.state_dict()))
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(('device', 'told'), [('cpu', True), ('cuda', False)])
+def test_memory_is_kept_in_runs_on_a_cpu(tmp_path, monkeypatch, device, told):
+    calls = []
+    monkeypatch.setattr(hooks_module, 'keep_freed_memory', lambda: calls.append(True) or True)
+    monkeypatch.setattr(hooks_module, 'get_device', lambda: device)
+    build_runner(tmp_path, [KeepMemoryHook()]).train()
+    assert bool(calls) == told
