@@ -1,6 +1,5 @@
 """The benchmark tool: what it counts, how it compares, and each sub-benchmark at a tiny scale."""
 
-import ctypes
 import functools
 import os
 import sys
@@ -324,36 +323,19 @@ def test_variants_run_in_turn_and_each_time_is_its_own(monkeypatch):
     assert seconds == {'a': [104, 107], 'b': [205, 208], 'c': [306, 309]}
 
 
-KEPT_MEMORY = """
-import resource
-import torch
-from benchmarks.measuring import time_alternately
-from benchmarks.settings import Settings
+def test_memory_is_kept_for_the_steps_that_are_named_only(monkeypatch):
+    monkeypatch.setattr(measuring, 'keep_freed_memory', lambda: True)
+    order = []
 
-faults = {'stock': [], 'keeping': []}
+    def step(name):
+        return lambda: order.append((name, measuring._memory_is_kept))
 
-def step(name):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(64 << 20, dtype=torch.uint8)
-    faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-
-steps = {name: lambda name=name: step(name) for name in faults}
-time_alternately(steps, Settings(runs=2), ('keeping',))
-pages = (64 << 20) // resource.getpagesize()
-# Of the steps that keep memory, one before each that is timed is not.
-print(min(faults['stock']) / pages, *[count / pages for count in faults['keeping'][1::2]])
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallopt'), reason='needs glibc')
-def test_memory_is_kept_for_the_steps_that_are_named_only():
-    # In a process of its own: glibc leaves its heap for good where an allocation has failed before.
-    code, output = run_python('-c', KEPT_MEMORY, cwd=ROOT / 'tools')
-    assert code == 0, output[-4000:]
-    stock, *keeping = map(float, output.splitlines()[-1].split())
-    assert stock > 0.9
-    assert len(keeping) == 3
-    assert max(keeping) < 0.1
+    steps = {name: step(name) for name in ('stock', 'keeping')}
+    measuring.time_alternately(steps, Settings(device='cpu', runs=2), ('keeping',))
+    # A step after each change is not timed.
+    stock, keeping = ('stock', False), ('keeping', True)
+    assert order == [stock, keeping, keeping] + 2 * [stock, stock, keeping, keeping]
+    assert not measuring._memory_is_kept
 
 
 def hold_and_allocate(held, allocated, resettable=True):
