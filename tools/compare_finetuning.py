@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from run_log import read_log
+
 TOOLS = Path(__file__).resolve().parent
 RECIPES = TOOLS.parent / 'configs' / 'finetune'
 DEFAULT = ['frozen_backbone', 'gradual_unfreezing', 'full', 'from_scratch']
@@ -31,15 +33,13 @@ def run(recipe: str, seed: int, work_dir: Path, options: list[str]) -> dict[str,
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             sys.exit(f'{recipe} with seed {seed} failed: its log is under {work_dir}.')
-        measured = {**read_log(work_dir), 'memory': usage.ru_maxrss / 1024}
+        measured = {**summary(read_log(work_dir)), 'memory': usage.ru_maxrss / 1024}
         result.write_text(json.dumps(measured))
     return json.loads(result.read_text())
 
 
-def read_log(work_dir: Path) -> dict[str, float]:
-    """The last mIoU, and the median seconds of an iteration, of the newest run in a folder."""
-    newest = max(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime)
-    lines = [json.loads(line) for line in newest.read_text().splitlines()]
+def summary(lines: list[dict]) -> dict[str, float]:
+    """The last mIoU, and the median seconds of an iteration, of a run's log."""
     times = [line['time'] - line['data_time'] for line in lines if 'loss' in line]
     return {
         'mIoU': [line['mIoU'] for line in lines if 'mIoU' in line][-1],

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -13,18 +11,12 @@ import matplotlib
 matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt
+from run_log import read_log
 
 
 def losses(work_dir: Path) -> dict[int, float]:
     """The logged loss of the newest run in a work folder, by iteration."""
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        sys.exit(f'error: {work_dir} holds no */vis_data/scalars.json: it is no run of train.py')
-    lines = [json.loads(line) for line in logs[-1].read_text(encoding='utf-8').splitlines()]
-    found = {line['step']: line['loss'] for line in lines if 'loss' in line}
-    if not found:
-        sys.exit(f'error: {logs[-1]} has no line with a loss')
-    return found
+    return {line['step']: line['loss'] for line in read_log(work_dir) if 'loss' in line}
 
 
 def main() -> None:

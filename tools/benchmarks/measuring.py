@@ -73,9 +73,9 @@ def _switch_kept_memory(keep: bool) -> bool:
     global _memory_is_kept
     if keep == _memory_is_kept:
         return False
-    if keep and keep_freed_memory():
-        _memory_is_kept = True
-    elif not keep:
+    if keep:
+        _memory_is_kept = keep_freed_memory()
+    else:
         # Where glibc's own rules have arrived after the first blocks of more than 32 MiB.
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 65536)
