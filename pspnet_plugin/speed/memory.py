@@ -16,7 +16,8 @@ def keep_freed_memory() -> bool:
     the feature maps of a step. The next step then gets them page by page, each filled with zeros by
     the system: in the training of a PSPNet that was a fifth of the time. Kept memory is used again
     by this process only, whose size stays at its peak. There is no way back but the process's end.
-    In some processes, one of eight in a trial, it changed nothing.
+    The first steps may still get new pages: PyTorch asks for aligned blocks, for which glibc looks
+    for a little more than their size, so that a block that was freed is not always found again.
 
     Returns:
         Whether it can be done here; other C libraries and systems are left as they are.
