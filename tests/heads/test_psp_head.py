@@ -17,7 +17,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead
+from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, winograd
 from pspnet_plugin.heads.psp_head import PyramidConv2d
 
 BN = {'type': 'BN'}
@@ -276,6 +276,20 @@ def test_rounding_errors_are_those_of_stock(dtype, autocast, layout):
         ratios.append(error_ratio(result, expected, truth))
     # The errors are random, and so is the ratio of two of them.
     assert math.exp(statistics.mean(map(math.log, ratios))) <= 1.5
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_rounding_errors_of_a_wide_head_and_its_gradients_are_those_of_stock(layout):
+    torch.manual_seed(0)
+    stock, ours = both_heads(in_channels=512, channels=256)
+    stock, ours = (head.eval().to(memory_format=layout) for head in (stock, ours))
+    x = torch.randn(1, 512, 24, 30).relu().to(memory_format=layout)
+    assert winograd.pays(x, ours.bottleneck.conv.weight)
+    truth = run(copy.deepcopy(stock).double(), x.double())
+    expected, results = run(stock, x), run(ours, x)
+    for name in truth:
+        if not torch.equal(results[name], expected[name]):
+            assert error_ratio(results[name], expected[name], truth[name]) <= 1.5, name
 
 
 def kept_bytes(head, x):

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 
-from pspnet_plugin.heads import pyramid
 from pspnet_plugin.heads.pyramid import (
     conv2d_over_pyramid,
     interpolation_operator,
@@ -177,24 +176,3 @@ def test_operators_built_in_inference_mode_serve_training():
     weight = torch.randn(1, 4, 3, 3, requires_grad=True)
     conv2d_over_pyramid(x, pool_pyramid(x, pool_scales), weight).sum().backward()
     assert x.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize('channels', [2, 3, 7])
-def test_groups_of_channels_sum_to_the_same_convolution(channels, monkeypatch):
-    monkeypatch.setattr(pyramid, 'CHANNELS_AT_ONCE', 2)
-    x = random_map(2, channels, 9, 6, layout=torch.channels_last)
-    level = random_map(2, 3, 2, 2, seed=1)
-    weight, bias = random_map(4, channels + 3, 3, 3, seed=2), random_map(4, seed=3)
-    stock = stock_conv(x, [level], weight, bias, align_corners=False)
-    convolve, read = F.conv2d, []
-    with monkeypatch.context() as watched:
-        watched.setattr(F, 'conv2d', lambda x, *a, **k: read.append(x) or convolve(x, *a, **k))
-        ours = conv2d_over_pyramid(x, [level], weight, bias)
-    assert_same_with_gradients(ours, stock, [x, level, weight, bias])
-    assert ours.is_contiguous(memory_format=torch.channels_last)
-    sizes = [part.shape[1] for part in read if part.shape[0] == 2]
-    assert sum(sizes) == channels
-    assert max(sizes) == 2
-    with torch.autocast('cpu', torch.bfloat16), torch.no_grad():
-        half = conv2d_over_pyramid(x.float(), [level.float()], weight.float(), bias.float())
-    assert half.dtype == torch.bfloat16
