@@ -10,10 +10,10 @@ from tests.conftest import ROOT, run_python
 
 @pytest.fixture
 def run(tmp_path):
-    def write(name, losses):
+    def write(name, losses, first=1):
         folder = tmp_path / name / '20260101_000000' / 'vis_data'
         folder.mkdir(parents=True)
-        lines = [{'step': step, 'loss': loss} for step, loss in enumerate(losses, 1)]
+        lines = [{'step': step, 'loss': loss} for step, loss in enumerate(losses, first)]
         lines.append({'step': len(losses), 'mIoU': 50.0})
         (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
         return tmp_path / name
@@ -35,3 +35,10 @@ def test_a_folder_without_a_run_is_an_error_that_names_it(run, tmp_path):
     code, output = run_python(ROOT / 'tools' / 'plot_losses.py', tmp_path, '--out', 'x.png')
     assert code == 1
     assert output.startswith(f'error: {tmp_path} holds no')
+
+
+def test_runs_without_a_common_iteration_are_an_error_that_names_them(run, tmp_path):
+    work_dirs = run('stock', [2.0, 1.0]), run('ours', [0.5, 0.4], first=3)
+    code, output = run_python(ROOT / 'tools' / 'plot_losses.py', *work_dirs, '--out', 'x.png')
+    assert code == 1
+    assert output.splitlines()[-1] == 'error: ours logged no iteration that stock logged too'

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -34,6 +35,8 @@ def main() -> None:
         above.plot(list(curve), list(curve.values()), style, label=name)
     for name, curve in others:
         both = [step for step in curve if step in first[1]]
+        if not both:
+            sys.exit(f'error: {name} logged no iteration that {first[0]} logged too')
         apart = [abs(curve[step] - first[1][step]) / abs(first[1][step]) for step in both]
         below.semilogy(both, apart, label=name)
         print(f'{name}: at most {max(apart):.1e} of the loss of {first[0]} away from it')
