@@ -57,8 +57,9 @@ setup(
     },
     # No distribution of mmcv: mmcv and mmcv-lite exclude each other and the choice is the user's.
     install_requires=[
-        'torch>=2.0',
-        'torchvision>=0.15',
+        # The first that can be told which stand-ins a checkpoint may call instead of code.
+        'torch>=2.6',
+        'torchvision>=0.21',
         'mmengine>=0.10',
         'mmsegmentation>=1.2',
         # mmsegmentation 1.2.2 imports these and does not declare them, mmengine pkg_resources.

@@ -1,4 +1,4 @@
-"""mmengine's own checkpoints on torch >= 2.6: what may stand in them, and why one is refused.
+"""mmengine's own checkpoints: what may stand in them, and why one is refused.
 
 torch reads a checkpoint without running code from it, and calls only what is on an allow-list.
 mmengine writes numpy arrays and HistoryBuffers, which are not on it. The real classes have no place

@@ -4,7 +4,8 @@
 the installed versions need it, and leaves them alone where they do not:
 
 - ``mmcv-lite`` has no compiled operators, and ``mmseg.models`` imports some that it rarely uses.
-- torch >= 2.6 refuses the checkpoints that mmengine itself writes.
+- torch refuses the checkpoints that mmengine itself writes, and reads those from the web, as
+  mmengine asks it to, with whatever code they hold.
 - mmengine asks for a CUDA device when it starts several processes, also for gloo on CPUs, and
   such a process may abort at its end.
 - mmengine knows no ``_base_ = 'pspnet_plugin::…'`` (:mod:`pspnet_plugin.config_scope`).
@@ -13,12 +14,15 @@ the installed versions need it, and leaves them alone where they do not:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 import time
 import types
+from collections.abc import Iterator
 
 import torch
 from mmengine.device import get_device
@@ -28,6 +32,8 @@ from .errors import PspnetPluginError
 
 # Seconds; a thread that waits for Python's lock alone needs microseconds.
 GLOO_RELEASES_WITHIN = 0.2
+# What torch takes for a yes in its environment variables.
+TORCH_TRUE = ('1', 'y', 'yes', 'true')
 
 
 class MissingOperatorError(PspnetPluginError):
@@ -38,15 +44,15 @@ def apply() -> None:
     """Repair what needs repair in the installed mmengine, mmcv and mmseg.
 
     Raises:
-        ImportError: mmseg is installed without any distribution of mmcv.
+        ImportError: torch is too old, or mmseg is installed without any distribution of mmcv.
     """
+    require_safe_torch()
     if importlib.util.find_spec('mmseg') is not None:
         require_mmcv()
         if importlib.util.find_spec('mmcv._ext') is None:
             load_mmcv_operators_without_extension()
-    if torch_loads_weights_only():
-        checkpoints.allow_mmengine_checkpoints()
-    explain_checkpoint_errors()
+    checkpoints.allow_mmengine_checkpoints()
+    read_checkpoints_safely()
     if get_device() in ('cpu', 'mps'):
         start_gloo_without_gpu()
     config_scope.teach_on_import()
@@ -130,31 +136,58 @@ def _raise_on_build(init, name: str):
 # --- checkpoints --------------------------------------------------------------------------------
 
 
-def torch_loads_weights_only() -> bool:
-    """Whether ``torch.load`` refuses by default what is not on its allow-list (torch >= 2.6)."""
-    return tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6)
+def require_safe_torch() -> None:
+    """Raise an ImportError where torch cannot be told which stand-ins a checkpoint may call."""
+    if tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 6):
+        raise ImportError(
+            f'pspnet_plugin needs torch 2.6 or later and torch {torch.__version__} is installed: '
+            'an older one runs the code inside a checkpoint. Run "pip install \'torch>=2.6\'".'
+        )
 
 
-def explain_checkpoint_errors() -> None:
-    """Make mmengine's reader say in one line why a checkpoint is refused and what to do."""
+def read_checkpoints_safely() -> None:
+    """Make every loader of mmengine refuse code in a checkpoint, and say in one line why.
+
+    All of them stand behind one door: paths, ``http://``, ``torchvision://``, ``open-mmlab://`` and
+    the rest, for the test tool, ``--resume``, ``load_from`` and ``Pretrained``.
+    """
     from mmengine.runner.checkpoint import CheckpointLoader
 
     read = CheckpointLoader.load_checkpoint.__func__
-    if hasattr(read, 'explains_errors'):
+    if hasattr(read, 'reads_safely'):
         return
 
     @functools.wraps(read)
     def load_checkpoint(cls, filename, *args, **kwargs):
         try:
-            return read(cls, filename, *args, **kwargs)
+            with _without_code():
+                return read(cls, filename, *args, **kwargs)
         except Exception as error:  # torch reports a broken file in a dozen ways
             message = checkpoints.explain_load_error(str(filename), error)
             if message is None:
                 raise
             raise checkpoints.CheckpointError(message) from error
 
-    load_checkpoint.explains_errors = True
+    load_checkpoint.reads_safely = True
     CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+
+
+@contextlib.contextmanager
+def _without_code() -> Iterator[None]:
+    """Let ``torch.load`` read nothing but data, whatever its caller asks for.
+
+    mmengine's loaders for the web ask for ``weights_only=False``, by way of torch.hub.
+    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD stays the user's word that all files may run code.
+    """
+    before = os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD')
+    if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '').lower() not in TORCH_TRUE:
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    try:
+        yield
+    finally:
+        os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
+        if before is not None:
+            os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = before
 
 
 # --- several processes without a GPU ------------------------------------------------------------

@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from .errors import PspnetPluginError
+from .pretrained.inspection import refuse_timm_weights
 
 # Which data loaders a stock tool reads.
 LOADERS = {
@@ -71,8 +72,11 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
 
     Raises:
         DatasetError: a folder or a label map is missing; the message says how to get it.
+        PretrainedWeightsError: a backbone would fetch other weights than the config's.
     """
     check_datasets(cfg, loaders)
+    if 'train_dataloader' in loaders:
+        refuse_timm_weights(cfg)
     if get_device() in ('cpu', 'mps'):
         fit_to_cpu(cfg)
 

@@ -1,17 +1,22 @@
-"""Checkpoints on torch >= 2.6: what mmengine writes loads, all else is refused by name."""
+"""Checkpoints: what mmengine writes loads, all else is refused by name."""
 
+import functools
+import http.server
 import os
 import pickle
 import struct
+import threading
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 
 from pspnet_plugin import checkpoints
-from tests.conftest import run_python
+from tests.conftest import ROOT, run_python, small_run_options
 
 
 def load(path):
@@ -76,6 +81,128 @@ def test_checkpoint_that_would_run_code_is_refused_and_named(tmp_path, call):
         load(path)
     assert 'add_safe_globals' in str(raised.value)
     assert not made.exists()
+
+
+# --- code in what comes from the web -----------------------------------------------------------
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """The address of a server on the loopback for the files in ``tmp_path / 'web'``."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / 'web').mkdir()
+    handler = functools.partial(Quiet, directory=tmp_path / 'web')
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def save_with_code(path, made, kind='zip'):
+    content = {'state_dict': {'weight': torch.ones(2)}, 'meta': Payload(os.mkdir, str(made))}
+    torch.save(content, path, _use_new_zipfile_serialization=kind == 'zip')
+    if kind == 'zipped pickle':  # which torch.hub unpacks
+        plain = path.rename(path.with_name('plain.pth'))
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.write(plain, 'plain.pth')
+
+
+def load_as_pretrained(reference):
+    BaseModule(init_cfg={'type': 'Pretrained', 'checkpoint': reference}).init_weights()
+
+
+@pytest.mark.parametrize('kind', ['zip', 'pickle', 'zipped pickle'])
+@pytest.mark.parametrize(
+    ('scheme', 'how'),
+    [
+        ('', load),
+        ('', load_as_pretrained),
+        ('torchvision://', load),
+        ('torchvision://', load_as_pretrained),
+        ('open-mmlab://', load),
+        ('mmcls://', load),
+    ],
+)
+def test_code_from_the_web_is_refused_by_every_loader(
+    tmp_path, monkeypatch, web, scheme, how, kind
+):
+    save_with_code(tmp_path / 'web' / 'bad.pth', tmp_path / 'made', kind)
+    for names in ('get_torchvision_models', 'get_external_models', 'get_mmcls_models'):
+        monkeypatch.setattr(
+            f'mmengine.runner.checkpoint.{names}', lambda: {'model': f'{web}/bad.pth'}
+        )
+    reference = f'{scheme}model' if scheme else f'{web}/bad.pth'
+    with pytest.raises(checkpoints.CheckpointError, match=f'{reference} holds .*mkdir'):
+        how(reference)
+    assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize('tool', ['test.py', 'train.py'])
+def test_tools_refuse_code_from_the_web(tmp_path, web, street_scenes, tool):
+    from tests.test_tools import CONFIG, NARROW
+
+    address = f'{web}/bad.pth'
+    save_with_code(tmp_path / 'web' / 'bad.pth', tmp_path / 'made')
+    options = ['--work-dir', tmp_path, *small_run_options(street_scenes), *NARROW]
+    arguments = [address, *options]
+    if tool == 'train.py':
+        arguments = ['--resume', *options, f'load_from={address}']
+    code, output = run_python(ROOT / 'tools' / tool, CONFIG, *arguments)
+    assert code == 1
+    error = output.strip().splitlines()[-1]
+    assert error.startswith(f'error: The checkpoint {address} holds')
+    assert 'mkdir' in error
+    assert not (tmp_path / 'made').exists()
+
+
+def test_a_checkpoint_of_mmengine_loads_from_the_web(tmp_path, web):
+    loss = HistoryBuffer(np.arange(5.0), np.ones(5))
+    save_checkpoint({'loss': loss}, str(tmp_path / 'web' / 'good.pth'))
+    assert load(f'{web}/good.pth')['loss'].mean() == loss.mean()
+
+
+def test_a_loader_that_asks_for_code_gets_none(tmp_path, monkeypatch):
+    # As the readers of mmengine's later versions do.
+    save_with_code(tmp_path / 'bad.pth', tmp_path / 'made')
+    monkeypatch.setitem(
+        CheckpointLoader._schemes,
+        '',
+        lambda path, map_location: torch.load(path, weights_only=False),
+    )
+    with pytest.raises(checkpoints.CheckpointError, match='mkdir'):
+        load(tmp_path / 'bad.pth')
+    assert not (tmp_path / 'made').exists()
+
+
+def test_what_torch_loads_outside_of_mmengine_is_left_alone(tmp_path, monkeypatch):
+    save_with_code(tmp_path / 'trusted.pth', tmp_path / 'made')
+    for before in ('0', None):
+        if before is None:
+            monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD')
+        else:
+            monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', before)
+        with pytest.raises(checkpoints.CheckpointError):
+            load(tmp_path / 'trusted.pth')
+        assert os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD') == before
+    torch.load(tmp_path / 'trusted.pth', weights_only=False)
+    assert (tmp_path / 'made').exists()
+
+
+def test_a_user_who_says_so_to_torch_loads_code(tmp_path, monkeypatch):
+    save_with_code(tmp_path / 'trusted.pth', tmp_path / 'made')
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    load(tmp_path / 'trusted.pth')
+    assert (tmp_path / 'made').exists()
 
 
 # --- what the stand-ins refuse: pickles written by hand, opcode by opcode -----------------------

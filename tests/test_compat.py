@@ -1,5 +1,6 @@
 """The repairs of the stock stack: each where it is needed, and nowhere else."""
 
+import contextlib
 import importlib.util
 
 import pytest
@@ -8,7 +9,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmseg.registry import MODELS
 from torch.nn import functional as F
 
-from pspnet_plugin import checkpoints, compat
+from pspnet_plugin import compat
 from tests.conftest import run_python
 
 ON_LITE = importlib.util.find_spec('mmcv._ext') is None
@@ -85,15 +86,14 @@ def test_asking_for_the_environment_works_without_compiled_operators():
     assert 'MMCV Compiler' in collect_env()
 
 
-# --- where nothing is needed --------------------------------------------------------------------
+# --- versions -----------------------------------------------------------------------------------
 
 
-def test_older_torch_needs_no_help_and_gets_none(monkeypatch):
-    monkeypatch.setattr(torch, '__version__', '2.5.1')
-    monkeypatch.setattr(
-        checkpoints, 'allow_mmengine_checkpoints', lambda: pytest.fail('was called')
-    )
-    compat.apply()
+@pytest.mark.parametrize(('version', 'passes'), [('2.5.1', False), ('2.6.0+cpu', True)])
+def test_torch_that_would_run_the_code_in_a_checkpoint_is_refused(monkeypatch, version, passes):
+    monkeypatch.setattr(torch, '__version__', version)
+    with contextlib.nullcontext() if passes else pytest.raises(ImportError, match=r'torch>=2\.6'):
+        compat.apply()
 
 
 def test_applying_twice_changes_nothing():

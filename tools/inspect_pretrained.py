@@ -1,24 +1,32 @@
 #!/usr/bin/env python
 """Print which pretrained weights a config loads and what becomes of each, without training.
 
-Exits with 1 where a run would stop: the weights are missing, unsafe, or cover too little.
+Exits with 1 where a run would stop (the weights are missing, unsafe, or cover too little), and
+where a comparison was asked for and shows a difference or cannot be made.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import warnings
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
 import pspnet_plugin  # noqa: F401  registers, and repairs the stock stack before mmseg is imported
 from pspnet_plugin import PspnetPluginError
-from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-from pspnet_plugin.pretrained.comparison import compare
+from pspnet_plugin.pretrained import PretrainedBackbone, PretrainedWeightsError, load_pretrained
+from pspnet_plugin.pretrained.comparison import (
+    NothingToCompareError,
+    compare,
+    reason_for_difference,
+)
 from pspnet_plugin.pretrained.hook import find_module
-from pspnet_plugin.pretrained.inspection import planned_loads
+from pspnet_plugin.pretrained.inspection import planned_loads, refuse_timm_weights
 
 TOLERANCE = 1e-5
 
@@ -27,62 +35,131 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
     parser.add_argument('--checkpoint', help='take this reference instead of the one in the config')
-    parser.add_argument('--module', help='only this part of the model, such as backbone')
+    parser.add_argument(
+        '--module', help="only this part of the model, such as backbone; '' is the whole model"
+    )
+    parser.add_argument('--sha256', help='the hash that the file must have, or its beginning')
+    parser.add_argument(
+        '--trust-pickle',
+        action='store_true',
+        help='read a file that holds more than data, although that can run its code',
+    )
     parser.add_argument(
         '--compare',
         action='store_true',
         help="compare the features with the source library's own model on one input",
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.checkpoint == '':
+        parser.error('--checkpoint is empty: name a file or a reference, or leave it out')
+    return arguments
 
 
-def show_comparison(module, report, settings) -> bool:
-    differences = compare(module, report, settings.get('trust_pickle', False))
-    if not differences:
-        print(f'comparison: no installed library has its own model for {report.conversion} here')
+def read_config(arguments: argparse.Namespace) -> Config:
+    try:
+        config = Config.fromfile(arguments.config)
+    except OSError as error:
+        raise PspnetPluginError(
+            f'The config {arguments.config} cannot be read: {error.strerror or error}. Name a .py '
+            'file; those of the plugin are in configs/.'
+        ) from error
+    config.merge_from_dict(arguments.cfg_options)
+    return config
+
+
+def build_model(config: Config) -> nn.Module:
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    with warnings.catch_warnings():
+        # What MMSegmentation says of its own heads would stand in front of each report.
+        warnings.filterwarnings('ignore', module=r'mmseg\.')
+        return revert_sync_batchnorm(MODELS.build(config.model))
+
+
+def named_part(arguments: argparse.Namespace) -> str:
+    return 'backbone' if arguments.module is None else arguments.module
+
+
+def wanted_loads(
+    arguments: argparse.Namespace, config: Config, model: nn.Module
+) -> list[tuple[str, dict[str, Any]]]:
+    """What the config loads, as far as the command line asks for it and with its settings."""
+    loads, wanted = planned_loads(config, model), arguments.module
+    if wanted is not None:
+        find_module(model, wanted)
+        loads = [load for load in loads if load[0] == wanted]
+    changed: dict[str, Any] = {}
+    if arguments.checkpoint is not None:
+        loads = loads or [(named_part(arguments), {})]
+        changed['checkpoint'] = arguments.checkpoint
+        if not any(key.rpartition('.')[2] == 'sha256' for key in arguments.cfg_options):
+            # The hash in the config is that of the file in the config.
+            changed['sha256'] = None
+    if arguments.sha256 is not None:
+        changed['sha256'] = arguments.sha256
+    if arguments.trust_pickle:
+        changed['trust_pickle'] = True
+    return [(name, {**settings, **changed}) for name, settings in loads]
+
+
+def show_load(module: nn.Module, name: str, settings: dict[str, Any], comparing: bool) -> bool:
+    start = PretrainedBackbone(**settings)
+    try:
+        report = load_pretrained(module, start.checkpoint, **start.settings)
+    except PretrainedWeightsError as error:
+        if error.report is not None and error.report.expected:
+            print(error.report)
+        print(f'error: {error}', file=sys.stderr)
+        return False
+    print(f'[{name or "whole model"}]\n{report}')
+    return not comparing or show_comparison(module, report, start.settings['trust_pickle'])
+
+
+def show_comparison(module, report, trust_pickle) -> bool:
+    try:
+        differences = compare(module, report, trust_pickle)
+    except NothingToCompareError as error:
+        print(f'comparison: {error}')
+        return False
     for stage, difference in differences.items():
-        print(f'comparison: {stage} differs from the library by {difference:.1e} (relative)')
-    return all(difference <= TOLERANCE for difference in differences.values())
+        if difference is None:
+            print(f'comparison: {stage} has another resolution in the library: left out')
+        else:
+            print(f'comparison: {stage} differs from the library by {difference:.1e} (relative)')
+    good = all(d is None or d <= TOLERANCE for d in differences.values())
+    reason = None if good else reason_for_difference(module, report)
+    if reason:
+        print(f'comparison: {reason}')
+    return good
+
+
+def inspect(arguments: argparse.Namespace) -> bool:
+    """Print what there is to say; whether all of it is good."""
+    config = read_config(arguments)
+    named = [] if arguments.checkpoint is None else [named_part(arguments)]
+    refuse_timm_weights(config, named)
+    model = build_model(config)
+    loads = wanted_loads(arguments, config, model)
+    if not loads:
+        part = {None: '', '': ' into the whole model'}.get(
+            arguments.module, f' into {arguments.module}'
+        )
+        print(f'{arguments.config} loads no pretrained weights{part}.')
+        return not arguments.compare
+    shown = [
+        show_load(find_module(model, name)[1], name, settings, arguments.compare)
+        for name, settings in loads
+    ]
+    return all(shown)
 
 
 def main() -> int:
-    arguments = parse_arguments()
-    config = Config.fromfile(arguments.config)
-    config.merge_from_dict(arguments.cfg_options)
-    init_default_scope(config.get('default_scope', 'mmseg'))
-    model = revert_sync_batchnorm(MODELS.build(config.model))
-    loads = planned_loads(config, model)
-    wanted = arguments.module
-    if arguments.checkpoint:
-        named = [load for load in loads if wanted in (None, load[0])] or [
-            (wanted or 'backbone', {})
-        ]
-        # The hash in the config is that of the file in the config.
-        changed = {'checkpoint': arguments.checkpoint, 'sha256': None}
-        loads = [(name, {**settings, **changed}) for name, settings in named]
-    elif wanted is not None:
-        loads = [load for load in loads if load[0] == wanted]
-    if not loads:
-        print(f'{arguments.config} loads no pretrained weights.')
-    good = True
-    for name, settings in loads:
-        module = find_module(model, name)[1]
-        try:
-            report = load_pretrained(module, **settings)
-        except PretrainedWeightsError as error:
-            if error.report is not None and error.report.expected:
-                print(error.report)
-            print(f'error: {error}', file=sys.stderr)
-            good = False
-            continue
-        print(f'[{name}]\n{report}')
-        good = good and (not arguments.compare or show_comparison(module, report, settings))
-    return 0 if good else 1
+    try:
+        return 0 if inspect(parse_arguments()) else 1
+    except PspnetPluginError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except PspnetPluginError as error:
-        sys.exit(f'error: {error}')
+    sys.exit(main())

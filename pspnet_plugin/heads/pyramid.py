@@ -78,7 +78,7 @@ def conv2d_over_pyramid(
 
 def _conv2d_of_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.conv2d`` with zero padding that keeps the size, by the fastest way there is."""
-    if winograd.pays(x, weight) and not _is_recorded(x) and not _autocasts_cpu():
+    if winograd.pays(x, weight) and not _is_recorded(x) and not torch.is_autocast_enabled('cpu'):
         out = winograd.conv2d_3x3(x, weight)
         return out if bias is None else out.add_(bias.view(-1, 1, 1))
     return F.conv2d(x, weight, bias, padding=[k // 2 for k in weight.shape[2:]])
@@ -206,20 +206,12 @@ def _stacked_bins(bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
 
 def _is_recorded(x: Tensor) -> bool:
     """Whether a compiler or an exporter notes what is done, for other sizes and machines."""
-    compiling = hasattr(torch, 'compiler') and torch.compiler.is_compiling()
-    return compiling or torch.jit.is_tracing() or type(x) is not Tensor
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager:
     on_meta = x.device.type == 'meta'  # shapes only; autocast does not know that device
     return nullcontext() if on_meta else torch.autocast(x.device.type, enabled=False)
-
-
-def _autocasts_cpu() -> bool:
-    try:
-        return torch.is_autocast_enabled('cpu')
-    except TypeError:  # torch < 2.4
-        return torch.is_autocast_cpu_enabled()
 
 
 def _full_precision(x: Tensor) -> Tensor:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
-from .diagnosis import inner_left_over, likeliest_cause
+from .diagnosis import likeliest_cause, prefix_that_fits
 from .errors import PretrainedWeightsError
-from .matching import find_match
+from .hidden import anti_aliased, inner_left_over
+from .matching import Shapes, find_match
 from .planning import LoadOptions, LoadPlan, shapes_of, tensors_of
 from .report import LoadReport, shortened
+
+USUAL_COVERAGE = 0.99
 
 
 def check_plan(plan: LoadPlan, module: nn.Module, options: LoadOptions) -> None:
@@ -17,71 +23,139 @@ def check_plan(plan: LoadPlan, module: nn.Module, options: LoadOptions) -> None:
 
     Raises:
         PretrainedWeightsError: too little is covered, the checkpoint has more inside the module's
-            layers than the module, or a value is not finite.
+            layers than the module, its network is another one, or a value is not finite.
     """
-    report = plan.report
-    if not report.received or report.coverage < options.min_coverage:
-        raise PretrainedWeightsError(
-            f'{report.reference} covers {report.coverage:.1%} of {report.module} '
-            f'({report.received} of {report.expected} tensors), and min_coverage is '
-            f'{options.min_coverage:.0%}. {_cause(plan, module)}'
-            f'{_other_way(plan, module, options)}{_listing(report)}',
-            report,
-        )
-    inner = inner_left_over(plan.match, shapes_of(tensors_of(module)))
+    tensors = tensors_of(module)
+    problem = (
+        _too_little(plan, tensors, options)
+        or _too_much(plan, shapes_of(tensors))
+        or _another_function(plan, module)
+        or _not_finite(plan, tensors)
+    )
+    if problem:
+        raise PretrainedWeightsError(f'{plan.report.reference} {problem}', plan.report)
+
+
+def left_at_random(report: LoadReport, module_tensors: Mapping[str, Tensor]) -> list[str]:
+    """The weights of two or more dimensions that would keep their random start.
+
+    One of them decides over a network where one scale or bias of hundreds does not. None of these
+    are tables of whole numbers, which a module computes, and classifiers for other classes, which
+    the report lists as a group of their own.
+    """
+    without = [*report.missing, *report.mismatched]
+    return [n for n in without if module_tensors[n].dim() > 1 and not _is_whole(module_tensors[n])]
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())
+
+
+def _too_little(
+    plan: LoadPlan, module_tensors: Mapping[str, Tensor], options: LoadOptions
+) -> str | None:
+    report, wanted = plan.report, options.min_coverage
+    random = left_at_random(report, module_tensors) if wanted is None else []
+    share = USUAL_COVERAGE if wanted is None else wanted
+    if report.received and report.coverage >= share and not random:
+        return None
+    need = f'leaves {shortened(random)} at random' if random else f'{100 * share:g}% are needed'
+    module_shapes = shapes_of(module_tensors)
+    cause = likeliest_cause(plan.match, report, shapes_of(plan.tensors), module_shapes)
+    return (
+        f'covers {report.coverage:.1%} of {report.module} ({report.received} of {report.expected} '
+        f'tensors) and {need if report.received else "gives it nothing"}. {cause}{_anyway(report)}'
+        f'{_other_way(plan, module_shapes, options)}{_listing(report)}'
+    )
+
+
+def _anyway(report: LoadReport) -> str:
+    lowest = math.floor(100 * report.coverage) / 100
+    if lowest < 0.8:
+        return ''
+    return f' To start the rest from its initialization on purpose, say min_coverage={lowest}.'
+
+
+def _too_much(plan: LoadPlan, module_shapes: Shapes) -> str | None:
+    inner = inner_left_over(plan.match, module_shapes)
     inner = [name for name in inner if _says_something(plan.tensors[name])]
-    if inner:
-        raise PretrainedWeightsError(
-            f'{report.reference} has {len(inner)} tensors inside the layers of {report.module} '
-            f'that it does not have, such as {", ".join(inner[:3])}. {_cause(plan, module)} '
-            'To leave them out on purpose, give key_map=[(pattern, None)].',
-            report,
-        )
+    if not inner:
+        return None
+    cause = likeliest_cause(plan.match, plan.report, shapes_of(plan.tensors), module_shapes)
+    return (
+        f'has {len(inner)} tensors inside the layers of {plan.report.module} that it does not '
+        f'have, such as {", ".join(inner[:3])}. {cause} '
+        'To leave them out on purpose, give key_map=[(pattern, None)].'
+    )
+
+
+def _another_function(plan: LoadPlan, module: nn.Module) -> str | None:
+    name = anti_aliased(module, plan.report.reference)
+    if name is None or not plan.report.reference.startswith('timm://'):
+        return None
+    return (
+        f'fits {plan.report.module} by names and shapes and is another network: {name} smooths '
+        "where it strides, which its file does not tell. Set the backbone's type to "
+        f'"TIMMBackbone" with model_name={name!r}, or take weights of a plain ResNet.'
+    )
+
+
+def _not_finite(plan: LoadPlan, module_tensors: Mapping[str, Tensor]) -> str | None:
     for name, _, value in plan.writes:
-        if not _is_finite(value):
-            raise PretrainedWeightsError(
-                f'{plan.match.names[name]} in {report.reference} holds NaN or infinite values: the '
-                'training that made the file had diverged. Take an earlier checkpoint.',
-                report,
+        extremes, dtype = _extremes(value), module_tensors[name].dtype
+        if not all(map(torch.isfinite, extremes)):
+            return (
+                f'has in {plan.match.names[name]} NaN or infinite values: the training that made '
+                'the file had diverged. Take an earlier checkpoint.'
             )
+        if not all(torch.isfinite(extreme.to(dtype)) for extreme in extremes):
+            return (
+                f'has in {plan.match.names[name]} values that are too large for the {dtype} of '
+                f'the module. Take smaller weights, or a module in {value.dtype}.'
+            )
+    return None
 
 
-def _cause(plan: LoadPlan, module: nn.Module) -> str:
-    shapes, module_shapes = shapes_of(plan.tensors), shapes_of(tensors_of(module))
-    return likeliest_cause(plan.match, shapes, module_shapes, plan.names)
+def _extremes(tensor: Tensor) -> Sequence[Tensor]:
+    """Numbers that are finite if and only if all of ``tensor`` is; none for whole numbers."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return ()
+    if tensor.element_size() == 1:
+        # No arithmetic is defined for the numbers of eight bits.
+        tensor = tensor.float()
+    # Unlike isfinite() this needs no temporary copy of the tensor.
+    return torch.aminmax(tensor)
 
 
 def _says_something(tensor: Tensor) -> bool:
     # Converters from Caffe wrote biases of zero, and step counters or index tables are no weights.
-    return tensor.is_floating_point() and bool(tensor.any())
+    if not tensor.is_floating_point():
+        return False
+    return tensor.is_meta or bool(tensor.to_dense().float().any())
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    # Unlike isfinite() the extremes need no temporary copy of the tensor, and NaN is one of them.
-    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
-
-
-def _other_way(plan: LoadPlan, module: nn.Module, options: LoadOptions) -> str:
-    """What prefix and conversion would have matched, where the user had fixed them."""
-    if options.prefix is None and options.conversion == 'auto':
-        return ''
-    names = plan.names if options.prefix is None else {name: name for name in plan.tensors}
-    better = find_match(names, shapes_of(plan.tensors), shapes_of(tensors_of(module)))
-    if better.fitting <= plan.match.fitting:
-        return ''
-    return (
-        f' With prefix=None and conversion="auto" {better.fitting} tensors would fit '
-        f'(prefix {better.prefix!r}, conversion {better.conversion}).'
-    )
+def _other_way(plan: LoadPlan, module_shapes: Shapes, options: LoadOptions) -> str:
+    """What prefix and conversion would have matched more."""
+    if options.prefix is not None or options.conversion != 'auto':
+        names = plan.names if options.prefix is None else {name: name for name in plan.tensors}
+        better = find_match(names, shapes_of(plan.tensors), module_shapes)
+        if better.fitting > plan.match.fitting:
+            return (
+                f' With prefix=None and conversion="auto" {better.fitting} tensors would fit '
+                f'(prefix {better.prefix!r}, conversion {better.conversion}).'
+            )
+    return prefix_that_fits(shapes_of(plan.everything), module_shapes, plan.match.fitting)
 
 
 def _listing(report: LoadReport) -> str:
+    mismatched = [
+        f'{name} ({theirs} in the file, {ours} in the module)'
+        for name, (theirs, ours) in report.mismatched.items()
+    ]
     text = ''
     for what, names in (
         ('Missing', report.missing),
-        ('Of another shape', list(report.mismatched)),
+        ('Of another shape', mismatched),
         ('Left over', report.left_over),
     ):
         if names:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .errors import PretrainedWeightsError
+
 # Every decode head of MMSegmentation keeps its classifier under this name.
 CLASSIFIER = re.compile(r'(?:^|\.)conv_seg\.(?:weight|bias)$')
 
@@ -44,3 +46,34 @@ def classes_in_meta(meta: Mapping[str, Any]) -> list[str] | None:
         if names:
             return [str(name) for name in names]
     return None
+
+
+def both_class_names(
+    ours: Sequence[str] | None, meta: Mapping[str, Any], our_rows: int, their_rows: int
+) -> tuple[list[str], list[str]]:
+    """The class names of the module and of a checkpoint, one for each row of their classifiers.
+
+    Raises:
+        PretrainedWeightsError: one side has none, or another number of them.
+    """
+    theirs = classes_in_meta(meta)
+    if not ours:
+        raise PretrainedWeightsError(
+            "classes='by_name' needs the class names of the module: say class_names=[...]. Where "
+            'they are left out, PretrainedBackboneHook takes those of the training dataset, if its '
+            'metainfo has classes.'
+        )
+    if not theirs:
+        raise PretrainedWeightsError(
+            "classes='by_name': the checkpoint does not tell its class names (meta.dataset_meta"
+            '.classes). Leave classes=None to start the classifier from its initialization.'
+        )
+    for names, rows, whose in ((ours, our_rows, 'module'), (theirs, their_rows, 'file')):
+        if len(names) != rows:
+            single = ' A classifier with out_channels=1 has no row for each class.' * (rows == 1)
+            raise PretrainedWeightsError(
+                f"classes='by_name': {len(names)} class names for the {rows} classes of the "
+                f'{whose} ({", ".join(map(str, names[:5]))}).{single} Correct class_names, or '
+                'leave classes=None to go by shapes.'
+            )
+    return list(ours), theirs

@@ -7,6 +7,7 @@ taken, the rules of one are applied one after the other.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Union
 from .errors import PretrainedWeightsError
 
 # A replacement for re.sub, or a function of the match and of the module's own names.
-Replacement = Union[str, Callable[[re.Match, Sequence[str]], str]]
+Replacement = Union[str, Callable[[re.Match, tuple[str, ...]], str]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Conversion:
 
     ``signature`` are names (or beginnings of names, with a dot at the end) that all stand behind
     the same prefix in such a checkpoint; none means that the layout is always tried. ``rules`` are
-    pairs of a regular expression and its replacement, applied to names without that prefix.
+    pairs of a regular expression and its replacement, applied to names without that prefix; without
+    rules the names are right below a prefix that the search finds, and the layout only has a name.
     """
 
     name: str
@@ -41,7 +43,7 @@ class Conversion:
         found = dict.fromkeys(p for name in names for p in _prefixes_before(first, name))
         return [p for p in found if all(_is_among(p + other, names) for other in others)]
 
-    def rename(self, name: str, module_names: Sequence[str]) -> str:
+    def rename(self, name: str, module_names: tuple[str, ...]) -> str:
         """The MMSeg name of ``name``, which has lost its prefix already."""
         for pattern, replacement in self.rules:
             if callable(replacement):
@@ -70,7 +72,7 @@ def _is_among(wanted: str, names: Sequence[str]) -> bool:
 # --- replacements that need the module's names --------------------------------------------------
 
 
-def _nth_block(match: re.Match, module_names: Sequence[str]) -> str:
+def _nth_block(match: re.Match, module_names: tuple[str, ...]) -> str:
     """EfficientNet counts its blocks through, timm counts stages and blocks within them."""
     found = (re.search(r'(?:^|\.)blocks\.(\d+)\.(\d+)\.', name) for name in module_names)
     blocks = sorted({(int(m.group(1)), int(m.group(2))) for m in found if m})
@@ -81,7 +83,18 @@ def _nth_block(match: re.Match, module_names: Sequence[str]) -> str:
     return f'blocks.{stage}.{block}.'
 
 
-def _averaged_buffer(match: re.Match, module_names: Sequence[str]) -> str:
+def _joined(match: re.Match, module_names: tuple[str, ...]) -> str:
+    """timm's features_only networks call a part ``stages.0`` of the whole network ``stages_0``."""
+    joined = f'{match.group(1)}_{match.group(2)}'
+    return f'{match.group(1)}_' if joined in _parts(module_names) else match.group(0)
+
+
+@functools.lru_cache(maxsize=2)
+def _parts(module_names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name.partition('.')[0] for name in module_names)
+
+
+def _averaged_buffer(match: re.Match, module_names: tuple[str, ...]) -> str:
     """mmcv 1.x named the average of ``a.b.weight`` as a buffer ``ema_a_b_weight``."""
     flat = match.group(1)
     for name in module_names:
@@ -158,12 +171,6 @@ CONVERSIONS = (
         ((r'^conv1\.', 'stem.'), (r'^bn1\.', 'stem.7.')),
     ),
     Conversion(
-        'timm-features',
-        'timm networks whose features_only form joins the first two parts of a name',
-        ('stages.0.',),
-        ((r'^(stem|stages)\.', r'\1_'),),
-    ),
-    Conversion(
         'moco',
         'MoCo: the query encoder is a torchvision ResNet',
         tuple(f'encoder_q.{name}' for name in RESNET),
@@ -173,7 +180,6 @@ CONVERSIONS = (
         'dino',
         'DINO: a backbone that is a torchvision ResNet, and a projection head',
         (*(f'backbone.{name}' for name in RESNET), 'head.last_layer.'),
-        ((r'^backbone\.', ''),),
     ),
     Conversion('mmseg', 'MMSegmentation models', ('decode_head.', 'backbone.')),
     Conversion(
@@ -196,19 +202,16 @@ CONVERSIONS = (
         'torchvision-detection',
         'the backbone of torchvision detection models',
         ('backbone.body.',),
-        ((r'^backbone\.body\.', ''),),
     ),
     Conversion(
         'torchvision-segmentation',
         'the backbone of torchvision segmentation models',
         ('classifier.0.', 'backbone.'),
-        ((r'^backbone\.', ''),),
     ),
     Conversion(
         'smp',
         'the encoder of segmentation_models.pytorch models',
         ('encoder.', 'segmentation_head.0.weight'),
-        ((r'^encoder\.', ''),),
     ),
     Conversion(
         'torchvision-resnet',
@@ -216,6 +219,12 @@ CONVERSIONS = (
         (*RESNET, 'fc.weight'),
     ),
     Conversion('same-names', 'the names are those of the module already'),
+    Conversion(
+        'timm-features',
+        'timm networks whose features_only form joins the first two parts of some names',
+        (),
+        ((r'(?:(?<=\.)|^)(\w+)\.(?=(\w+)\.)', _joined),),
+    ),
     Conversion(
         'mmcv-ema',
         'averaged weights that stand alone, named ema_*',

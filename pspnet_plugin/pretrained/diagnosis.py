@@ -2,166 +2,77 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from torch import nn
+from .architecture import about_depth, about_downsampling, about_stem
+from .first_conv import first_convolution
+from .matching import Match, Shapes, find_match, is_counted
+from .report import LoadReport, shortened
 
-from .matching import Match, Shapes, is_counted
-
-RESNET_DEPTHS = {
-    ('basic', 2, 2, 2, 2): 18,
-    ('basic', 3, 4, 6, 3): 34,
-    ('bottleneck', 3, 4, 6, 3): 50,
-    ('bottleneck', 3, 4, 23, 3): 101,
-    ('bottleneck', 3, 8, 36, 3): 152,
-}
-DETECTION = re.compile(r'(?:^|\.)(?:rpn|roi_heads?|rpn_head|bbox_head|mask_head)\.')
+DETECTION = re.compile(
+    r'(?:^|\.)(?:rpn|roi_heads?|rpn_head|bbox_head|mask_head|head\.classification_head)\.'
+)
+ATTENTION = re.compile(r'\.se(?:_module)?\.')
+POSITIONS = re.compile(r'pos(?:ition)?_?embed')
 
 
-def likeliest_cause(
-    match: Match, shapes: Shapes, module_shapes: Shapes, renamed: Mapping[str, str]
-) -> str:
+def likeliest_cause(match: Match, report: LoadReport, shapes: Shapes, module_shapes: Shapes) -> str:
     """One or two sentences on why ``match`` leaves the module uncovered.
 
     Args:
         match: the best match that was found.
+        report: the groups that it puts the tensors in.
         shapes: shape of each tensor in the file, by its name there.
         module_shapes: shape of each tensor of the module.
-        renamed: name after prefix and key map -> name in the file, as the match was searched with.
     """
-    theirs = {
-        name[len(match.prefix) :]: shapes[o]
-        for name, o in renamed.items()
-        if name.startswith(match.prefix)
-    }
-    ours = {name[len(match.module_prefix) :]: shape for name, shape in module_shapes.items()}
+    # As the module would say them, so that other projects' names are understood as well.
+    named = {**match.names, **{name: original for original, name in match.nearby.items()}}
+    theirs = {name: shapes[original] for name, original in named.items()}
+    theirs, ours = (_backbone_of(s, match.module_prefix) for s in (theirs, module_shapes))
     return (
-        _about_depth(theirs, ours)
-        or _about_stem(theirs, ours)
-        or _about_downsampling(theirs, ours)
-        or _about_detection(renamed)
-        or _about_heads(match, renamed, module_shapes)
-        or _about_shapes(match, shapes, module_shapes)
-        or _about_names(match, renamed, module_shapes)
+        about_depth(theirs, ours)
+        or about_stem(theirs, ours)
+        or about_downsampling(theirs, ours)
+        or _about_attention(match, report, ours)
+        or _about_detection(shapes)
+        or _about_heads(match, shapes, module_shapes)
+        or _about_tensors(match, report, module_shapes)
+        or _about_missing(match, report)
+        or _about_names(match, shapes, module_shapes)
     )
 
 
-def hidden_differences(module: nn.Module, conversion: str, reference: str) -> list[str]:
-    """What may make another function of the same names and shapes, for a report's notes."""
-    notes = []
-    module = getattr(module, 'backbone', module)
-    torchvision = conversion.startswith('torchvision')
-    style = getattr(module, 'style', None)
-    if torchvision and style == 'caffe':
-        notes.append("torchvision puts the stride where style='pytorch' does; the module has caffe")
-    if style == 'pytorch' and re.search(r'caffe|msra|detectron', reference):
-        notes.append("weights of Caffe networks are made for style='caffe'; the module has pytorch")
-    dilated = any(dilation > 1 for dilation in getattr(module, 'dilations', ()))
-    contracted = getattr(module, 'contract_dilation', None)
-    if conversion == 'torchvision-segmentation' and dilated and contracted is False:
-        notes.append('these weights were trained with what MMSeg calls contract_dilation=True')
-    if conversion == 'semseg' and dilated and contracted:
-        notes.append('these weights were trained with what MMSeg calls contract_dilation=False')
-    return notes
+def prefix_that_fits(everything: Shapes, module_shapes: Shapes, fitting: int = 0) -> str:
+    """Advice on the prefix behind which more than ``fitting`` tensors of a whole file fit."""
+    found = find_match({name: name for name in everything}, everything, module_shapes)
+    if not found.root or found.fitting <= fitting:
+        return ''
+    return f" Say prefix={found.root!r}: {found.fitting} of the module's tensors fit there."
 
 
-def inner_left_over(match: Match, module_shapes: Shapes) -> list[str]:
-    """Names in the file that stand inside layers which the module has and goes on after.
-
-    Weights of a deeper network, or of one with more in each block, fill a module completely and
-    still make another function of it. Tensors behind the module's last layer (a classifier, other
-    heads) are none of these.
-    """
-    order = {name: index for index, name in enumerate(module_shapes)}
-    last_received = max((order[name] for name in match.names if is_counted(name)), default=-1)
-    last_below: dict[str, int] = {}
-    for name, index in order.items():
-        for parent in _parents(name):
-            last_below[parent] = index
-    inner = []
-    for original, name in match.nearby.items():
-        parent = next((p for p in _parents(name) if p in last_below), None)
-        at_root = parent in (None, match.module_prefix.rstrip('.'))
-        if is_counted(name) and not at_root and last_below[parent] < last_received:
-            inner.append(original)
-    return inner
+def _backbone_of(shapes: Shapes, module_prefix: str) -> dict[str, tuple[int, ...]]:
+    below = {n[len(module_prefix) :]: shape for n, shape in shapes.items()}
+    begin = 'backbone.'
+    inside = {n[len(begin) :]: shape for n, shape in below.items() if n.startswith(begin)}
+    return inside or below
 
 
-def _parents(name: str) -> Iterable[str]:
-    while '.' in name:
-        name = name.rpartition('.')[0]
-        yield name
-
-
-def _depth(shapes: Shapes) -> tuple | None:
-    blocks = [0, 0, 0, 0]
-    for name in shapes:
-        found = re.match(r'layer([1-4])\.(\d+)\.', name)
-        if found:
-            stage = int(found.group(1)) - 1
-            blocks[stage] = max(blocks[stage], int(found.group(2)) + 1)
-    if not any(blocks):
-        return None
-    kind = 'bottleneck' if 'layer1.0.conv3.weight' in shapes else 'basic'
-    return (kind, *blocks)
-
-
-def _depth_name(depth: tuple) -> str:
-    known = RESNET_DEPTHS.get(depth)
-    blocks = ', '.join(map(str, depth[1:]))
-    return f'ResNet-{known}' if known else f'a network with {depth[0]} blocks {blocks}'
-
-
-def _about_depth(theirs: Shapes, ours: Shapes) -> str | None:
-    their_depth, our_depth = _depth(theirs), _depth(ours)
-    if their_depth is None or our_depth is None:
-        return None
-    shared = [(a, b) for a, b in zip(their_depth[1:], our_depth[1:]) if a and b]
-    if their_depth[0] == our_depth[0] and all(a == b for a, b in shared):
+def _about_attention(match: Match, report: LoadReport, ours: Shapes) -> str | None:
+    layers = [original for original in match.nearby if ATTENTION.search(original)]
+    own = any(map(ATTENTION.search, ours))
+    if not layers or own or not _mostly_fits(match, report):
         return None
     return (
-        f'The weights are of another depth: the checkpoint is {_depth_name(their_depth)}, the '
-        f'module is {_depth_name(our_depth)}. Set the depth of the backbone or take other weights.'
+        f'The checkpoint has attention layers in its blocks, such as {layers[0]}, and the module '
+        'has none. Take a TIMMBackbone with the model_name of the weights, or weights of a network '
+        'without them.'
     )
 
 
-def _about_stem(theirs: Shapes, ours: Shapes) -> str | None:
-    their_stem = theirs.get('stem.0.weight') or theirs.get('conv1.0.weight')
-    our_stem = ours.get('stem.0.weight')
-    if our_stem and not their_stem and 'conv1.weight' in theirs:
-        return (
-            'The module has a deep stem of three convolutions (ResNetV1c, ResNetV1d) and the '
-            'checkpoint one convolution, conv1. Set the backbone\'s type to "ResNet", or take '
-            'weights of a deep stem, such as open-mmlab://resnet50_v1c.'
-        )
-    if their_stem and not our_stem and 'conv1.weight' in ours:
-        return (
-            'The checkpoint has a deep stem of three convolutions and the module one, conv1. '
-            'Set the backbone\'s type to "ResNetV1c" (or "ResNetV1d" where the shortcuts pool), or '
-            'take weights of a plain ResNet.'
-        )
-    if our_stem and their_stem and our_stem[0] != their_stem[0]:
-        return (
-            f'The stems differ in width: {their_stem[0]} channels in the checkpoint, {our_stem[0]} '
-            f'in the module. Set stem_channels={2 * their_stem[0]} in the backbone.'
-        )
-    return None
-
-
-def _about_downsampling(theirs: Shapes, ours: Shapes) -> str | None:
-    pooled, plain = 'layer2.0.downsample.2.weight', 'layer2.0.downsample.0.weight'
-    if pooled in theirs and plain in ours:
-        return (
-            'The checkpoint pools in its shortcuts and the module does not. '
-            'Set the backbone\'s type to "ResNetV1d".'
-        )
-    if pooled in ours and plain in theirs:
-        return (
-            'The module pools in its shortcuts (ResNetV1d) and the checkpoint does not. Set the '
-            'backbone\'s type to "ResNetV1c" or "ResNet", or take weights of a V1d network.'
-        )
-    return None
+def _mostly_fits(match: Match, report: LoadReport) -> bool:
+    return 2 * match.fitting >= report.expected
 
 
 def _about_detection(names: Iterable[str]) -> str | None:
@@ -173,7 +84,7 @@ def _about_detection(names: Iterable[str]) -> str | None:
     return None
 
 
-def _about_heads(match: Match, renamed: Mapping[str, str], module_shapes: Shapes) -> str | None:
+def _about_heads(match: Match, shapes: Shapes, module_shapes: Shapes) -> str | None:
     children = dict.fromkeys(name.partition('.')[0] for name in module_shapes)
     found = {name.partition('.')[0] for name in match.names}
     empty = [child for child in children if child not in found]
@@ -182,7 +93,7 @@ def _about_heads(match: Match, renamed: Mapping[str, str], module_shapes: Shapes
             f'The checkpoint has nothing for {" and ".join(empty)}. To load the backbone only, '
             "give the init_cfg to the backbone (module='backbone' in the hook)."
         )
-    if 'backbone' in children and not any('backbone' in name for name in renamed):
+    if 'backbone' in children and not any('backbone' in name for name in shapes):
         return (
             'The module is a whole model and the checkpoint is not. Give the init_cfg to the '
             "backbone (module='backbone' in the hook)."
@@ -190,21 +101,89 @@ def _about_heads(match: Match, renamed: Mapping[str, str], module_shapes: Shapes
     return None
 
 
-def _about_shapes(match: Match, shapes: Shapes, module_shapes: Shapes) -> str | None:
-    for name, original in match.names.items():
-        if is_counted(name) and shapes[original] != module_shapes[name]:
-            return (
-                f'The names agree and the shapes do not: {original} is {list(shapes[original])} in '
-                f'the checkpoint and {list(module_shapes[name])} in the module. It is another '
-                'width or another kind of network: take the weights of this one.'
-            )
-    return None
+def _about_missing(match: Match, report: LoadReport) -> str | None:
+    """What is missing, where most of the network is there."""
+    if not report.missing or not _mostly_fits(match, report):
+        return None
+    found = {parent for name in match.names for parent in _and_parents(name)}
+    absent = dict.fromkeys(_largest_part(name, found) for name in report.missing)
+    return (
+        f'The checkpoint has nothing for {shortened(list(absent))}. Take weights that have it, or '
+        'say by key_map=[(pattern, replacement)] what it is called there.'
+    )
 
 
-def _about_names(match: Match, renamed: Mapping[str, str], module_shapes: Shapes) -> str:
+def _and_parents(name: str) -> Iterable[str]:
+    parts = name.split('.')
+    return ('.'.join(parts[: end + 1]) for end in range(len(parts)))
+
+
+def _largest_part(name: str, found: set[str]) -> str:
+    return next((part for part in _and_parents(name) if part not in found), name)
+
+
+def _about_tensors(match: Match, report: LoadReport, module_shapes: Shapes) -> str | None:
+    """The first tensor that is there and does not fit."""
+    name = next(filter(is_counted, report.mismatched), None)
+    if name is None:
+        return None
+    theirs, ours = report.mismatched[name]
+    if isinstance(theirs, str):
+        return _about_kind(match.names[name], theirs, ours)
+    said = f'{match.names[name]} is {theirs} in the checkpoint and {ours} in the module. '
+    dims = len(theirs) if len(theirs) == len(ours) else 0
+    first = first_convolution(module_shapes)
+    if dims == 3 and POSITIONS.search(name) and theirs[::2] == ours[::2]:
+        return said + _about_positions(theirs[1], module_shapes.get(first))
+    if name == first and dims == 4 and theirs[0] == ours[0]:
+        return said + _about_first_convolution(theirs, ours)
+    return (
+        f'The names agree and the shapes do not: {said}It is another width or another kind of '
+        'network: take the weights of this one.'
+    )
+
+
+def _about_kind(name: str, theirs: str, ours: str) -> str:
+    if theirs == 'meta':
+        return f'{name} was saved from the meta device and has no values. Save the model again.'
+    if theirs.startswith('sparse'):
+        return f'{name} is a sparse tensor. Save tensor.to_dense() in its place.'
+    return (
+        f'{name} holds {theirs} numbers in the checkpoint and {ours} in the module. Take the '
+        'weights as they were before quantization, or whose numbers are of the same kind.'
+    )
+
+
+def _about_positions(tokens: int, first_shape: Sequence[int] | None) -> str:
+    cause = 'The position embedding is that of another image size. '
+    sides = [math.isqrt(tokens - extra) for extra in range(min(6, tokens))]
+    grid = next((side for extra, side in enumerate(sides) if side**2 == tokens - extra), None)
+    if grid is None or first_shape is None:
+        return cause + 'Set img_size in the backbone to that of the weights.'
+    return (
+        f'{cause}Set img_size={grid * first_shape[-1]} in the backbone (a TIMMBackbone needs '
+        'dynamic_img_size=True as well); pictures of other sizes have it interpolated in each pass.'
+    )
+
+
+def _about_first_convolution(theirs: Sequence[int], ours: Sequence[int]) -> str:
+    if theirs[1] == ours[1]:
+        return (
+            f'The first convolution has a kernel of {theirs[2]} x {theirs[3]} in the checkpoint: '
+            'another stem. Take weights of this one.'
+        )
+    bands = f'{theirs[1]} band{"s" * (theirs[1] != 1)}'
+    adapted = '' if ours[1] == 3 else f', which first_conv adapts to {ours[1]} bands'
+    return (
+        f'The weights see {bands} and the module {ours[1]}. Set in_channels={theirs[1]} in the '
+        f'backbone, or take RGB weights{adapted}.'
+    )
+
+
+def _about_names(match: Match, shapes: Shapes, module_shapes: Shapes) -> str:
     return (
         f'The names have {"little" if match.fitting else "nothing"} in common: the checkpoint has '
-        f'{_examples(renamed)}, the module {_examples(module_shapes)}. Take the weights of this '
+        f'{_examples(shapes)}, the module {_examples(module_shapes)}. Take the weights of this '
         'network, or say by key_map=[(pattern, replacement)] how the names translate.'
     )
 

@@ -1,4 +1,9 @@
-"""An address -> a whole file in the cache of torch's hub."""
+"""An address -> a whole file in the cache of torch's hub.
+
+No light package does that: torch.hub and pooch fetch a broken file anew, pypdl goes on with it
+without If-Range, and huggingface_hub serves its own hub and cache alone. So the few lines about
+ranges are ours; HTTP is urllib's, the lock filelock's, the progress bar rich's.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,10 @@ import hashlib
 import http.client
 import re
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Optional
 from urllib.parse import unquote, urlsplit
 
 import torch
@@ -18,21 +22,16 @@ from filelock import FileLock
 from mmengine.logging import print_log
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from .connection import BrokenConnectionError, KeptPart, Show, reason_of, transfer, without_query
 from .errors import UnsafeWeightsError, WeightsDownloadError, WeightsFileError
 from .reading import file_format, read_checkpoint
 
 TRIES = 5
 PAUSE_SECONDS = 1.0
-TIMEOUT_SECONDS = 30
 CHUNK = 1 << 20
 # What torch.hub, OpenMMLab and timm put before the file's ending: the beginning of its sha256.
-HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})(?:\.[A-Za-z]+)*$')
+HASH_IN_NAME = re.compile(r'-([0-9A-Fa-f]{8,64})(?:\.[A-Za-z]+)*$')
 DATE = re.compile(r'20\d{6}$')
-Show = Callable[[int, Optional[int]], None]
-
-
-class _InterruptedError(Exception):
-    """The connection ended before the file did; what came is kept and continued."""
 
 
 def cache_folder() -> Path:
@@ -83,16 +82,17 @@ def fetch(
     """
     target = cached_path(address, name)
     sha256 = sha256 or hash_in_name(target)
-    if target.is_file():
-        _require_same_origin(target, address, sha256)
-        return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f'{target}.lock'):
-            if not target.is_file():
-                _download(address, target, sha256, headers or {})
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f'{target}.lock'):
+                # Another process may have brought it, from another address, while this one waited.
+                if not target.is_file():
+                    _download(address, target, sha256, headers or {})
     except OSError as error:
         raise _failure(address, target, f'{target.parent} cannot be written: {error}') from error
+    if not sha256:
+        _require_same_origin(target, address)
     return target
 
 
@@ -100,13 +100,11 @@ def _origin_file(target: Path) -> Path:
     return target.with_name(f'{target.name}.origin')
 
 
-def _require_same_origin(target: Path, address: str, sha256: str | None) -> None:
+def _require_same_origin(target: Path, address: str) -> None:
     """torch's cache goes by the last part of an address, and many files are named alike."""
     origin = _origin_file(target)
-    if sha256 or not origin.is_file():
-        return
-    known = origin.read_text(encoding='utf-8')
-    if known != address.partition('?')[0]:
+    known = origin.read_text(encoding='utf-8') if origin.is_file() else None
+    if known not in (None, without_query(address)):
         raise WeightsDownloadError(
             f'{address}: the cache has a {target.name} that came from {known}. If it is the same '
             f'file, say so by its sha256=...; otherwise remove {target}.'
@@ -121,37 +119,33 @@ def _failure(address: str, target: Path, reason: str) -> WeightsDownloadError:
 
 def _download(address: str, target: Path, sha256: str | None, headers: Mapping[str, str]) -> None:
     part = target.with_name(f'{target.name}.part')
-    kept = _Kept(part, sha256)
+    kept = KeptPart(part, address, sha256)
     print_log(f'Downloading {address} to {target}', logger='current')
     with _ProgressBar(target.name) as show:
         for attempt in range(1, TRIES + 1):
             try:
-                _transfer(address, kept, headers, show)
+                transfer(address, kept, headers, show)
                 break
-            except _InterruptedError as error:
+            except BrokenConnectionError as error:
                 if attempt == TRIES:
+                    kept.forget_if_empty()
                     reason = f'the connection broke {TRIES} times, the last time {error}'
                     raise _failure(address, target, reason) from error
                 time.sleep(PAUSE_SECONDS * attempt)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 kept.forget_if_empty()
-                raise _failure(address, target, _reason(error)) from error
-    _check(part, address, target, sha256)
-    kept.forget_validator()
-    _origin_file(target).write_text(address.partition('?')[0], encoding='utf-8')
+                raise _failure(address, target, reason_of(error)) from error
+    flaw = _flaw(part, sha256)
+    if flaw:
+        kept.forget()
+        raise _failure(address, target, flaw)
+    kept.version_file.unlink(missing_ok=True)
+    _origin_file(target).write_text(without_query(address), encoding='utf-8')
     part.replace(target)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f'the server answered {error.code} {str(error.reason).splitlines()[0]}'
-    if isinstance(error, (urllib.error.URLError, ConnectionError, TimeoutError)):
-        return f'the server cannot be reached ({getattr(error, "reason", error)})'
-    return f'{type(error).__name__}: {error}'
-
-
-def _check(part: Path, address: str, target: Path, sha256: str | None) -> None:
-    """Remove ``part`` and raise where it is not the whole file that was asked for."""
+def _flaw(part: Path, sha256: str | None) -> str | None:
+    """Why ``part`` is not the whole file that was asked for, None where nothing tells that."""
     try:
         if file_format(part) == 'pickle':
             # The old format tells its length only when it is read.
@@ -159,14 +153,29 @@ def _check(part: Path, address: str, target: Path, sha256: str | None) -> None:
     except UnsafeWeightsError:
         pass
     except WeightsFileError as error:
-        part.unlink()
-        reason = str(error).replace(str(part), 'what came').rstrip('.')
-        raise _failure(address, target, reason) from error
-    got = sha256_of(part) if sha256 else ''
-    if sha256 and not got.startswith(sha256.lower()):
-        part.unlink()
-        reason = f'the file has the sha256 {got} where {sha256} is expected'
-        raise _failure(address, target, reason)
+        return str(error).replace(str(part), 'what came').rstrip('.')
+    if not sha256:
+        return _damage(part)
+    got = sha256_of(part)
+    same = got.startswith(sha256.lower())
+    return None if same else f'the file has the sha256 {got} where {sha256} is expected'
+
+
+def _damage(part: Path) -> str | None:
+    """What is damaged in a file without a hash; torch's zip files have a checksum per entry."""
+    if not zipfile.is_zipfile(part):
+        return None
+    try:
+        with zipfile.ZipFile(part) as archive:
+            entry = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        return f'what came is damaged ({error})'
+    if entry is None:
+        return None
+    return (
+        f'what came is damaged: the checksum of {entry} in it does not agree. If the file was '
+        'saved without checksums, give its sha256=...'
+    )
 
 
 class _ProgressBar:
@@ -181,120 +190,9 @@ class _ProgressBar:
         return self._show
 
     def __exit__(self, *error) -> None:
-        self.bar.stop()
+        if self.bar.live.is_started:
+            self.bar.stop()
 
     def _show(self, completed: int, total: int | None) -> None:
         self.bar.start()
         self.bar.update(self.task, completed=completed, total=total)
-
-
-# --- one connection -----------------------------------------------------------------------------
-
-
-class _Kept:
-    """The beginning of a file that is already here, and what the server called that version."""
-
-    def __init__(self, part: Path, sha256: str | None):
-        self.part = part
-        self.validator_file = part.with_name(f'{part.name}.version')
-        if part.is_file() and not (self.validator or sha256):
-            # Nothing could tell whether the rest belongs to the same file.
-            part.unlink()
-
-    @property
-    def size(self) -> int:
-        return self.part.stat().st_size if self.part.is_file() else 0
-
-    @property
-    def validator(self) -> str:
-        return self.validator_file.read_text() if self.validator_file.is_file() else ''
-
-    def remember(self, response: http.client.HTTPResponse) -> None:
-        tag = response.headers.get('ETag', '')
-        strong = tag if tag and not tag.startswith('W/') else ''
-        validator = strong or response.headers.get('Last-Modified', '')
-        if validator:
-            self.validator_file.write_text(validator)
-
-    def forget_validator(self) -> None:
-        self.validator_file.unlink(missing_ok=True)
-
-    def forget_if_empty(self) -> None:
-        if not self.size:
-            self.part.unlink(missing_ok=True)
-            self.forget_validator()
-
-
-def _transfer(address: str, kept: _Kept, headers: Mapping[str, str], show: Show) -> None:
-    """Ask for what is missing of the file and append it.
-
-    Raises:
-        _InterruptedError: the connection ended too early.
-        OSError: the server cannot be reached or refuses.
-    """
-    start = kept.size
-    try:
-        response = urllib.request.urlopen(
-            _request(address, start, kept.validator, headers), timeout=TIMEOUT_SECONDS
-        )
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:
-            # There is nothing behind what is here, so what is here is another file.
-            kept.part.unlink(missing_ok=True)
-            raise _InterruptedError('the server has no such part of the file') from error
-        if error.code in (429, 500, 502, 503, 504):
-            raise _InterruptedError(_reason(error)) from error
-        raise
-    with response:
-        start, total = _extent(response, start)
-        if start == 0:
-            kept.remember(response)
-        _append(response, kept.part, start, total, show)
-
-
-def _request(
-    address: str, start: int, validator: str, headers: Mapping[str, str]
-) -> urllib.request.Request:
-    request = urllib.request.Request(address)
-    request.add_header('User-Agent', 'pspnet_plugin')
-    request.add_header('Accept-Encoding', 'identity')
-    for key, value in headers.items():
-        # Not to be shown to where the server redirects.
-        request.add_unredirected_header(key, value)
-    if start:
-        request.add_header('Range', f'bytes={start}-')
-        if validator:
-            request.add_header('If-Range', validator)
-    return request
-
-
-def _extent(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """Where the answer's first byte belongs, and the size of the whole file if it is told."""
-    found = re.match(r'bytes (\d+)-\d+/(\d+|\*)', response.headers.get('Content-Range', ''))
-    if response.status == 206 and found and int(found.group(1)) == asked:
-        return asked, None if found.group(2) == '*' else int(found.group(2))
-    length = response.headers.get('Content-Length', '')
-    return 0, int(length) if length.isdigit() else None
-
-
-def _append(
-    response: http.client.HTTPResponse, part: Path, start: int, total: int | None, show: Show
-) -> None:
-    size = start
-    with open(part, 'r+b' if start else 'wb') as file:
-        file.truncate(start)
-        file.seek(start)
-        show(size, total)
-        while True:
-            try:
-                chunk = response.read(CHUNK)
-            except (OSError, http.client.HTTPException) as error:
-                raise _InterruptedError(f'after {size} bytes ({type(error).__name__})') from error
-            if not chunk:
-                break
-            file.write(chunk)
-            size += len(chunk)
-            show(size, total)
-    if total is not None and size != total:
-        raise _InterruptedError(f'after {size} of {total} bytes')

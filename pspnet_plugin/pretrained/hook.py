@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseModule, is_model_wrapper
+from mmengine.model import BaseModule
 from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from .errors import PretrainedWeightsError
-from .initializer import PretrainedBackbone
+from .initializer import SETTINGS, PretrainedBackbone, refuse_unknown
+from .start import starting, unwrapped
 
 
 @HOOKS.register_module()
@@ -27,7 +28,8 @@ class PretrainedBackboneHook(Hook):
         **settings: the other arguments of :class:`PretrainedBackbone`.
     """
 
-    def __init__(self, checkpoint: str, module: str = 'backbone', **settings: Any):
+    def __init__(self, checkpoint: str = '', module: str = 'backbone', **settings: Any):
+        refuse_unknown(type(self).__name__, settings, (*SETTINGS, 'module'))
         # A mistake in the settings shows before the run is set up.
         PretrainedBackbone(checkpoint, **settings)
         self.module = module
@@ -51,21 +53,9 @@ class PretrainedBackboneHook(Hook):
             self._target.init_cfg = settings
             self._target.is_init = False
         else:
-            WEIGHT_INITIALIZERS.build(settings)(self._target)
+            with starting(runner):
+                WEIGHT_INITIALIZERS.build(settings)(self._target)
             self._target.is_init = True
-
-    def before_train(self, runner: Runner) -> None:
-        """Stop the run where the model's own code went past the settings.
-
-        Raises:
-            PretrainedWeightsError: the weights were not loaded.
-        """
-        if not hasattr(self._target, 'pretrained_report'):
-            raise PretrainedWeightsError(
-                f'The model was not initialized from {self.init_cfg["checkpoint"]}: the class '
-                f'{type(unwrapped(runner.model)).__name__} has an init_weights of its own that '
-                f'leaves {self.module!r} out. Let it call super().init_weights().'
-            )
 
 
 def find_module(model: nn.Module, name: str) -> tuple[list[nn.Module], nn.Module]:
@@ -87,11 +77,6 @@ def find_module(model: nn.Module, name: str) -> tuple[list[nn.Module], nn.Module
     return ancestors, module
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside a wrapper such as MMDistributedDataParallel, or the module itself."""
-    return module.module if is_model_wrapper(module) else module
-
-
 def _initialized_by_mmengine(ancestors: list[nn.Module], target: nn.Module) -> bool:
     """Whether Runner.train() will come to the init_cfg of ``target``.
 
@@ -110,5 +95,10 @@ def _is_init(module: nn.Module) -> bool:
 def _class_names(runner: Runner, init_cfg: dict) -> dict[str, Any]:
     if init_cfg.get('classes') != 'by_name' or init_cfg.get('class_names'):
         return {}
-    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
-    return {'class_names': metainfo.get('classes')}
+    classes = getattr(runner.train_dataloader.dataset, 'metainfo', {}).get('classes')
+    if not classes:
+        raise PretrainedWeightsError(
+            "classes='by_name': the training dataset has no class names in its metainfo. Give them "
+            "in the model's order by class_names=[...] of the hook."
+        )
+    return {'class_names': classes}

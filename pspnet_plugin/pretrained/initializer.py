@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,12 @@ from torch import nn
 from .errors import PretrainedWeightsError
 from .loading import load_pretrained
 from .report import LoadReport
+from .start import checkpoint_over, initializers_of, watch_runner
+
+# A run tells from now on what it starts from, and whether an init_cfg was left out.
+watch_runner()
+
+SETTINGS = tuple(name for name in inspect.signature(load_pretrained).parameters if name != 'module')
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -26,6 +34,9 @@ class PretrainedBackbone:
     Like mmengine's ``Pretrained`` it comes last: parts of the module that have an initialization of
     their own run it before. Given to a backbone it loads the backbone, given to the segmentor it
     loads the whole model.
+
+    Where the run resumes, or ``load_from`` holds all of the module, it loads nothing: the
+    checkpoint would overwrite it.
 
     Example:
         >>> backbone = dict(
@@ -37,17 +48,24 @@ class PretrainedBackbone:
 
     def __init__(
         self,
-        checkpoint: str,
+        checkpoint: str = '',
         prefix: str | None = None,
         conversion: str = 'auto',
         key_map: Sequence | None = None,
         first_conv: str | Mapping[str, Any] = 'adapt',
-        min_coverage: float = 0.99,
+        min_coverage: float | None = None,
         sha256: str | None = None,
         trust_pickle: bool = False,
         classes: str | None = None,
         class_names: Sequence[str] | None = None,
+        **unknown: Any,
     ):
+        refuse_unknown(type(self).__name__, unknown, SETTINGS)
+        if not checkpoint:
+            raise PretrainedWeightsError(
+                f'{type(self).__name__} needs a checkpoint: a file, or a reference such as '
+                'torchvision://resnet50.'
+            )
         self.checkpoint = checkpoint
         self.settings = {
             'prefix': prefix,
@@ -61,10 +79,16 @@ class PretrainedBackbone:
             'class_names': class_names,
         }
 
-    def __call__(self, module: nn.Module) -> LoadReport:
+    def __call__(self, module: nn.Module) -> LoadReport | None:
         """Load the weights into ``module``; log the report and write it beside the run's log."""
         _refuse_later_initializers(module)
         _initialize_children(module)
+        wins = checkpoint_over(module)
+        if wins:
+            what = f'{self.checkpoint} is not loaded into {type(module).__name__}'
+            print_log(f'{what}: the run goes on from {wins}.', logger='current')
+            module.pretrained_report = None
+            return None
         try:
             report = load_pretrained(module, self.checkpoint, **self.settings)
         except PretrainedWeightsError as error:
@@ -79,14 +103,23 @@ class PretrainedBackbone:
         return report
 
 
+def refuse_unknown(owner: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise for the first setting that ``owner`` does not have, with the one that is meant.
+
+    Raises:
+        PretrainedWeightsError: a name in ``given`` is not among ``known``.
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            way_out = f'Did you mean {near[0]}?' if near else f'It has {", ".join(known)}.'
+            raise PretrainedWeightsError(f'{owner} has no setting {name!r}. {way_out}')
+
+
 def _refuse_later_initializers(module: nn.Module) -> None:
     """mmengine runs a list of init_cfg in its order, so one behind ours would undo the loading."""
-    init_cfg = getattr(module, 'init_cfg', None)
-    if not isinstance(init_cfg, (list, tuple)):
-        return
-    kinds = [str(getattr(cfg['type'], '__name__', cfg['type'])) for cfg in init_cfg]
-    ours = [kind.rpartition('.')[2] == PretrainedBackbone.__name__ for kind in kinds]
-    if any(ours) and not ours[-1]:
+    kinds = initializers_of(module)
+    if PretrainedBackbone.__name__ in kinds[:-1] and kinds[-1] != PretrainedBackbone.__name__:
         raise PretrainedWeightsError(
             f'init_cfg of {type(module).__name__} has {kinds[-1]} behind PretrainedBackbone, which '
             'would overwrite the loaded weights. Put PretrainedBackbone last.'

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
+from .errors import PretrainedWeightsError
 from .hook import PretrainedBackboneHook, find_module
 from .initializer import PretrainedBackbone
 
@@ -23,27 +24,70 @@ def planned_loads(config: Config, model: nn.Module) -> list[tuple[str, dict[str,
     part that it names, as in a run.
     """
     loads = dict(_of_modules(model))
-    for hook in config.get('custom_hooks') or ():
-        if str(hook['type']).rpartition('.')[2] == PretrainedBackboneHook.__name__:
-            settings = {key: hook[key] for key in hook if key not in ('type', 'module', 'priority')}
-            name = hook.get('module', 'backbone')
-            find_module(model, name)
-            loads[name] = settings
+    for name, hook in _our_hooks(config):
+        find_module(model, name)
+        loads[name] = {key: hook[key] for key in hook if key not in ('type', 'module', 'priority')}
     for settings in loads.values():
         if settings.get('classes') == 'by_name' and not settings.get('class_names'):
             settings['class_names'] = class_names_of(config)
     return list(loads.items())
 
 
+def refuse_timm_weights(config: Config, parts: Iterable[str] = ()) -> None:
+    """Look at a config before its model is built, because timm downloads while it is built.
+
+    Args:
+        parts: names of parts that are to get weights besides those that the config says.
+
+    Raises:
+        PretrainedWeightsError: a TIMMBackbone is to get timm's weights and ours.
+    """
+    nodes = dict(_configs_within(config.get('model') or {}))
+    ours = [*parts, *(name for name, _ in _our_hooks(config))]
+    for name, node in nodes.items():
+        ours += [name for cfg in _initializers(node.get('init_cfg')) if _kind(cfg) in OURS]
+    for name, node in nodes.items():
+        from_timm = _kind(node).rpartition('.')[2] == 'TIMMBackbone' and node.get(
+            'pretrained', True
+        )
+        if from_timm and any(part in ('', name) for part in ours):
+            raise PretrainedWeightsError(
+                f'model.{name} is a TIMMBackbone with pretrained=True, which is its default: timm '
+                'would fetch weights of its own first. Say pretrained=False; the weights come from '
+                'the checkpoint.'
+            )
+
+
+def _configs_within(node: dict, name: str = '') -> Iterator[tuple[str, dict]]:
+    """The config of each part of a model, by the name of the part."""
+    if 'type' in node:
+        yield name, node
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _configs_within(value, f'{name}.{key}' if name else key)
+
+
+def _our_hooks(config: Config) -> Iterator[tuple[str, dict]]:
+    for hook in config.get('custom_hooks') or ():
+        if _kind(hook).rpartition('.')[2] == PretrainedBackboneHook.__name__:
+            yield hook.get('module', 'backbone'), hook
+
+
 def _of_modules(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, module in model.named_modules():
-        init_cfg = getattr(module, 'init_cfg', None) or ()
-        for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
-            kind = str(getattr(cfg['type'], '__name__', cfg['type']))
-            if kind in OURS:
+        for cfg in _initializers(getattr(module, 'init_cfg', None)):
+            if _kind(cfg) in OURS:
                 yield name, {key: cfg[key] for key in cfg if key != 'type'}
-            elif kind in STOCK or kind == 'PretrainedInit':
+            elif _kind(cfg) in STOCK or _kind(cfg) == 'PretrainedInit':
                 yield name, {key: cfg[key] for key in cfg if key in ('checkpoint', 'prefix')}
+
+
+def _initializers(init_cfg: Any) -> Iterable[dict]:
+    return [init_cfg] if isinstance(init_cfg, dict) else init_cfg or ()
+
+
+def _kind(cfg: dict) -> str:
+    return str(getattr(cfg['type'], '__name__', cfg['type']))
 
 
 def class_names_of(config: Config) -> list[str] | None:

@@ -23,7 +23,7 @@ def load_pretrained(
     conversion: str = 'auto',
     key_map: Sequence | None = None,
     first_conv: str | Mapping[str, Any] = 'adapt',
-    min_coverage: float = 0.99,
+    min_coverage: float | None = None,
     sha256: str | None = None,
     trust_pickle: bool = False,
     classes: str | None = None,
@@ -42,7 +42,8 @@ def load_pretrained(
             before anything else; the replacement None leaves tensors out.
         first_conv: what to do where the module sees other bands than RGB: ``'adapt'``, ``'error'``
             or ``dict(bands=['R', 'G', 'B', 'mean'])``, see :func:`first_conv.adapt_to_bands`.
-        min_coverage: share of the module's tensors that must receive a value, 0 to 1.
+        min_coverage: share of the module's tensors that must receive a value, 0 to 1. None asks for
+            99 % of them and for every one of two or more dimensions: no layer is left at random.
         sha256: the hash that the file must have, or the beginning of it.
         trust_pickle: read a file that holds more than data, although that can run its code.
         classes: ``'by_name'`` copies the rows of a classifier for the classes that both have.

@@ -18,13 +18,15 @@ class Match:
     """How the names of a checkpoint map to those of a module.
 
     ``names`` gives for a name of the module the one of the checkpoint, whether or not the shapes
-    agree. ``prefix`` was taken off the checkpoint's names, ``module_prefix`` put in front of them.
-    ``nearby`` gives the names, as the module would say them, of the checkpoint's tensors under that
-    prefix that the module does not have. ``rivals`` are other prefixes under which as much fits.
+    agree. ``prefix`` was taken off the checkpoint's names, ``module_prefix`` put in front of them;
+    ``root`` is the prefix by which a user reaches the same tensors. ``nearby`` gives the names, as
+    the module would say them, of the checkpoint's tensors under that prefix that the module does
+    not have. ``rivals`` are other prefixes under which as much fits.
     """
 
     conversion: str
     prefix: str
+    root: str
     module_prefix: str
     names: dict[str, str]
     nearby: dict[str, str] = field(default_factory=dict)
@@ -44,12 +46,26 @@ def apply_key_map(names: Sequence[str], key_map: Sequence | None) -> dict[str, s
 
     Raises:
         PretrainedWeightsError: a pattern is not a regular expression, matches no name at all, or
-            gives two tensors one name.
+            gives two tensors one name; or it is no list of pairs.
     """
     renamed = {name: name for name in names}
-    for pattern, replacement in key_map or ():
+    for pattern, replacement in _checked_pairs(key_map):
         renamed = _replace(renamed, pattern, replacement)
     return renamed
+
+
+def _checked_pairs(key_map: Sequence | None) -> list[tuple[str, str | None]]:
+    if key_map is None:
+        return []
+    pairs = key_map if isinstance(key_map, (list, tuple)) else [key_map]
+    for pair in pairs:
+        kinds = [type(part) for part in pair] if isinstance(pair, (list, tuple)) else []
+        if kinds not in ([str, str], [str, type(None)]):
+            raise PretrainedWeightsError(
+                f'key_map: {pair!r} is no pair of texts. Give a list of pairs (pattern, '
+                "replacement), such as [(r'^net\\.', '')], with None to leave tensors out."
+            )
+    return list(pairs)
 
 
 def _replace(renamed: dict[str, str], pattern: str, replacement: str | None) -> dict[str, str]:
@@ -96,11 +112,14 @@ def find_match(
         search_prefix: whether to look for a prefix on the checkpoint's side.
     """
     wanted = CONVERSIONS if conversion == 'auto' else (conversion_named(conversion),)
+    expected = sum(map(is_counted, module_shapes))
     best = None
     for candidate in wanted:
         for match in _matches(candidate, names, shapes, module_shapes, search_prefix):
             if best is None or match.fitting > best.fitting:
                 best = match
+        if best is not None and best.fitting == expected:
+            break
     if best is None:
         raise PretrainedWeightsError(
             f'The checkpoint is not in the layout of conversion {conversion!r}, which has names '
@@ -116,24 +135,23 @@ def _matches(
     module_shapes: Shapes,
     search_prefix: bool,
 ) -> Iterator[Match]:
-    module_names = list(module_shapes)
+    # The rules of a whole layout may put prefixes of their own in front of names.
+    search_inner = search_prefix or bool(conversion.signature)
     for outer in conversion.prefixes(names):
         if outer and not search_prefix:
             continue
-        renamed = {
-            conversion.rename(name[len(outer) :], module_names): original
-            for name, original in names.items()
-            if name.startswith(outer)
-        }
-        for module_prefix in _shared_prefixes(module_names):
-            inside = {n[len(module_prefix) :]: module_shapes[n] for n in module_names}
-            found = _likeliest_prefixes(renamed, shapes, inside) if search_prefix else ['']
-            match = _match(conversion.name, outer, found[0], module_prefix, renamed, shapes, inside)
+        below = {n[len(outer) :]: original for n, original in names.items() if n.startswith(outer)}
+        for module_prefix in _shared_prefixes(list(module_shapes)):
+            inside = {n[len(module_prefix) :]: shape for n, shape in module_shapes.items()}
+            own = tuple(inside)
+            renamed = {conversion.rename(name, own): original for name, original in below.items()}
+            found = _likeliest_prefixes(renamed, shapes, inside) if search_inner else ['']
+            match = _match(conversion, outer, found[0], module_prefix, renamed, shapes, inside)
             yield replace(match, rivals=tuple(outer + rival for rival in found[1:]))
 
 
 def _match(
-    conversion: str,
+    conversion: Conversion,
     outer: str,
     inner: str,
     module_prefix: str,
@@ -148,7 +166,10 @@ def _match(
         for name, original in found.items()
     )
     nearby = {o: module_prefix + n for n, o in under.items() if n not in inside}
-    return Match(conversion, outer + inner, module_prefix, found, nearby, fitting)
+    root = outer if conversion.signature else inner
+    return Match(
+        conversion.name, outer + inner, root, module_prefix, found, nearby, fitting=fitting
+    )
 
 
 def _shared_prefixes(names: Sequence[str]) -> list[str]:

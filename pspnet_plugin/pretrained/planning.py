@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .classifier import (
-    classes_in_meta,
+    both_class_names,
     differs_in_classes_only,
     is_classifier,
     shared_classes,
 )
-from .diagnosis import hidden_differences
+from .diagnosis import prefix_that_fits
 from .errors import PretrainedWeightsError
 from .first_conv import (
     BAND_NAMES,
@@ -23,7 +24,8 @@ from .first_conv import (
     default_bands,
     first_convolution,
 )
-from .matching import Match, apply_key_map, find_match, is_counted
+from .hidden import hidden_differences
+from .matching import Match, Shapes, apply_key_map, find_match, is_counted
 from .reading import Checkpoint
 from .report import LoadReport
 
@@ -37,7 +39,7 @@ class LoadOptions:
     conversion: str = 'auto'
     key_map: Sequence | None = None
     first_conv: str | Mapping[str, Any] = 'adapt'
-    min_coverage: float = 0.99
+    min_coverage: float | None = None
     classes: str | None = None
     class_names: Sequence[str] | None = None
 
@@ -47,14 +49,15 @@ class LoadPlan:
     """What would be written where; nothing has been written yet.
 
     ``tensors`` are those in the file that come into question, by name; ``names`` are their names
-    after the key map and a user's prefix. ``writes`` are a name of the module, its rows (None for
-    all of them) and the value.
+    after the key map and a user's prefix; ``everything`` is what the whole file holds. ``writes``
+    are a name of the module, its rows (None for all of them) and the value.
     """
 
     report: LoadReport
     match: Match
     tensors: dict[str, Tensor]
     names: dict[str, str]
+    everything: dict[str, Tensor]
     writes: list[tuple[str, list[int] | None, Tensor]] = field(default_factory=list)
 
 
@@ -71,18 +74,19 @@ def plan_load(
             f"classes={options.classes!r} is not understood. Use None or 'by_name'."
         )
     module_tensors = tensors_of(module)
-    tensors = _tensors_in_question(content, options.prefix, report)
+    module_shapes = shapes_of(module_tensors)
+    tensors = _tensors_in_question(content, options.prefix, report, module_shapes)
     names = _after_prefix(apply_key_map(list(tensors), options.key_map), options.prefix)
     match = find_match(
         names,
         shapes_of(tensors),
-        shapes_of(module_tensors),
+        module_shapes,
         options.conversion,
         search_prefix=options.prefix is None,
     )
     report.conversion, report.module_prefix = match.conversion, match.module_prefix
     report.prefix = _with_dot(options.prefix) + match.prefix
-    plan = LoadPlan(report, match, tensors, names)
+    plan = LoadPlan(report, match, tensors, names, content.everything)
     report.order = list(module_tensors)
     fitting = _Fitting(plan, module_tensors, options, content.meta)
     for name in module_tensors:
@@ -107,7 +111,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _tensors_in_question(
-    content: Checkpoint, prefix: str | None, report: LoadReport
+    content: Checkpoint, prefix: str | None, report: LoadReport, module_shapes: Shapes
 ) -> dict[str, Tensor]:
     """The state dict, or what a user's prefix reaches elsewhere in the file."""
     report.container = content.container
@@ -119,18 +123,24 @@ def _tensors_in_question(
             report.container = ''
             return elsewhere
     if not tensors:
-        raise PretrainedWeightsError(_why_empty(content, report), report)
+        raise PretrainedWeightsError(_why_empty(content, report, module_shapes), report)
     return tensors
 
 
-def _why_empty(content: Checkpoint, report: LoadReport) -> str:
+def _why_empty(content: Checkpoint, report: LoadReport, module_shapes: Shapes) -> str:
     if not content.everything:
-        return f'{report.path} holds no tensors: its state dict is empty. Save the model again.'
+        found = 'its state dict is empty. Save the model again'
+        if content.has_arrays:
+            found = 'its values are numpy arrays. Save each as torch.as_tensor(array)'
+        return f'{report.path} holds no tensors: {found}.'
     keys = list(dict.fromkeys(name.partition('.')[0] for name in content.everything))
+    advice = prefix_that_fits(shapes_of(content.everything), module_shapes) or (
+        ' No tensor there fits the module. If these are its weights under other names, say by '
+        'prefix="KEY." which key and by key_map=[(pattern, replacement)] how names translate.'
+    )
     return (
         f'{report.path} has its tensors under the unexpected top-level key '
-        f'{" and ".join(repr(key) for key in keys)}. If these are the weights, say '
-        f'prefix={keys[0] + "."!r}.'
+        f'{" and ".join(repr(key) for key in keys[:5])}.{advice}'
     )
 
 
@@ -172,11 +182,13 @@ class _Fitting:
                 self.report.missing.append(name)
             return
         value, ours = self.plan.tensors[original], self.module_tensors[name]
-        if self.options.classes == 'by_name' and is_classifier(name):
+        if not _same_kind(value, ours):
+            self._mismatch(name, value, ours)
+        elif self.options.classes == 'by_name' and is_classifier(name):
             self._copy_shared_classes(name, value, ours)
         elif name == self.first_conv and self._needs_bands(value, ours):
             self._adapt_first_conv(name, value, ours)
-        elif value.shape == ours.shape and value.is_floating_point() == ours.is_floating_point():
+        elif value.shape == ours.shape:
             self.report.loaded.append(name)
             self.plan.writes.append((name, None, value))
         elif is_classifier(name) and differs_in_classes_only(value.shape, ours.shape):
@@ -184,27 +196,28 @@ class _Fitting:
                 f'{len(value)} classes in the checkpoint, {len(ours)} in the module'
             )
         else:
-            self.report.mismatched[name] = [list(value.shape), list(ours.shape)]
+            self._mismatch(name, value, ours)
+
+    def _mismatch(self, name: str, value: Tensor, ours: Tensor) -> None:
+        by_shape = value.shape != ours.shape
+        self.report.mismatched[name] = [
+            list(tensor.shape) if by_shape else _kind(tensor) for tensor in (value, ours)
+        ]
 
     def _needs_bands(self, value: Tensor, ours: Tensor) -> bool:
         """Whether these are RGB kernels whose bands are to be rearranged."""
-        chosen = isinstance(self.options.first_conv, Mapping)
-        same_elsewhere = value.shape[:1] == ours.shape[:1] and value.shape[2:] == ours.shape[2:]
-        if value.dim() == 4 and value.shape[1] == 3 and same_elsewhere:
-            bands = chosen_bands(self.options.first_conv, ours.shape[1])
-            if bands is None and ours.shape[1] != 3:
-                raise PretrainedWeightsError(
-                    f"The module sees {ours.shape[1]} bands and the weights RGB (first_conv='error'"
-                    "). Say first_conv='adapt', or first_conv=dict(bands=[...]) with one of "
-                    f'{", ".join(BAND_NAMES)} for each band.'
-                )
-            return bands not in (None, default_bands(3))
-        if chosen and value.shape == ours.shape:
+        if value.dim() != 4 or value[:, 0].shape != ours[:, 0].shape:
+            return False
+        theirs, count = value.shape[1], ours.shape[1]
+        bands = chosen_bands(self.options.first_conv, count)
+        if bands is None and theirs != count:
+            raise PretrainedWeightsError(_about_bands(theirs, count))
+        if theirs != 3 and isinstance(self.options.first_conv, Mapping):
             raise PretrainedWeightsError(
-                f'first_conv names bands, and the weights see {value.shape[1]} bands, not the RGB '
+                f'first_conv names bands, and the weights see {theirs} bands, not the RGB '
                 'that could be rearranged. Leave first_conv out.'
             )
-        return False
+        return theirs == 3 and bands not in (None, default_bands(3))
 
     def _adapt_first_conv(self, name: str, value: Tensor, ours: Tensor) -> None:
         bands = chosen_bands(self.options.first_conv, ours.shape[1])
@@ -213,9 +226,11 @@ class _Fitting:
 
     def _copy_shared_classes(self, name: str, value: Tensor, ours: Tensor) -> None:
         if not differs_in_classes_only(value.shape, ours.shape):
-            self.report.mismatched[name] = [list(value.shape), list(ours.shape)]
+            self._mismatch(name, value, ours)
             return
-        our_names, their_names = self._class_names(len(ours), len(value))
+        our_names, their_names = both_class_names(
+            self.options.class_names, self.meta, len(ours), len(value)
+        )
         pairs = shared_classes(our_names, their_names)
         if not pairs:
             self.report.own_start[name] = 'no class name in common'
@@ -225,22 +240,29 @@ class _Fitting:
         self.report.adapted[name] = f'{len(rows)} of {len(ours)} classes by name: {copied}'
         self.plan.writes.append((name, rows, value[[theirs for _, theirs in pairs]]))
 
-    def _class_names(self, ours: int, theirs: int) -> tuple[list[str], list[str]]:
-        our_names, their_names = self.options.class_names, classes_in_meta(self.meta)
-        if not our_names:
-            raise PretrainedWeightsError(
-                "classes='by_name' needs the class names of the module: say class_names=[...], or "
-                'use PretrainedBackboneHook, which takes them from the training dataset.'
-            )
-        if not their_names:
-            raise PretrainedWeightsError(
-                "classes='by_name': the checkpoint does not tell its class names (meta.dataset_meta"
-                '.classes). Leave classes=None to start the classifier from its initialization.'
-            )
-        for names, count, whose in ((our_names, ours, 'module'), (their_names, theirs, 'file')):
-            if len(names) != count:
-                raise PretrainedWeightsError(
-                    f"classes='by_name': {len(names)} class names for the {count} classes of the "
-                    f'{whose} ({", ".join(map(str, names[:5]))}).'
-                )
-        return list(our_names), their_names
+
+def _kind(tensor: Tensor) -> str:
+    """``'float32'``, or ``'sparse_coo'`` and ``'meta'`` for tensors that hold no plain values."""
+    if tensor.is_meta:
+        return 'meta'
+    described = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+    return str(described).rpartition('.')[2]
+
+
+def _same_kind(value: Tensor, ours: Tensor) -> bool:
+    """Whether copying one into the other keeps numbers what they are."""
+    plain = value.layout == torch.strided and not (value.is_meta or ours.is_meta)
+    real = value.is_floating_point() == ours.is_floating_point()
+    return plain and real and value.is_complex() == ours.is_complex()
+
+
+def _about_bands(theirs: int, ours: int) -> str:
+    adapted = (
+        "Say first_conv='adapt', or first_conv=dict(bands=[...]) with one of "
+        f'{", ".join(BAND_NAMES)} for each band.'
+    )
+    other = f'Set in_channels={theirs} in the backbone, or take weights for {ours} bands.'
+    return (
+        f'The module sees {ours} bands and the weights {"RGB" if theirs == 3 else theirs} '
+        f"(first_conv='error'). {adapted if theirs == 3 else other}"
+    )

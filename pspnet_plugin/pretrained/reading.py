@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,13 +35,14 @@ class Checkpoint:
     ``tensors`` are those of the state dict, by name, in the file's order; ``container`` is the
     top-level key that they stood under, ``''`` for none. ``everything`` holds the tensors of the
     whole file, by dotted path, so that a user's prefix can reach one under an unusual key;
-    ``meta`` is the ``meta`` entry of an OpenMMLab checkpoint.
+    ``meta`` is the ``meta`` entry of an OpenMMLab checkpoint; ``has_arrays`` tells of numpy arrays.
     """
 
     tensors: dict[str, Tensor]
     container: str = ''
     everything: dict[str, Tensor] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    has_arrays: bool = False
 
 
 def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
@@ -78,7 +80,8 @@ def file_format(path: Path) -> str:
         if not zipfile.is_zipfile(path):
             raise WeightsFileError(f'{path} is cut: its end is missing. Fetch the file again.')
         return 'zip'
-    if start[0] == 0x80:
+    # A .safetensors file begins with the length of its header, whose first byte can be 0x80 too.
+    if start[0] == 0x80 and start[5:9] != b'\0\0\0{':
         return 'pickle'
     if len(start) > 8 and start[8:9] == b'{':
         _check_safetensors_size(path)
@@ -194,15 +197,22 @@ def find_state_dict(content: Any) -> Checkpoint:
         raise WeightsFileError(
             f'The file holds a {type(content).__name__}, not a state dict: save model.state_dict().'
         )
-    everything = dict(_named_tensors(content))
+    values = dict(_named_values(content))
+    everything = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     container = _container_of(content)
     if container:
         start = f'{container}.'
         tensors = {k[len(start) :]: v for k, v in everything.items() if k.startswith(start)}
     else:
-        tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     meta = content.get('meta')
-    return Checkpoint(tensors, container, everything, dict(meta) if _is_mapping(meta) else {})
+    return Checkpoint(
+        tensors,
+        container,
+        everything,
+        meta=dict(meta) if _is_mapping(meta) else {},
+        has_arrays=any(isinstance(value, np.ndarray) for value in values.values()),
+    )
 
 
 def _container_of(content: Mapping) -> str:
@@ -210,20 +220,22 @@ def _container_of(content: Mapping) -> str:
         inner = content.get(key)
         if isinstance(inner, torch.nn.Module):
             return key
-        if _is_mapping(inner) and any(True for _ in _named_tensors(inner)):
+        if _is_mapping(inner) and any(
+            isinstance(value, Tensor) for _, value in _named_values(inner)
+        ):
             deeper = _container_of(inner)
             return f'{key}.{deeper}' if deeper else key
     return ''
 
 
-def _named_tensors(content: Mapping, path: str = '') -> Iterator[tuple[str, Tensor]]:
+def _named_values(content: Mapping, path: str = '') -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         if isinstance(value, torch.nn.Module):
             value = value.state_dict()
-        if isinstance(value, Tensor):
+        if isinstance(value, Mapping):
+            yield from _named_values(value, f'{path}{key}.')
+        else:
             yield f'{path}{key}', value
-        elif isinstance(value, Mapping):
-            yield from _named_tensors(value, f'{path}{key}.')
 
 
 def _is_mapping(value: Any) -> bool:

@@ -38,7 +38,8 @@ class LoadReport:
         loaded: tensors that received their value as it was.
         adapted: tensors that received a changed value, and how it was changed.
         missing: tensors that the checkpoint has nothing for.
-        mismatched: tensors with a value of another shape: ``[checkpoint's, module's]``.
+        mismatched: tensors with a value of another shape: ``[checkpoint's, module's]``; where the
+            shapes agree, the two kinds of numbers, such as ``['int8', 'float32']``.
         own_start: classifier tensors left at their initialization, and why; not in the coverage.
         left_over: tensors of the checkpoint that went nowhere.
         notes: what a reader should know beyond that.

@@ -33,13 +33,19 @@ def locate(reference: str, sha256: str | None = None) -> tuple[Path, str]:
 
     Args:
         reference: a path, or ``SCHEME://…`` with one of :data:`SCHEMES`.
-        sha256: the hash that the file must have, or the beginning of it.
+        sha256: the hash that the file must have, or its first digits, 8 or more.
 
     Raises:
-        WeightsReferenceError: the reference names nothing.
+        WeightsReferenceError: the reference names nothing, or ``sha256`` is no hash.
         WeightsDownloadError: the file cannot be downloaded.
         WeightsFileError: the file on disk is missing, or has another hash.
     """
+    # A config's 57934424 is a number.
+    sha256 = None if sha256 is None else str(sha256)
+    if sha256 and not re.fullmatch(r'[0-9A-Fa-f]{8,64}', sha256):
+        raise WeightsReferenceError(
+            f'sha256={sha256!r} is no hash: give its 64 hexadecimal digits, or the first 8 or more.'
+        )
     found = resolve(reference)
     downloaded = isinstance(found, Address)
     path = fetch(found.url, found.name, sha256, found.headers) if downloaded else found
@@ -99,14 +105,15 @@ def _needs_package(reference: str, package: str) -> Exception:
 
 def _torchvision(name: str, reference: str) -> Address:
     """``MODEL`` is what it has always been in OpenMMLab; ``MODEL.WEIGHTS`` is any weights entry."""
-    model, _, weights = name.partition('.')
     first_weights = _hub_list('torchvision_0.12.json')
-    if not weights and model in first_weights:
-        return Address(first_weights[model])
+    if name in first_weights:
+        return Address(first_weights[name])
+    model, _, weights = name.partition('.')
     if importlib.util.find_spec('torchvision') is None:
         raise _needs_package(reference, 'torchvision')
     models = importlib.import_module('torchvision.models')
-    model = model.lower().removesuffix('_weights')
+    model = re.sub(r'(.+)_quantizedweights$', r'quantized_\1_weights', model.lower())
+    model = model.removesuffix('_weights')
     if model not in models.list_models():
         raise _unknown_name(reference, model, models.list_models(), 'torchvision')
     entries = {entry.name: entry for entry in models.get_model_weights(model)}
@@ -144,8 +151,10 @@ def _mmseg(name: str, reference: str) -> Address:
     known: list[str] = []
     for file in sorted(folder.glob('*/metafile.yaml')):
         text = file.read_text(encoding='utf-8')
-        known += re.findall(r'^- Name: (\S+)$', text, re.MULTILINE)
-        if re.search(rf'^- Name: {re.escape(name)}$', text, re.MULTILINE):
+        # Above them stands a collection, with a name of its own.
+        names = re.findall(r'^- Name: (\S+)$', text.partition('Models:\n')[2], re.MULTILINE)
+        known += names
+        if name in names:
             models = [m for m in yaml.safe_load(text)['Models'] if m['Name'] == name]
             addresses = [model['Weights'] for model in models]
             if len(addresses) > 1:
@@ -183,7 +192,10 @@ def _hugging_face(name: str, reference: str) -> Path | Address:
     headers = {}
     if importlib.util.find_spec('huggingface_hub') is not None:
         hub = importlib.import_module('huggingface_hub')
-        cached = hub.try_to_load_from_cache(repository, file, revision=revision or None)
+        try:
+            cached = hub.try_to_load_from_cache(repository, file, revision=revision or None)
+        except ValueError as error:
+            raise WeightsReferenceError(f'{reference!r}: {error}') from error
         if isinstance(cached, str):
             return Path(cached)
         token = hub.get_token()

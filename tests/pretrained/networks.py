@@ -90,3 +90,71 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
     assert len(ours) == len(theirs) > 0
     assert all(a.shape == b.shape and b.std() > 1e-3 for a, b in zip(ours, theirs))
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, theirs))
+
+
+def small_segmentor(classes: int = 4) -> nn.Module:
+    """A whole model with two heads, of a narrow backbone."""
+    batch_norm = {'type': 'BN'}
+    return build(
+        type='EncoderDecoder',
+        backbone={**NARROW_RESNET, 'type': 'ResNetV1c', 'norm_cfg': batch_norm},
+        decode_head={
+            'type': 'FactorizedPSPHead',
+            'in_channels': 64,
+            'in_index': 3,
+            'channels': 16,
+            'num_classes': classes,
+            'norm_cfg': batch_norm,
+        },
+        auxiliary_head={
+            'type': 'FCNHead',
+            'in_channels': 32,
+            'in_index': 2,
+            'channels': 8,
+            'num_convs': 1,
+            'num_classes': classes,
+            'norm_cfg': batch_norm,
+        },
+    )
+
+
+def logits_of(segmentor: nn.Module, image: Tensor) -> list[Tensor]:
+    """What both heads of ``segmentor`` say, in float64."""
+    segmentor.double().eval()
+    with torch.no_grad():
+        features = segmentor.backbone(image)
+        return [segmentor.decode_head(features), segmentor.auxiliary_head(features)]
+
+
+def semseg_target(classes: int = 19) -> nn.Module:
+    """What a PSPNet50 of semseg is in MMSegmentation."""
+    batch_norm = {'type': 'BN'}
+    heads = {'num_classes': classes, 'norm_cfg': batch_norm, 'align_corners': True}
+    return build(
+        type='EncoderDecoder',
+        backbone={
+            'type': 'ResNetV1c',
+            'depth': 50,
+            'stem_channels': 128,
+            'norm_cfg': batch_norm,
+            'strides': (1, 2, 1, 1),
+            'dilations': (1, 1, 2, 4),
+            'contract_dilation': False,
+        },
+        decode_head={
+            'type': 'FactorizedPSPHead',
+            'in_channels': 2048,
+            'in_index': 3,
+            'channels': 512,
+            **heads,
+        },
+        auxiliary_head={
+            'type': 'FCNHead',
+            'in_channels': 1024,
+            'in_index': 2,
+            'channels': 256,
+            'num_convs': 1,
+            'concat_input': False,
+            **heads,
+        },
+    )

@@ -38,7 +38,7 @@ class Net(BaseModel):
 
     def forward(self, x, mode='loss'):
         features = self.backbone(x)
-        out = self.head(features[-1] if isinstance(features, tuple) else features)
+        out = self.head(features[-1] if isinstance(features, (tuple, list)) else features)
         return {'loss': out.square().mean()} if mode == 'loss' else out
 
 

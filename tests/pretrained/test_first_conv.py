@@ -91,6 +91,18 @@ def test_first_conv_error_refuses_other_bands(rgb_weights):
         load_pretrained(ours, rgb_weights[1], first_conv='error')
 
 
+@pytest.mark.parametrize('theirs', [1, 4])
+@pytest.mark.parametrize('min_coverage', [None, 0.9])
+def test_first_conv_error_refuses_bands_of_either_side(tmp_path, theirs, min_coverage):
+    network = build(**NARROW_RESNET, in_channels=theirs)
+    file = saved(network, tmp_path / 'weights.pth')
+    settings = {'first_conv': 'error', 'min_coverage': min_coverage}
+    message = rf"sees 3 bands and the weights {theirs} \(first_conv='error'\).*in_channels={theirs}"
+    with pytest.raises(PretrainedWeightsError, match=message):
+        load_pretrained(build(**NARROW_RESNET), file, **settings)
+    assert load_pretrained(network, file, **settings).coverage == 1
+
+
 @pytest.mark.parametrize(
     ('setting', 'message'),
     [
@@ -111,3 +123,5 @@ def test_bands_named_for_weights_that_are_not_rgb_are_an_error(tmp_path):
     file = saved(four, tmp_path / 'four.pth')
     with pytest.raises(PretrainedWeightsError, match=r'4 bands.*not the RGB'):
         load_pretrained(four, file, first_conv={'bands': ['R', 'G', 'B', 'mean']})
+    with pytest.raises(PretrainedWeightsError, match=r'4 bands.*not the RGB'):
+        load_pretrained(build(**NARROW_RESNET), file, first_conv={'bands': ['R', 'G', 'B']})

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
+from pspnet_plugin.pretrained.reading import file_format
 
 from .networks import saved
 
@@ -54,6 +55,14 @@ def test_files_of_torch_save_load_whatever_their_name(tmp_path, name, zipped):
     assert equal(ours, network())
 
 
+def test_a_safetensors_header_of_any_length_is_told_from_a_pickle(tmp_path):
+    file = tmp_path / 'weights.safetensors'
+    for length in range(0, 256, 8):
+        padding = {'padding': 'x' * length}
+        safetensors.torch.save_file({'weight': torch.ones(2)}, file, metadata=padding)
+        assert file_format(file) == 'safetensors', file.read_bytes()[:9]
+
+
 def test_safetensors_load(tmp_path):
     safetensors.torch.save_file(network().state_dict(), tmp_path / 'weights.safetensors')
     ours = network(seed=1)
@@ -70,7 +79,9 @@ def test_the_usual_top_level_keys_are_found(tmp_path, key):
     assert equal(ours, network())
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    'dtype', [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn]
+)
 def test_other_precisions_go_into_a_float32_module(tmp_path, dtype):
     rounded = network().to(dtype)
     ours = network(seed=1)
@@ -167,11 +178,35 @@ def test_a_file_without_permission_is_refused(file):
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_values_that_are_not_finite_are_refused_with_the_name_of_the_tensor(tmp_path, value):
-    broken = network()
+@pytest.mark.parametrize('name', ['2.weight', '1.bias', '1.running_var'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_values_that_are_not_finite_are_refused_with_the_name_of_the_tensor(
+    tmp_path, name, value, dtype
+):
+    broken = network().to(dtype)
     with torch.no_grad():
-        broken[2].weight[3, 2, 1, 0] = value
-    refused(saved(broken, tmp_path / 'weights.pth'), r'2\.weight.*NaN')
+        broken.state_dict()[name].view(-1)[-1] = value
+    refused(saved(broken, tmp_path / 'weights.pth'), rf'has in {name} NaN')
+
+
+@pytest.mark.parametrize(('dtype', 'target'), [('float64', 'float32'), ('float32', 'float16')])
+def test_values_too_large_for_the_module_are_refused(tmp_path, dtype, target):
+    dtype, target = getattr(torch, dtype), getattr(torch, target)
+    large = network().to(dtype)
+    with torch.no_grad():
+        large[1].running_var[3] = 2 * torch.finfo(target).max
+    file = saved(large, tmp_path / 'weights.pth')
+    with pytest.raises(
+        PretrainedWeightsError, match=rf'1\.running_var .*too large for the {target}'
+    ):
+        load_pretrained(network(seed=1).to(target), file)
+    assert load_pretrained(network(seed=1).to(dtype), file).coverage == 1
+
+
+def test_names_that_are_numbers_are_read_as_texts(tmp_path):
+    content = {index: torch.ones(2, 2) for index in range(3)}
+    ours = nn.ParameterList(torch.zeros(2, 2) for _ in range(3))
+    assert load_pretrained(ours, saved(content, tmp_path / 'weights.pth')).coverage == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import EMAHook
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, ExponentialMovingAverage
 from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
 from torch import nn
 
@@ -22,7 +22,7 @@ from pspnet_plugin.pretrained import (
 )
 
 from .networks import NARROW_RESNET, build, randomized, saved
-from .runs import SAVING, Net, make_runner, start_of
+from .runs import SAVING, Net, Noise, Start, make_runner, start_of
 
 
 @pytest.fixture(scope='module')
@@ -115,6 +115,79 @@ def test_a_checkpoint_to_load_or_resume_wins(tmp_path, file, network, way):
         assert all(torch.equal(start[name], trained[name]) for name in trained)
 
 
+def log_of(work_dir: Path) -> str:
+    (log,) = work_dir.glob('*/*.log')
+    assert not list(log.parent.glob('pretrained_*.json'))
+    return log.read_text()
+
+
+@pytest.mark.parametrize('goes_on', ['resume', 'resume from', 'load_from'])
+@pytest.mark.parametrize('way', ['config', 'hook', 'hook at once'])
+def test_a_run_that_goes_on_from_a_checkpoint_needs_no_pretrained_weights(tmp_path, way, goes_on):
+    checkpoint = tmp_path / 'before' / 'iter_2.pth'
+    backbone = PlainBackbone if way == 'hook at once' else lambda: build(**NARROW_RESNET)
+    make_runner(checkpoint.parent, model=Net(backbone=backbone()), lr=0.1, **SAVING).train()
+    trained = torch.load(checkpoint, weights_only=False)['state_dict']
+
+    gone = str(tmp_path / 'gone.pth')
+    hooks = [] if way == 'config' else [PretrainedBackboneHook(gone)]
+    options = {
+        'resume': {'resume': True},
+        'resume from': {'resume': True, 'load_from': str(checkpoint)},
+        'load_from': {'load_from': str(checkpoint)},
+    }[goes_on]
+    if goes_on == 'resume':
+        (tmp_path / 'last_checkpoint').write_text(str(checkpoint))
+    model = Net(init_cfg(gone)) if way == 'config' else Net(backbone=backbone())
+    cfg = {'by_epoch': False, 'max_iters': 3}
+    start = start_of(tmp_path, *hooks, model=model, train_cfg=cfg, **options)
+    assert all(torch.equal(start[name], trained[name]) for name in trained)
+    assert f'{gone} is not loaded into' in log_of(tmp_path)
+    assert f'the run goes on from {checkpoint}' in log_of(tmp_path)
+    assert 'coverage' not in log_of(tmp_path)
+
+
+def test_resuming_without_a_checkpoint_starts_from_the_pretrained_weights(tmp_path, file, network):
+    assert has_weights_of(start_of(tmp_path, PretrainedBackboneHook(file), resume=True), network)
+
+
+@pytest.mark.parametrize('lacks', ['the backbone', 'one tensor', 'one shape'])
+def test_what_load_from_lacks_comes_from_the_pretrained_weights(tmp_path, file, network, lacks):
+    theirs = randomized(Net(), seed=1).state_dict()
+    if lacks == 'the backbone':
+        theirs = {name: t for name, t in theirs.items() if not name.startswith('backbone.')}
+    elif lacks == 'one tensor':
+        del theirs['backbone.conv1.weight']
+    else:
+        theirs['backbone.conv1.weight'] = torch.zeros(8, 4, 7, 7)
+    checkpoint = saved({'state_dict': theirs}, tmp_path / 'part.pth')
+    start = start_of(tmp_path, model=Net(init_cfg(file)), load_from=checkpoint)
+    assert torch.equal(start['backbone.conv1.weight'], network.conv1.weight)
+    assert torch.equal(start['head.weight'], theirs['head.weight'])
+    assert has_weights_of(start, network) == (lacks == 'the backbone')
+
+
+def test_a_checkpoint_that_was_loaded_before_the_training_is_not_waited_for(
+    tmp_path, file, network
+):
+    # mmengine initializes the model anew and does not load a second time.
+    checkpoint = saved(randomized(Net(), seed=1), tmp_path / 'weights.pth')
+    start = Start()
+    runner = make_runner(tmp_path, start, model=Net(init_cfg(file)), load_from=checkpoint)
+    runner.load_or_resume()
+    runner.train()
+    assert has_weights_of(start.weights, network)
+
+
+def test_a_checkpoint_of_several_gpus_is_known_to_hold_the_model(tmp_path):
+    theirs = {f'module.{name}': t for name, t in randomized(Net()).state_dict().items()}
+    theirs = {name: t for name, t in theirs.items() if 'num_batches_tracked' not in name}
+    checkpoint = saved({'state_dict': theirs}, tmp_path / 'weights.pth')
+    model = Net(init_cfg(str(tmp_path / 'gone.pth')))
+    start = start_of(tmp_path, model=model, load_from=checkpoint)
+    assert torch.equal(start['backbone.conv1.weight'], theirs['module.backbone.conv1.weight'])
+
+
 def test_the_average_starts_from_the_loaded_weights(tmp_path, file, network):
     # Both orders of the two hooks.
     for number, order in enumerate((1, -1)):
@@ -193,12 +266,73 @@ class Stubborn(Net):
     """A model whose own init_weights leaves its parts out."""
 
     def init_weights(self):
-        self.is_init = True
+        nn.init.zeros_(self.head.weight)
 
 
-def test_a_model_that_goes_past_the_settings_stops_the_run(tmp_path, file):
-    with pytest.raises(PretrainedWeightsError, match=r'Let it call super\(\)\.init_weights\(\)'):
-        start_of(tmp_path, PretrainedBackboneHook(file), model=Stubborn())
+class Considerate(Net):
+    """A model whose own init_weights has a wish for its head only."""
+
+    def init_weights(self):
+        super().init_weights()
+        nn.init.zeros_(self.head.weight)
+
+
+@pytest.mark.parametrize('way', ['config', 'hook'])
+def test_a_model_that_goes_past_the_settings_stops_the_run(tmp_path, file, way):
+    hooks = [PretrainedBackboneHook(file)] if way == 'hook' else []
+    model = Stubborn(None if hooks else init_cfg(file))
+    message = r'backbone \(ResNet\) .* Stubborn\.init_weights\(\) leaves it out\. Let it call super'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        start_of(tmp_path, *hooks, model=model)
+
+
+def swin(init_cfg=None):
+    # Its init_weights reads the file by itself and keeps what fits, be it nothing.
+    sizes = {'embed_dims': 8, 'depths': (1,) * 4, 'num_heads': (1,) * 4, 'window_size': 2}
+    return build(type='SwinTransformer', **sizes, init_cfg=init_cfg)
+
+
+def inside_a_plain_module(init_cfg=None):
+    if init_cfg:
+        init_cfg = {**init_cfg, 'type': 'mmengine.PretrainedBackbone'}
+    backbone = PlainBackbone()
+    backbone.body = build(**NARROW_RESNET, init_cfg=init_cfg)
+    return backbone
+
+
+def initialized_already(init_cfg=None):
+    if init_cfg:
+        constant = {'type': 'Constant', 'val': 1, 'layer': 'Linear'}
+        init_cfg = [constant, {**init_cfg, 'type': PretrainedBackbone}]
+    backbone = build(**NARROW_RESNET, init_cfg=init_cfg)
+    backbone.is_init = True
+    return backbone
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name'),
+    [
+        (swin, 'backbone'),
+        (inside_a_plain_module, 'backbone.body'),
+        (initialized_already, 'backbone'),
+    ],
+)
+def test_an_init_cfg_that_nobody_reads_stops_the_run_and_the_hook_mends_it(tmp_path, kind, name):
+    theirs = randomized(Net(backbone=kind()).get_submodule(name))
+    file = saved(theirs, tmp_path / 'weights.pth')
+    message = rf"^{name} \(.*PretrainedBackboneHook', module='{name}'"
+    with pytest.raises(PretrainedWeightsError, match=message):
+        start_of(tmp_path / 'config', model=Considerate(backbone=kind(init_cfg(file))))
+
+    hook = PretrainedBackboneHook(file, module=name)
+    start = start_of(tmp_path / 'hook', hook, model=Considerate(backbone=kind()))
+    assert all(torch.equal(start[f'{name}.{key}'], t) for key, t in theirs.named_parameters())
+
+
+def test_an_average_inside_the_model_needs_no_weights_of_its_own(tmp_path, file, network):
+    model = Net(init_cfg(file))
+    model.average = ExponentialMovingAverage(model.backbone)
+    assert has_weights_of(start_of(tmp_path, model=model), network)
 
 
 def test_a_part_that_does_not_exist_is_an_error_with_those_that_do(tmp_path, file):
@@ -208,7 +342,7 @@ def test_a_part_that_does_not_exist_is_an_error_with_those_that_do(tmp_path, fil
 
 
 def test_a_wrong_setting_of_the_hook_is_an_error_when_it_is_built(file):
-    with pytest.raises(TypeError, match='min_covrage'):
+    with pytest.raises(PretrainedWeightsError, match='min_covrage'):
         PretrainedBackboneHook(file, min_covrage=0.5)
 
 
@@ -219,6 +353,14 @@ def test_a_second_training_goes_on_from_the_first(tmp_path, file, network):
     runner.call_hook('before_run')
     runner._init_model_weights()
     assert all(torch.equal(t, learnt[name]) for name, t in runner.model.state_dict().items())
+
+
+def test_names_that_the_dataset_does_not_have_are_asked_of_the_user(tmp_path, file, monkeypatch):
+    monkeypatch.setattr(Noise, 'metainfo', {})
+    with pytest.raises(
+        PretrainedWeightsError, match=r'no class names .* class_names=\[\.\.\.\] of'
+    ):
+        start_of(tmp_path, PretrainedBackboneHook(file, classes='by_name'))
 
 
 def test_testing_does_not_touch_the_weights(tmp_path):

@@ -13,8 +13,8 @@ import torchvision
 import yaml
 from torch import nn
 
-from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained, sources
-from pspnet_plugin.pretrained.downloads import cached_path
+from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
+from pspnet_plugin.pretrained.downloads import cached_path, sha256_of
 from pspnet_plugin.pretrained.sources import SCHEMES, Address, locate, resolve
 
 from .test_reading import Attack
@@ -41,8 +41,15 @@ def test_a_path_is_itself(tmp_path):
 
 def test_a_file_with_another_sha256_is_refused(tmp_path):
     (tmp_path / 'weights.pth').write_bytes(b'data')
-    with pytest.raises(PretrainedWeightsError, match=r'sha256 3a6e.* where 1234 is expected'):
-        locate(str(tmp_path / 'weights.pth'), sha256='1234')
+    with pytest.raises(PretrainedWeightsError, match=r'sha256 3a6e.* where 12345678 is expected'):
+        locate(str(tmp_path / 'weights.pth'), sha256='12345678')
+
+
+@pytest.mark.parametrize('sha256', ['3', '3a6eb07', 'md5:3a6eb0790f', '3a6e' * 17, 3])
+def test_a_hash_that_is_none_or_too_short_is_refused(tmp_path, sha256):
+    (tmp_path / 'weights.pth').write_bytes(b'data')
+    with pytest.raises(PretrainedWeightsError, match='is no hash: give its 64 hexadecimal digits'):
+        locate(str(tmp_path / 'weights.pth'), sha256=sha256)
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'resnet101'])
@@ -58,6 +65,11 @@ def test_a_plain_torchvision_name_means_what_it_means_in_mmengine(name):
         ('resnet50.imagenet1k_v2', torchvision.models.ResNet50_Weights.IMAGENET1K_V2),
         ('resnet50.DEFAULT', torchvision.models.ResNet50_Weights.DEFAULT),
         ('ResNet50_Weights.IMAGENET1K_V2', torchvision.models.ResNet50_Weights.IMAGENET1K_V2),
+        (
+            'ResNet50_QuantizedWeights.IMAGENET1K_FBGEMM_V2',
+            torchvision.models.quantization.ResNet50_QuantizedWeights.IMAGENET1K_FBGEMM_V2,
+        ),
+        ('shufflenetv2_x0.5', torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1),
         ('wide_resnet50_2.IMAGENET1K_V1', torchvision.models.Wide_ResNet50_2_Weights.IMAGENET1K_V1),
         (
             'fcn_resnet50.COCO_WITH_VOC_LABELS_V1',
@@ -141,11 +153,13 @@ def test_a_file_inside_a_package_is_found():
         ('torchvision://mnasnet0_75.V7', "has no 'V7'"),
         ('open-mmlab://resnet50_v1', 'Did you mean resnet50_v1c'),
         ('mmseg://pspnet_r50-d8_4xb2-40k_cityscapes', 'Did you mean pspnet_r50-d8_4xb2-40k_city'),
+        ('mmseg://PSPNet', 'model zoo has no .PSPNet'),
         ('timm://resnet50e', 'timm has no .resnet50e.*Did you mean resnet50'),
         ('timm://resnet50.no_such_tag', r'timm has no .resnet50\.no_such_tag'),
         ('timm://resnet10t_untrained', 'timm has no'),
         ('https://[server/weights.pth', 'is no address'),
         ('hf://repo/file.pth', 'write hf://ORGANISATION/REPOSITORY/FILE'),
+        ('hf://organisation/repository/..', r"^'hf://organisation/repository/\.\.': "),
         ('package://no_such_package/file.pth', 'pip install no-such-package'),
         ('package://no_such_package', 'write package://MODULE/PATH'),
         (
@@ -178,21 +192,17 @@ def test_a_malicious_pickle_does_not_run_through_any_scheme(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     monkeypatch.syspath_prepend(str(tmp_path))
-    # The hash in a name would refuse the file before it is read.
-    monkeypatch.setattr(sources, 'hash_in_name', lambda path: None)
     (tmp_path / 'hostile_weights').mkdir()
     (tmp_path / 'hostile_weights' / '__init__.py').touch()
     (tmp_path / 'hostile_weights' / 'weights.pth').touch()
     found = resolve(reference)
     path = cached_path(found.url, found.name) if isinstance(found, Address) else found
-    if path.suffix == '.safetensors':
-        path = path.with_suffix('.bin')
-        monkeypatch.setattr(sources, 'resolve', lambda reference: path)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     content = {'state_dict': nn.Linear(2, 2).state_dict(), 'x': Attack(tmp_path / 'was_here')}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(PretrainedWeightsError, match='mkdir'):
-        load_pretrained(nn.Linear(2, 2), reference)
+    # Its true hash, as the one in its name would refuse the file before it is read.
+    with pytest.raises(PretrainedWeightsError, match='mkdir|named .safetensors and was written by'):
+        load_pretrained(nn.Linear(2, 2), reference, sha256=sha256_of(path))
     assert not (tmp_path / 'was_here').exists()
 
 

@@ -7,8 +7,7 @@ import torch
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 
-from .networks import NARROW_RESNET, build, randomized, saved
-from .test_conversions import small_segmentor
+from .networks import NARROW_RESNET, build, randomized, saved, small_segmentor
 
 THEIRS = ['road', 'Traffic Light', 'sky', 'water']
 OURS = ['sky', 'sea', 'traffic_light']
@@ -90,7 +89,7 @@ def test_by_name_without_a_shared_class_leaves_the_classifiers(named):
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'classes': 'by_name'}, r'say class_names=\[\.\.\.\]'),
+        ({'classes': 'by_name'}, r'say class_names=\[\.\.\.\].*Hook takes .* if its metainfo has'),
         ({'classes': 'by_name', 'class_names': OURS[:2]}, '2 class names for the 3 classes of the'),
         ({'classes': 'by_order'}, "classes='by_order' is not understood"),
     ],
@@ -98,6 +97,15 @@ def test_by_name_without_a_shared_class_leaves_the_classifiers(named):
 def test_by_name_says_what_it_needs(named, settings, message):
     with pytest.raises(PretrainedWeightsError, match=message):
         load_pretrained(small_segmentor(classes=3), named[1], **settings)
+
+
+def test_by_name_a_single_row_for_two_classes_has_a_way_out(tmp_path):
+    _, file = checkpoint(tmp_path / 'w.pth', {'dataset_meta': {'classes': THEIRS}})
+    ours = small_segmentor(classes=1)
+    message = '2 class names for the 1 classes .*out_channels=1 .*leave classes=None'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        load_pretrained(ours, file, classes='by_name', class_names=['sky', 'sea'])
+    assert load_pretrained(ours, file).coverage == 1
 
 
 def test_by_name_needs_names_in_the_checkpoint(tmp_path):
