@@ -23,8 +23,18 @@ class PyramidConv2d(nn.Conv2d):
 
     align_corners = False
 
+    @staticmethod
+    def can_replace(conv: nn.Module) -> bool:
+        """Whether ``conv`` is a plain convolution that keeps the size of its map."""
+        return (
+            type(conv) is nn.Conv2d
+            and all(k % 2 and p == k // 2 for k, p in zip(conv.kernel_size, conv.padding))
+            and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
+            and conv.padding_mode == 'zeros'
+        )
+
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, align_corners: bool) -> PyramidConv2d:
+    def from_conv(cls, conv: nn.Conv2d, align_corners: bool = False) -> PyramidConv2d:
         """Make one that shares the parameters of ``conv``, without drawing a random number."""
         shared = cls(
             conv.in_channels,
@@ -39,9 +49,7 @@ class PyramidConv2d(nn.Conv2d):
         return shared
 
     def _conv_forward(self, input, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if isinstance(input, Tensor):
-            return super()._conv_forward(input, weight, bias)
-        x, *levels = input
+        x, *levels = [input] if isinstance(input, Tensor) else input
         return conv2d_over_pyramid(x, levels, weight, bias, self.align_corners)
 
 
@@ -60,10 +68,10 @@ class FactorizedPSPHead(StreamedLossMixin, PSPHead):
 
     def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs):
         super().__init__(pool_scales=pool_scales, **kwargs)
-        conv = self.bottleneck.conv
-        plain = type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
-        if plain and pool_scales and all(isinstance(bins, int) for bins in pool_scales):
-            self.bottleneck.conv = PyramidConv2d.from_conv(conv, self.align_corners)
+        square = pool_scales and all(isinstance(bins, int) for bins in pool_scales)
+        if square and PyramidConv2d.can_replace(self.bottleneck.conv):
+            conv = PyramidConv2d.from_conv(self.bottleneck.conv, self.align_corners)
+            self.bottleneck.conv = conv
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's maps to the features that are classified: (N, channels, H, W)."""

@@ -60,7 +60,7 @@ def conv2d_over_pyramid(
 
     Args:
         x: (N, C, H, W), contiguous or channels-last.
-        levels: (N, C_l, h_l, w_l) each, standing for its bilinear upsampling to (H, W).
+        levels: (N, C_l, h_l, w_l) each, standing for its bilinear upsampling to (H, W); or none.
         weight: (O, C + C_1 + ... + C_L, k_h, k_w); k_h and k_w are odd.
         bias: (O,).
         align_corners: of the upsampling, as in ``F.interpolate``.
@@ -71,6 +71,8 @@ def conv2d_over_pyramid(
     channels = [x.shape[1], *(level.shape[1] for level in levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)
     out = _conv2d_of_map(x, weight_of_x, bias)
+    if not levels:
+        return out
     with _without_autocast(x):
         taps = [apply_taps(level, w) for level, w in zip(levels, weights)]
         return out.add_(upsample_taps(taps, weight.shape[2:], out, align_corners))
@@ -78,7 +80,8 @@ def conv2d_over_pyramid(
 
 def _conv2d_of_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.conv2d`` with zero padding that keeps the size, by the fastest way there is."""
-    if winograd.pays(x, weight) and not _is_recorded(x) and not torch.is_autocast_enabled('cpu'):
+    # Asked in this order: sizes that are compared become conditions of a recorded graph.
+    if not (_is_recorded(x) or torch.is_autocast_enabled('cpu')) and winograd.pays(x, weight):
         out = winograd.conv2d_3x3(x, weight)
         return out if bias is None else out.add_(bias.view(-1, 1, 1))
     return F.conv2d(x, weight, bias, padding=[k // 2 for k in weight.shape[2:]])

@@ -93,7 +93,7 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
             strip = target[:, :, 2 * rows.start : 2 * rows.stop]
             sums = _empty_as(x, 4, 4, weight.shape[0], len(rows), columns).zero_()
             for part, kernel in zip(picture.split(CHANNELS_AT_ONCE, 1), kernels):
-                _matrices(sums).baddbmm_(kernel, _matrices(_transform_input(part, rows)))
+                _add_product(_matrices(sums), kernel, _matrices(_transform_input(part, rows)))
             _transform_output(sums, strip)
     return out
 
@@ -106,7 +106,7 @@ def _gradient_of_weight(x: Tensor, grad: Tensor) -> Tensor:
             of_outputs = _matrices(_transform_gradient(strip))
             for total, part in zip(sums, picture.split(CHANNELS_AT_ONCE, 1)):
                 tiles = _matrices(_transform_input(part, rows))
-                total.baddbmm_(of_outputs, tiles.transpose(1, 2))
+                total.baddbmm_(of_outputs, tiles.mT)
     return torch.cat([_transform_kernels_back(total) for total in sums], dim=1)
 
 
@@ -131,6 +131,14 @@ def _empty_as(x: Tensor, *shape: int) -> Tensor:
 def _matrices(tiles: Tensor) -> Tensor:
     """The same memory as 16 matrices (C, tiles)."""
     return tiles.flatten(0, 1).flatten(2)
+
+
+def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add the products of 16 matrices; the faster way to do so wants the sums contiguous."""
+    if sums.is_contiguous():
+        sums.baddbmm_(a, b)
+    else:
+        sums.mT.baddbmm_(b.mT, a.mT)
 
 
 def _transform_input(x: Tensor, rows: range) -> Tensor:
@@ -197,14 +205,14 @@ def _combine_gradients(even: Tensor, odd: Tensor, out: Tensor) -> None:
 def _transform_kernels(weight: Tensor) -> Tensor:
     """G g G^T of (O, C, 3, 3), as 16 matrices (O, C)."""
     transform = _kernel_transform(weight).expand(weight.shape[0], 16, 9)
-    return torch.bmm(transform, weight.flatten(2).transpose(1, 2)).transpose(0, 1)
+    return torch.bmm(transform, weight.flatten(2).mT).transpose(0, 1)
 
 
 def _transform_kernels_back(matrices: Tensor) -> Tensor:
     """G^T k G of 16 matrices (O, C), as (O, C, 3, 3)."""
-    transform = _kernel_transform(matrices).T.expand(matrices.shape[1], 9, 16)
+    transform = _kernel_transform(matrices).mT.expand(matrices.shape[1], 9, 16)
     kernels = torch.bmm(transform, matrices.transpose(0, 1))
-    return kernels.transpose(1, 2).unflatten(2, (3, 3))
+    return kernels.mT.unflatten(2, (3, 3))
 
 
 def _kernel_transform(like: Tensor) -> Tensor:

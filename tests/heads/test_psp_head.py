@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from mmcv.cnn import fuse_conv_bn
 from mmengine.structures import PixelData
-from mmseg.models.decode_heads import PSPHead
+from mmseg.models.decode_heads import FCNHead, PSPHead
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, winograd
+from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead, winograd
 from pspnet_plugin.heads.psp_head import PyramidConv2d
 
 BN = {'type': 'BN'}
@@ -386,3 +386,45 @@ def test_plain_head_drops_whole_channels():
     torch.testing.assert_close(
         out, F.conv2d(torch.cat([dropped[0], *upsampled], 1), *head.conv_seg.parameters())
     )
+
+
+# --- StreamedFCNHead ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'replaced'),
+    [
+        ({}, 3),
+        ({'num_convs': 1, 'concat_input': False}, 1),
+        ({'num_convs': 0, 'in_channels': 4, 'concat_input': False}, 0),
+        ({'kernel_size': 1}, 3),
+        ({'dilation': 2}, 1),
+        ({'conv_cfg': {'type': 'ConvWS'}}, 0),
+    ],
+    ids=str,
+)
+def test_auxiliary_head_has_the_outputs_and_gradients_of_stock(kwargs, replaced):
+    heads = []
+    for cls in (FCNHead, StreamedFCNHead):
+        torch.manual_seed(0)
+        heads.append(cls(**{**SMALL, **kwargs}).double())
+    stock, ours = heads
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    assert sum(isinstance(module, PyramidConv2d) for module in ours.modules()) == replaced
+    x = torch.randn(2, stock.in_channels, 9, 11, dtype=torch.float64)
+    assert_equal_results(run(ours, x), run(stock, x))
+
+
+def test_wide_auxiliary_head_convolves_over_tiles(monkeypatch):
+    taken, convolve = [], winograd.conv2d_3x3
+    monkeypatch.setattr(winograd, 'conv2d_3x3', lambda *a: taken.append(1) or convolve(*a))
+    heads = []
+    for cls in (FCNHead, StreamedFCNHead):
+        torch.manual_seed(0)
+        wide = {'in_channels': 256, 'channels': 256, 'num_convs': 1, 'concat_input': False}
+        heads.append(cls(**{**SMALL, **wide}).double())
+    x = torch.randn(1, 256, 23, 25, dtype=torch.float64)
+    expected = run(heads[0], x)
+    assert not taken
+    assert_equal_results(run(heads[1], x), expected)
+    assert len(taken) == 1
