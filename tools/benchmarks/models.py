@@ -27,12 +27,18 @@ STOCK_CONFIG = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 STEM_FACTOR = 32
 CHANNELS_STEP = 2 * STEM_FACTOR
 
-HEAD, LOSS, CHANNELS_LAST, STRIPS = 'head', 'streamed loss', 'channels-last', 'strips'
+HEAD, LOSS, CHANNELS_LAST, STRIPS = 'heads', 'streamed loss', 'channels-last', 'strips'
 KEPT_MEMORY = 'kept memory'
 
 
 class FactorizedHeadStockLoss(FactorizedPSPHead):
     """What the factorized head gives without the streamed loss."""
+
+    loss_by_feat = BaseDecodeHead.loss_by_feat
+
+
+class FCNHeadStockLoss(StreamedFCNHead):
+    """What the auxiliary head gives without the streamed loss."""
 
     loss_by_feat = BaseDecodeHead.loss_by_feat
 
@@ -61,8 +67,7 @@ def build(
     config.backbone.frozen_stages = frozen_stages
     if HEAD in parts:
         config.decode_head.type = FactorizedPSPHead if LOSS in parts else FactorizedHeadStockLoss
-    if LOSS in parts:
-        config.auxiliary_head.type = StreamedFCNHead
+        config.auxiliary_head.type = StreamedFCNHead if LOSS in parts else FCNHeadStockLoss
     if STRIPS in parts:
         config.type = LabelMapEncoderDecoder
         config.test_cfg.seg_logits = False
