@@ -174,8 +174,8 @@ def test_each_part_is_what_its_row_says():
         assert type(model) is EncoderDecoder
         assert isinstance(model.decode_head, decode_head)
         assert isinstance(model.auxiliary_head, auxiliary_head)
-        for head in (model.decode_head, model.auxiliary_head):
-            stock_loss = type(head).loss_by_feat is BaseDecodeHead.loss_by_feat
+        for module in (model.decode_head, model.auxiliary_head):
+            stock_loss = type(module).loss_by_feat is BaseDecodeHead.loss_by_feat
             assert streamed == (not stock_loss)
     weights = [model.backbone.layer1[0].conv2.weight for model in built]
     channels_last = [w.is_contiguous(memory_format=torch.channels_last) for w in weights]
