@@ -12,6 +12,7 @@ from torch import nn
 from .errors import PretrainedWeightsError
 from .hook import PretrainedBackboneHook, find_module
 from .initializer import PretrainedBackbone
+from .start import init_cfgs, kind_of
 
 OURS = (PretrainedBackbone.__name__, 'mmengine.' + PretrainedBackbone.__name__)
 STOCK = ('Pretrained', 'mmengine.Pretrained')
@@ -45,9 +46,9 @@ def refuse_timm_weights(config: Config, parts: Iterable[str] = ()) -> None:
     nodes = dict(_configs_within(config.get('model') or {}))
     ours = [*parts, *(name for name, _ in _our_hooks(config))]
     for name, node in nodes.items():
-        ours += [name for cfg in _initializers(node.get('init_cfg')) if _kind(cfg) in OURS]
+        ours += [name for cfg in init_cfgs(node.get('init_cfg')) if kind_of(cfg) in OURS]
     for name, node in nodes.items():
-        from_timm = _kind(node).rpartition('.')[2] == 'TIMMBackbone' and node.get(
+        from_timm = kind_of(node).rpartition('.')[2] == 'TIMMBackbone' and node.get(
             'pretrained', True
         )
         if from_timm and any(part in ('', name) for part in ours):
@@ -69,25 +70,17 @@ def _configs_within(node: dict, name: str = '') -> Iterator[tuple[str, dict]]:
 
 def _our_hooks(config: Config) -> Iterator[tuple[str, dict]]:
     for hook in config.get('custom_hooks') or ():
-        if _kind(hook).rpartition('.')[2] == PretrainedBackboneHook.__name__:
+        if kind_of(hook).rpartition('.')[2] == PretrainedBackboneHook.__name__:
             yield hook.get('module', 'backbone'), hook
 
 
 def _of_modules(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, module in model.named_modules():
-        for cfg in _initializers(getattr(module, 'init_cfg', None)):
-            if _kind(cfg) in OURS:
+        for cfg in init_cfgs(getattr(module, 'init_cfg', None)):
+            if kind_of(cfg) in OURS:
                 yield name, {key: cfg[key] for key in cfg if key != 'type'}
-            elif _kind(cfg) in STOCK or _kind(cfg) == 'PretrainedInit':
+            elif kind_of(cfg) in STOCK or kind_of(cfg) == 'PretrainedInit':
                 yield name, {key: cfg[key] for key in cfg if key in ('checkpoint', 'prefix')}
-
-
-def _initializers(init_cfg: Any) -> Iterable[dict]:
-    return [init_cfg] if isinstance(init_cfg, dict) else init_cfg or ()
-
-
-def _kind(cfg: dict) -> str:
-    return str(getattr(cfg['type'], '__name__', cfg['type']))
 
 
 def class_names_of(config: Config) -> list[str] | None:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .architecture import RESNET_STAGES
 from .errors import PretrainedWeightsError
 from .report import LoadReport
 
-RESNET_STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
 TORCHVISION_LAYOUTS = (
     'torchvision-resnet',
     'torchvision-segmentation',

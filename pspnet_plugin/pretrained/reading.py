@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import inspect
 import json
 import os
 import pickle
@@ -145,11 +143,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
-    # torch before 2.1 cannot map a file into memory.
-    mapped = zipfile.is_zipfile(path) and 'mmap' in inspect.signature(torch.load).parameters
-    options = {'mmap': True} if mapped else {}
+    options = {'mmap': True} if zipfile.is_zipfile(path) else {}
     try:
-        with _argparse_namespaces_allowed():
+        # Training scripts such as DINO's store their command line; a Namespace only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location='cpu', weights_only=not trust_pickle, **options)
     except pickle.UnpicklingError as error:
         refused = refused_name(error)
@@ -169,13 +166,6 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
             f'{path} is cut or broken ({type(error).__name__}: {_first_line(error)}). '
             'Fetch the file again.'
         ) from error
-
-
-def _argparse_namespaces_allowed():
-    """Training scripts such as DINO's store their command line; a Namespace only holds values."""
-    if hasattr(torch.serialization, 'safe_globals'):
-        return torch.serialization.safe_globals([argparse.Namespace])
-    return contextlib.nullcontext()
 
 
 def _first_line(error: Exception) -> str:

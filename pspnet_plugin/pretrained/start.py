@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mmengine.model import BaseModule, is_model_wrapper
 from mmengine.model.averaged_model import BaseAveragedModel
@@ -84,10 +84,18 @@ def _holds(checkpoint: str, module: nn.Module, model: nn.Module) -> bool:
 
 def initializers_of(module: nn.Module) -> list[str]:
     """The kinds of initializer that the ``init_cfg`` of ``module`` names, in its order."""
-    init_cfg = getattr(module, 'init_cfg', None) or ()
-    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
-    kinds = (str(getattr(cfg['type'], '__name__', cfg['type'])) for cfg in cfgs)
-    return [kind.rpartition('.')[2] for kind in kinds]
+    cfgs = init_cfgs(getattr(module, 'init_cfg', None))
+    return [kind_of(cfg).rpartition('.')[2] for cfg in cfgs]
+
+
+def init_cfgs(init_cfg: dict | Sequence[dict] | None) -> Sequence[dict]:
+    """What an ``init_cfg`` holds, one or several, as a list."""
+    return [init_cfg] if isinstance(init_cfg, dict) else init_cfg or ()
+
+
+def kind_of(cfg: dict) -> str:
+    """The name of what a config builds; its type may be a class."""
+    return str(getattr(cfg['type'], '__name__', cfg['type']))
 
 
 def require_initialized(model: nn.Module) -> None:
