@@ -4,35 +4,8 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
-from setuptools.command.build_py import build_py
-from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).parent
-
-# One line that Python runs at its start: see pspnet_plugin/config_scope.py for why and what.
-STARTUP = (
-    "import importlib.util as u; p = u.find_spec('pspnet_plugin'); "
-    "s = p and u.spec_from_file_location('pspnet_plugin_config_scope', "
-    "p.submodule_search_locations[0] + '/config_scope.py'); "
-    's and [m := u.module_from_spec(s), s.loader.exec_module(m), m.teach_on_import()]\n'
-)
-
-
-def write_startup(folder) -> None:
-    Path(folder, 'pspnet_plugin.pth').write_text(STARTUP)
-
-
-class BuildWithStartup(build_py):
-    def run(self):
-        super().run()
-        if not self.editable_mode:
-            write_startup(self.build_lib)
-
-
-class EditableWheelWithStartup(editable_wheel):
-    def _run_build_commands(self, dist_name, unpacked_wheel, *args, **kwargs):
-        write_startup(unpacked_wheel)
-        return super()._run_build_commands(dist_name, unpacked_wheel, *args, **kwargs)
 
 
 def version() -> str:
@@ -66,6 +39,13 @@ setup(
         'ftfy',
         'regex',
         'setuptools<81',
+        'filelock',
+        'huggingface_hub',
+        'numpy',
+        'pooch>=1.8',
+        'pyyaml',
+        'requests',
+        'rich',
     ],
     extras_require={
         'timm': timm,
@@ -79,10 +59,12 @@ setup(
             'efficientnet-lite-pytorch',
             'hypothesis',
             'mmpretrain',
+            'mypy',
             'pytest',
+            'pytest-xdist',
             'ruff',
             'segmentation-models-pytorch',
+            'types-PyYAML',
         ],
     },
-    cmdclass={'build_py': BuildWithStartup, 'editable_wheel': EditableWheelWithStartup},
 )

@@ -8,6 +8,7 @@ Without mmseg, the hooks and the initializer serve any mmengine project.
 import importlib.util
 
 from . import compat
+from .compat.config_scope import config_path
 from .errors import PspnetPluginError
 
 __version__ = '0.1.0'
@@ -27,11 +28,19 @@ __all__ = [
     'PretrainedBackboneHook',
     'PspnetPluginError',
     '__version__',
+    'config_path',
 ]
 
 if importlib.util.find_spec('mmseg') is not None:
-    from . import heads
-    from .heads import *  # noqa: F403
-    from .labels import CheckLabels
+    from .datasets import CheckLabels
+    from .heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
+    from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
 
-    __all__ += ['CheckLabels', *heads.__all__]
+    __all__ += [
+        'CheckLabels',
+        'FactorizedPSPHead',
+        'LabelMapEncoderDecoder',
+        'LogitsTTAModel',
+        'PlainPSPHead',
+        'StreamedFCNHead',
+    ]

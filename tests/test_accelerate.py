@@ -15,10 +15,12 @@ from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from pspnet_plugin.heads import FactorizedPSPHead, LogitsTTAModel, StreamedFCNHead
-from pspnet_plugin.preflight import stock_tools
+from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
+from pspnet_plugin.launch import stock_tools
+from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
-from tests.conftest import run_python, small_run_options
+from tests.helpers.processes import run_python
+from tests.helpers.street_scenes import small_run_options
 
 STOCK = {
     'PSPHead': PSPHead,

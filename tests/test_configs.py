@@ -9,8 +9,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
-from pspnet_plugin.preflight import dicts_within, stock_tools
-from tests.conftest import ROOT
+from pspnet_plugin.launch import dicts_within, stock_tools
+from tests.helpers.processes import ROOT
 
 STOCK = {
     'psp_r18_cityscapes': 'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers.processes import ROOT
 
 
 @pytest.fixture(scope='module')
@@ -49,7 +49,7 @@ def environment(wheel, tmp_path_factory):
 def test_wheel_carries_every_config_and_tool(wheel):
     packed = set(zipfile.ZipFile(wheel).namelist())
     configs = list((ROOT / 'configs').rglob('*.py'))
-    tools = [*(ROOT / 'tools').glob('*.py'), *(ROOT / 'tools').glob('*.sh')]
+    tools = [*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'tools').glob('*.sh')]
     assert len(configs) > 10
     assert len(tools) > 5
     for path in [*configs, *tools]:

@@ -122,7 +122,7 @@ def main() -> None:
     keys = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.0.end')
     budget = [f'{key}={iterations}' for key in keys]
     dataset = cfg.val_dataloader.dataset
-    run('prepare_bluemarble.py', dataset.data_root)
+    run('datasets/prepare_bluemarble.py', dataset.data_root)
     results, predictions = {}, {}
     for name, changes in RUNS.items():
         options = changes if args.iterations is None else [*changes, *budget]

@@ -20,13 +20,13 @@ from torch import nn
 import pspnet_plugin  # noqa: F401  registers, and repairs the stock stack before mmseg is imported
 from pspnet_plugin import PspnetPluginError
 from pspnet_plugin.pretrained import PretrainedBackbone, PretrainedWeightsError, load_pretrained
-from pspnet_plugin.pretrained.comparison import (
+from pspnet_plugin.pretrained.compare.features import (
     NothingToCompareError,
     compare,
     reason_for_difference,
 )
+from pspnet_plugin.pretrained.compare.planned_loads import planned_loads, refuse_timm_weights
 from pspnet_plugin.pretrained.hook import find_module
-from pspnet_plugin.pretrained.inspection import planned_loads, refuse_timm_weights
 
 TOLERANCE = 1e-5
 

@@ -1,13 +1,6 @@
-"""PSPNet decode heads, computed the fast way."""
+"""PSPNet decode heads: configuration and parameters; the arithmetic is in ``ops``."""
 
 from .fcn_head import StreamedFCNHead
 from .psp_head import FactorizedPSPHead, PlainPSPHead
-from .segmentor import LabelMapEncoderDecoder, LogitsTTAModel
 
-__all__ = [
-    'FactorizedPSPHead',
-    'LabelMapEncoderDecoder',
-    'LogitsTTAModel',
-    'PlainPSPHead',
-    'StreamedFCNHead',
-]
+__all__ = ['FactorizedPSPHead', 'PlainPSPHead', 'StreamedFCNHead']

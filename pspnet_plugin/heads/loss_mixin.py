@@ -6,7 +6,7 @@ from mmseg.models.losses import CrossEntropyLoss
 from mmseg.utils import SampleList
 from torch import Tensor, nn
 
-from .streamed_loss import streamed_cross_entropy
+from ..ops.streamed_loss import streamed_cross_entropy
 
 
 class StreamedLossMixin:

@@ -9,8 +9,8 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ..ops.pyramid import conv2d_over_pyramid, pool_pyramid
 from .loss_mixin import StreamedLossMixin
-from .pyramid import conv2d_over_pyramid, pool_pyramid
 
 
 class PyramidConv2d(nn.Conv2d):

@@ -3,7 +3,7 @@
 from .errors import PretrainedWeightsError
 from .hook import PretrainedBackboneHook
 from .initializer import PretrainedBackbone
-from .loading import load_pretrained
+from .load import load_pretrained
 from .report import LoadReport
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pspnet_plugin.errors import PspnetPluginError
+from ..errors import PspnetPluginError
 
 if TYPE_CHECKING:
     from .report import LoadReport

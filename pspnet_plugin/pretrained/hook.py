@@ -10,9 +10,10 @@ from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from ..compat.runner import starting
+from ..wrappers import unwrapped
 from .errors import PretrainedWeightsError
 from .initializer import SETTINGS, PretrainedBackbone, refuse_unknown
-from .start import starting, unwrapped
 
 
 @HOOKS.register_module()

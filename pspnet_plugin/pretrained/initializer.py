@@ -16,13 +16,14 @@ from mmengine.model.weight_init import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
+from ..compat import runner
 from .errors import PretrainedWeightsError
-from .loading import load_pretrained
+from .load import load_pretrained
 from .report import LoadReport
-from .start import checkpoint_over, initializers_of, watch_runner
+from .start import checkpoint_over, initializers_of, require_initialized
 
-# A run tells from now on what it starts from, and whether an init_cfg was left out.
-watch_runner()
+if require_initialized not in runner.after_init:
+    runner.after_init.append(require_initialized)
 
 SETTINGS = tuple(name for name in inspect.signature(load_pretrained).parameters if name != 'module')
 

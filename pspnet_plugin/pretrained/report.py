@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .matching import is_counted
+from .match.search import is_counted
 
 COLUMNS = ('loaded', 'adapted', 'missing', 'mismatched', 'own start', 'left over')
 

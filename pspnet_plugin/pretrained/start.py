@@ -6,48 +6,19 @@ module whose class goes past its ``init_cfg`` it does not notice. Both are watch
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from mmengine.model import BaseModule, is_model_wrapper
+from mmengine.model import BaseModule
 from mmengine.model.averaged_model import BaseAveragedModel
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from ..compat.runner import starting_runner
+from ..wrappers import unwrapped
 from .errors import PretrainedWeightsError
 
 INITIALIZER = 'PretrainedBackbone'
-_starting: list[Runner] = []
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside a wrapper such as MMDistributedDataParallel, or the module itself."""
-    return module.module if is_model_wrapper(module) else module
-
-
-def watch_runner() -> None:
-    """Let every ``Runner`` say when it initializes its model, and see that all of it was."""
-    initialize = Runner._init_model_weights
-
-    @functools.wraps(initialize)
-    def init_model_weights(self):
-        with starting(self):
-            initialize(self)
-        require_initialized(unwrapped(self.model))
-
-    Runner._init_model_weights = init_model_weights
-
-
-@contextlib.contextmanager
-def starting(runner: Runner) -> Iterator[None]:
-    """While ``runner`` initializes, :func:`checkpoint_over` knows what it will load afterwards."""
-    _starting.append(runner)
-    try:
-        yield
-    finally:
-        _starting.pop()
 
 
 # --- a checkpoint wins --------------------------------------------------------------------------
@@ -55,9 +26,9 @@ def starting(runner: Runner) -> Iterator[None]:
 
 def checkpoint_over(module: nn.Module) -> str | None:
     """The checkpoint that the starting run will load over all of ``module``, None where none is."""
-    if not _starting or _starting[-1]._has_loaded:
+    runner = starting_runner()
+    if runner is None or runner._has_loaded:
         return None
-    runner = _starting[-1]
     if runner._resume:
         # A checkpoint to resume from is one that a run has saved, with the whole model in it.
         return runner._load_from or find_latest_checkpoint(runner.work_dir)

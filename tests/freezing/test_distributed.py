@@ -14,11 +14,11 @@ from mmengine.model import MMDistributedDataParallel
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
-from pspnet_plugin.preflight import stock_tools
-from tests.conftest import ROOT, small_run_options
-
-from .communication import CountBytes
-from .runs import Net, watch
+from pspnet_plugin.launch import stock_tools
+from tests.helpers.communication import CountBytes
+from tests.helpers.freezing_runs import Net, watch
+from tests.helpers.processes import ROOT
+from tests.helpers.street_scenes import small_run_options
 
 SCHEDULE = [
     {'at': 2, 'unfreeze': ['backbone.layer3'], 'lr_mult': 0.5},
@@ -98,7 +98,7 @@ def test_a_sharded_optimizer_is_refused_only_where_its_groups_would_change(tmp_p
 
 TWO_PROCESSES = """
 _base_ = {base!r}
-custom_imports = dict(imports=['pspnet_plugin', 'tests.freezing.communication'])
+custom_imports = dict(imports=['pspnet_plugin', 'tests.helpers.communication'])
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     backbone=dict(depth=18, base_channels=8, stem_channels=8, norm_cfg=norm_cfg),

@@ -9,8 +9,7 @@ import torch
 from mmengine.hooks import Hook
 
 from pspnet_plugin.freezing import LayerFreezeHook
-
-from .runs import Backbone, Net, under, watch
+from tests.helpers.freezing_runs import Backbone, Net, under, watch
 
 
 class CallTrain(Hook):

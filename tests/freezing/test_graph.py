@@ -12,8 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pspnet_plugin.freezing import LayerFreezeHook
-
-from .runs import Net, under, watch
+from tests.helpers.freezing_runs import Net, under, watch
 
 
 def saved_shapes(net, x):

@@ -14,8 +14,15 @@ from torch import nn
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook, ScheduleError, SelectionError
-
-from .runs import PARTS, Net, double_precision_net, loader, make_runner, under, watch
+from tests.helpers.freezing_runs import (
+    PARTS,
+    Net,
+    double_precision_net,
+    loader,
+    make_runner,
+    under,
+    watch,
+)
 
 ITERATIONS = 5
 OPTIMIZERS = (

@@ -10,9 +10,8 @@ from PIL import Image
 
 from pspnet_plugin.freezing import LayerFreezeHook
 from pspnet_plugin.freezing.preview import PreviewError, as_table, draw, parts_of, preview
-from tests.conftest import ROOT, run_python
-
-from .runs import Net, under, watch
+from tests.helpers.freezing_runs import Net, under, watch
+from tests.helpers.processes import ROOT, run_python
 
 HOOK = {
     'freeze': ['backbone.stages[:2]', 'backbone.layer3.1'],

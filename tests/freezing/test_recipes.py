@@ -8,9 +8,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
-from tests.conftest import ROOT
-
-from .runs import Changes
+from tests.helpers.freezing_runs import Changes
+from tests.helpers.processes import ROOT
 
 FOLDER = ROOT / 'configs' / 'finetune'
 ITERATIONS = 10

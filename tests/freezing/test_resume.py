@@ -12,8 +12,7 @@ from mmengine.runner import amp
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
-
-from .runs import Net, loader, make_runner, watch
+from tests.helpers.freezing_runs import Net, loader, make_runner, watch
 
 ITERATIONS = 8
 SCHEDULE = [

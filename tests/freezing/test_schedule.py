@@ -12,8 +12,7 @@ from pspnet_plugin.freezing import ScheduleError
 from pspnet_plugin.freezing.plan import plan, stage_shares
 from pspnet_plugin.freezing.schedule import Rule, RunLength, Timeline
 from pspnet_plugin.freezing.selection import select
-
-from .runs import Net
+from tests.helpers.freezing_runs import Net
 
 STAGES = ('backbone.stem', 'backbone.layer1', 'backbone.layer2', 'backbone.layer3')
 names = st.frozensets(st.sampled_from('abcd'), max_size=4)

@@ -11,8 +11,7 @@ from torch import nn
 
 from pspnet_plugin.freezing import SelectionError
 from pspnet_plugin.freezing.selection import find_stages, select, tensors_of
-
-from .runs import Net
+from tests.helpers.freezing_runs import Net
 
 
 def names_under(model, *parts):

@@ -17,8 +17,9 @@ from mmseg.structures import SegDataSample
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead, winograd
+from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
 from pspnet_plugin.heads.psp_head import PyramidConv2d
+from pspnet_plugin.ops import winograd
 
 BN = {'type': 'BN'}
 SMALL = {'in_channels': 6, 'channels': 4, 'num_classes': 3, 'norm_cfg': BN, 'dropout_ratio': 0}

@@ -11,9 +11,8 @@ import torchvision
 from torch import nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-from pspnet_plugin.pretrained.hidden import hidden_differences
-
-from .networks import NARROW_RESNET, RESNET50_D8, build, randomized, saved
+from pspnet_plugin.pretrained.advice.lookalikes import hidden_differences
+from tests.helpers.networks import NARROW_RESNET, RESNET50_D8, build, randomized, saved
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from ..conftest import run_python
+from tests.helpers.processes import run_python
 
 # In a process of its own: this one has memory to reuse. The code that a first load brings into
 # memory, some 10 MB whatever the size of the file, is there before.

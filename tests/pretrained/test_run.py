@@ -20,9 +20,8 @@ from pspnet_plugin.pretrained import (
     PretrainedBackboneHook,
     PretrainedWeightsError,
 )
-
-from .networks import NARROW_RESNET, build, randomized, saved
-from .runs import SAVING, Net, Noise, Start, make_runner, start_of
+from tests.helpers.networks import NARROW_RESNET, build, randomized, saved
+from tests.helpers.pretrained_runs import SAVING, Net, Noise, Start, make_runner, start_of
 
 
 @pytest.fixture(scope='module')

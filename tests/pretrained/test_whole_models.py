@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-
-from .networks import NARROW_RESNET, build, randomized, saved, small_segmentor
+from tests.helpers.networks import NARROW_RESNET, build, randomized, saved, small_segmentor
 
 THEIRS = ['road', 'Traffic Light', 'sky', 'water']
 OURS = ['sky', 'sea', 'traffic_light']

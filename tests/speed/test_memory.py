@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 
-from tests.conftest import run_python
+from tests.helpers.processes import run_python
 
 FAULTS = """
 import resource, torch

@@ -1,5 +1,5 @@
 # Ocean, land and lakes of NASA's Blue Marble picture: 256 x 256 tiles with their label maps.
-prepare_dataset = 'python {plugin_tools}/prepare_bluemarble.py'
+prepare_dataset = 'python {plugin_tools}/datasets/prepare_bluemarble.py'
 dataset_type = 'BaseSegDataset'
 data_root = 'data/bluemarble'
 crop_size = (128, 128)

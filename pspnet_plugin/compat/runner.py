@@ -1,0 +1,76 @@
+"""The moments of a run for which mmengine's ``Runner`` has no hook.
+
+``Runner`` is changed here and nowhere else in the plugin; the lists below say what happens:
+
+- :data:`before_build`: functions of a config, called before a runner is built from it;
+- :data:`added_hooks`: hook classes that every run gets, unless it has one of that class;
+- :data:`after_init`: functions of the model, called when the runner has initialized its weights.
+
+Unnecessary as soon as mmengine's hooks have these moments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from ..wrappers import unwrapped
+
+before_build: list[Callable[[Config], None]] = []
+added_hooks: list[type[Hook]] = []
+after_init: list[Callable[[nn.Module], None]] = []
+_starting: list[Runner] = []
+
+
+def starting_runner() -> Runner | None:
+    """The runner that is initializing its model at this moment, None while there is none."""
+    return _starting[-1] if _starting else None
+
+
+@contextlib.contextmanager
+def starting(runner: Runner) -> Iterator[None]:
+    """Within this context ``runner`` is the one that initializes its model."""
+    _starting.append(runner)
+    try:
+        yield
+    finally:
+        _starting.pop()
+
+
+def patch() -> None:
+    """Give ``Runner`` the moments above; twice is the same as once."""
+    from_cfg = Runner.from_cfg.__func__
+    register_hooks, initialize = Runner.register_hooks, Runner._init_model_weights
+    if hasattr(initialize, 'has_moments'):
+        return
+
+    @functools.wraps(from_cfg)
+    def prepare_and_build(cls, cfg):
+        for prepare in before_build:
+            prepare(cfg)
+        return from_cfg(cls, cfg)
+
+    @functools.wraps(register_hooks)
+    def register_more_hooks(self, *args, **kwargs):
+        register_hooks(self, *args, **kwargs)
+        for hook in added_hooks:
+            if not any(isinstance(registered, hook) for registered in self.hooks):
+                self.register_hook(hook())
+
+    @functools.wraps(initialize)
+    def init_model_weights(self):
+        with starting(self):
+            initialize(self)
+        for check in after_init:
+            check(unwrapped(self.model))
+
+    init_model_weights.has_moments = True
+    Runner.from_cfg = classmethod(prepare_and_build)
+    Runner.register_hooks = register_more_hooks
+    Runner._init_model_weights = init_model_weights

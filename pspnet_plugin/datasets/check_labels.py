@@ -1,0 +1,68 @@
+"""A look at every label map while it is loaded, before a wrong value becomes a wrong loss."""
+
+from __future__ import annotations
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+from ..errors import PspnetPluginError
+
+
+class LabelValueError(PspnetPluginError):
+    """A label map holds a value that is neither a class nor the ignored one."""
+
+
+@TRANSFORMS.register_module()
+class CheckLabels(BaseTransform):
+    """Stop at a label map with values outside the classes; it stands behind ``LoadAnnotations``.
+
+    Without it such a value is a device-side assert on a GPU, an IndexError without a file name on a
+    CPU, and silently dropped by the evaluation.
+
+    Args:
+        num_classes: how many classes the model has; label values are 0 to ``num_classes - 1``.
+        ignore_index: the value of pixels that neither train nor count.
+
+    Raises:
+        LabelValueError: naming the file, the values and the number of classes.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+
+    def transform(self, results: dict) -> dict:
+        wrong = values_outside(results['gt_seg_map'], self.num_classes, self.ignore_index)
+        if wrong.size:
+            # LoadAnnotations has already moved 1 to 0, 2 to 1 … : name what stands in the file.
+            in_file = wrong + 1 if results.get('reduce_zero_label') else wrong
+            raise LabelValueError(self._message(results, in_file))
+        return results
+
+    def _message(self, results: dict, values: np.ndarray) -> str:
+        shown = ', '.join(str(value) for value in values[:8]) + (', …' if values.size > 8 else '')
+        values_in_file = f'0 to {self.num_classes - 1}, and {self.ignore_index} for ignored pixels'
+        if results.get('reduce_zero_label'):
+            values_in_file = f'1 to {self.num_classes}, and 0 for ignored pixels'
+        return (
+            f'{results.get("seg_map_path", "a label map")} holds the label values {shown}, but '
+            f'there are {self.num_classes} classes: {values_in_file}. Convert the labels to these '
+            'values, set label_map in the dataset, or num_classes in both heads and in CheckLabels.'
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(num_classes={self.num_classes}, '
+            f'ignore_index={self.ignore_index})'
+        )
+
+
+def values_outside(label_map: np.ndarray, num_classes: int, ignore_index: int) -> np.ndarray:
+    """The sorted values in ``label_map`` (H, W), integers, that are no class and not ignored."""
+    if label_map.dtype == np.uint8:
+        present = np.flatnonzero(np.bincount(label_map.ravel(), minlength=256))
+    else:
+        present = np.unique(label_map)
+    is_class = (present >= 0) & (present < num_classes)
+    return present[~is_class & (present != ignore_index)]

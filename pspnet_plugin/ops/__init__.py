@@ -1,0 +1,1 @@
+"""Pure functions of tensors: no registry, no runner, no file."""

@@ -1,0 +1,194 @@
+"""Why weights do not fit a module: the likeliest cause and the setting that mends it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from ..match.input_channels import first_convolution
+from ..match.search import Match, Shapes, find_match, is_counted
+from ..report import LoadReport, shortened
+from .resnets import about_depth, about_downsampling, about_stem
+
+DETECTION = re.compile(
+    r'(?:^|\.)(?:rpn|roi_heads?|rpn_head|bbox_head|mask_head|head\.classification_head)\.'
+)
+ATTENTION = re.compile(r'\.se(?:_module)?\.')
+POSITIONS = re.compile(r'pos(?:ition)?_?embed')
+
+
+def likeliest_cause(match: Match, report: LoadReport, shapes: Shapes, module_shapes: Shapes) -> str:
+    """One or two sentences on why ``match`` leaves the module uncovered.
+
+    Args:
+        match: the best match that was found.
+        report: the groups that it puts the tensors in.
+        shapes: shape of each tensor in the file, by its name there.
+        module_shapes: shape of each tensor of the module.
+    """
+    # As the module would say them, so that other projects' names are understood as well.
+    named = {**match.names, **{name: original for original, name in match.nearby.items()}}
+    theirs = {name: shapes[original] for name, original in named.items()}
+    theirs, ours = (_backbone_of(s, match.module_prefix) for s in (theirs, module_shapes))
+    return (
+        about_depth(theirs, ours)
+        or about_stem(theirs, ours)
+        or about_downsampling(theirs, ours)
+        or _about_attention(match, report, ours)
+        or _about_detection(shapes)
+        or _about_heads(match, shapes, module_shapes)
+        or _about_tensors(match, report, module_shapes)
+        or _about_missing(match, report)
+        or _about_names(match, shapes, module_shapes)
+    )
+
+
+def prefix_that_fits(everything: Shapes, module_shapes: Shapes, fitting: int = 0) -> str:
+    """Advice on the prefix behind which more than ``fitting`` tensors of a whole file fit."""
+    found = find_match({name: name for name in everything}, everything, module_shapes)
+    if not found.root or found.fitting <= fitting:
+        return ''
+    return f" Say prefix={found.root!r}: {found.fitting} of the module's tensors fit there."
+
+
+def _backbone_of(shapes: Shapes, module_prefix: str) -> dict[str, tuple[int, ...]]:
+    below = {n[len(module_prefix) :]: shape for n, shape in shapes.items()}
+    begin = 'backbone.'
+    inside = {n[len(begin) :]: shape for n, shape in below.items() if n.startswith(begin)}
+    return inside or below
+
+
+def _about_attention(match: Match, report: LoadReport, ours: Shapes) -> str | None:
+    layers = [original for original in match.nearby if ATTENTION.search(original)]
+    own = any(map(ATTENTION.search, ours))
+    if not layers or own or not _mostly_fits(match, report):
+        return None
+    return (
+        f'The checkpoint has attention layers in its blocks, such as {layers[0]}, and the module '
+        'has none. Take a TIMMBackbone with the model_name of the weights, or weights of a network '
+        'without them.'
+    )
+
+
+def _mostly_fits(match: Match, report: LoadReport) -> bool:
+    return 2 * match.fitting >= report.expected
+
+
+def _about_detection(names: Iterable[str]) -> str | None:
+    if any(DETECTION.search(name) for name in names):
+        return (
+            'These are the weights of a detector, and its backbone is not the one of the module. '
+            'Take classification weights, or the detector with the same backbone.'
+        )
+    return None
+
+
+def _about_heads(match: Match, shapes: Shapes, module_shapes: Shapes) -> str | None:
+    children = dict.fromkeys(name.partition('.')[0] for name in module_shapes)
+    found = {name.partition('.')[0] for name in match.names}
+    empty = [child for child in children if child not in found]
+    if 'backbone' in found and empty:
+        return (
+            f'The checkpoint has nothing for {" and ".join(empty)}. To load the backbone only, '
+            "give the init_cfg to the backbone (module='backbone' in the hook)."
+        )
+    if 'backbone' in children and not any('backbone' in name for name in shapes):
+        return (
+            'The module is a whole model and the checkpoint is not. Give the init_cfg to the '
+            "backbone (module='backbone' in the hook)."
+        )
+    return None
+
+
+def _about_missing(match: Match, report: LoadReport) -> str | None:
+    """What is missing, where most of the network is there."""
+    if not report.missing or not _mostly_fits(match, report):
+        return None
+    found = {parent for name in match.names for parent in _and_parents(name)}
+    absent = dict.fromkeys(_largest_part(name, found) for name in report.missing)
+    return (
+        f'The checkpoint has nothing for {shortened(list(absent))}. Take weights that have it, or '
+        'say by key_map=[(pattern, replacement)] what it is called there.'
+    )
+
+
+def _and_parents(name: str) -> Iterable[str]:
+    parts = name.split('.')
+    return ('.'.join(parts[: end + 1]) for end in range(len(parts)))
+
+
+def _largest_part(name: str, found: set[str]) -> str:
+    return next((part for part in _and_parents(name) if part not in found), name)
+
+
+def _about_tensors(match: Match, report: LoadReport, module_shapes: Shapes) -> str | None:
+    """The first tensor that is there and does not fit."""
+    name = next(filter(is_counted, report.mismatched), None)
+    if name is None:
+        return None
+    theirs, ours = report.mismatched[name]
+    if isinstance(theirs, str):
+        return _about_kind(match.names[name], theirs, ours)
+    said = f'{match.names[name]} is {theirs} in the checkpoint and {ours} in the module. '
+    dims = len(theirs) if len(theirs) == len(ours) else 0
+    first = first_convolution(module_shapes)
+    if dims == 3 and POSITIONS.search(name) and theirs[::2] == ours[::2]:
+        return said + _about_positions(theirs[1], module_shapes.get(first))
+    if name == first and dims == 4 and theirs[0] == ours[0]:
+        return said + _about_first_convolution(theirs, ours)
+    return (
+        f'The names agree and the shapes do not: {said}It is another width or another kind of '
+        'network: take the weights of this one.'
+    )
+
+
+def _about_kind(name: str, theirs: str, ours: str) -> str:
+    if theirs == 'meta':
+        return f'{name} was saved from the meta device and has no values. Save the model again.'
+    if theirs.startswith('sparse'):
+        return f'{name} is a sparse tensor. Save tensor.to_dense() in its place.'
+    return (
+        f'{name} holds {theirs} numbers in the checkpoint and {ours} in the module. Take the '
+        'weights as they were before quantization, or whose numbers are of the same kind.'
+    )
+
+
+def _about_positions(tokens: int, first_shape: Sequence[int] | None) -> str:
+    cause = 'The position embedding is that of another image size. '
+    sides = [math.isqrt(tokens - extra) for extra in range(min(6, tokens))]
+    grid = next((side for extra, side in enumerate(sides) if side**2 == tokens - extra), None)
+    if grid is None or first_shape is None:
+        return cause + 'Set img_size in the backbone to that of the weights.'
+    return (
+        f'{cause}Set img_size={grid * first_shape[-1]} in the backbone (a TIMMBackbone needs '
+        'dynamic_img_size=True as well); pictures of other sizes have it interpolated in each pass.'
+    )
+
+
+def _about_first_convolution(theirs: Sequence[int], ours: Sequence[int]) -> str:
+    if theirs[1] == ours[1]:
+        return (
+            f'The first convolution has a kernel of {theirs[2]} x {theirs[3]} in the checkpoint: '
+            'another stem. Take weights of this one.'
+        )
+    bands = f'{theirs[1]} band{"s" * (theirs[1] != 1)}'
+    adapted = '' if ours[1] == 3 else f', which first_conv adapts to {ours[1]} bands'
+    return (
+        f'The weights see {bands} and the module {ours[1]}. Set in_channels={theirs[1]} in the '
+        f'backbone, or take RGB weights{adapted}.'
+    )
+
+
+def _about_names(match: Match, shapes: Shapes, module_shapes: Shapes) -> str:
+    return (
+        f'The names have {"little" if match.fitting else "nothing"} in common: the checkpoint has '
+        f'{_examples(shapes)}, the module {_examples(module_shapes)}. Take the weights of this '
+        'network, or say by key_map=[(pattern, replacement)] how the names translate.'
+    )
+
+
+def _examples(names: Iterable[str]) -> str:
+    shown = [name for name in names if is_counted(name)]
+    picked: Sequence[str] = shown[:: max(1, len(shown) // 3)][:3]
+    return ', '.join(picked)

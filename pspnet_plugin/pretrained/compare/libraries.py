@@ -1,0 +1,269 @@
+"""The own networks of the libraries that weights come from, with the tensors of a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..advice.resnets import RESNET_STAGES
+from ..errors import PretrainedWeightsError
+from ..report import LoadReport
+
+TORCHVISION_LAYOUTS = (
+    'torchvision-resnet',
+    'torchvision-segmentation',
+    'torchvision-detection',
+    'moco',
+    'dino',
+)
+Tensors = Mapping[str, Tensor]
+Features = dict[str, Tensor]
+
+
+class NothingToCompareError(PretrainedWeightsError):
+    """No library's own network can stand beside the loaded one; the message says why."""
+
+
+def _picture() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=generator)
+
+
+@torch.no_grad()
+def features_of(network: nn.Module) -> list[Tensor]:
+    """What ``network`` gives for a fixed random picture, ``(1, 3, 64, 64)``, in float64."""
+    network.double()
+    # The eval() of an mmseg backbone returns None.
+    network.eval()
+    return list(network(_picture()))
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, layers: Mapping[str, str]) -> Features:
+    """What the parts of ``network`` return; ``layers`` gives names for them in the result."""
+    seen: Features = {}
+    for layer, name in layers.items():
+        network.get_submodule(layer).register_forward_hook(
+            lambda _, __, output, name=name: seen.update({name: output})
+        )
+    network.double().eval()(_picture())
+    return seen
+
+
+def _stages(network: nn.Module) -> Features:
+    return _outputs(network, {stage: stage for stage in RESNET_STAGES})
+
+
+# --- one function per library -------------------------------------------------------------------
+
+
+def _of_torchvision(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Features:
+    resnet = importlib.import_module('torchvision.models.resnet')
+    own = _without_prefix(tensors, 'layer1.0.conv1.weight')
+    layout = _ResNetLayout.of(own)
+    options = {}
+    if layout.bottleneck:
+        options = {'groups': layout.groups, 'width_per_group': layout.group_width}
+        options['replace_stride_with_dilation'] = [stride_of(backbone) <= s for s in (4, 8, 16)]
+    network = resnet.ResNet(layout.block(resnet), layout.depths, **options)
+    network.fc = nn.Identity()
+    _load(network, {n: t for n, t in own.items() if not n.startswith('fc.')}, 'torchvision')
+    return _stages(network)
+
+
+def _of_smp(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Features:
+    encoders = importlib.import_module('segmentation_models_pytorch.encoders.resnet')
+    own = _without_prefix(tensors, 'layer1.0.conv1.weight')
+    layout = _ResNetLayout.of(own)
+    network = encoders.ResNetEncoder(
+        # Only the decoder of a model reads these.
+        out_channels=[3, 64, 64, 128, 256, 512],
+        block=layout.block(encoders),
+        layers=layout.depths,
+        groups=layout.groups,
+        width_per_group=layout.group_width if layout.bottleneck else 64,
+    )
+    _load(network, own, 'segmentation_models_pytorch')
+    if stride_of(backbone) < 32:
+        network.make_dilated(stride_of(backbone))
+    return _stages(network)
+
+
+def _of_timm_resnet(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Features:
+    """A file of the ``c`` and ``d`` variants does not name them; its tensors tell."""
+    resnet = importlib.import_module('timm.models.resnet')
+    own = _without_prefix(tensors, 'layer1.0.conv1.weight')
+    layout = _ResNetLayout.of(own)
+    options = {'cardinality': layout.groups, 'base_width': layout.group_width}
+    network = resnet.ResNet(
+        layout.block(resnet),
+        layout.depths,
+        num_classes=0,
+        output_stride=stride_of(backbone),
+        stem_type='deep',
+        stem_width=own['conv1.0.weight'].shape[0],
+        # The pooling in front of the convolution of a shortcut takes the first place.
+        avg_down=own['layer2.0.downsample.1.weight'].dim() == 4,
+        **(options if layout.bottleneck else {}),
+    )
+    _load(network, {n: t for n, t in own.items() if not n.startswith('fc.')}, 'timm')
+    return _stages(network)
+
+
+def _of_timm(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Features:
+    timm = importlib.import_module('timm')
+    own = {
+        name[len(report.prefix) :].removeprefix('timm_model.'): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(report.prefix)
+    }
+    stride = stride_of(backbone)
+    options = {'features_only': True, **({} if stride == 32 else {'output_stride': stride})}
+    architecture = _timm_architecture(backbone, report.reference)
+    network = timm.create_model(architecture, pretrained=False, **options)
+    if set(network.state_dict()) <= set(own):
+        # What was saved from such a network, as inside a TIMMBackbone.
+        network.load_state_dict(own, strict=False)
+    else:
+        # timm's own loader knows how names of whole networks become those of the features.
+        overlay = {'state_dict': own, 'custom_load': False}
+        network = timm.create_model(
+            architecture, pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
+    return dict(zip(network.feature_info.module_name(), features_of(network)))
+
+
+def _of_efficientnet_lite(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Features:
+    library = importlib.import_module('efficientnet_lite_pytorch')
+    size = _lite_size(backbone, report)
+    network = library.EfficientNet.from_name(f'efficientnet-lite{size}')
+    own = _without_prefix(tensors, '_conv_stem.weight')
+    _load(network, own, 'efficientnet_lite_pytorch')
+    timm = importlib.import_module('timm')
+    whole = timm.create_model(_timm_architecture(backbone, report.reference))
+    sizes = [len(stage) for stage in whole.blocks]
+    ends = {stage: sum(sizes[: stage + 1]) - 1 for stage in (0, 1, 2, 4, 6)}
+    return _outputs(network, {f'_blocks.{end}': f'blocks.{stage}' for stage, end in ends.items()})
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library with networks of its own: the module to import, the distribution to install, and
+    the features of its network with the tensors of a checkpoint."""
+
+    module: str
+    distribution: str
+    features: Callable[[nn.Module, LoadReport, Tensors], Features]
+
+
+TIMM = Library('timm', 'timm', _of_timm)
+LITE = Library('efficientnet_lite_pytorch', 'efficientnet-lite-pytorch', _of_efficientnet_lite)
+BY_LAYOUT = {
+    **dict.fromkeys(TORCHVISION_LAYOUTS, Library('torchvision', 'torchvision', _of_torchvision)),
+    'smp': Library('segmentation_models_pytorch', 'segmentation-models-pytorch', _of_smp),
+    'timm-deep-stem': Library('timm', 'timm', _of_timm_resnet),
+}
+
+
+def library_of(backbone: nn.Module, report: LoadReport) -> Library:
+    """The library whose network the weights were made for.
+
+    Raises:
+        NothingToCompareError: none is known, or it is not installed.
+    """
+    if report.conversion == 'efficientnet-pytorch':
+        library = LITE if _lite_size(backbone, report) else None
+    elif report.reference.startswith('timm://'):
+        library = TIMM
+    elif hasattr(backbone, 'timm_model') and not report.reference.startswith('torchvision://'):
+        # Names do not tell resnetaa50 from resnet50; what the config builds does.
+        library = TIMM
+    else:
+        library = BY_LAYOUT.get(report.conversion)
+    if library is None:
+        raise NothingToCompareError(
+            f'no library is known that has a network of its own for {report.conversion} weights in '
+            f'{type(backbone).__name__}: nothing to compare.'
+        )
+    if importlib.util.find_spec(library.module) is None:
+        raise NothingToCompareError(
+            f'these weights are those of {library.module}, which is not installed: run '
+            f'"pip install {library.distribution}".'
+        )
+    return library
+
+
+# --- what the tensors and the module tell -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _ResNetLayout:
+    depths: list[int]
+    bottleneck: bool
+    groups: int
+    group_width: int
+
+    @classmethod
+    def of(cls, own: Tensors) -> _ResNetLayout:
+        depths = [
+            len({name.split('.')[1] for name in own if name.startswith(f'{stage}.')})
+            for stage in RESNET_STAGES
+        ]
+        width, group_width = own['layer1.0.conv2.weight'].shape[:2]
+        return cls(depths, 'layer1.0.conv3.weight' in own, width // group_width, group_width)
+
+    def block(self, library: Any) -> type[nn.Module]:
+        return library.Bottleneck if self.bottleneck else library.BasicBlock
+
+
+def _load(network: nn.Module, own: Tensors, library: str) -> None:
+    try:
+        network.load_state_dict(dict(own))
+    except RuntimeError as error:
+        raise NothingToCompareError(
+            f'{library} has no network with just these tensors: nothing to compare '
+            f'({" ".join(str(error).split())[:160]} ...).'
+        ) from error
+
+
+def stride_of(backbone: nn.Module) -> int:
+    """How many pixels of the input one of the last features stands for."""
+    if hasattr(backbone, 'timm_model'):
+        return max(backbone.timm_model.feature_info.reduction())
+    return 32 // 2 ** sum(dilation > 1 for dilation in getattr(backbone, 'dilations', ()))
+
+
+def _timm_architecture(backbone: nn.Module, reference: str) -> str | None:
+    if reference.startswith('timm://'):
+        return reference[len('timm://') :].partition('.')[0]
+    config = getattr(getattr(backbone, 'timm_model', None), 'pretrained_cfg', None) or {}
+    return config.get('architecture')
+
+
+def _lite_size(backbone: nn.Module, report: LoadReport) -> str | None:
+    architecture = _timm_architecture(backbone, report.reference) or ''
+    found = re.search(r'efficientnet_lite(\d)', architecture)
+    return found and found.group(1)
+
+
+def _without_prefix(tensors: Tensors, known: str) -> dict[str, Tensor]:
+    """The network's own names, given one that it surely has.
+
+    Raises:
+        NothingToCompareError: no name ends so.
+    """
+    found = [n for n in tensors if n == known or n.endswith(f'.{known}')]
+    if not found:
+        raise NothingToCompareError(
+            f"the file has no tensor {known}, so its names are not those of the library's network: "
+            'nothing to compare.'
+        )
+    prefix = found[0][: -len(known)]
+    return {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,0 +1,232 @@
+"""A file of weights -> its tensors by name, without running code from the file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...compat.checkpoints import refused_name
+from ..errors import UnsafeWeightsError, WeightsFileError
+
+# Where training programs put the state dict, in the order in which they are looked for: most of
+# them, torchvision's references, DINO (the teacher is the better network), other wrappers.
+CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'student', 'model_state')
+MAX_SAFETENSORS_HEADER = 100_000_000
+
+
+@dataclass
+class Checkpoint:
+    """The tensors of a file.
+
+    ``tensors`` are those of the state dict, by name, in the file's order; ``container`` is the
+    top-level key that they stood under, ``''`` for none. ``everything`` holds the tensors of the
+    whole file, by dotted path, so that a user's prefix can reach one under an unusual key;
+    ``meta`` is the ``meta`` entry of an OpenMMLab checkpoint; ``has_arrays`` tells of numpy arrays.
+    """
+
+    tensors: dict[str, Tensor]
+    container: str = ''
+    everything: dict[str, Tensor] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    has_arrays: bool = False
+
+
+def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
+    """Read ``path``: a ``.safetensors`` file or what ``torch.save`` wrote, whatever its name.
+
+    Tensors of a file in the zip format are mapped into memory, not copied.
+
+    Raises:
+        UnsafeWeightsError: the file holds objects other than data and is not trusted.
+        WeightsFileError: the file is missing, not readable, cut, or something else than weights.
+    """
+    if file_format(path) == 'safetensors':
+        return find_state_dict(_read_safetensors(path))
+    if path.suffix == '.safetensors':
+        raise WeightsFileError(
+            f'{path} is named .safetensors and was written by torch.save. If you know why, rename '
+            'it to .pth.'
+        )
+    return find_state_dict(_read_torch(path, trust_pickle))
+
+
+# --- what kind of file it is --------------------------------------------------------------------
+
+
+def file_format(path: Path) -> str:
+    """Tell ``'safetensors'``, ``'zip'`` (torch >= 1.6) and ``'pickle'`` (older) apart.
+
+    Raises:
+        WeightsFileError: it is none of them, or visibly not whole.
+    """
+    start = _first_bytes(path)
+    if not start:
+        raise WeightsFileError(f'{path} is empty. Fetch the file again.')
+    if start.startswith(b'PK\x03\x04'):
+        if not zipfile.is_zipfile(path):
+            raise WeightsFileError(f'{path} is cut: its end is missing. Fetch the file again.')
+        return 'zip'
+    # A .safetensors file begins with the length of its header, whose first byte can be 0x80 too.
+    if start[0] == 0x80 and start[5:9] != b'\0\0\0{':
+        return 'pickle'
+    if len(start) > 8 and start[8:9] == b'{':
+        _check_safetensors_size(path)
+        return 'safetensors'
+    raise WeightsFileError(f'{path} is not a file of weights but {_looks_like(start)}.')
+
+
+def _first_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise WeightsFileError(f'{path} is a folder. Name the file of weights inside it.')
+    try:
+        with open(path, 'rb') as file:
+            return file.read(256)
+    except FileNotFoundError:
+        raise WeightsFileError(f'There is no file {path}.') from None
+    except OSError as error:
+        raise WeightsFileError(f'{path} cannot be read: {error.strerror}.') from error
+
+
+def _looks_like(start: bytes) -> str:
+    text = start.lstrip().lower()
+    if text.startswith((b'<!doctype', b'<html', b'<?xml')):
+        return 'a web page: the address asks for a login, or is the page about the file'
+    if text.startswith(b'version https://git-lfs'):
+        return 'a Git LFS pointer: run "git lfs pull" where it came from'
+    if all(byte in b'\t\n\r' or byte >= 32 for byte in start):
+        return f'a text that begins with {start[:40].decode("utf-8", "replace")!r}'
+    return f'data of an unknown kind that begins with {start[:8].hex(" ")}'
+
+
+def _check_safetensors_size(path: Path) -> None:
+    size = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        (header_size,) = struct.unpack('<Q', file.read(8))
+        if header_size > min(size, MAX_SAFETENSORS_HEADER):
+            raise WeightsFileError(f'{path} is cut or is not a .safetensors file.')
+        try:
+            header = json.loads(file.read(header_size))
+        except ValueError:
+            raise WeightsFileError(f'{path} is cut or is not a .safetensors file.') from None
+    ends = [entry['data_offsets'][1] for name, entry in header.items() if name != '__metadata__']
+    whole = 8 + header_size + max(ends, default=0)
+    if size != whole:
+        raise WeightsFileError(f'{path} has {size} bytes where {whole} belong: fetch it again.')
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise WeightsFileError(
+            f'{path} needs the package safetensors: run "pip install safetensors".'
+        ) from None
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise WeightsFileError(f'{path} is broken: {error}') from error
+
+
+def _read_torch(path: Path, trust_pickle: bool) -> Any:
+    options = {'mmap': True} if zipfile.is_zipfile(path) else {}
+    try:
+        # Training scripts such as DINO's store their command line; a Namespace only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location='cpu', weights_only=not trust_pickle, **options)
+    except pickle.UnpicklingError as error:
+        refused = refused_name(error)
+        if refused is None:
+            raise WeightsFileError(f'{path} is broken: {_first_line(error)}') from error
+        raise UnsafeWeightsError(
+            f'{path} holds {refused}, which is not data: reading it could run code, so it was not '
+            'read. If you trust whoever made the file, say trust_pickle=True; otherwise save only '
+            'its state_dict again.'
+        ) from error
+    except Exception as error:
+        if 'TorchScript' in str(error):
+            raise UnsafeWeightsError(
+                f'{path} is a TorchScript program, not a state dict: save its state_dict() instead.'
+            ) from error
+        raise WeightsFileError(
+            f'{path} is cut or broken ({type(error).__name__}: {_first_line(error)}). '
+            'Fetch the file again.'
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split('\n')[0]
+
+
+# --- the state dict inside ----------------------------------------------------------------------
+
+
+def find_state_dict(content: Any) -> Checkpoint:
+    """Find the state dict in what a file held: itself, or under one of :data:`CONTAINERS`.
+
+    Raises:
+        WeightsFileError: the file holds neither a mapping nor a module.
+    """
+    if isinstance(content, torch.nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, Mapping):
+        raise WeightsFileError(
+            f'The file holds a {type(content).__name__}, not a state dict: save model.state_dict().'
+        )
+    values = dict(_named_values(content))
+    everything = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    container = _container_of(content)
+    if container:
+        start = f'{container}.'
+        tensors = {k[len(start) :]: v for k, v in everything.items() if k.startswith(start)}
+    else:
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    meta = content.get('meta')
+    return Checkpoint(
+        tensors,
+        container,
+        everything,
+        meta=dict(meta) if _is_mapping(meta) else {},
+        has_arrays=any(isinstance(value, np.ndarray) for value in values.values()),
+    )
+
+
+def _container_of(content: Mapping) -> str:
+    for key in CONTAINERS:
+        inner = content.get(key)
+        if isinstance(inner, torch.nn.Module):
+            return key
+        if _is_mapping(inner) and any(
+            isinstance(value, Tensor) for _, value in _named_values(inner)
+        ):
+            deeper = _container_of(inner)
+            return f'{key}.{deeper}' if deeper else key
+    return ''
+
+
+def _named_values(content: Mapping, path: str = '') -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, torch.nn.Module):
+            value = value.state_dict()
+        if isinstance(value, Mapping):
+            yield from _named_values(value, f'{path}{key}.')
+        else:
+            yield f'{path}{key}', value
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)

@@ -1,0 +1,91 @@
+"""The segmentor that predicts a label map without the full-size logits, where that is exact."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from mmseg.utils import OptSampleList, SampleList
+from torch import Tensor
+
+from ..ops.label_map import label_map
+
+
+@MODELS.register_module()
+class LabelMapEncoderDecoder(EncoderDecoder):
+    """mmseg's ``EncoderDecoder`` that can leave out the full-size logits in prediction.
+
+    With ``test_cfg=dict(mode='whole', seg_logits=False)`` a predicted sample carries
+    ``pred_sem_seg`` alone, the same pixels as stock; its metrics and visualizers need no more.
+    Sliding windows, a single output channel and heads with a ``predict`` of their own take the
+    stock path. For test-time augmentation, which averages logits, name
+    :class:`LogitsTTAModel`.
+    """
+
+    keep_seg_logits = True  # What holds where test_cfg does not say it.
+
+    def predict(self, inputs: Tensor, data_samples: OptSampleList = None) -> SampleList:
+        """Predict the label map of each picture.
+
+        Args:
+            inputs: (N, 3, H, W).
+            data_samples: N samples whose metainfo says the sizes; without them the label maps have
+                the size of ``inputs``.
+
+        Returns:
+            The samples with ``pred_sem_seg``, (1, H, W) int64, and on the stock path also
+            ``seg_logits``, (C, H, W).
+        """
+        if self.test_cfg.get('seg_logits', self.keep_seg_logits) or not self._label_map_is_exact():
+            return super().predict(inputs, data_samples)
+        logits = self.decode_head(self.extract_feat(inputs))
+        size = tuple(inputs.shape[2:])
+        if data_samples is None:
+            data_samples = [SegDataSample() for _ in range(len(inputs))]
+            geometry = [{'input_size': size, 'original_size': size}] * len(inputs)
+        else:
+            size = _input_size(data_samples[0].metainfo)
+            geometry = [_geometry(sample.metainfo, size) for sample in data_samples]
+        for sample, picture, sizes in zip(data_samples, logits, geometry):
+            labels = label_map(picture, **sizes, align_corners=self.align_corners)
+            sample.set_data({'pred_sem_seg': PixelData(data=labels)})
+        return data_samples
+
+    def _label_map_is_exact(self) -> bool:
+        head = type(self.decode_head)
+        return (
+            self.test_cfg.get('mode', 'whole') == 'whole'
+            and self.out_channels > 1
+            and head.predict is BaseDecodeHead.predict
+            and head.predict_by_feat is BaseDecodeHead.predict_by_feat
+        )
+
+
+def _input_size(meta: dict) -> tuple[int, int]:
+    """The size that mmseg's heads resize to, which all pictures of a batch share."""
+    if 'pad_shape' in meta and not isinstance(meta['img_shape'], torch.Size):
+        return tuple(meta['pad_shape'][:2])
+    return tuple(meta['img_shape'][:2])
+
+
+def _geometry(meta: dict, input_size: tuple[int, int]) -> dict:
+    """How mmseg's segmentor goes from the network's input to the original picture."""
+    return {
+        'input_size': input_size,
+        'original_size': tuple(meta['ori_shape'][:2]),
+        'padding': tuple(meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))),
+        'flip_direction': meta.get('flip_direction') if meta.get('flip') else None,
+    }
+
+
+@MODELS.register_module()
+class LogitsTTAModel(SegTTAModel):
+    """mmseg's ``SegTTAModel`` over a segmentor that would leave out the logits: it keeps them."""
+
+    def __init__(self, module, data_preprocessor=None):
+        super().__init__(module, data_preprocessor)
+        self.module.test_cfg = ConfigDict({**(self.module.test_cfg or {}), 'seg_logits': True})

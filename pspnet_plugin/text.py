@@ -1,0 +1,34 @@
+"""Words and tables for messages and logs."""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+def table_as_text(table: Table, width: int = 120) -> str:
+    """A table as plain lines without colours, as a log file wants it."""
+    text = io.StringIO()
+    Console(file=text, width=width, color_system=None).print(table)
+    return '\n'.join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
+
+
+def near_misses(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The names in ``known`` that are spelt most like ``name``, best first; at most ``count``."""
+    return difflib.get_close_matches(name, [other for other in known if other != name], count)
+
+
+def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
+    """``' Did you mean A or B?'``, or nothing where no known name is near."""
+    near = near_misses(name, known, count)
+    return f' Did you mean {" or ".join(near)}?' if near else ''
+
+
+def shortened(names: Sequence[str], shown: int = 3) -> str:
+    """The first names of many, and how many more there are."""
+    more = f' and {len(names) - shown} more' if len(names) > shown else ''
+    return ', '.join(names[:shown]) + more

@@ -1,0 +1,11 @@
+"""Models inside the wrappers that several GPUs need."""
+
+from __future__ import annotations
+
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside a wrapper such as MMDistributedDataParallel, or the module itself."""
+    return module.module if is_model_wrapper(module) else module

@@ -1,0 +1,299 @@
+"""What an error says is the cause, and that its advice mends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import mmpretrain.models  # noqa: F401  registers the classifiers
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
+from torchvision.models import detection, segmentation
+
+from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
+from tests.helpers.networks import build, saved, small_segmentor
+from tests.helpers.semseg_network import SemsegPSPNet50
+
+NO_WEIGHTS = {'weights': None, 'weights_backbone': None}
+
+
+def empty(make: Callable[[], nn.Module]) -> nn.Module:
+    """A module whose values are whatever the memory holds, without the time to draw them."""
+    with torch.device('meta'):
+        module = make()
+    return module.to_empty(device='cpu')
+
+
+def content_of(network: nn.Module | Callable[[], nn.Module]) -> dict:
+    """Names and shapes of a network; all values are the same one, so that a file is small."""
+    with torch.device('meta'):
+        network = network if isinstance(network, nn.Module) else network()
+    return {
+        name: torch.full((), 0.5, dtype=tensor.dtype).expand(tensor.shape)
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def mmpretrain_classifier(**backbone) -> nn.Module:
+    head = {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 512}
+    config = {'type': 'mmpretrain.ImageClassifier', 'backbone': backbone, 'head': head}
+    # It computes with values while it builds.
+    with torch.device('cpu'):
+        return MMENGINE_MODELS.build(config)
+
+
+LAYOUTS = {
+    'fcn': lambda: segmentation.fcn_resnet50(**NO_WEIGHTS),
+    'fasterrcnn': lambda: detection.fasterrcnn_resnet50_fpn(**NO_WEIGHTS),
+    'semseg': lambda: nn.ModuleDict({'module': SemsegPSPNet50(classes=19)}),
+    'moco': lambda: nn.ModuleDict({'encoder_q': torchvision.models.resnet50()}),
+    'smp': lambda: smp.Unet('resnet34', encoder_weights=None),
+    'mmpretrain': lambda: mmpretrain_classifier(type='ResNet', depth=18),
+    'mmpretrain v1c': lambda: mmpretrain_classifier(type='ResNetV1c', depth=50),
+    'mmpretrain v1d': lambda: mmpretrain_classifier(type='ResNetV1d', depth=50),
+}
+WIDE_STEM = {'stem_channels': 128}
+DEEP = 'deep stem of three convolutions'
+
+
+@pytest.fixture
+def mended(tmp_path):
+    """Assert what cause is told for a backbone, and that the change of it that is told mends it."""
+
+    def check(content: dict, config: dict, message: str, change: dict, **settings) -> None:
+        file = saved(content, tmp_path / 'weights.pth')
+        with pytest.raises(PretrainedWeightsError, match=message):
+            load_pretrained(empty(lambda: build(**config)), file)
+        backbone = change if 'model_name' in change else {**config, **change}
+        report = load_pretrained(empty(lambda: build(**backbone)), file, **settings)
+        assert settings or report.coverage == 1
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ('layout', 'kind', 'depth', 'message', 'change'),
+    [
+        ('fcn', 'ResNet', 18, 'is ResNet-50, the module is ResNet-18', {'depth': 50}),
+        ('fcn', 'ResNet', 101, 'is ResNet-50, the module is ResNet-101', {'depth': 50}),
+        ('fcn', 'ResNetV1c', 50, f'{DEEP}.*type to "ResNet"', {'type': 'ResNet'}),
+        ('fasterrcnn', 'ResNet', 18, 'is ResNet-50, the module is ResNet-18', {'depth': 50}),
+        ('fasterrcnn', 'ResNetV1c', 50, f'{DEEP}.*type to "ResNet"', {'type': 'ResNet'}),
+        (
+            'semseg',
+            'ResNetV1c',
+            101,
+            'ResNet-50, .* ResNet-101',
+            {'depth': 50, 'stem_channels': 128},
+        ),
+        ('semseg', 'ResNetV1c', 50, 'Set stem_channels=128', WIDE_STEM),
+        (
+            'semseg',
+            'ResNet',
+            50,
+            'type to "ResNetV1c" with stem_channels=128',
+            {'type': 'ResNetV1c', **WIDE_STEM},
+        ),
+        ('moco', 'ResNet', 18, 'is ResNet-50, the module is ResNet-18', {'depth': 50}),
+        ('moco', 'ResNet', 101, 'is ResNet-50, the module is ResNet-101', {'depth': 50}),
+        ('moco', 'ResNetV1c', 50, f'{DEEP}.*type to "ResNet"', {'type': 'ResNet'}),
+        ('smp', 'ResNet', 18, 'is ResNet-34, the module is ResNet-18', {'depth': 34}),
+        ('smp', 'ResNetV1c', 34, f'{DEEP}.*type to "ResNet"', {'type': 'ResNet'}),
+        ('mmpretrain', 'ResNet', 50, 'is ResNet-18, the module is ResNet-50', {'depth': 18}),
+        ('mmpretrain', 'ResNetV1c', 18, 'open-mmlab://resnet18_v1c', {'type': 'ResNet'}),
+        ('mmpretrain v1c', 'ResNet', 50, 'type to "ResNetV1c",', {'type': 'ResNetV1c'}),
+        ('mmpretrain v1c', 'ResNetV1d', 50, 'type to "ResNetV1c"', {'type': 'ResNetV1c'}),
+        ('mmpretrain v1d', 'ResNetV1c', 50, 'type to "ResNetV1d"', {'type': 'ResNetV1d'}),
+    ],
+)
+def test_another_network_is_named_in_every_layout(mended, layout, kind, depth, message, change):
+    mended(content_of(LAYOUTS[layout]), {'type': kind, 'depth': depth}, message, change)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind', 'message', 'change'),
+    [
+        ('resnet50d', 'ResNet', 'type to "ResNetV1d",', {'type': 'ResNetV1d'}),
+        ('resnet50c', 'ResNet', 'type to "ResNetV1c",', {'type': 'ResNetV1c'}),
+        ('resnet50t', 'ResNetV1d', '24, 32 and 64 channels .* TIMMBackbone', None),
+        ('seresnet50', 'ResNet', r'attention layers .*layer1\.0\.se\.fc1.*TIMMBackbone', None),
+        ('ecaresnet50d', 'ResNetV1d', r'attention layers .*\.se\.conv.*TIMMBackbone', None),
+    ],
+)
+def test_timms_resnets_are_told_apart(mended, name, kind, message, change):
+    content = content_of(lambda: timm.create_model(name))
+    change = change or {'type': 'TIMMBackbone', 'model_name': name, 'pretrained': False}
+    mended(content, {'type': kind, 'depth': 50}, message, change)
+
+
+@pytest.mark.parametrize('name', ['convnext_pico', 'vit_tiny_patch16_224'])
+def test_another_depth_is_named_for_any_network(mended, name):
+    config = {'type': 'TIMMBackbone', 'model_name': name, 'pretrained': False}
+    depth = {'depths': (2, 2, 4, 2)} if name.startswith('convnext') else {'depth': 6}
+    content = content_of(lambda: timm.create_model(name, **depth))
+    message = 'another depth: the checkpoint has [46] blocks in [a-z_2.]*blocks, the module has'
+    mended(content, config, message, {**config, **depth})
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: detection.ssd300_vgg16(**NO_WEIGHTS),
+        lambda: detection.ssdlite320_mobilenet_v3_large(**NO_WEIGHTS),
+        lambda: detection.fasterrcnn_mobilenet_v3_large_fpn(**NO_WEIGHTS),
+        lambda: detection.retinanet_resnet50_fpn(**NO_WEIGHTS),
+    ],
+)
+def test_a_detector_with_another_backbone_is_named(make, tmp_path):
+    file = saved(content_of(make), tmp_path / 'weights.pth')
+    module = build(type='VisionTransformer', img_size=32, embed_dims=48, num_layers=2)
+    with pytest.raises(PretrainedWeightsError, match='weights of a detector'):
+        load_pretrained(module, file)
+
+
+# --- one decisive tensor ------------------------------------------------------------------------
+
+
+RESNET18 = {'type': 'ResNet', 'depth': 18}
+
+
+@pytest.mark.parametrize('bands', [1, 4])
+def test_weights_for_other_bands_than_the_modules_are_an_error(mended, bands):
+    content = content_of(lambda: build(**RESNET18, in_channels=bands))
+    message = (
+        rf'99\.0% .* leaves conv1\.weight at random\. conv1\.weight is \[64, {bands}, 7, 7\] in '
+        rf'the checkpoint and \[64, 3, 7, 7\] .*in_channels={bands} .*min_coverage=0\.99\.'
+    )
+    mended(content, RESNET18, message, {'in_channels': bands})
+    mended(content, RESNET18, message, {}, min_coverage=0.99)
+
+
+def test_weights_for_other_bands_than_a_module_of_many_are_an_error(mended):
+    content = content_of(lambda: build(**RESNET18, in_channels=1))
+    message = 'see 1 band and the module 5.* RGB weights, which first_conv adapts to 5 bands'
+    mended(content, {**RESNET18, 'in_channels': 5}, message, {'in_channels': 1})
+
+
+def test_a_stem_with_another_kernel_is_an_error(mended):
+    content = content_of(lambda: build(**RESNET18))
+    content['conv1.weight'] = torch.zeros(()).expand(64, 3, 3, 3)
+    message = r'leaves conv1.* kernel of 3 x 3 .* another stem.*min_coverage=0\.99'
+    mended(content, RESNET18, message, {}, min_coverage=0.99)
+
+
+def test_a_missing_layer_is_an_error_although_nearly_all_is_there(mended):
+    content = content_of(lambda: build(type='ResNet', depth=50))
+    del content['conv1.weight']
+    message = r'99\.6% .*leaves conv1\.weight .*has nothing for conv1\..*min_coverage=0\.99'
+    mended(content, {'type': 'ResNet', 'depth': 50}, message, {}, min_coverage=0.99)
+
+
+def test_a_missing_stage_is_named(mended):
+    content = content_of(lambda: torchvision.models.resnet50())
+    content = {name: tensor for name, tensor in content.items() if 'layer4' not in name}
+    message = r'81\.1% .*has nothing for layer4\..*min_coverage=0\.81'
+    mended(content, {'type': 'ResNet', 'depth': 50}, message, {}, min_coverage=0.81)
+
+
+def test_a_missing_part_of_a_head_is_named(tmp_path):
+    network = small_segmentor()
+    content = {n: t for n, t in network.state_dict().items() if 'decode_head.bottleneck' not in n}
+    file = saved(content, tmp_path / 'weights.pth')
+    with pytest.raises(PretrainedWeightsError, match='nothing for decode_head.bottleneck'):
+        load_pretrained(network, file)
+    assert load_pretrained(network, file, min_coverage=0.95).missing
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        {'type': 'VisionTransformer', 'num_layers': 12, 'embed_dims': 48, 'num_heads': 3},
+        {'type': 'TIMMBackbone', 'model_name': 'vit_tiny_patch16_224', 'pretrained': False},
+    ],
+)
+def test_a_position_embedding_for_another_image_size_is_an_error(tmp_path, config):
+    file = saved(content_of(build(**config, img_size=96)), tmp_path / 'weights.pth')
+    message = r'leaves \S*pos_embed at random\..*\[1, 37, .*\[1, 17, .*Set img_size=96'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        load_pretrained(build(**config, img_size=64), file)
+    dynamic = {'dynamic_img_size': True} if 'model_name' in config else {}
+    module = build(**config, img_size=96, **dynamic)
+    assert load_pretrained(module, file).coverage == 1
+    with torch.no_grad():
+        assert module(torch.zeros(1, 3, 64, 64))[-1].shape[-2:] == (4, 4)
+
+
+# --- numbers that are none ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('convert', 'message'),
+    [
+        (lambda t: t.to(torch.int8), 'holds int8 numbers .* float32 .*before quantization'),
+        (lambda t: t.to(torch.complex64), 'holds complex64 numbers'),
+        (lambda t: t.to_sparse(), r'sparse tensor\. Save tensor\.to_dense'),
+        (lambda t: t.to('meta'), 'saved from the meta device'),
+    ],
+)
+def test_tensors_that_hold_no_plain_numbers_are_named(tmp_path, convert, message):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(2, 2))
+    content = {name: convert(tensor) for name, tensor in network.state_dict().items()}
+    one = {**network.state_dict(), '1.weight': content['1.weight']}
+    for tensors in (content, one):
+        with pytest.raises(PretrainedWeightsError, match=message):
+            load_pretrained(network, saved(tensors, tmp_path / 'weights.pth'))
+
+
+def test_a_state_dict_of_arrays_is_named(tmp_path):
+    network = nn.Linear(3, 2)
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    with pytest.raises(PretrainedWeightsError, match=r'numpy arrays.*torch\.as_tensor'):
+        load_pretrained(network, saved(arrays, tmp_path / 'weights.pth'), trust_pickle=True)
+    tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
+    assert load_pretrained(network, saved(tensors, tmp_path / 'weights.pth')).coverage == 1
+
+
+# --- an unexpected top-level key ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('beside', 'path'),
+    [
+        ({'best_acc': torch.tensor(0.5)}, ['net']),
+        ({'optimizer': {'state': {0: {'exp_avg': torch.zeros(3)}}}}, ['net']),
+        ({}, ['net', 'module']),
+        ({'state_dict': {'epoch': torch.tensor(3)}}, ['trainer', 'net']),
+    ],
+)
+@pytest.mark.parametrize('layout', ['bare', 'moco', 'semseg'])
+def test_the_prefix_that_is_advised_leads_to_the_weights(tmp_path, beside, path, layout):
+    config = {'type': 'ResNet', 'depth': 50}
+    if layout == 'semseg':
+        config = {'type': 'ResNetV1c', 'depth': 50, 'stem_channels': 128}
+    content = content_of(LAYOUTS.get(layout, lambda: build(**config)))
+    for key in reversed(path):
+        content = {key: content}
+    file = saved({**beside, **content}, tmp_path / 'weights.pth')
+    module = empty(lambda: build(**config))
+    with pytest.raises(PretrainedWeightsError, match=r"Say prefix='(\S+)'") as caught:
+        load_pretrained(module, file)
+    advised = re.search(r"Say prefix='(\S+)'", str(caught.value)).group(1)
+    assert load_pretrained(module, file, prefix=advised).coverage == 1
+
+
+def test_a_top_level_key_without_any_fitting_tensor_is_named(tmp_path):
+    file = saved({'net': {'a.kernel': torch.ones(3, 3)}}, tmp_path / 'weights.pth')
+    network = nn.Linear(3, 3, bias=False)
+    with pytest.raises(PretrainedWeightsError, match=r"key 'net'\. No tensor there fits.*key_map"):
+        load_pretrained(network, file)
+    assert (
+        load_pretrained(
+            network, file, prefix='net.a.', key_map=[(r'\.kernel$', '.weight')]
+        ).coverage
+        == 1
+    )

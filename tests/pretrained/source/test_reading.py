@@ -1,0 +1,269 @@
+"""Files: formats, broken ones, and ones that would run code."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
+from pspnet_plugin.pretrained.source.read import file_format
+from tests.helpers.attacks import Payload
+from tests.helpers.networks import saved
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
+
+
+def refused(file: object, message: str, **settings) -> PretrainedWeightsError:
+    """Assert that ``file`` is refused and that the module stays as it was."""
+    ours = network(seed=1)
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    with pytest.raises(PretrainedWeightsError, match=message) as caught:
+        load_pretrained(ours, str(file), **settings)
+    assert all(torch.equal(before[name], t) for name, t in ours.state_dict().items())
+    return caught.value
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    return Path(saved(network(), tmp_path / 'weights.pth'))
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())
+
+
+# --- what can be read ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['weights.pth', 'weights.pt', 'weights.ckpt', 'weights'])
+@pytest.mark.parametrize('zipped', [True, False])
+def test_files_of_torch_save_load_whatever_their_name(tmp_path, name, zipped):
+    torch.save(network().state_dict(), tmp_path / name, _use_new_zipfile_serialization=zipped)
+    ours = network(seed=1)
+    assert load_pretrained(ours, str(tmp_path / name)).coverage == 1
+    assert equal(ours, network())
+
+
+def test_a_safetensors_header_of_any_length_is_told_from_a_pickle(tmp_path):
+    file = tmp_path / 'weights.safetensors'
+    for length in range(0, 256, 8):
+        padding = {'padding': 'x' * length}
+        safetensors.torch.save_file({'weight': torch.ones(2)}, file, metadata=padding)
+        assert file_format(file) == 'safetensors', file.read_bytes()[:9]
+
+
+def test_safetensors_load(tmp_path):
+    safetensors.torch.save_file(network().state_dict(), tmp_path / 'weights.safetensors')
+    ours = network(seed=1)
+    assert load_pretrained(ours, str(tmp_path / 'weights.safetensors')).coverage == 1
+    assert equal(ours, network())
+
+
+@pytest.mark.parametrize('key', ['state_dict', 'model', 'model_state_dict', 'teacher'])
+def test_the_usual_top_level_keys_are_found(tmp_path, key):
+    content = {'epoch': 3, key: network().state_dict(), 'optimizer': {'state': {0: {}}}}
+    ours = network(seed=1)
+    report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
+    assert (report.coverage, report.container) == (1, key)
+    assert equal(ours, network())
+
+
+@pytest.mark.parametrize(
+    'dtype', [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn]
+)
+def test_other_precisions_go_into_a_float32_module(tmp_path, dtype):
+    rounded = network().to(dtype)
+    ours = network(seed=1)
+    assert load_pretrained(ours, saved(rounded, tmp_path / 'weights.pth')).coverage == 1
+    assert ours[0].weight.dtype == torch.float32
+    assert equal(ours, rounded.float())
+
+
+def test_a_command_line_stored_by_a_training_script_is_harmless(tmp_path):
+    import argparse
+
+    content = {'state_dict': network().state_dict(), 'args': argparse.Namespace(lr=0.1)}
+    assert load_pretrained(network(seed=1), saved(content, tmp_path / 'w.pth')).coverage == 1
+
+
+def test_weights_under_an_unknown_key_are_refused_and_reached_by_the_prefix_that_is_named(
+    tmp_path,
+):
+    file = saved({'generator': network().state_dict(), 'epoch': 1}, tmp_path / 'weights.pth')
+    refused(file, r"top-level key 'generator'.*prefix='generator\.'")
+    ours = network(seed=1)
+    assert load_pretrained(ours, file, prefix='generator.').coverage == 1
+    assert equal(ours, network())
+
+
+# --- what is broken -----------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named_with_what_lies_beside_it(file):
+    refused(file.with_name('weight.pth'), r'no file .*weight\.pth.*Beside it are weights\.pth')
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / 'weights.pth').touch()
+    refused(tmp_path / 'weights.pth', 'is empty')
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize('share', [0.02, 0.5, 0.99])
+def test_a_cut_file_is_refused(tmp_path, zipped, share):
+    whole = tmp_path / 'whole.pth'
+    torch.save(network().state_dict(), whole, _use_new_zipfile_serialization=zipped)
+    data = whole.read_bytes()
+    (tmp_path / 'cut.pth').write_bytes(data[: int(share * len(data))])
+    refused(tmp_path / 'cut.pth', 'cut')
+
+
+@pytest.mark.parametrize('size', [4, 60, -1])
+def test_a_cut_safetensors_file_is_refused(tmp_path, size):
+    whole = safetensors.torch.save(network().state_dict())
+    (tmp_path / 'cut.safetensors').write_bytes(whole[:size])
+    refused(tmp_path / 'cut.safetensors', 'cut|fetch it again|not a file of weights')
+
+
+def test_a_safetensors_header_that_lies_about_its_size_is_refused(tmp_path):
+    (tmp_path / 'lie.safetensors').write_bytes(struct.pack('<Q', 1 << 62) + b'{"a": 1}')
+    refused(tmp_path / 'lie.safetensors', 'not a .safetensors file')
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('these are my weights', "text that begins with 'these are my weights'"),
+        ('<!DOCTYPE html><html>Sign in</html>', 'web page'),
+        ('version https://git-lfs.github.com/spec/v1\noid sha256:1', 'git lfs pull'),
+    ],
+)
+def test_a_text_named_pth_is_refused_and_named(tmp_path, text, message):
+    (tmp_path / 'weights.pth').write_text(text)
+    refused(tmp_path / 'weights.pth', message)
+
+
+def test_a_folder_is_refused(tmp_path):
+    refused(tmp_path, 'is a folder')
+
+
+def test_a_file_without_permission_is_refused(file):
+    file.chmod(0)
+    file.parent.chmod(0o755)
+    as_root = os.geteuid() == 0
+    parents = [p for p in file.parents if as_root and p.stat().st_uid == 0 and p != Path('/')]
+    modes = {p: p.stat().st_mode for p in parents}
+    for parent in parents:
+        parent.chmod(modes[parent] | 0o555)
+    if as_root:
+        os.seteuid(65534)
+    try:
+        refused(file, 'Permission denied')
+    finally:
+        if as_root:
+            os.seteuid(0)
+        for parent in parents:
+            parent.chmod(modes[parent])
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('name', ['2.weight', '1.bias', '1.running_var'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_values_that_are_not_finite_are_refused_with_the_name_of_the_tensor(
+    tmp_path, name, value, dtype
+):
+    broken = network().to(dtype)
+    with torch.no_grad():
+        broken.state_dict()[name].view(-1)[-1] = value
+    refused(saved(broken, tmp_path / 'weights.pth'), rf'has in {name} NaN')
+
+
+@pytest.mark.parametrize(('dtype', 'target'), [('float64', 'float32'), ('float32', 'float16')])
+def test_values_too_large_for_the_module_are_refused(tmp_path, dtype, target):
+    dtype, target = getattr(torch, dtype), getattr(torch, target)
+    large = network().to(dtype)
+    with torch.no_grad():
+        large[1].running_var[3] = 2 * torch.finfo(target).max
+    file = saved(large, tmp_path / 'weights.pth')
+    with pytest.raises(
+        PretrainedWeightsError, match=rf'1\.running_var .*too large for the {target}'
+    ):
+        load_pretrained(network(seed=1).to(target), file)
+    assert load_pretrained(network(seed=1).to(dtype), file).coverage == 1
+
+
+def test_names_that_are_numbers_are_read_as_texts(tmp_path):
+    content = {index: torch.ones(2, 2) for index in range(3)}
+    ours = nn.ParameterList(torch.zeros(2, 2) for _ in range(3))
+    assert load_pretrained(ours, saved(content, tmp_path / 'weights.pth')).coverage == 1
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({}, 'holds no tensors'),
+        ({'state_dict': {}}, 'holds no tensors'),
+        ({'epoch': 3}, 'holds no tensors'),
+        ([torch.zeros(3)], 'holds a list, not a state dict'),
+        (torch.zeros(3), 'holds a Tensor, not a state dict'),
+    ],
+)
+def test_a_file_without_a_state_dict_is_refused(tmp_path, content, message):
+    refused(saved(content, tmp_path / 'weights.pth'), message)
+
+
+# --- what would run code ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attack(tmp_path) -> tuple[Path, Path]:
+    """A malicious file of weights, and what reading it would create."""
+    mark = tmp_path / 'was_here'
+    content = {'state_dict': network().state_dict(), 'extra': Payload(os.mkdir, str(mark))}
+    return Path(saved(content, tmp_path / 'attack.pth')), mark
+
+
+def test_the_attack_works_where_a_pickle_is_trusted(attack):
+    file, mark = attack
+    load_pretrained(network(seed=1), str(file), trust_pickle=True)
+    assert mark.exists()
+
+
+@pytest.mark.parametrize('name', ['attack.pth', 'attack.bin'])
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_malicious_pickle_is_refused_by_name_and_does_not_run(attack, name, zipped):
+    file, mark = attack
+    content = {'state_dict': network().state_dict(), 'extra': Payload(os.mkdir, str(mark))}
+    torch.save(content, file.with_name(name), _use_new_zipfile_serialization=zipped)
+    refused(file.with_name(name), r'mkdir.*not data.*trust_pickle=True')
+    assert not mark.exists()
+
+
+def test_a_pickle_that_calls_itself_safetensors_is_refused_even_where_it_is_trusted(attack):
+    file, mark = attack
+    renamed = file.rename(file.with_suffix('.safetensors'))
+    refused(renamed, r'named \.safetensors', trust_pickle=True)
+    assert not mark.exists()
+
+
+def test_a_torchscript_program_is_refused(tmp_path):
+    program = torch.jit.script(nn.Conv2d(1, 1, 1))
+    program.save(str(tmp_path / 'program.pth'))
+    refused(tmp_path / 'program.pth', 'TorchScript')
+
+
+def test_a_zip_of_something_else_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'other.pth', 'w') as archive:
+        archive.writestr('readme.txt', 'hello')
+    refused(tmp_path / 'other.pth', 'broken')

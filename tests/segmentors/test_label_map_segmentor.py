@@ -1,0 +1,194 @@
+"""The label map in strips against mmseg's resizes and argmax, and the segmentor that offers it."""
+
+import copy
+from unittest import mock
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
+from mmseg.models.decode_heads import FCNHead
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+from pspnet_plugin.ops.label_map import first_argmax, label_map
+from pspnet_plugin.ops.strips import STRIP_BYTES
+
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def stock_label_map(logits, input_size, original_size, padding, flip_direction, align_corners):
+    def resize(x, size):
+        return F.interpolate(x, size, mode='bilinear', align_corners=align_corners)
+
+    full = resize(logits[None], input_size)
+    left, right, top, bottom = padding
+    full = full[..., top : input_size[0] - bottom, left : input_size[1] - right]
+    if flip_direction:
+        full = full.flip(3 if flip_direction == 'horizontal' else 2)
+    return resize(full, original_size)[0].argmax(0, keepdim=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    SIZES,
+    SIZES,
+    st.tuples(*[st.integers(0, 9)] * 4),
+    st.sampled_from([None, 'horizontal', 'vertical']),
+    st.booleans(),
+    st.integers(1, 5000),
+)
+def test_label_map_has_the_pixels_of_two_resizes_and_argmax(
+    small, inner, original, padding, flip_direction, align_corners, seed
+):
+    logits = torch.randn(5, *small, generator=torch.Generator().manual_seed(seed)).double()
+    left, right, top, bottom = padding
+    arguments = (
+        (inner[0] + top + bottom, inner[1] + left + right),
+        original,
+        padding,
+        flip_direction,
+        align_corners,
+    )
+    with mock.patch.dict(STRIP_BYTES, cpu=seed):
+        labels = label_map(logits, *arguments)
+    expected = stock_label_map(logits, *arguments)
+    assert labels.dtype == expected.dtype
+    assert torch.equal(labels, expected)
+
+
+@pytest.mark.parametrize('classes', [2, 19, 150])
+def test_label_map_agrees_on_nearly_every_pixel_in_float32(classes):
+    logits = torch.randn(classes, 16, 24, generator=torch.Generator().manual_seed(0))
+    arguments = ((128, 192), (250, 400), (0, 0, 0, 0), None, False)
+    agreed = label_map(logits, *arguments) == stock_label_map(logits, *arguments)
+    assert agreed.double().mean() >= 0.9999
+
+
+def test_first_of_equal_scores_wins():
+    scores = torch.randint(3, (7, 6, 40), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(first_argmax(scores.clone()), scores.argmax(1))
+
+
+def test_pixels_without_a_number_get_some_class():
+    scores = torch.randn(2, 6, 40)
+    scores[0, 3] = torch.nan
+    labels = first_argmax(scores.clone())
+    assert torch.equal(labels[1], scores[1].argmax(0))
+    assert labels.min() >= 0
+    assert labels.max() < 6
+
+
+def build(segmentor_type, test_cfg, out_channels=5, **head):
+    decode_head = {
+        'type': 'FCNHead',
+        'in_channels': 16,
+        'channels': 8,
+        'num_convs': 1,
+        'concat_input': False,
+        'num_classes': max(out_channels, 2),
+        'out_channels': out_channels,
+        'threshold': 0.485,
+        'init_cfg': {'type': 'Normal', 'std': 1.0, 'override': {'name': 'conv_seg'}},
+        **head,
+    }
+    backbone = {
+        'type': 'ResNet',
+        'depth': 18,
+        'base_channels': 2,
+        'stem_channels': 2,
+        'norm_cfg': {'type': 'BN'},
+    }
+    cfg = ConfigDict(type=segmentor_type, backbone=backbone, decode_head=decode_head)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        segmentor = MODELS.build(ConfigDict(cfg, test_cfg=test_cfg))
+    segmentor.init_weights()
+    return segmentor.eval()
+
+
+def picture(**meta):
+    meta = {'ori_shape': (50, 61), 'img_shape': (96, 100), 'pad_shape': (96, 128), **meta}
+    return SegDataSample(metainfo=meta)
+
+
+PICTURES = [picture(padding_size=[0, 28, 0, 0]), picture(flip=True, flip_direction='horizontal')]
+
+
+@torch.no_grad()
+def predict(segmentor, samples=PICTURES):
+    inputs = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    return segmentor.predict(inputs, copy.deepcopy(samples))
+
+
+def assert_same_labels(ours, stock):
+    for mine, theirs in zip(ours, stock):
+        labels, expected = mine.pred_sem_seg.data, theirs.pred_sem_seg.data
+        assert labels.dtype == expected.dtype
+        assert labels.shape == expected.shape
+        assert expected.unique().numel() > 1, 'a constant map would prove nothing'
+        assert (labels == expected).double().mean() >= 0.9999
+
+
+@pytest.mark.parametrize('samples', [PICTURES, None], ids=['data samples', 'pictures alone'])
+def test_segmentor_predicts_stock_labels_without_the_logits(samples):
+    stock = predict(build('EncoderDecoder', {'mode': 'whole'}), samples)
+    ours = predict(build('LabelMapEncoderDecoder', {'mode': 'whole', 'seg_logits': False}), samples)
+    assert_same_labels(ours, stock)
+    assert all('seg_logits' not in sample for sample in ours)
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError('the label map was made in strips')
+
+
+@pytest.mark.parametrize(
+    ('test_cfg', 'out_channels'),
+    [
+        ({'mode': 'whole'}, 5),
+        ({'mode': 'slide', 'crop_size': (64, 64), 'stride': (32, 48), 'seg_logits': False}, 5),
+        ({'mode': 'whole', 'seg_logits': False}, 1),
+    ],
+    ids=['not asked for', 'sliding window', 'single output channel'],
+)
+def test_segmentor_takes_the_stock_path_where_the_logits_are_needed(
+    test_cfg, out_channels, monkeypatch
+):
+    monkeypatch.setattr('pspnet_plugin.segmentors.label_map_segmentor.label_map', refuse)
+    stock = predict(build('EncoderDecoder', test_cfg, out_channels))
+    ours = predict(build('LabelMapEncoderDecoder', test_cfg, out_channels))
+    assert_same_labels(ours, stock)
+    assert all('seg_logits' in sample for sample in ours)
+
+
+@MODELS.register_module()
+class HeadThatPredictsItsOwnWay(FCNHead):
+    def predict_by_feat(self, seg_logits, batch_img_metas):
+        return -super().predict_by_feat(seg_logits, batch_img_metas)
+
+
+def test_head_with_its_own_predict_takes_the_stock_path():
+    test_cfg = {'mode': 'whole', 'seg_logits': False}
+    stock, ours = (
+        predict(build(name, test_cfg, type='HeadThatPredictsItsOwnWay'))
+        for name in ('EncoderDecoder', 'LabelMapEncoderDecoder')
+    )
+    assert_same_labels(ours, stock)
+
+
+def test_test_time_augmentation_over_label_maps_gets_its_logits():
+    results = []
+    for model, segmentor in (
+        ('SegTTAModel', build('EncoderDecoder', {'mode': 'whole'})),
+        ('LogitsTTAModel', build('LabelMapEncoderDecoder', {'mode': 'whole', 'seg_logits': False})),
+    ):
+        tta = MODELS.build({'type': model, 'module': segmentor})
+        sample = picture(img_path='a.png')
+        flipped = picture(img_path='a.png', flip=True, flip_direction='horizontal')
+        views = predict(tta.module, [sample, flipped])
+        results.append(tta.merge_preds([views]))
+    assert torch.equal(*(merged[0].pred_sem_seg.data for merged in results))
