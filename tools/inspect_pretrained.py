@@ -19,14 +19,16 @@ from torch import nn
 
 import pspnet_plugin  # noqa: F401  registers, and repairs the stock stack before mmseg is imported
 from pspnet_plugin import PspnetPluginError
-from pspnet_plugin.pretrained import PretrainedBackbone, PretrainedWeightsError, load_pretrained
+from pspnet_plugin.pretrained import PretrainedWeightsError
 from pspnet_plugin.pretrained.compare.features import (
     NothingToCompareError,
     compare,
     reason_for_difference,
 )
-from pspnet_plugin.pretrained.compare.planned_loads import planned_loads, refuse_timm_weights
 from pspnet_plugin.pretrained.hook import find_module
+from pspnet_plugin.pretrained.load import load
+from pspnet_plugin.pretrained.planned_loads import planned_loads, refuse_timm_weights
+from pspnet_plugin.pretrained.settings import LoadSettings
 
 TOLERANCE = 1e-5
 
@@ -103,16 +105,16 @@ def wanted_loads(
 
 
 def show_load(module: nn.Module, name: str, settings: dict[str, Any], comparing: bool) -> bool:
-    start = PretrainedBackbone(**settings)
     try:
-        report = load_pretrained(module, start.checkpoint, **start.settings)
+        checked = LoadSettings.of('PretrainedBackbone', **settings)
+        report = load(module, checked)
     except PretrainedWeightsError as error:
-        if error.report is not None and error.report.expected:
+        if error.report is not None:
             print(error.report)
         print(f'error: {error}', file=sys.stderr)
         return False
     print(f'[{name or "whole model"}]\n{report}')
-    return not comparing or show_comparison(module, report, start.settings['trust_pickle'])
+    return not comparing or show_comparison(module, report, checked.trust_pickle)
 
 
 def show_comparison(module, report, trust_pickle) -> bool:

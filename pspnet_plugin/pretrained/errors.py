@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..errors import PspnetPluginError
-
-if TYPE_CHECKING:
-    from .report import LoadReport
 
 
 class PretrainedWeightsError(PspnetPluginError):
     """The weights were not loaded; the module is as it was.
 
-    ``report`` is the :class:`LoadReport` of the attempt, where it came as far as that.
+    ``report`` is the :class:`LoadReport` of the attempt, None where it did not come as far as that.
     """
 
-    def __init__(self, message: str, report: LoadReport | None = None):
+    def __init__(self, message: str, report: Any = None):
         super().__init__(message)
         self.report = report
 

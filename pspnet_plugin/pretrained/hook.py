@@ -13,7 +13,8 @@ from torch import nn
 from ..compat.runner import starting
 from ..wrappers import unwrapped
 from .errors import PretrainedWeightsError
-from .initializer import SETTINGS, PretrainedBackbone, refuse_unknown
+from .initializer import PretrainedBackbone
+from .settings import LoadSettings
 
 
 @HOOKS.register_module()
@@ -24,15 +25,17 @@ class PretrainedBackboneHook(Hook):
     The runner initializes at its own moment, and a checkpoint that is resumed or loaded wins.
 
     Args:
-        checkpoint: see :func:`pspnet_plugin.pretrained.load_pretrained`.
+        checkpoint: a path or a reference such as ``torchvision://resnet50``.
         module: dotted name of the part, ``''`` for the whole model.
-        **settings: the other arguments of :class:`PretrainedBackbone`.
+        **settings: the other fields of :class:`.settings.LoadSettings`.
+
+    Raises:
+        PretrainedWeightsError: a setting is unknown or has a wrong type or value.
     """
 
     def __init__(self, checkpoint: str = '', module: str = 'backbone', **settings: Any):
-        refuse_unknown(type(self).__name__, settings, (*SETTINGS, 'module'))
         # A mistake in the settings shows before the run is set up.
-        PretrainedBackbone(checkpoint, **settings)
+        LoadSettings.of(type(self).__name__, ('module',), checkpoint=checkpoint, **settings)
         self.module = module
         self.init_cfg = dict(type=PretrainedBackbone.__name__, checkpoint=checkpoint, **settings)
         self._target: nn.Module | None = None
@@ -48,15 +51,16 @@ class PretrainedBackboneHook(Hook):
             # Testing takes its weights from a checkpoint; a second training with the same runner
             # goes on from what the first has learnt.
             return
-        ancestors, self._target = find_module(runner.model, self.module)
+        target: Any
+        ancestors, target = find_module(runner.model, self.module)
+        self._target = target
         settings = {**self.init_cfg, **_class_names(runner, self.init_cfg)}
-        if _initialized_by_mmengine(ancestors, self._target):
-            self._target.init_cfg = settings
-            self._target.is_init = False
+        if _initialized_by_mmengine(ancestors, target):
+            target.init_cfg, target.is_init = settings, False
         else:
             with starting(runner):
-                WEIGHT_INITIALIZERS.build(settings)(self._target)
-            self._target.is_init = True
+                WEIGHT_INITIALIZERS.build(settings)(target)
+            target.is_init = True
 
 
 def find_module(model: nn.Module, name: str) -> tuple[list[nn.Module], nn.Module]:
@@ -65,7 +69,8 @@ def find_module(model: nn.Module, name: str) -> tuple[list[nn.Module], nn.Module
     Raises:
         PretrainedWeightsError: there is no such module, with names that are near.
     """
-    ancestors, module = [], unwrapped(model)
+    ancestors: list[nn.Module] = []
+    module = unwrapped(model)
     for part in name.split('.') if name else ():
         ancestors.append(module)
         children = dict(module.named_children())

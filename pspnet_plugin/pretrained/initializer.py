@@ -1,31 +1,33 @@
-"""``init_cfg=dict(type='PretrainedBackbone', checkpoint=...)``."""
+"""``init_cfg=dict(type='PretrainedBackbone', checkpoint=...)``, in a run or without one.
+
+mmengine initializes every module of a model, and then loads what ``--resume`` or ``load_from`` name
+over it. It does not notice a module whose class ignores its ``init_cfg``; this is watched here.
+"""
 
 from __future__ import annotations
 
-import difflib
-import inspect
+import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger, print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModule
+from mmengine.model.averaged_model import BaseAveragedModel
 from mmengine.model.weight_init import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.runner import find_latest_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from ..compat import runner
+from ..compat import runner as moments
+from ..wrappers import unwrapped
 from .errors import PretrainedWeightsError
-from .load import load_pretrained
+from .load import load
 from .report import LoadReport
-from .start import checkpoint_over, initializers_of, require_initialized
-
-if require_initialized not in runner.after_init:
-    runner.after_init.append(require_initialized)
-
-SETTINGS = tuple(name for name in inspect.signature(load_pretrained).parameters if name != 'module')
+from .settings import LoadSettings
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -44,77 +46,66 @@ class PretrainedBackbone:
         ...     type='ResNet', depth=50,
         ...     init_cfg=dict(type='PretrainedBackbone', checkpoint='torchvision://resnet50'))
 
-    The arguments are those of :func:`pspnet_plugin.pretrained.load_pretrained`.
+    Args:
+        checkpoint: a path or a reference such as ``torchvision://resnet50``.
+        **settings: the other fields of :class:`.settings.LoadSettings`.
+
+    Raises:
+        PretrainedWeightsError: a setting is unknown or has a wrong type or value.
     """
 
-    def __init__(
-        self,
-        checkpoint: str = '',
-        prefix: str | None = None,
-        conversion: str = 'auto',
-        key_map: Sequence | None = None,
-        first_conv: str | Mapping[str, Any] = 'adapt',
-        min_coverage: float | None = None,
-        sha256: str | None = None,
-        trust_pickle: bool = False,
-        classes: str | None = None,
-        class_names: Sequence[str] | None = None,
-        **unknown: Any,
-    ):
-        refuse_unknown(type(self).__name__, unknown, SETTINGS)
-        if not checkpoint:
-            raise PretrainedWeightsError(
-                f'{type(self).__name__} needs a checkpoint: a file, or a reference such as '
-                'torchvision://resnet50.'
-            )
-        self.checkpoint = checkpoint
-        self.settings = {
-            'prefix': prefix,
-            'conversion': conversion,
-            'key_map': key_map,
-            'first_conv': first_conv,
-            'min_coverage': min_coverage,
-            'sha256': sha256,
-            'trust_pickle': trust_pickle,
-            'classes': classes,
-            'class_names': class_names,
-        }
+    def __init__(self, checkpoint: str = '', **settings: Any):
+        self.settings = LoadSettings.of(type(self).__name__, checkpoint=checkpoint, **settings)
 
     def __call__(self, module: nn.Module) -> LoadReport | None:
-        """Load the weights into ``module``; log the report and write it beside the run's log."""
+        """Load the weights into ``module``; log the report and write it beside the run's log.
+
+        Returns:
+            The report, which is kept as ``module.pretrained_report`` too; None where a checkpoint
+            of the run wins.
+
+        Raises:
+            PretrainedWeightsError: the weights do not fit, and why.
+        """
         _refuse_later_initializers(module)
         _initialize_children(module)
+        report = None
         wins = checkpoint_over(module)
         if wins:
-            what = f'{self.checkpoint} is not loaded into {type(module).__name__}'
+            what = f'{self.settings.checkpoint} is not loaded into {type(module).__name__}'
             print_log(f'{what}: the run goes on from {wins}.', logger='current')
-            module.pretrained_report = None
-            return None
+        else:
+            report = self._load(module)
+        module.pretrained_report = report  # type: ignore[assignment]
+        return report
+
+    def _load(self, module: nn.Module) -> LoadReport:
         try:
-            report = load_pretrained(module, self.checkpoint, **self.settings)
+            report = load(module, self.settings)
         except PretrainedWeightsError as error:
-            if error.report is not None and error.report.expected:
+            if error.report is not None:
                 print_log(str(error.report), logger='current', level=logging.ERROR)
             raise
         print_log(str(report), logger='current')
         _write_beside_log(report)
         if hasattr(module, '_params_init_info'):
-            update_init_info(module, f'PretrainedBackbone: loaded from {self.checkpoint}')
-        module.pretrained_report = report
+            update_init_info(module, f'PretrainedBackbone: loaded from {self.settings.checkpoint}')
         return report
 
 
-def refuse_unknown(owner: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise for the first setting that ``owner`` does not have, with the one that is meant.
+def init_cfgs(init_cfg: dict | Sequence[dict] | None) -> Sequence[dict]:
+    """What an ``init_cfg`` holds, one or several, as a list."""
+    return [init_cfg] if isinstance(init_cfg, dict) else init_cfg or ()
 
-    Raises:
-        PretrainedWeightsError: a name in ``given`` is not among ``known``.
-    """
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            way_out = f'Did you mean {near[0]}?' if near else f'It has {", ".join(known)}.'
-            raise PretrainedWeightsError(f'{owner} has no setting {name!r}. {way_out}')
+
+def kind_of(cfg: dict) -> str:
+    """The name of what a config builds, without a scope; its type may be a class."""
+    return str(getattr(cfg['type'], '__name__', cfg['type'])).rpartition('.')[2]
+
+
+def initializers_of(module: nn.Module) -> list[str]:
+    """The kinds of initializer that the ``init_cfg`` of ``module`` names, in its order."""
+    return [kind_of(cfg) for cfg in init_cfgs(getattr(module, 'init_cfg', None))]
 
 
 def _refuse_later_initializers(module: nn.Module) -> None:
@@ -130,20 +121,91 @@ def _refuse_later_initializers(module: nn.Module) -> None:
 def _initialize_children(module: nn.Module) -> None:
     """Run the initialization of the parts now, so that none of it runs after the loading."""
     for child in module.children():
-        if is_model_wrapper(child) and not hasattr(child, 'init_weights'):
-            child = child.module
-        if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
-            child.init_weights()
+        part: Any = child if hasattr(child, 'init_weights') else unwrapped(child)
+        if hasattr(part, 'init_weights') and not getattr(part, 'is_init', False):
+            part.init_weights()
             if hasattr(module, '_params_init_info'):
-                name = type(child).__name__
-                update_init_info(child, f'Initialized by `init_weights` of {name}')
-            child.is_init = True
+                update_init_info(part, f'Initialized by `init_weights` of {type(part).__name__}')
+            part.is_init = True
 
 
 def _write_beside_log(report: LoadReport) -> None:
-    if not is_main_process():
+    """``pretrained_MODULE.json`` beside the run's log file; the report of another load is kept."""
+    files = [h for h in MMLogger.get_current_instance().handlers if hasattr(h, 'baseFilename')]
+    if not files or not is_main_process():
         return
-    for handler in MMLogger.get_current_instance().handlers:
-        if isinstance(handler, logging.FileHandler):
-            report.write_json(Path(handler.baseFilename).parent)
-            return
+    folder, number = Path(files[0].baseFilename).parent, 1
+    path = folder / f'pretrained_{report.module}.json'
+    while path.exists():
+        number += 1
+        path = folder / f'pretrained_{report.module}_{number}.json'
+    path.write_text(json.dumps(report.as_dict(), indent=2) + '\n', encoding='utf-8')
+
+
+# --- a checkpoint of the run wins ---------------------------------------------------------------
+
+
+def checkpoint_over(module: nn.Module) -> str | None:
+    """The checkpoint that the starting run will load over all of ``module``, None where none is."""
+    runner = moments.starting_runner()
+    if runner is None or runner._has_loaded:
+        return None
+    if runner._resume:
+        # A checkpoint to resume from is one that a run has saved, with the whole model in it.
+        return runner._load_from or find_latest_checkpoint(runner.work_dir)
+    if runner._load_from and _holds(runner._load_from, module, unwrapped(runner.model)):
+        return runner._load_from
+    return None
+
+
+def _holds(checkpoint: str, module: nn.Module, model: nn.Module) -> bool:
+    """Whether every tensor of ``module`` stands in ``checkpoint``: mmengine leaves the others."""
+    content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+    theirs = content.get('state_dict', content) if isinstance(content, dict) else {}
+    shapes = {str(k).removeprefix('module.'): getattr(v, 'shape', None) for k, v in theirs.items()}
+    names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    return all(
+        shapes.get(names.get(id(tensor), '')) == tensor.shape
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if not name.endswith('num_batches_tracked')  # old checkpoints have none
+    )
+
+
+# --- no init_cfg is left out --------------------------------------------------------------------
+
+
+def require_initialized(model: nn.Module) -> None:
+    """Stop the run where an ``init_cfg`` names PretrainedBackbone and nobody called it.
+
+    Raises:
+        PretrainedWeightsError: with the name of the part, and what to do instead.
+    """
+    averages = [m for m in model.modules() if isinstance(m, BaseAveragedModel)]
+    # The average of a model receives the model's weights at its first step.
+    copies = {id(part) for average in averages for part in average.modules()}
+    for name, module in model.named_modules():
+        wanted = PretrainedBackbone.__name__ in initializers_of(module)
+        if wanted and not hasattr(module, 'pretrained_report') and id(module) not in copies:
+            raise PretrainedWeightsError(_left_out(model, name, module))
+
+
+def _left_out(model: nn.Module, name: str, module: nn.Module) -> str:
+    what = f'{name or "The model"} ({type(module).__name__})'
+    parts = name.split('.') if name else []
+    above = [model.get_submodule('.'.join(parts[:depth])) for depth in range(len(parts))]
+    left_behind = next((m for m in above if not getattr(m, 'is_init', False)), None)
+    if isinstance(left_behind, BaseModule):
+        return (
+            f'{what} was not initialized from its init_cfg, which names PretrainedBackbone: '
+            f'{type(left_behind).__name__}.init_weights() leaves it out. '
+            'Let it call super().init_weights().'
+        )
+    hook = f"dict(type='PretrainedBackboneHook', module={name!r}, checkpoint=...)"
+    return (
+        f'{what} was not initialized from its init_cfg: its class went past PretrainedBackbone. '
+        f'Take the init_cfg out and say custom_hooks=[{hook}], which loads the weights there too.'
+    )
+
+
+if require_initialized not in moments.after_init:
+    moments.after_init.append(require_initialized)

@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .advice.refusal import check_plan
-from .match.plan import LoadOptions, LoadPlan, plan_load, tensors_of
-from .report import LoadReport
+from .advice.causes import why_empty
+from .advice.lookalikes import notes_on
+from .advice.refusal import why_refused
+from .errors import PretrainedWeightsError
+from .match.plan import LoadPlan, plan_load, tensors_of
+from .match.search import candidates_of, find_match, shapes_of
+from .report import LoadReport, report_on
+from .settings import LoadSettings
 from .source.read import read_checkpoint
 from .source.schemes import locate
 
 
-def load_pretrained(
-    module: nn.Module,
-    checkpoint: str,
-    *,
-    prefix: str | None = None,
-    conversion: str = 'auto',
-    key_map: Sequence | None = None,
-    first_conv: str | Mapping[str, Any] = 'adapt',
-    min_coverage: float | None = None,
-    sha256: str | None = None,
-    trust_pickle: bool = False,
-    classes: str | None = None,
-    class_names: Sequence[str] | None = None,
-) -> LoadReport:
+def load_pretrained(module: nn.Module, checkpoint: str, **settings: Any) -> LoadReport:
     """Load pretrained weights into ``module``, or raise and leave it as it was.
 
     Args:
         module: a backbone, a whole segmentation model, or any other module.
-        checkpoint: a path (``.pth``, ``.pt``, ``.safetensors``) or a reference:
-            ``http(s)://``, ``torchvision://``, ``timm://``, ``open-mmlab://``, ``mmseg://``,
-            ``hf://``, ``package://``.
-        prefix: take only names that begin so, without it; found by itself where it is None.
-        conversion: name of a conversion of key names, ``'auto'`` to find the one that fits.
-        key_map: pairs of a regular expression and its replacement, applied to the names in the file
-            before anything else; the replacement None leaves tensors out.
-        first_conv: what to do where the module sees other bands than RGB: ``'adapt'``, ``'error'``
-            or ``dict(bands=['R', 'G', 'B', 'mean'])``, see :func:`first_conv.adapt_to_bands`.
-        min_coverage: share of the module's tensors that must receive a value, 0 to 1. None asks for
-            99 % of them and for every one of two or more dimensions: no layer is left at random.
-        sha256: the hash that the file must have, or the beginning of it.
-        trust_pickle: read a file that holds more than data, although that can run its code.
-        classes: ``'by_name'`` copies the rows of a classifier for the classes that both have.
-        class_names: the module's classes in their order, for ``classes='by_name'``.
+        checkpoint: a path or a reference such as ``torchvision://resnet50``.
+        **settings: the other fields of :class:`.settings.LoadSettings`: ``prefix``, ``conversion``,
+            ``key_map``, ``first_conv``, ``min_coverage``, ``sha256``, ``trust_pickle``,
+            ``classes``, ``class_names``.
 
     Returns:
         What became of each tensor.
@@ -55,24 +36,43 @@ def load_pretrained(
     Raises:
         PretrainedWeightsError: nothing was loaded, and why.
     """
-    options = LoadOptions(
-        prefix, conversion, key_map, first_conv, min_coverage, classes, class_names
+    return load(module, LoadSettings.of('load_pretrained', checkpoint=checkpoint, **settings))
+
+
+def load(module: nn.Module, settings: LoadSettings) -> LoadReport:
+    """:func:`load_pretrained` with settings that are checked already."""
+    own = tensors_of(module)
+    path, digest = locate(settings.checkpoint, settings.sha256)
+    content = read_checkpoint(path, settings.trust_pickle)
+    candidates = candidates_of(content, settings.prefix, settings.key_map)
+    if not candidates.tensors:
+        raise PretrainedWeightsError(why_empty(str(path), content, shapes_of(own)))
+    match = find_match(
+        candidates.names,
+        shapes_of(candidates.tensors),
+        shapes_of(own),
+        settings.conversion,
+        search_prefix=settings.prefix is None,
     )
-    path, digest = locate(checkpoint, sha256)
-    content = read_checkpoint(path, trust_pickle)
-    report = LoadReport(str(checkpoint), str(path), digest, type(module).__name__)
-    plan = plan_load(module, content, options, report)
-    check_plan(plan, module, options)
-    execute(plan, module)
-    return plan.report
+    plan = plan_load(own, candidates, match, content.meta, settings)
+    refusal = why_refused(plan, module, content, settings)
+    if not refusal:
+        write(plan, own)
+    notes = notes_on(module, match.conversion, settings.checkpoint)
+    kind = type(module).__name__
+    report = report_on(plan, settings.checkpoint, str(path), digest, kind, notes)
+    if refusal:
+        raise PretrainedWeightsError(f'{settings.checkpoint} {refusal}', report)
+    return report
 
 
 @torch.no_grad()
-def execute(plan: LoadPlan, module: nn.Module) -> None:
-    """Copy the values of ``plan`` into ``module``, one tensor at a time."""
-    own = tensors_of(module)
-    for name, rows, value in plan.writes:
-        if rows is None:
-            own[name].copy_(value)
+def write(plan: LoadPlan, own: Mapping[str, Tensor]) -> None:
+    """Copy the values of ``plan`` into the module's tensors, one at a time."""
+    for name, outcome in plan.outcomes.items():
+        if outcome.value is None:
+            continue
+        if outcome.rows is None:
+            own[name].copy_(outcome.value)
         else:
-            own[name][rows] = value.to(own[name])
+            own[name][outcome.rows] = outcome.value.to(own[name])

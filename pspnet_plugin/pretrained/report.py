@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from ..text import shortened, table_as_text
+from .match.plan import LoadPlan
 from .match.search import is_counted
 
 COLUMNS = ('loaded', 'adapted', 'missing', 'mismatched', 'own start', 'left over')
 
 
-def shortened(names: Sequence[str], shown: int = 3) -> str:
-    """The first names of many, and how many more there are."""
-    more = f' and {len(names) - shown} more' if len(names) > shown else ''
-    return ', '.join(names[:shown]) + more
-
-
-@dataclass
+@dataclass(frozen=True)
 class LoadReport:
     """One load, tensor by tensor. Names are the module's, in ``left_over`` the checkpoint's.
 
@@ -43,119 +35,121 @@ class LoadReport:
         own_start: classifier tensors left at their initialization, and why; not in the coverage.
         left_over: tensors of the checkpoint that went nowhere.
         notes: what a reader should know beyond that.
-        order: all tensors of the module, for the order of the table; not in the JSON.
+        stages: how many tensors of each group a stage has, in the order of the module.
+        received: how many of the module's tensors have a value from the checkpoint.
+        expected: how many of them should have one.
     """
 
     reference: str
     path: str
     sha256: str
     module: str
-    conversion: str = ''
-    prefix: str = ''
-    module_prefix: str = ''
-    container: str = ''
-    loaded: list[str] = field(default_factory=list)
-    adapted: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    mismatched: dict[str, list] = field(default_factory=dict)
-    own_start: dict[str, str] = field(default_factory=dict)
-    left_over: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    order: list[str] = field(default_factory=list, repr=False)
-
-    @property
-    def received(self) -> int:
-        """How many of the module's tensors have a value from the checkpoint."""
-        return sum(is_counted(name) for name in (*self.loaded, *self.adapted))
-
-    @property
-    def expected(self) -> int:
-        """How many of the module's tensors should have one."""
-        return self.received + sum(is_counted(n) for n in (*self.missing, *self.mismatched))
+    conversion: str
+    prefix: str
+    module_prefix: str
+    container: str
+    loaded: list[str]
+    adapted: dict[str, str]
+    missing: list[str]
+    mismatched: dict[str, list]
+    own_start: dict[str, str]
+    left_over: list[str]
+    notes: list[str]
+    stages: dict[str, dict[str, int]]
+    received: int
+    expected: int
 
     @property
     def coverage(self) -> float:
         """Share of the module's tensors that received a value, 0 to 1."""
         return self.received / self.expected if self.expected else 0.0
 
-    def __str__(self) -> str:
-        lines = [
-            f'Pretrained weights of {self.module} from {self.reference}',
-            f'file {self.path}',
-            f'sha256 {self.sha256}',
-            f'conversion {self.conversion}, prefix {self._prefixes()}',
-            self._table(),
-            f'coverage {self.coverage:.2%}: {self.received} of {self.expected} tensors',
-            *self._remarks(),
-        ]
-        return '\n'.join(lines)
-
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values, for JSON."""
-        values = asdict(self)
-        del values['order']
-        return {**values, 'coverage': self.coverage}
+        return {**asdict(self), 'coverage': self.coverage}
 
-    def write_json(self, folder: Path) -> Path:
-        """Write ``pretrained_MODULE.json`` into ``folder``; another load's is kept."""
-        path = folder / f'pretrained_{self.module}.json'
-        number = 1
-        while path.exists():
-            number += 1
-            path = folder / f'pretrained_{self.module}_{number}.json'
-        path.write_text(json.dumps(self.as_dict(), indent=2) + '\n', encoding='utf-8')
-        return path
+    def __str__(self) -> str:
+        return render(self)
 
-    def _remarks(self) -> list[str]:
-        """One line for tensors with the same story, and the notes."""
-        stories: dict[str, list[str]] = {}
-        for name, story in {**self.adapted, **self.own_start}.items():
-            stories.setdefault(story, []).append(name)
-        told = [f'{", ".join(names)}: {story}' for story, names in stories.items()]
-        told += [
-            f'{what}: {shortened(names)}'
-            for what, names in (('missing', self.missing), ('mismatched', list(self.mismatched)))
-            if names
-        ]
-        return told + [f'note: {note}' for note in self.notes]
 
-    def _prefixes(self) -> str:
-        taken = self.container and f'{self.container}: '
-        added = self.module_prefix and f' -> {self.module_prefix!r}'
-        return f'{taken}{self.prefix!r}{added}'
+def report_on(
+    plan: LoadPlan, reference: str, path: str, sha256: str, module: str, notes: Sequence[str]
+) -> LoadReport:
+    """The report of a load that is carried out, or refused, as planned."""
+    return LoadReport(
+        reference=reference,
+        path=path,
+        sha256=sha256,
+        module=module,
+        conversion=plan.match.conversion,
+        prefix=plan.candidates.prefix + plan.match.prefix,
+        module_prefix=plan.match.module_prefix,
+        container=plan.candidates.container,
+        loaded=list(plan.named('loaded')),
+        adapted=plan.named('adapted'),
+        missing=list(plan.named('missing')),
+        mismatched=plan.named('mismatched'),
+        own_start=plan.named('own start'),
+        left_over=plan.left_over,
+        notes=[*(f'{rival!r} fits as well' for rival in plan.match.rivals), *notes],
+        stages=_stages(plan),
+        received=plan.received,
+        expected=plan.expected,
+    )
 
-    def _table(self) -> str:
-        table = Table(box=box.SIMPLE, pad_edge=False)
-        table.add_column('stage')
-        for column in COLUMNS:
-            table.add_column(column, justify='right')
-        for stage, counts in self._stages().items():
-            table.add_row(stage, *(str(counts[column] or '') for column in COLUMNS))
-        text = io.StringIO()
-        Console(file=text, width=120, color_system=None).print(table)
-        return '\n'.join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
 
-    def _stages(self) -> dict[str, Counter]:
-        groups = (
-            self.loaded,
-            self.adapted,
-            self.missing,
-            self.mismatched,
-            self.own_start,
-            self.left_over,
-        )
-        stages = {self._stage(name, ''): Counter() for name in self.order}
-        for column, names in zip(COLUMNS, groups):
-            for name in filter(is_counted, names):
-                stages.setdefault(self._stage(name, column), Counter())[column] += 1
-        return {stage: counts for stage, counts in stages.items() if counts}
+def _stages(plan: LoadPlan) -> dict[str, dict[str, int]]:
+    stages: dict[str, Counter] = {}
+    for name, outcome in plan.outcomes.items():
+        if is_counted(name):
+            stage = _stage(name, plan.match.module_prefix)
+            stages.setdefault(stage, Counter())[outcome.group] += 1
+    for name in plan.left_over:
+        stage = _stage(name, plan.candidates.prefix + plan.match.prefix)
+        stages.setdefault(stage, Counter())['left over'] += 1
+    return {stage: dict(counts) for stage, counts in stages.items()}
 
-    def _stage(self, name: str, column: str) -> str:
-        if column == 'left over':
-            name = name[len(self.prefix) :] if name.startswith(self.prefix) else name
-        else:
-            name = name[len(self.module_prefix) :]
-        parts = name.split('.')
-        # A whole model has its stages one level down.
-        deep = parts[0].endswith(('backbone', 'head')) and len(parts) > 2
-        return '.'.join(parts[:2]) if deep else parts[0]
+
+def _stage(name: str, prefix: str) -> str:
+    parts = (name[len(prefix) :] if name.startswith(prefix) else name).split('.')
+    # A whole model has its stages one level down.
+    deep = parts[0].endswith(('backbone', 'head')) and len(parts) > 2
+    return '.'.join(parts[:2]) if deep else parts[0]
+
+
+def render(report: LoadReport) -> str:
+    """The report as text: where the weights come from, a table by stages, and what is not plain."""
+    taken = report.container and f'{report.container}: '
+    added = report.module_prefix and f' -> {report.module_prefix!r}'
+    lines = [
+        f'Pretrained weights of {report.module} from {report.reference}',
+        f'file {report.path}',
+        f'sha256 {report.sha256}',
+        f'conversion {report.conversion}, prefix {taken}{report.prefix!r}{added}',
+        _table(report),
+        f'coverage {report.coverage:.2%}: {report.received} of {report.expected} tensors',
+        *_remarks(report),
+    ]
+    return '\n'.join(lines)
+
+
+def _table(report: LoadReport) -> str:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column('stage')
+    for column in COLUMNS:
+        table.add_column(column, justify='right')
+    for stage, counts in report.stages.items():
+        table.add_row(stage, *(str(counts.get(column, '')) for column in COLUMNS))
+    return table_as_text(table)
+
+
+def _remarks(report: LoadReport) -> list[str]:
+    """One line for tensors with the same story, and the notes."""
+    stories: dict[str, list[str]] = {}
+    for name, story in {**report.adapted, **report.own_start}.items():
+        stories.setdefault(story, []).append(name)
+    told = [f'{", ".join(names)}: {story}' for story, names in stories.items()]
+    for what, names in (('missing', report.missing), ('mismatched', list(report.mismatched))):
+        if names:
+            told.append(f'{what}: {shortened(names)}')
+    return told + [f'note: {note}' for note in report.notes]

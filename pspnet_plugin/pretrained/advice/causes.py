@@ -6,9 +6,11 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from ...text import shortened
 from ..match.input_channels import first_convolution
-from ..match.search import Match, Shapes, find_match, is_counted
-from ..report import LoadReport, shortened
+from ..match.plan import LoadPlan
+from ..match.search import Match, Shapes, find_match, is_counted, shapes_of
+from ..source.read import Checkpoint
 from .resnets import about_depth, about_downsampling, about_stem
 
 DETECTION = re.compile(
@@ -18,29 +20,46 @@ ATTENTION = re.compile(r'\.se(?:_module)?\.')
 POSITIONS = re.compile(r'pos(?:ition)?_?embed')
 
 
-def likeliest_cause(match: Match, report: LoadReport, shapes: Shapes, module_shapes: Shapes) -> str:
-    """One or two sentences on why ``match`` leaves the module uncovered.
+def likeliest_cause(plan: LoadPlan, module_shapes: Shapes) -> str:
+    """One or two sentences on why ``plan`` leaves the module uncovered, and what mends it.
 
     Args:
-        match: the best match that was found.
-        report: the groups that it puts the tensors in.
-        shapes: shape of each tensor in the file, by its name there.
+        plan: the best that was found.
         module_shapes: shape of each tensor of the module.
     """
+    match, shapes = plan.match, shapes_of(plan.candidates.tensors)
     # As the module would say them, so that other projects' names are understood as well.
     named = {**match.names, **{name: original for original, name in match.nearby.items()}}
-    theirs = {name: shapes[original] for name, original in named.items()}
-    theirs, ours = (_backbone_of(s, match.module_prefix) for s in (theirs, module_shapes))
+    theirs = _backbone_of({n: shapes[o] for n, o in named.items()}, match.module_prefix)
+    ours = _backbone_of(module_shapes, match.module_prefix)
     return (
         about_depth(theirs, ours)
         or about_stem(theirs, ours)
         or about_downsampling(theirs, ours)
-        or _about_attention(match, report, ours)
+        or _about_attention(plan, ours)
         or _about_detection(shapes)
         or _about_heads(match, shapes, module_shapes)
-        or _about_tensors(match, report, module_shapes)
-        or _about_missing(match, report)
+        or _about_tensors(plan, module_shapes)
+        or _about_missing(plan)
         or _about_names(match, shapes, module_shapes)
+    )
+
+
+def why_empty(path: str, content: Checkpoint, module_shapes: Shapes) -> str:
+    """Why a file has no state dict, with the prefix that reaches one elsewhere in it."""
+    if not content.everything:
+        found = 'its state dict is empty. Save the model again'
+        if content.has_arrays:
+            found = 'its values are numpy arrays. Save each as torch.as_tensor(array)'
+        return f'{path} holds no tensors: {found}.'
+    keys = list(dict.fromkeys(name.partition('.')[0] for name in content.everything))
+    advice = prefix_that_fits(shapes_of(content.everything), module_shapes) or (
+        ' No tensor there fits the module. If these are its weights under other names, say by '
+        'prefix="KEY." which key and by key_map=[(pattern, replacement)] how names translate.'
+    )
+    return (
+        f'{path} has its tensors under the unexpected top-level key '
+        f'{" and ".join(repr(key) for key in keys[:5])}.{advice}'
     )
 
 
@@ -59,10 +78,10 @@ def _backbone_of(shapes: Shapes, module_prefix: str) -> dict[str, tuple[int, ...
     return inside or below
 
 
-def _about_attention(match: Match, report: LoadReport, ours: Shapes) -> str | None:
-    layers = [original for original in match.nearby if ATTENTION.search(original)]
+def _about_attention(plan: LoadPlan, ours: Shapes) -> str | None:
+    layers = [original for original in plan.match.nearby if ATTENTION.search(original)]
     own = any(map(ATTENTION.search, ours))
-    if not layers or own or not _mostly_fits(match, report):
+    if not layers or own or not _mostly_fits(plan):
         return None
     return (
         f'The checkpoint has attention layers in its blocks, such as {layers[0]}, and the module '
@@ -71,8 +90,8 @@ def _about_attention(match: Match, report: LoadReport, ours: Shapes) -> str | No
     )
 
 
-def _mostly_fits(match: Match, report: LoadReport) -> bool:
-    return 2 * match.fitting >= report.expected
+def _mostly_fits(plan: LoadPlan) -> bool:
+    return 2 * plan.match.fitting >= plan.expected
 
 
 def _about_detection(names: Iterable[str]) -> str | None:
@@ -101,12 +120,13 @@ def _about_heads(match: Match, shapes: Shapes, module_shapes: Shapes) -> str | N
     return None
 
 
-def _about_missing(match: Match, report: LoadReport) -> str | None:
+def _about_missing(plan: LoadPlan) -> str | None:
     """What is missing, where most of the network is there."""
-    if not report.missing or not _mostly_fits(match, report):
+    missing = plan.named('missing')
+    if not missing or not _mostly_fits(plan):
         return None
-    found = {parent for name in match.names for parent in _and_parents(name)}
-    absent = dict.fromkeys(_largest_part(name, found) for name in report.missing)
+    found = {parent for name in plan.match.names for parent in _and_parents(name)}
+    absent = dict.fromkeys(_largest_part(name, found) for name in missing)
     return (
         f'The checkpoint has nothing for {shortened(list(absent))}. Take weights that have it, or '
         'say by key_map=[(pattern, replacement)] what it is called there.'
@@ -122,19 +142,21 @@ def _largest_part(name: str, found: set[str]) -> str:
     return next((part for part in _and_parents(name) if part not in found), name)
 
 
-def _about_tensors(match: Match, report: LoadReport, module_shapes: Shapes) -> str | None:
+def _about_tensors(plan: LoadPlan, module_shapes: Shapes) -> str | None:
     """The first tensor that is there and does not fit."""
-    name = next(filter(is_counted, report.mismatched), None)
+    mismatched = plan.named('mismatched')
+    name = next(filter(is_counted, mismatched), None)
     if name is None:
         return None
-    theirs, ours = report.mismatched[name]
+    theirs, ours = mismatched[name]
+    original = plan.match.names[name]
     if isinstance(theirs, str):
-        return _about_kind(match.names[name], theirs, ours)
-    said = f'{match.names[name]} is {theirs} in the checkpoint and {ours} in the module. '
+        return _about_kind(original, theirs, ours)
+    said = f'{original} is {theirs} in the checkpoint and {ours} in the module. '
     dims = len(theirs) if len(theirs) == len(ours) else 0
     first = first_convolution(module_shapes)
     if dims == 3 and POSITIONS.search(name) and theirs[::2] == ours[::2]:
-        return said + _about_positions(theirs[1], module_shapes.get(first))
+        return said + _about_positions(theirs[1], module_shapes[first] if first else None)
     if name == first and dims == 4 and theirs[0] == ours[0]:
         return said + _about_first_convolution(theirs, ours)
     return (
@@ -162,7 +184,7 @@ def _about_positions(tokens: int, first_shape: Sequence[int] | None) -> str:
         return cause + 'Set img_size in the backbone to that of the weights.'
     return (
         f'{cause}Set img_size={grid * first_shape[-1]} in the backbone (a TIMMBackbone needs '
-        'dynamic_img_size=True as well); pictures of other sizes have it interpolated in each pass.'
+        'dynamic_img_size=True as well); images of other sizes have it interpolated in each pass.'
     )
 
 
@@ -172,10 +194,10 @@ def _about_first_convolution(theirs: Sequence[int], ours: Sequence[int]) -> str:
             f'The first convolution has a kernel of {theirs[2]} x {theirs[3]} in the checkpoint: '
             'another stem. Take weights of this one.'
         )
-    bands = f'{theirs[1]} band{"s" * (theirs[1] != 1)}'
-    adapted = '' if ours[1] == 3 else f', which first_conv adapts to {ours[1]} bands'
+    channels = f'{theirs[1]} input channel{"s" * (theirs[1] != 1)}'
+    adapted = '' if ours[1] == 3 else f', which first_conv adapts to {ours[1]} channels'
     return (
-        f'The weights see {bands} and the module {ours[1]}. Set in_channels={theirs[1]} in the '
+        f'The weights have {channels} and the module {ours[1]}. Set in_channels={theirs[1]} in the '
         f'backbone, or take RGB weights{adapted}.'
     )
 

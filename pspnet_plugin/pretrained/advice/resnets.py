@@ -1,13 +1,12 @@
-"""Which network a checkpoint holds and which one a module is, by names and shapes."""
+"""Which ResNet a checkpoint holds and which one a module is, by names and shapes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from ..match.search import Shapes, is_counted
 
-RESNET_DEPTHS = {
+RESNET_DEPTHS: dict[tuple, int] = {
     ('basic', 2, 2, 2, 2): 18,
     ('basic', 3, 4, 6, 3): 34,
     ('bottleneck', 3, 4, 6, 3): 50,
@@ -15,25 +14,24 @@ RESNET_DEPTHS = {
     ('bottleneck', 3, 8, 36, 3): 152,
 }
 RESNET_STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
-CONVERTED_V1C = (18, 50, 101)
+CONVERTED_V1C = ('ResNet-18', 'ResNet-50', 'ResNet-101')
 
 
 def about_depth(theirs: Shapes, ours: Shapes) -> str | None:
     """Other numbers of blocks, or ResNets of other blocks."""
-    their_blocks, our_blocks = _blocks(theirs), _blocks(ours)
-    kinds = _resnet_kind(theirs), _resnet_kind(ours)
-    differing = [at for at in our_blocks if their_blocks.get(at, our_blocks[at]) != our_blocks[at]]
-    if None not in kinds and (differing or kinds[0] != kinds[1]):
-        said = [_resnet_name(k, b) for k, b in zip(kinds, (their_blocks, our_blocks))]
+    blocks = _blocks(theirs), _blocks(ours)
+    names = _resnet_name(theirs), _resnet_name(ours)
+    differing = [row for row in blocks[1] if blocks[0].get(row, blocks[1][row]) != blocks[1][row]]
+    other_kind = _has_bottlenecks(theirs) != _has_bottlenecks(ours)
+    if None not in names and (differing or other_kind):
+        said = [f'is {name}' for name in names]
     elif differing:
-        at = differing[0]
-        said = [f'{blocks[at]} blocks in {at}' for blocks in (their_blocks, our_blocks)]
+        said = [f'has {side[differing[0]]} blocks in {differing[0]}' for side in blocks]
     else:
         return None
-    verb = 'is' if None not in kinds else 'has'
     return (
-        f'The weights are of another depth: the checkpoint {verb} {said[0]}, the module {verb} '
-        f'{said[1]}. Set the depth of the backbone or take other weights.'
+        f'The weights are of another depth: the checkpoint {said[0]}, the module {said[1]}. '
+        'Set the depth of the backbone or take other weights.'
     )
 
 
@@ -48,25 +46,29 @@ def _blocks(shapes: Shapes) -> dict[str, int]:
     return blocks
 
 
-def _resnet_kind(shapes: Shapes) -> str | None:
+def _resnet_name(shapes: Shapes) -> str | None:
+    """``'ResNet-50'``, or the blocks of an unusual one; None where it is no ResNet."""
     if 'layer1.0.conv1.weight' not in shapes:
         return None
-    return 'bottleneck' if 'layer1.0.conv3.weight' in shapes else 'basic'
+    kind = 'bottleneck' if _has_bottlenecks(shapes) else 'basic'
+    blocks = _blocks(shapes)
+    depths = tuple(blocks[stage] for stage in RESNET_STAGES if stage in blocks)
+    known = RESNET_DEPTHS.get((kind, *depths))
+    return f'ResNet-{known}' if known else f'a ResNet with {kind} blocks {list(depths)}'
 
 
-def _resnet_name(kind: str, blocks: Mapping[str, int]) -> str:
-    depth = tuple(blocks[stage] for stage in RESNET_STAGES if stage in blocks)
-    known = RESNET_DEPTHS.get((kind, *depth))
-    named = f'a network with {kind} blocks {", ".join(map(str, depth))}'
-    return f'ResNet-{known}' if known else named
+def _has_bottlenecks(shapes: Shapes) -> bool:
+    return 'layer1.0.conv3.weight' in shapes
 
 
 def about_stem(theirs: Shapes, ours: Shapes) -> str | None:
     """One convolution in the stem of a ResNet or three, and how wide those are."""
     their_stem, our_stem = _stem_widths(theirs), _stem_widths(ours)
     if our_stem and not their_stem and 'conv1.weight' in theirs:
-        depth = RESNET_DEPTHS.get((_resnet_kind(ours), *map(_blocks(ours).get, RESNET_STAGES)))
-        example = f', such as open-mmlab://resnet{depth}_v1c' if depth in CONVERTED_V1C else ''
+        name = _resnet_name(ours)
+        example = ''
+        if name in CONVERTED_V1C:
+            example = f', such as open-mmlab://{name.lower().replace("-", "")}_v1c'
         return (
             'The module has a deep stem of three convolutions (ResNetV1c, ResNetV1d) and the '
             'checkpoint one convolution, conv1. Set the backbone\'s type to "ResNet", or take '
@@ -81,23 +83,19 @@ def about_stem(theirs: Shapes, ours: Shapes) -> str | None:
             'checkpoint, which ResNetV1c and ResNetV1d cannot build. Take a TIMMBackbone with the '
             "model_name of the weights, or a plain ResNet's weights."
         )
-    if not our_stem and 'conv1.weight' in ours:
-        pools = 'layer2.0.downsample.2.weight' in theirs
-        return (
-            'The checkpoint has a deep stem of three convolutions and the module one, conv1. '
-            f'Set the backbone\'s type to "ResNetV1{"d" if pools else "c"}"'
-            f'{_stem_setting(last)}, or take weights of a plain ResNet.'
-        )
     if our_stem:
         return (
             f'The stems differ in width: {first} channels in the checkpoint, {our_stem[0]} '
             f'in the module. Set stem_channels={last} in the backbone.'
         )
-    return None
-
-
-def _stem_setting(width: int) -> str:
-    return '' if width == 64 else f' with stem_channels={width}'
+    if 'conv1.weight' not in ours:
+        return None
+    kind = 'ResNetV1d' if 'layer2.0.downsample.2.weight' in theirs else 'ResNetV1c'
+    width = '' if last == 64 else f' with stem_channels={last}'
+    return (
+        'The checkpoint has a deep stem of three convolutions and the module one, conv1. Set the '
+        f'backbone\'s type to "{kind}"{width}, or take weights of a plain ResNet.'
+    )
 
 
 def _stem_widths(shapes: Shapes) -> tuple[int, ...]:

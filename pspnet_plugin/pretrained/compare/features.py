@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from ..match.input_channels import first_convolution
-from ..match.plan import shapes_of, tensors_of
+from ..match.plan import tensors_of
+from ..match.search import shapes_of
 from ..report import LoadReport
 from ..source.read import read_checkpoint
 from .libraries import NothingToCompareError, features_of, library_of, stride_of
@@ -72,8 +73,8 @@ def _require_rgb(backbone: nn.Module, report: LoadReport) -> None:
     first = first_convolution(shapes)
     if first is not None and shapes[first][1] != 3:
         raise NothingToCompareError(
-            f"the module sees {shapes[first][1]} bands and the library's network RGB: nothing to "
-            'compare. Compare with in_channels=3 once; that also proves the other layers.'
+            f"the module has {shapes[first][1]} input channels and the library's network RGB: "
+            'nothing to compare. Compare with in_channels=3 once: the other layers are the same.'
         )
     adapted = [story for name, story in report.adapted.items() if name.endswith(first or ' ')]
     if adapted:

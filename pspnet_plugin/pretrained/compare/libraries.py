@@ -6,8 +6,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,33 +15,25 @@ from ..advice.resnets import RESNET_STAGES
 from ..errors import PretrainedWeightsError
 from ..report import LoadReport
 
-TORCHVISION_LAYOUTS = (
-    'torchvision-resnet',
-    'torchvision-segmentation',
-    'torchvision-detection',
-    'moco',
-    'dino',
-)
 Tensors = Mapping[str, Tensor]
-Features = dict[str, Tensor]
+Features = dict  # the name of a stage -> its features, (1, C, H, W)
 
 
 class NothingToCompareError(PretrainedWeightsError):
     """No library's own network can stand beside the loaded one; the message says why."""
 
 
-def _picture() -> Tensor:
+def _random_image() -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=generator)
 
 
 @torch.no_grad()
 def features_of(network: nn.Module) -> list[Tensor]:
-    """What ``network`` gives for a fixed random picture, ``(1, 3, 64, 64)``, in float64."""
+    """What ``network`` gives for a fixed random image, ``(1, 3, 64, 64)``, in float64."""
     network.double()
-    # The eval() of an mmseg backbone returns None.
-    network.eval()
-    return list(network(_picture()))
+    network.eval()  # Not chained: mmseg's backbones return None.
+    return list(network(_random_image()))
 
 
 @torch.no_grad()
@@ -53,12 +44,8 @@ def _outputs(network: nn.Module, layers: Mapping[str, str]) -> Features:
         network.get_submodule(layer).register_forward_hook(
             lambda _, __, output, name=name: seen.update({name: output})
         )
-    network.double().eval()(_picture())
+    network.double().eval()(_random_image())
     return seen
-
-
-def _stages(network: nn.Module) -> Features:
-    return _outputs(network, {stage: stage for stage in RESNET_STAGES})
 
 
 # --- one function per library -------------------------------------------------------------------
@@ -66,55 +53,52 @@ def _stages(network: nn.Module) -> Features:
 
 def _of_torchvision(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Features:
     resnet = importlib.import_module('torchvision.models.resnet')
-    own = _without_prefix(tensors, 'layer1.0.conv1.weight')
-    layout = _ResNetLayout.of(own)
-    options = {}
-    if layout.bottleneck:
-        options = {'groups': layout.groups, 'width_per_group': layout.group_width}
-        options['replace_stride_with_dilation'] = [stride_of(backbone) <= s for s in (4, 8, 16)]
-    network = resnet.ResNet(layout.block(resnet), layout.depths, **options)
+    layout = _ResNetLayout.of(tensors)
+    # BasicBlock of torchvision cannot be dilated.
+    dilated = [layout.block == 'Bottleneck' and stride_of(backbone) <= s for s in (4, 8, 16)]
+    network = resnet.ResNet(
+        getattr(resnet, layout.block),
+        layout.depths,
+        groups=layout.groups,
+        width_per_group=layout.width,
+        replace_stride_with_dilation=dilated,
+    )
     network.fc = nn.Identity()
-    _load(network, {n: t for n, t in own.items() if not n.startswith('fc.')}, 'torchvision')
-    return _stages(network)
+    return _stages(network, layout, 'torchvision')
 
 
 def _of_smp(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Features:
     encoders = importlib.import_module('segmentation_models_pytorch.encoders.resnet')
-    own = _without_prefix(tensors, 'layer1.0.conv1.weight')
-    layout = _ResNetLayout.of(own)
+    layout = _ResNetLayout.of(tensors)
     network = encoders.ResNetEncoder(
-        # Only the decoder of a model reads these.
-        out_channels=[3, 64, 64, 128, 256, 512],
-        block=layout.block(encoders),
+        out_channels=[3, 64, 64, 128, 256, 512],  # only the decoder of a model reads these
+        block=getattr(encoders, layout.block),
         layers=layout.depths,
         groups=layout.groups,
-        width_per_group=layout.group_width if layout.bottleneck else 64,
+        width_per_group=layout.width,
     )
-    _load(network, own, 'segmentation_models_pytorch')
     if stride_of(backbone) < 32:
         network.make_dilated(stride_of(backbone))
-    return _stages(network)
+    return _stages(network, layout, 'segmentation_models_pytorch')
 
 
 def _of_timm_resnet(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Features:
     """A file of the ``c`` and ``d`` variants does not name them; its tensors tell."""
     resnet = importlib.import_module('timm.models.resnet')
-    own = _without_prefix(tensors, 'layer1.0.conv1.weight')
-    layout = _ResNetLayout.of(own)
-    options = {'cardinality': layout.groups, 'base_width': layout.group_width}
+    layout = _ResNetLayout.of(tensors)
     network = resnet.ResNet(
-        layout.block(resnet),
+        getattr(resnet, layout.block),
         layout.depths,
         num_classes=0,
         output_stride=stride_of(backbone),
         stem_type='deep',
-        stem_width=own['conv1.0.weight'].shape[0],
-        # The pooling in front of the convolution of a shortcut takes the first place.
-        avg_down=own['layer2.0.downsample.1.weight'].dim() == 4,
-        **(options if layout.bottleneck else {}),
+        stem_width=layout.own['conv1.0.weight'].shape[0],
+        # A pooling in front of the convolution of a shortcut moves it to the second place.
+        avg_down=layout.own['layer2.0.downsample.1.weight'].dim() == 4,
+        cardinality=layout.groups,
+        base_width=layout.width,
     )
-    _load(network, {n: t for n, t in own.items() if not n.startswith('fc.')}, 'timm')
-    return _stages(network)
+    return _stages(network, layout, 'timm')
 
 
 def _of_timm(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Features:
@@ -144,8 +128,7 @@ def _of_efficientnet_lite(backbone: nn.Module, report: LoadReport, tensors: Tens
     library = importlib.import_module('efficientnet_lite_pytorch')
     size = _lite_size(backbone, report)
     network = library.EfficientNet.from_name(f'efficientnet-lite{size}')
-    own = _without_prefix(tensors, '_conv_stem.weight')
-    _load(network, own, 'efficientnet_lite_pytorch')
+    _load(network, _without_prefix(tensors, '_conv_stem.weight'), 'efficientnet_lite_pytorch')
     timm = importlib.import_module('timm')
     whole = timm.create_model(_timm_architecture(backbone, report.reference))
     sizes = [len(stage) for stage in whole.blocks]
@@ -153,10 +136,9 @@ def _of_efficientnet_lite(backbone: nn.Module, report: LoadReport, tensors: Tens
     return _outputs(network, {f'_blocks.{end}': f'blocks.{stage}' for stage, end in ends.items()})
 
 
-@dataclass(frozen=True)
-class Library:
-    """A library with networks of its own: the module to import, the distribution to install, and
-    the features of its network with the tensors of a checkpoint."""
+class Library(NamedTuple):
+    """The module to import, the distribution to install, and the features of the library's own
+    network with the tensors of a checkpoint."""
 
     module: str
     distribution: str
@@ -165,8 +147,13 @@ class Library:
 
 TIMM = Library('timm', 'timm', _of_timm)
 LITE = Library('efficientnet_lite_pytorch', 'efficientnet-lite-pytorch', _of_efficientnet_lite)
+TORCHVISION = Library('torchvision', 'torchvision', _of_torchvision)
 BY_LAYOUT = {
-    **dict.fromkeys(TORCHVISION_LAYOUTS, Library('torchvision', 'torchvision', _of_torchvision)),
+    'torchvision-resnet': TORCHVISION,
+    'torchvision-segmentation': TORCHVISION,
+    'torchvision-detection': TORCHVISION,
+    'moco': TORCHVISION,
+    'dino': TORCHVISION,
     'smp': Library('segmentation_models_pytorch', 'segmentation-models-pytorch', _of_smp),
     'timm-deep-stem': Library('timm', 'timm', _of_timm_resnet),
 }
@@ -203,29 +190,36 @@ def library_of(backbone: nn.Module, report: LoadReport) -> Library:
 # --- what the tensors and the module tell -------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _ResNetLayout:
+class _ResNetLayout(NamedTuple):
+    """The arguments of a ResNet, told from its tensors ``own``."""
+
+    own: dict[str, Tensor]
+    block: str
     depths: list[int]
-    bottleneck: bool
     groups: int
-    group_width: int
+    width: int
 
     @classmethod
-    def of(cls, own: Tensors) -> _ResNetLayout:
+    def of(cls, tensors: Tensors) -> _ResNetLayout:
+        own = _without_prefix(tensors, 'layer1.0.conv1.weight')
         depths = [
             len({name.split('.')[1] for name in own if name.startswith(f'{stage}.')})
             for stage in RESNET_STAGES
         ]
+        if 'layer1.0.conv3.weight' not in own:
+            return cls(own, 'BasicBlock', depths, groups=1, width=64)
         width, group_width = own['layer1.0.conv2.weight'].shape[:2]
-        return cls(depths, 'layer1.0.conv3.weight' in own, width // group_width, group_width)
+        return cls(own, 'Bottleneck', depths, width // group_width, group_width)
 
-    def block(self, library: Any) -> type[nn.Module]:
-        return library.Bottleneck if self.bottleneck else library.BasicBlock
+
+def _stages(network: nn.Module, layout: _ResNetLayout, library: str) -> Features:
+    _load(network, {n: t for n, t in layout.own.items() if not n.startswith('fc.')}, library)
+    return _outputs(network, {stage: stage for stage in RESNET_STAGES})
 
 
 def _load(network: nn.Module, own: Tensors, library: str) -> None:
     try:
-        network.load_state_dict(dict(own))
+        network.load_state_dict(own)
     except RuntimeError as error:
         raise NothingToCompareError(
             f'{library} has no network with just these tensors: nothing to compare '
@@ -233,7 +227,7 @@ def _load(network: nn.Module, own: Tensors, library: str) -> None:
         ) from error
 
 
-def stride_of(backbone: nn.Module) -> int:
+def stride_of(backbone: Any) -> int:
     """How many pixels of the input one of the last features stands for."""
     if hasattr(backbone, 'timm_model'):
         return max(backbone.timm_model.feature_info.reduction())
@@ -259,11 +253,11 @@ def _without_prefix(tensors: Tensors, known: str) -> dict[str, Tensor]:
     Raises:
         NothingToCompareError: no name ends so.
     """
-    found = [n for n in tensors if n == known or n.endswith(f'.{known}')]
-    if not found:
+    found = next((n for n in tensors if n == known or n.endswith(f'.{known}')), None)
+    if found is None:
         raise NothingToCompareError(
             f"the file has no tensor {known}, so its names are not those of the library's network: "
             'nothing to compare.'
         )
-    prefix = found[0][: -len(known)]
+    prefix = found[: -len(known)]
     return {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}

@@ -22,18 +22,32 @@ def differs_in_classes_only(shape: Sequence[int], module_shape: Sequence[int]) -
     return len(shape) == len(module_shape) and tuple(shape[1:]) == tuple(module_shape[1:])
 
 
-def shared_classes(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs (our row, their row) of the classes whose names both have.
+def rows_by_name(
+    ours: Sequence[str] | None, meta: Mapping[str, Any], our_rows: int, their_rows: int
+) -> tuple[list[int], list[int], list[str]]:
+    """The rows of the classes that a module and a checkpoint both have.
 
-    Case, spaces, hyphens and underscores make no difference.
+    Case, spaces, hyphens and underscores in the names make no difference.
+
+    Args:
+        ours: the class names of the module, in its order.
+        meta: the ``meta`` entry of the checkpoint.
+        our_rows: how many rows the classifier of the module has; ``their_rows``: the checkpoint's.
+
+    Returns:
+        The module's rows, the checkpoint's rows for them, and the names of these classes.
+
+    Raises:
+        PretrainedWeightsError: one side has no class names, or another number of them than rows.
     """
-    row = {plain_name(name): index for index, name in reversed(list(enumerate(theirs)))}
-    return [
-        (index, row[plain_name(name)]) for index, name in enumerate(ours) if plain_name(name) in row
-    ]
+    ours, theirs = _both_class_names(ours, meta, our_rows, their_rows)
+    place = {_plain(name): index for index, name in reversed(list(enumerate(theirs)))}
+    shared = [(row, place[_plain(name)]) for row, name in enumerate(ours) if _plain(name) in place]
+    rows = [row for row, _ in shared]
+    return rows, [other for _, other in shared], [ours[row] for row in rows]
 
 
-def plain_name(name: str) -> str:
+def _plain(name: str) -> str:
     """A class name without what datasets write differently."""
     return re.sub(r'[\s_-]+', ' ', name).strip().casefold()
 
@@ -48,14 +62,9 @@ def classes_in_meta(meta: Mapping[str, Any]) -> list[str] | None:
     return None
 
 
-def both_class_names(
+def _both_class_names(
     ours: Sequence[str] | None, meta: Mapping[str, Any], our_rows: int, their_rows: int
 ) -> tuple[list[str], list[str]]:
-    """The class names of the module and of a checkpoint, one for each row of their classifiers.
-
-    Raises:
-        PretrainedWeightsError: one side has none, or another number of them.
-    """
     theirs = classes_in_meta(meta)
     if not ours:
         raise PretrainedWeightsError(

@@ -1,32 +1,34 @@
 """Key names of other projects -> the names that MMSegmentation's modules have.
 
-A :class:`Conversion` is a layout that other people's checkpoints come in: a signature that tells it
-from the rest, and a table of rules. Order matters: the first conversion among equally good ones is
-taken, the rules of one are applied one after the other.
+A :class:`Conversion` is a layout that other people's checkpoints come in: a signature by which it
+is recognized, and a table of rules that rename. Order matters: the first conversion among equally
+good ones is taken, and the rules of one are applied one after the other.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Union
 
 from ..errors import PretrainedWeightsError
 
-# A replacement for re.sub, or a function of the match and of the module's own names.
-Replacement = Union[str, Callable[[re.Match, tuple[str, ...]], str]]
+# A replacement for re.sub, or a function of the module's own names and of the match.
+Replacement = Union[str, Callable[['tuple[str, ...]', re.Match], str]]
 
 
 @dataclass(frozen=True)
 class Conversion:
     """One layout of names.
 
-    ``signature`` are names (or beginnings of names, with a dot at the end) that all stand behind
-    the same prefix in such a checkpoint; none means that the layout is always tried. ``rules`` are
-    pairs of a regular expression and its replacement, applied to names without that prefix; without
-    rules the names are right below a prefix that the search finds, and the layout only has a name.
+    Attributes:
+        name: what a config and a report call it. ``origin``: whose checkpoints have it.
+        signature: names, or beginnings of names that end in a dot, which all follow the same prefix
+            in such a checkpoint. A layout without a signature is always tried.
+        rules: pairs of a regular expression and its replacement, applied to names without that
+            prefix. A layout without rules has the module's names below some prefix.
     """
 
     name: str
@@ -34,46 +36,12 @@ class Conversion:
     signature: tuple[str, ...] = ()
     rules: tuple[tuple[str, Replacement], ...] = ()
 
-    def prefixes(self, names: Iterable[str]) -> list[str]:
-        """The prefixes behind which the signature stands in ``names``, in order of appearance."""
-        if not self.signature:
-            return ['']
-        names = list(names)
-        first, *others = self.signature
-        found = dict.fromkeys(p for name in names for p in _prefixes_before(first, name))
-        return [p for p in found if all(_is_among(p + other, names) for other in others)]
-
-    def rename(self, name: str, module_names: tuple[str, ...]) -> str:
-        """The MMSeg name of ``name``, which has lost its prefix already."""
-        for pattern, replacement in self.rules:
-            if callable(replacement):
-                name = re.sub(pattern, lambda m, r=replacement: r(m, module_names), name)
-            else:
-                name = re.sub(pattern, replacement, name)
-        return name
-
-
-def _prefixes_before(signature: str, name: str) -> Iterable[str]:
-    """``'a.'`` for ``'b.c'`` in ``'a.b.c'``; a signature ending in a dot may go on in the name."""
-    start = 0
-    while (start := name.find(signature, start)) >= 0:
-        at_boundary = start == 0 or name[start - 1] == '.'
-        if at_boundary and (signature.endswith('.') or name.endswith(signature)):
-            yield name[:start]
-        start += 1
-
-
-def _is_among(wanted: str, names: Sequence[str]) -> bool:
-    if wanted.endswith('.'):
-        return any(name.startswith(wanted) for name in names)
-    return wanted in names
-
 
 # --- replacements that need the module's names --------------------------------------------------
 
 
-def _nth_block(match: re.Match, module_names: tuple[str, ...]) -> str:
-    """EfficientNet counts its blocks through, timm counts stages and blocks within them."""
+def _nth_block(module_names: tuple[str, ...], match: re.Match) -> str:
+    """EfficientNet numbers its blocks from first to last, timm by stage and block in the stage."""
     found = (re.search(r'(?:^|\.)blocks\.(\d+)\.(\d+)\.', name) for name in module_names)
     blocks = sorted({(int(m.group(1)), int(m.group(2))) for m in found if m})
     index = int(match.group(1))
@@ -83,7 +51,7 @@ def _nth_block(match: re.Match, module_names: tuple[str, ...]) -> str:
     return f'blocks.{stage}.{block}.'
 
 
-def _joined(match: re.Match, module_names: tuple[str, ...]) -> str:
+def _joined(module_names: tuple[str, ...], match: re.Match) -> str:
     """timm's features_only networks call a part ``stages.0`` of the whole network ``stages_0``."""
     joined = f'{match.group(1)}_{match.group(2)}'
     return f'{match.group(1)}_' if joined in _parts(module_names) else match.group(0)
@@ -94,7 +62,7 @@ def _parts(module_names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(name.partition('.')[0] for name in module_names)
 
 
-def _averaged_buffer(match: re.Match, module_names: tuple[str, ...]) -> str:
+def _averaged_buffer(module_names: tuple[str, ...], match: re.Match) -> str:
     """mmcv 1.x named the average of ``a.b.weight`` as a buffer ``ema_a_b_weight``."""
     flat = match.group(1)
     for name in module_names:
@@ -107,17 +75,14 @@ def _averaged_buffer(match: re.Match, module_names: tuple[str, ...]) -> str:
 # --- the tables ---------------------------------------------------------------------------------
 
 RESNET = ('conv1.weight', 'bn1.running_var', 'layer4.0.conv2.weight')
-DEEP_STEM = ('conv1.6.weight', 'conv1.0.weight', 'bn1.running_var', 'layer4.0.conv2.weight')
-EFFICIENTNET = ('_conv_stem.weight', '_bn0.running_var', '_blocks.0._depthwise_conv.weight')
 # MMPretrain builds the deep stem of three modules with a convolution and a norm each.
 MMPRETRAIN_STEM = (
     (r'^backbone\.', ''),
-    (r'^stem\.2\.conv\.', 'stem.6.'),
-    (r'^stem\.2\.bn\.', 'stem.7.'),
-    (r'^stem\.1\.conv\.', 'stem.3.'),
-    (r'^stem\.1\.bn\.', 'stem.4.'),
-    (r'^stem\.0\.conv\.', 'stem.0.'),
-    (r'^stem\.0\.bn\.', 'stem.1.'),
+    *(
+        (rf'^stem\.{module}\.{part}\.', f'stem.{3 * module + place}.')
+        for module in (2, 1, 0)
+        for place, part in enumerate(('conv', 'bn'))
+    ),
 )
 
 CONVERSIONS = (
@@ -141,33 +106,31 @@ CONVERSIONS = (
     Conversion(
         'efficientnet-pytorch',
         'EfficientNet and EfficientNet-Lite in the naming of the efficientnet packages -> timm',
-        EFFICIENTNET,
+        ('_conv_stem.weight', '_bn0.running_var', '_blocks.0._depthwise_conv.weight'),
         (
-            (r'^_conv_stem\.', 'conv_stem.'),
-            (r'^_bn0\.', 'bn1.'),
-            (r'^_conv_head\.', 'conv_head.'),
+            (r'^_(conv_stem|conv_head)\.', r'\1.'),
             (r'^_bn1\.', 'bn2.'),
+            (r'^_bn0\.', 'bn1.'),
             (r'^_fc\.', 'classifier.'),
             (r'^_blocks\.(\d+)\.', _nth_block),
+            (r'\._se_(reduce|expand)\.', r'.se.conv_\1.'),
             # The blocks of the first stage do not expand, so they have one convolution less.
             (r'^(blocks\.0\.\d+)\._depthwise_conv\.', r'\1.conv_dw.'),
             (r'^(blocks\.0\.\d+)\._bn1\.', r'\1.bn1.'),
             (r'^(blocks\.0\.\d+)\._project_conv\.', r'\1.conv_pw.'),
             (r'^(blocks\.0\.\d+)\._bn2\.', r'\1.bn2.'),
-            (r'^(blocks\.\d+\.\d+)\._expand_conv\.', r'\1.conv_pw.'),
-            (r'^(blocks\.\d+\.\d+)\._bn0\.', r'\1.bn1.'),
-            (r'^(blocks\.\d+\.\d+)\._depthwise_conv\.', r'\1.conv_dw.'),
-            (r'^(blocks\.\d+\.\d+)\._bn1\.', r'\1.bn2.'),
-            (r'^(blocks\.\d+\.\d+)\._project_conv\.', r'\1.conv_pwl.'),
-            (r'^(blocks\.\d+\.\d+)\._bn2\.', r'\1.bn3.'),
-            (r'^(blocks\.\d+\.\d+)\._se_reduce\.', r'\1.se.conv_reduce.'),
-            (r'^(blocks\.\d+\.\d+)\._se_expand\.', r'\1.se.conv_expand.'),
+            (r'\._expand_conv\.', '.conv_pw.'),
+            (r'\._depthwise_conv\.', '.conv_dw.'),
+            (r'\._project_conv\.', '.conv_pwl.'),
+            (r'\._bn2\.', '.bn3.'),
+            (r'\._bn1\.', '.bn2.'),
+            (r'\._bn0\.', '.bn1.'),
         ),
     ),
     Conversion(
         'timm-deep-stem',
         'timm ResNets with a stem of three convolutions, such as resnet50d and resnet50c',
-        DEEP_STEM,
+        ('conv1.6.weight', 'conv1.0.weight', *RESNET[1:]),
         ((r'^conv1\.', 'stem.'), (r'^bn1\.', 'stem.7.')),
     ),
     Conversion(
@@ -193,15 +156,10 @@ CONVERSIONS = (
         ),
     ),
     Conversion(
-        'mmpretrain',
-        'MMPretrain classifiers',
-        ('head.fc.weight', 'backbone.'),
-        MMPRETRAIN_STEM,
+        'mmpretrain', 'MMPretrain classifiers', ('head.fc.weight', 'backbone.'), MMPRETRAIN_STEM
     ),
     Conversion(
-        'torchvision-detection',
-        'the backbone of torchvision detection models',
-        ('backbone.body.',),
+        'torchvision-detection', 'the backbone of torchvision detection models', ('backbone.body.',)
     ),
     Conversion(
         'torchvision-segmentation',
@@ -222,26 +180,26 @@ CONVERSIONS = (
     Conversion(
         'timm-features',
         'timm networks whose features_only form joins the first two parts of some names',
-        (),
-        ((r'(?:(?<=\.)|^)(\w+)\.(?=(\w+)\.)', _joined),),
+        rules=((r'(?:(?<=\.)|^)(\w+)\.(?=(\w+)\.)', _joined),),
     ),
     Conversion(
         'mmcv-ema',
         'averaged weights that stand alone, named ema_*',
-        (),
-        ((r'^(?:module\.)?ema_([^.]*)$', _averaged_buffer), (r'^(?:module\.)?ema_', '')),
+        rules=((r'^(?:module\.)?ema_([^.]*)$', _averaged_buffer), (r'^(?:module\.)?ema_', '')),
     ),
 )
 
 
-def conversion_named(name: str) -> Conversion:
-    """The conversion called ``name``.
+def conversion_named(name: str) -> Conversion | None:
+    """The conversion called ``name``, None for ``'auto'``.
 
     Raises:
         PretrainedWeightsError: there is none of that name.
     """
-    for conversion in CONVERSIONS:
-        if conversion.name == name:
-            return conversion
-    known = ', '.join(conversion.name for conversion in CONVERSIONS)
-    raise PretrainedWeightsError(f'There is no conversion {name!r}. Use "auto" or one of: {known}.')
+    found = next((conversion for conversion in CONVERSIONS if conversion.name == name), None)
+    if found is None and name != 'auto':
+        known = ', '.join(conversion.name for conversion in CONVERSIONS)
+        raise PretrainedWeightsError(
+            f'There is no conversion {name!r}. Use "auto" or one of: {known}.'
+        )
+    return found

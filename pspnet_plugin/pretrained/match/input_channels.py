@@ -1,4 +1,4 @@
-"""The first convolution of a network that sees other bands than red, green and blue."""
+"""The first convolution of a network whose input channels are not red, green and blue."""
 
 from __future__ import annotations
 
@@ -11,63 +11,89 @@ from torch import Tensor
 from ..errors import PretrainedWeightsError
 
 COLOURS = ('R', 'G', 'B')
-BAND_NAMES = (*COLOURS, 'mean')
+SOURCES = (*COLOURS, 'mean')
 
 
-def adapt_to_bands(weight: Tensor, bands: Sequence[str]) -> Tensor:
-    """The weight of an RGB convolution, rearranged for other input bands.
+def adapt_to_channels(weight: Tensor, sources: Sequence[str]) -> Tensor:
+    """The weight of an RGB convolution, rearranged for other input channels.
 
-    Every band starts from the kernel that ``bands`` names for it: that of one colour, or the mean
-    of the three, times ``3 / len(bands)``. What the sum over the bands then lacks to the sum over
-    the three colours is spread evenly over the bands. So the response to a grey picture, the same
-    value in all bands, is unchanged whatever the choice; a permutation of the colours is only
-    permuted; ``['R', 'G', 'B', 'mean']`` is the RGB kernels and their mean, times 3/4.
+    Every channel starts from the kernel of the source that ``sources`` names for it: one colour, or
+    the mean of the three, times ``3 / len(sources)``. The difference between the sum over the new
+    channels and the sum over the three colours is then spread evenly over the channels. So the
+    response to a grey image, the same value in all channels, is unchanged whatever the choice; a
+    permutation of the colours is only permuted; ``['R', 'G', 'B', 'mean']`` is the RGB kernels and
+    their mean, times 3/4.
 
     Args:
         weight: ``(O, 3, kH, kW)``, kernels for R, G and B in this order.
-        bands: what each band of the input takes, each one of ``'R'``, ``'G'``, ``'B'``, ``'mean'``.
+        sources: for each input channel one of ``'R'``, ``'G'``, ``'B'``, ``'mean'``.
 
     Returns:
-        ``(O, len(bands), kH, kW)`` in the dtype of ``weight``.
+        ``(O, len(sources), kH, kW)`` in the dtype of ``weight``.
     """
     colours = weight.double()
     kernels = {**dict(zip(COLOURS, colours.unbind(1))), 'mean': colours.mean(1)}
-    adapted = torch.stack([kernels[band] for band in bands], dim=1) * (3 / len(bands))
+    adapted = torch.stack([kernels[source] for source in sources], dim=1) * (3 / len(sources))
     lacking = colours.sum(1, keepdim=True) - adapted.sum(1, keepdim=True)
-    return (adapted + lacking / len(bands)).to(weight.dtype)
+    return (adapted + lacking / len(sources)).to(weight.dtype)
 
 
-def default_bands(count: int) -> list[str]:
-    """Colours first and then means; only means where there are fewer than three bands."""
+def default_sources(count: int) -> list[str]:
+    """Colours first and then means; only means where there are fewer than three channels."""
     if count < len(COLOURS):
         return ['mean'] * count
     return [*COLOURS, *['mean'] * (count - len(COLOURS))]
 
 
-def chosen_bands(first_conv: str | Mapping[str, Any], count: int) -> list[str] | None:
-    """The bands that a ``first_conv`` setting means for a module with ``count`` input bands.
+def channels_of(first_conv: object) -> list[str] | None:
+    """The sources in ``dict(channels=[...])``, or in its older spelling ``dict(bands=[...])``.
+
+    None where ``first_conv`` is no such dictionary, or names another source.
+    """
+    if not isinstance(first_conv, Mapping) or set(first_conv) not in ({'channels'}, {'bands'}):
+        return None
+    (sources,) = first_conv.values()
+    good = isinstance(sources, (list, tuple)) and sources and all(s in SOURCES for s in sources)
+    return list(sources) if good else None
+
+
+def adaptation(first_conv: str | Mapping[str, Any], theirs: int, count: int) -> list[str] | None:
+    """The sources for a first convolution that sees ``count`` channels, from one of ``theirs``.
 
     Returns:
-        One name per band, or None where the weight must fit as it is (``'error'``).
+        One source for each channel, or None where the weight goes in as it is or cannot go in.
 
     Raises:
-        PretrainedWeightsError: the setting is not understood or names another number of bands.
+        PretrainedWeightsError: the setting forbids the adaptation or does not fit the module.
     """
-    if first_conv == 'error':
-        return None
-    if first_conv == 'adapt':
-        return default_bands(count)
-    bands = first_conv.get('bands') if isinstance(first_conv, Mapping) else None
-    if not bands or set(first_conv) != {'bands'} or not set(bands) <= set(BAND_NAMES):
+    if first_conv == 'error' and theirs != count:
+        raise PretrainedWeightsError(_about_channels(theirs, count))
+    named = channels_of(first_conv)
+    if named is not None and len(named) != count:
         raise PretrainedWeightsError(
-            f'first_conv={first_conv!r} is not understood. Use "adapt", "error" or '
-            f'dict(bands=[...]) with one of {", ".join(BAND_NAMES)} for each input band.'
+            f'first_conv names {len(named)} channels ({", ".join(named)}), and the module has '
+            f'{count}.'
         )
-    if len(bands) != count:
+    if named is not None and theirs != len(COLOURS):
         raise PretrainedWeightsError(
-            f'first_conv names {len(bands)} bands ({", ".join(bands)}), and the module has {count}.'
+            f'first_conv names input channels, and the weights see {theirs} channels, not the RGB '
+            'that could be rearranged. Leave first_conv out.'
         )
-    return list(bands)
+    sources = named or default_sources(count)
+    rearranged = theirs == len(COLOURS) and sources != list(COLOURS)
+    return sources if rearranged and first_conv != 'error' else None
+
+
+def _about_channels(theirs: int, ours: int) -> str:
+    adapted = (
+        "Say first_conv='adapt', or first_conv=dict(channels=[...]) with one of "
+        f'{", ".join(SOURCES)} for each channel.'
+    )
+    other = f'Set in_channels={theirs} in the backbone, or take weights for {ours} channels.'
+    return (
+        f'The module has {ours} input channels and the weights {"RGB" if theirs == 3 else theirs} '
+        f"(first_conv='error'). {adapted if theirs == 3 else other}"
+    )
 
 
 def first_convolution(module_shapes: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -4,24 +4,134 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+
+from torch import Tensor
 
 from ..errors import PretrainedWeightsError
+from ..source.read import Checkpoint
 from .conversions import CONVERSIONS, Conversion, conversion_named
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, 'tuple[int, ...]']
+
+
+def is_counted(name: str) -> bool:
+    """Whether a tensor counts for coverage: all but BatchNorm's step counters."""
+    return not name.endswith('num_batches_tracked')
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+# --- the names that a load is about -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The tensors of a file that may go into the module.
+
+    Attributes:
+        tensors: by their name in the file.
+        names: the name after the user's key map and prefix -> the name in the file.
+        container: the top-level key of the file that ``tensors`` were found under.
+        prefix: the user's, ending in a dot; ``''`` without one.
+    """
+
+    tensors: dict[str, Tensor]
+    names: dict[str, str]
+    container: str
+    prefix: str
+
+
+def candidates_of(
+    content: Checkpoint, prefix: str | None = None, key_map: Sequence | None = None
+) -> Candidates:
+    """The state dict of a file, or what a user's prefix reaches elsewhere in the file.
+
+    Raises:
+        PretrainedWeightsError: the prefix or the key map fits no name.
+    """
+    begin = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix or ''
+    tensors, container = content.tensors, content.container
+    if begin and not any(name.startswith(begin) for name in tensors):
+        elsewhere = {n: t for n, t in content.everything.items() if n.startswith(begin)}
+        if elsewhere:
+            tensors, container = elsewhere, ''
+    if not tensors:
+        return Candidates({}, {}, container, begin)
+    renamed = apply_key_map(list(tensors), key_map)
+    names = {n[len(begin) :]: original for n, original in renamed.items() if n.startswith(begin)}
+    if not names:
+        first = dict.fromkeys(f'{n.partition(".")[0]}.' for n in renamed)
+        raise PretrainedWeightsError(
+            f'No name in the checkpoint begins with prefix={begin!r}. They begin with '
+            f'{", ".join(list(first)[:6])}. Leave prefix=None to have it found.'
+        )
+    return Candidates(tensors, names, container, begin)
+
+
+def apply_key_map(names: Sequence[str], key_map: Sequence | None) -> dict[str, str]:
+    """New name -> name in the file, after a user's ``(pattern, replacement)`` pairs.
+
+    A replacement of None leaves the tensors whose name the pattern matches out.
+
+    Raises:
+        PretrainedWeightsError: a pattern is not a regular expression, matches no name at all, or
+            gives two tensors one name.
+    """
+    renamed = {name: name for name in names}
+    for pattern, replacement in key_map or ():
+        try:
+            renamed = _rename_all(renamed, pattern, replacement)
+        except re.error as error:
+            raise PretrainedWeightsError(
+                f'key_map: {pattern!r} -> {replacement!r} is no regular expression: {error}.'
+            ) from error
+    return renamed
+
+
+def _rename_all(renamed: dict[str, str], pattern: str, replacement: str | None) -> dict[str, str]:
+    if not any(re.search(pattern, name) for name in renamed):
+        raise PretrainedWeightsError(
+            f'key_map: no name of the checkpoint matches {pattern!r}. Its names look like '
+            f'{", ".join(list(renamed)[:3])}.'
+        )
+    result: dict[str, str] = {}
+    for name, original in renamed.items():
+        if replacement is None:
+            if re.search(pattern, name):
+                continue
+            new = name
+        else:
+            new = re.sub(pattern, replacement, name)
+        if new in result:
+            raise PretrainedWeightsError(
+                f'key_map gives {original} and {result[new]} the same name {new}.'
+            )
+        result[new] = original
+    return result
+
+
+# --- the best match -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Match:
     """How the names of a checkpoint map to those of a module.
 
-    ``names`` gives for a name of the module the one of the checkpoint, whether or not the shapes
-    agree. ``prefix`` was taken off the checkpoint's names, ``module_prefix`` put in front of them;
-    ``root`` is the prefix by which a user reaches the same tensors. ``nearby`` gives the names, as
-    the module would say them, of the checkpoint's tensors under that prefix that the module does
-    not have. ``rivals`` are other prefixes under which as much fits.
+    Attributes:
+        conversion: name of the layout that the checkpoint came in.
+        prefix: taken off the checkpoint's names. ``module_prefix``: put in front of them.
+        root: the prefix by which a user reaches the same tensors.
+        names: name in the module -> name in the checkpoint, whether or not the shapes agree.
+        nearby: name in the checkpoint -> the name that it would have in the module, for the tensors
+            under ``prefix`` that the module does not have.
+        fitting: how many tensors agree in name and shape.
+        rivals: other prefixes under which as many fit.
     """
 
     conversion: str
@@ -34,67 +144,6 @@ class Match:
     rivals: tuple[str, ...] = ()
 
 
-def is_counted(name: str) -> bool:
-    """Whether a tensor counts for coverage: all but BatchNorm's step counters."""
-    return not name.endswith('num_batches_tracked')
-
-
-def apply_key_map(names: Sequence[str], key_map: Sequence | None) -> dict[str, str]:
-    """New name -> name in the file, after a user's ``(pattern, replacement)`` pairs.
-
-    A replacement of None leaves the tensors whose name the pattern matches out.
-
-    Raises:
-        PretrainedWeightsError: a pattern is not a regular expression, matches no name at all, or
-            gives two tensors one name; or it is no list of pairs.
-    """
-    renamed = {name: name for name in names}
-    for pattern, replacement in _checked_pairs(key_map):
-        renamed = _replace(renamed, pattern, replacement)
-    return renamed
-
-
-def _checked_pairs(key_map: Sequence | None) -> list[tuple[str, str | None]]:
-    if key_map is None:
-        return []
-    pairs = key_map if isinstance(key_map, (list, tuple)) else [key_map]
-    for pair in pairs:
-        kinds = [type(part) for part in pair] if isinstance(pair, (list, tuple)) else []
-        if kinds not in ([str, str], [str, type(None)]):
-            raise PretrainedWeightsError(
-                f'key_map: {pair!r} is no pair of texts. Give a list of pairs (pattern, '
-                "replacement), such as [(r'^net\\.', '')], with None to leave tensors out."
-            )
-    return list(pairs)
-
-
-def _replace(renamed: dict[str, str], pattern: str, replacement: str | None) -> dict[str, str]:
-    result = {}
-    try:
-        matching = [name for name in renamed if re.search(pattern, name)]
-        for name, original in renamed.items():
-            new = name
-            if name in matching:
-                new = None if replacement is None else re.sub(pattern, replacement, name)
-            if new is None:
-                continue
-            if new in result:
-                raise PretrainedWeightsError(
-                    f'key_map gives {original} and {result[new]} the same name {new}.'
-                )
-            result[new] = original
-    except re.error as error:
-        raise PretrainedWeightsError(
-            f'key_map: {pattern!r} -> {replacement!r} is no regular expression: {error}.'
-        ) from error
-    if not matching:
-        raise PretrainedWeightsError(
-            f'key_map: no name of the checkpoint matches {pattern!r}. Its names look like '
-            f'{", ".join(list(renamed)[:3])}.'
-        )
-    return result
-
-
 def find_match(
     names: Mapping[str, str],
     shapes: Shapes,
@@ -105,25 +154,29 @@ def find_match(
     """The conversion and the prefixes under which most tensors fit by name and shape.
 
     Args:
-        names: new name -> name in the file, as :func:`apply_key_map` and a user's prefix left them.
+        names: new name -> name in the file, as :func:`candidates_of` gives them.
         shapes: shape of each tensor in the file.
         module_shapes: shape of each tensor of the module, in its order.
         conversion: the name of one conversion, or ``'auto'`` for the best.
         search_prefix: whether to look for a prefix on the checkpoint's side.
+
+    Raises:
+        PretrainedWeightsError: the checkpoint is not in the layout of ``conversion``.
     """
-    wanted = CONVERSIONS if conversion == 'auto' else (conversion_named(conversion),)
+    named = conversion_named(conversion)
     expected = sum(map(is_counted, module_shapes))
     best = None
-    for candidate in wanted:
+    for candidate in CONVERSIONS if named is None else (named,):
         for match in _matches(candidate, names, shapes, module_shapes, search_prefix):
             if best is None or match.fitting > best.fitting:
                 best = match
         if best is not None and best.fitting == expected:
             break
     if best is None:
+        signature = ', '.join(named.signature) if named else ''
         raise PretrainedWeightsError(
             f'The checkpoint is not in the layout of conversion {conversion!r}, which has names '
-            f'such as {", ".join(wanted[0].signature)}. Leave conversion="auto", or give a key_map.'
+            f'such as {signature}. Leave conversion="auto", or give a key_map.'
         )
     return best
 
@@ -137,14 +190,14 @@ def _matches(
 ) -> Iterator[Match]:
     # The rules of a whole layout may put prefixes of their own in front of names.
     search_inner = search_prefix or bool(conversion.signature)
-    for outer in conversion.prefixes(names):
+    for outer in _signature_prefixes(conversion.signature, list(names)):
         if outer and not search_prefix:
             continue
         below = {n[len(outer) :]: original for n, original in names.items() if n.startswith(outer)}
         for module_prefix in _shared_prefixes(list(module_shapes)):
             inside = {n[len(module_prefix) :]: shape for n, shape in module_shapes.items()}
             own = tuple(inside)
-            renamed = {conversion.rename(name, own): original for name, original in below.items()}
+            renamed = {_rename(n, conversion, own): original for n, original in below.items()}
             found = _likeliest_prefixes(renamed, shapes, inside) if search_inner else ['']
             match = _match(conversion, outer, found[0], module_prefix, renamed, shapes, inside)
             yield replace(match, rivals=tuple(outer + rival for rival in found[1:]))
@@ -172,6 +225,42 @@ def _match(
     )
 
 
+def _rename(name: str, conversion: Conversion, module_names: tuple[str, ...]) -> str:
+    for pattern, replacement in conversion.rules:
+        if not isinstance(replacement, str):
+            replacement = partial(replacement, module_names)
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+# --- prefixes -----------------------------------------------------------------------------------
+
+
+def _signature_prefixes(signature: tuple[str, ...], names: Sequence[str]) -> list[str]:
+    """The prefixes behind which all of a signature stands in ``names``, in order of appearance."""
+    if not signature:
+        return ['']
+    first, *others = signature
+    found = dict.fromkeys(p for name in names for p in _prefixes_before(first, name))
+    return [p for p in found if all(_is_among(p + other, names) for other in others)]
+
+
+def _prefixes_before(signature: str, name: str) -> Iterable[str]:
+    """``'a.'`` for ``'b.c'`` in ``'a.b.c'``; a signature ending in a dot may go on in the name."""
+    start = 0
+    while (start := name.find(signature, start)) >= 0:
+        at_boundary = start == 0 or name[start - 1] == '.'
+        if at_boundary and (signature.endswith('.') or name.endswith(signature)):
+            yield name[:start]
+        start += 1
+
+
+def _is_among(wanted: str, names: Sequence[str]) -> bool:
+    if wanted.endswith('.'):
+        return any(name.startswith(wanted) for name in names)
+    return wanted in names
+
+
 def _shared_prefixes(names: Sequence[str]) -> list[str]:
     """``['', 'timm_model.']`` where all of the module stands under ``timm_model``."""
     prefixes = ['']
@@ -186,7 +275,7 @@ def _shared_prefixes(names: Sequence[str]) -> list[str]:
 
 def _likeliest_prefixes(renamed: Mapping[str, str], shapes: Shapes, inside: Shapes) -> list[str]:
     """The prefixes behind which most tensors fit, in the order of the file."""
-    votes = Counter()
+    votes: Counter[str] = Counter()
     for name, original in renamed.items():
         cut = 0
         while True:

@@ -175,7 +175,7 @@ def test_weights_for_other_bands_than_the_modules_are_an_error(mended, bands):
 
 def test_weights_for_other_bands_than_a_module_of_many_are_an_error(mended):
     content = content_of(lambda: build(**RESNET18, in_channels=1))
-    message = 'see 1 band and the module 5.* RGB weights, which first_conv adapts to 5 bands'
+    message = 'have 1 input channel and the module 5.* RGB weights, which first_conv adapts to 5'
     mended(content, {**RESNET18, 'in_channels': 5}, message, {'in_channels': 1})
 
 

@@ -377,12 +377,12 @@ def test_a_comparison_that_cannot_be_made_exits_with_1_and_one_line(
 
     code, output = inspect(config_of({**four_bands(), 'in_channels': 4}), '--compare')
     assert code == 1
-    assert "comparison: the module sees 4 bands and the library's network RGB" in output
+    assert "comparison: the module has 4 input channels and the library's network RGB" in output
     code, output = inspect(
         config_of(four_bands(first_conv=dict(bands=['B', 'G', 'R']))), '--compare'
     )
     assert code == 1
-    assert 'comparison: first_conv rearranged the colours (bands B, G, R)' in output
+    assert 'comparison: first_conv rearranged the colours (input channels B, G, R)' in output
 
 
 def test_tensors_that_the_library_has_no_network_for_are_no_traceback(inspect, config_of, tmp_path):

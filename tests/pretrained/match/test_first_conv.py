@@ -6,10 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-from pspnet_plugin.pretrained.match.input_channels import BAND_NAMES, adapt_to_bands, default_bands
+from pspnet_plugin.pretrained.match.input_channels import (
+    SOURCES,
+    adapt_to_channels,
+    default_sources,
+)
 from tests.helpers.networks import NARROW_RESNET, build, randomized, saved
 
-bands_lists = st.lists(st.sampled_from(BAND_NAMES), min_size=1, max_size=8)
+lists_of_sources = st.lists(st.sampled_from(SOURCES), min_size=1, max_size=8)
 
 
 def weight(seed: int = 0) -> torch.Tensor:
@@ -18,10 +22,10 @@ def weight(seed: int = 0) -> torch.Tensor:
     )
 
 
-@given(bands=bands_lists, seed=st.integers(0, 100))
+@given(bands=lists_of_sources, seed=st.integers(0, 100))
 def test_the_response_to_grey_pictures_is_unchanged(bands, seed):
     rgb = weight(seed)
-    adapted = adapt_to_bands(rgb, bands)
+    adapted = adapt_to_channels(rgb, bands)
     assert adapted.shape == (5, len(bands), 3, 3)
     grey = torch.randn(1, 1, 9, 9, dtype=torch.float64)
     theirs = torch.conv2d(grey.expand(-1, 3, -1, -1), rgb)
@@ -33,18 +37,18 @@ def test_the_response_to_grey_pictures_is_unchanged(bands, seed):
 def test_a_permutation_of_the_colours_only_permutes(order):
     rgb = weight()
     rows = ['RGB'.index(colour) for colour in order]
-    torch.testing.assert_close(adapt_to_bands(rgb, order), rgb[:, rows])
+    torch.testing.assert_close(adapt_to_channels(rgb, order), rgb[:, rows])
 
 
 def test_one_band_takes_the_sum_of_the_colours():
     rgb = weight()
-    adapted = adapt_to_bands(rgb, default_bands(1))
+    adapted = adapt_to_channels(rgb, default_sources(1))
     torch.testing.assert_close(adapted, rgb.sum(1, keepdim=True))
 
 
 def test_a_fourth_band_takes_the_mean_and_the_colours_keep_their_proportions():
     rgb = weight()
-    adapted = adapt_to_bands(rgb, ['R', 'G', 'B', 'mean'])
+    adapted = adapt_to_channels(rgb, ['R', 'G', 'B', 'mean'])
     torch.testing.assert_close(adapted[:, :3], rgb * 0.75)
     torch.testing.assert_close(adapted[:, 3], rgb.mean(1) * 0.75)
 
@@ -52,7 +56,7 @@ def test_a_fourth_band_takes_the_mean_and_the_colours_keep_their_proportions():
 @settings(deadline=None, max_examples=10)
 @given(count=st.integers(1, 9))
 def test_the_default_names_one_source_per_band(count):
-    assert len(default_bands(count)) == count
+    assert len(default_sources(count)) == count
 
 
 @pytest.fixture(scope='module')
@@ -76,11 +80,12 @@ def test_a_network_with_other_bands_answers_grey_as_the_rgb_network(tmp_path, ki
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_chosen_bands_are_taken_and_reported(rgb_weights):
+@pytest.mark.parametrize('spelling', ['channels', 'bands'])
+def test_chosen_channels_are_taken_and_reported(rgb_weights, spelling):
     network, file = rgb_weights
     ours = build(**NARROW_RESNET)
-    report = load_pretrained(ours, file, first_conv={'bands': ['B', 'G', 'R']})
-    assert report.adapted == {'conv1.weight': 'bands B, G, R'}
+    report = load_pretrained(ours, file, first_conv={spelling: ['B', 'G', 'R']})
+    assert report.adapted == {'conv1.weight': 'input channels B, G, R'}
     torch.testing.assert_close(ours.conv1.weight, network.conv1.weight.flip(1))
 
 
@@ -96,7 +101,9 @@ def test_first_conv_error_refuses_bands_of_either_side(tmp_path, theirs, min_cov
     network = build(**NARROW_RESNET, in_channels=theirs)
     file = saved(network, tmp_path / 'weights.pth')
     settings = {'first_conv': 'error', 'min_coverage': min_coverage}
-    message = rf"sees 3 bands and the weights {theirs} \(first_conv='error'\).*in_channels={theirs}"
+    message = (
+        rf"3 input channels and the weights {theirs} \(first_conv='error'\).*in_channels={theirs}"
+    )
     with pytest.raises(PretrainedWeightsError, match=message):
         load_pretrained(build(**NARROW_RESNET), file, **settings)
     assert load_pretrained(network, file, **settings).coverage == 1
@@ -107,7 +114,7 @@ def test_first_conv_error_refuses_bands_of_either_side(tmp_path, theirs, min_cov
     [
         ('average', 'not understood'),
         ({'bands': ['R', 'G', 'IR', 'B']}, 'not understood'),
-        ({'bands': ['R', 'G']}, 'names 2 bands .* has 4'),
+        ({'bands': ['R', 'G']}, 'names 2 channels .* has 4'),
         ({'channels': 4}, 'not understood'),
     ],
 )
@@ -120,7 +127,7 @@ def test_a_wrong_first_conv_is_an_error_that_says_what_is_right(rgb_weights, set
 def test_bands_named_for_weights_that_are_not_rgb_are_an_error(tmp_path):
     four = build(**NARROW_RESNET, in_channels=4)
     file = saved(four, tmp_path / 'four.pth')
-    with pytest.raises(PretrainedWeightsError, match=r'4 bands.*not the RGB'):
+    with pytest.raises(PretrainedWeightsError, match=r'4 channels.*not the RGB'):
         load_pretrained(four, file, first_conv={'bands': ['R', 'G', 'B', 'mean']})
-    with pytest.raises(PretrainedWeightsError, match=r'4 bands.*not the RGB'):
+    with pytest.raises(PretrainedWeightsError, match=r'4 channels.*not the RGB'):
         load_pretrained(build(**NARROW_RESNET), file, first_conv={'bands': ['R', 'G', 'B']})

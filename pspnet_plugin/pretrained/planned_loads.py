@@ -9,13 +9,12 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
-from ..errors import PretrainedWeightsError
-from ..hook import PretrainedBackboneHook, find_module
-from ..initializer import PretrainedBackbone
-from ..start import init_cfgs, kind_of
+from .errors import PretrainedWeightsError
+from .hook import PretrainedBackboneHook, find_module
+from .initializer import PretrainedBackbone, init_cfgs, kind_of
 
-OURS = (PretrainedBackbone.__name__, 'mmengine.' + PretrainedBackbone.__name__)
-STOCK = ('Pretrained', 'mmengine.Pretrained')
+OURS = PretrainedBackbone.__name__
+STOCK = ('Pretrained', 'PretrainedInit')
 
 
 def planned_loads(config: Config, model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
@@ -46,11 +45,9 @@ def refuse_timm_weights(config: Config, parts: Iterable[str] = ()) -> None:
     nodes = dict(_configs_within(config.get('model') or {}))
     ours = [*parts, *(name for name, _ in _our_hooks(config))]
     for name, node in nodes.items():
-        ours += [name for cfg in init_cfgs(node.get('init_cfg')) if kind_of(cfg) in OURS]
+        ours += [name for cfg in init_cfgs(node.get('init_cfg')) if kind_of(cfg) == OURS]
     for name, node in nodes.items():
-        from_timm = kind_of(node).rpartition('.')[2] == 'TIMMBackbone' and node.get(
-            'pretrained', True
-        )
+        from_timm = kind_of(node) == 'TIMMBackbone' and node.get('pretrained', True)
         if from_timm and any(part in ('', name) for part in ours):
             raise PretrainedWeightsError(
                 f'model.{name} is a TIMMBackbone with pretrained=True, which is its default: timm '
@@ -70,16 +67,16 @@ def _configs_within(node: dict, name: str = '') -> Iterator[tuple[str, dict]]:
 
 def _our_hooks(config: Config) -> Iterator[tuple[str, dict]]:
     for hook in config.get('custom_hooks') or ():
-        if kind_of(hook).rpartition('.')[2] == PretrainedBackboneHook.__name__:
+        if kind_of(hook) == PretrainedBackboneHook.__name__:
             yield hook.get('module', 'backbone'), hook
 
 
 def _of_modules(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, module in model.named_modules():
         for cfg in init_cfgs(getattr(module, 'init_cfg', None)):
-            if kind_of(cfg) in OURS:
+            if kind_of(cfg) == OURS:
                 yield name, {key: cfg[key] for key in cfg if key != 'type'}
-            elif kind_of(cfg) in STOCK or kind_of(cfg) == 'PretrainedInit':
+            elif kind_of(cfg) in STOCK:
                 yield name, {key: cfg[key] for key in cfg if key in ('checkpoint', 'prefix')}
 
 
