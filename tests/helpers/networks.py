@@ -54,7 +54,7 @@ def saved(content, path: Path) -> str:
     return str(path)
 
 
-def picture(channels: int = 3, size: int = 64) -> Tensor:
+def image(channels: int = 3, size: int = 64) -> Tensor:
     """(1, channels, size, size) of float64."""
     return torch.randn(
         1, channels, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)

@@ -17,7 +17,7 @@ _numbers = iter(range(10**6))
 
 
 class Noise(Dataset):
-    """Four fixed pictures, with the class names of a dataset."""
+    """Four fixed images, with the class names of a dataset."""
 
     metainfo = {'classes': ('sky', 'sea')}
 
@@ -53,7 +53,7 @@ class Start(Hook):
 
 
 def make_runner(work_dir: Path, *hooks, model=None, lr=0.0, **settings) -> Runner:
-    """A runner of two iterations on the pictures; with a learning rate of 0 nothing is learnt."""
+    """A runner of two iterations on the images; with a learning rate of 0 nothing is learnt."""
     arguments = {
         'model': model or Net(),
         'work_dir': str(work_dir),

@@ -12,15 +12,15 @@ CROP = (64, 64)
 
 
 def write_street_scene(root: Path, split: str, city: str, number: int) -> None:
-    """One picture and its label map in the layout of Cityscapes: 19 train ids, 255 ignored."""
+    """One image and its label map in the layout of Cityscapes: 19 train ids, 255 ignored."""
     rng = np.random.default_rng(number)
     labels = np.kron(rng.integers(0, 19, (4, 8)), np.ones((16, 16), int)).astype(np.uint8)
     labels[-8:] = 255
     colours = rng.integers(0, 256, (256, 3))
-    picture = np.clip(colours[labels] + rng.normal(0, 8, (*SIZE, 3)), 0, 255).astype(np.uint8)
+    image = np.clip(colours[labels] + rng.normal(0, 8, (*SIZE, 3)), 0, 255).astype(np.uint8)
     name = f'{city}_{number:06d}_000019'
     for folder, suffix, pixels in (
-        ('leftImg8bit', '_leftImg8bit.png', picture),
+        ('leftImg8bit', '_leftImg8bit.png', image),
         ('gtFine', '_gtFine_labelTrainIds.png', labels),
     ):
         target = root / folder / split / city

@@ -198,7 +198,7 @@ def test_by_default_every_matrix_and_nearly_every_tensor_must_come(
         refused(network, file, f'covers .*Missing: {without[0]}', **settings)
 
 
-def test_a_table_of_whole_numbers_is_not_left_at_random(tmp_path):
+def test_a_table_of_integers_is_not_left_at_random(tmp_path):
     network = layers(100)
     file = saved(network, tmp_path / 'weights.pth')
     network.register_buffer('index', torch.arange(4).view(2, 2))

@@ -371,15 +371,15 @@ def test_a_comparison_that_cannot_be_made_exits_with_1_and_one_line(
     assert 'comparison: no library is known that has a network of its own for same-names' in output
     assert inspect(config_of(NARROW_RESNET), '--compare')[0] == 1
 
-    def four_bands(**init_cfg):
+    def four_channels(**init_cfg):
         init_cfg = dict(type='PretrainedBackbone', checkpoint=resnet50, **init_cfg)
         return {'type': 'ResNet', 'depth': 50, 'init_cfg': init_cfg}
 
-    code, output = inspect(config_of({**four_bands(), 'in_channels': 4}), '--compare')
+    code, output = inspect(config_of({**four_channels(), 'in_channels': 4}), '--compare')
     assert code == 1
     assert "comparison: the module has 4 input channels and the library's network RGB" in output
     code, output = inspect(
-        config_of(four_bands(first_conv=dict(bands=['B', 'G', 'R']))), '--compare'
+        config_of(four_channels(first_conv=dict(bands=['B', 'G', 'R']))), '--compare'
     )
     assert code == 1
     assert 'comparison: first_conv rearranged the colours (input channels B, G, R)' in output

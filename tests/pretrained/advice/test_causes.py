@@ -162,18 +162,18 @@ def test_a_detector_with_another_backbone_is_named(make, tmp_path):
 RESNET18 = {'type': 'ResNet', 'depth': 18}
 
 
-@pytest.mark.parametrize('bands', [1, 4])
-def test_weights_for_other_bands_than_the_modules_are_an_error(mended, bands):
-    content = content_of(lambda: build(**RESNET18, in_channels=bands))
+@pytest.mark.parametrize('channels', [1, 4])
+def test_weights_for_other_channels_than_the_modules_are_an_error(mended, channels):
+    content = content_of(lambda: build(**RESNET18, in_channels=channels))
     message = (
-        rf'99\.0% .* leaves conv1\.weight at random\. conv1\.weight is \[64, {bands}, 7, 7\] in '
-        rf'the checkpoint and \[64, 3, 7, 7\] .*in_channels={bands} .*min_coverage=0\.99\.'
+        rf'99\.0% .* leaves conv1\.weight at random\. conv1\.weight is \[64, {channels}, 7, 7\] in '
+        rf'the checkpoint and \[64, 3, 7, 7\] .*in_channels={channels} .*min_coverage=0\.99\.'
     )
-    mended(content, RESNET18, message, {'in_channels': bands})
+    mended(content, RESNET18, message, {'in_channels': channels})
     mended(content, RESNET18, message, {}, min_coverage=0.99)
 
 
-def test_weights_for_other_bands_than_a_module_of_many_are_an_error(mended):
+def test_weights_for_other_channels_than_a_module_of_many_are_an_error(mended):
     content = content_of(lambda: build(**RESNET18, in_channels=1))
     message = 'have 1 input channel and the module 5.* RGB weights, which first_conv adapts to 5'
     mended(content, {**RESNET18, 'in_channels': 5}, message, {'in_channels': 1})

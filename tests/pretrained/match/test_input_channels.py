@@ -22,14 +22,14 @@ def weight(seed: int = 0) -> torch.Tensor:
     )
 
 
-@given(bands=lists_of_sources, seed=st.integers(0, 100))
-def test_the_response_to_grey_pictures_is_unchanged(bands, seed):
+@given(channels=lists_of_sources, seed=st.integers(0, 100))
+def test_the_response_to_grey_images_is_unchanged(channels, seed):
     rgb = weight(seed)
-    adapted = adapt_to_channels(rgb, bands)
-    assert adapted.shape == (5, len(bands), 3, 3)
+    adapted = adapt_to_channels(rgb, channels)
+    assert adapted.shape == (5, len(channels), 3, 3)
     grey = torch.randn(1, 1, 9, 9, dtype=torch.float64)
     theirs = torch.conv2d(grey.expand(-1, 3, -1, -1), rgb)
-    ours = torch.conv2d(grey.expand(-1, len(bands), -1, -1), adapted)
+    ours = torch.conv2d(grey.expand(-1, len(channels), -1, -1), adapted)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -40,13 +40,13 @@ def test_a_permutation_of_the_colours_only_permutes(order):
     torch.testing.assert_close(adapt_to_channels(rgb, order), rgb[:, rows])
 
 
-def test_one_band_takes_the_sum_of_the_colours():
+def test_one_channel_takes_the_sum_of_the_colours():
     rgb = weight()
     adapted = adapt_to_channels(rgb, default_sources(1))
     torch.testing.assert_close(adapted, rgb.sum(1, keepdim=True))
 
 
-def test_a_fourth_band_takes_the_mean_and_the_colours_keep_their_proportions():
+def test_a_fourth_channel_takes_the_mean_and_the_colours_keep_their_proportions():
     rgb = weight()
     adapted = adapt_to_channels(rgb, ['R', 'G', 'B', 'mean'])
     torch.testing.assert_close(adapted[:, :3], rgb * 0.75)
@@ -55,7 +55,7 @@ def test_a_fourth_band_takes_the_mean_and_the_colours_keep_their_proportions():
 
 @settings(deadline=None, max_examples=10)
 @given(count=st.integers(1, 9))
-def test_the_default_names_one_source_per_band(count):
+def test_the_default_names_one_source_per_channel(count):
     assert len(default_sources(count)) == count
 
 
@@ -65,18 +65,18 @@ def rgb_weights(tmp_path_factory):
     return network, saved(network, tmp_path_factory.mktemp('rgb') / 'rgb.pth')
 
 
-@pytest.mark.parametrize('bands', [1, 2, 4, 6])
+@pytest.mark.parametrize('channels', [1, 2, 4, 6])
 @pytest.mark.parametrize('kind', ['ResNet', 'ResNetV1c'])
-def test_a_network_with_other_bands_answers_grey_as_the_rgb_network(tmp_path, kind, bands):
+def test_a_network_with_other_channels_answers_grey_as_the_rgb_network(tmp_path, kind, channels):
     rgb = randomized(build(**{**NARROW_RESNET, 'type': kind}))
-    ours = randomized(build(**{**NARROW_RESNET, 'type': kind}, in_channels=bands), seed=3)
+    ours = randomized(build(**{**NARROW_RESNET, 'type': kind}, in_channels=channels), seed=3)
     report = load_pretrained(ours, saved(rgb, tmp_path / 'rgb.pth'))
     assert report.coverage == 1
     assert len(report.adapted) == 1
     grey = torch.randn(1, 1, 64, 64, dtype=torch.float64)
     rgb.double(), ours.double()
     with torch.no_grad():
-        for a, b in zip(ours(grey.expand(-1, bands, -1, -1)), rgb(grey.expand(-1, 3, -1, -1))):
+        for a, b in zip(ours(grey.expand(-1, channels, -1, -1)), rgb(grey.expand(-1, 3, -1, -1))):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -89,7 +89,7 @@ def test_chosen_channels_are_taken_and_reported(rgb_weights, spelling):
     torch.testing.assert_close(ours.conv1.weight, network.conv1.weight.flip(1))
 
 
-def test_first_conv_error_refuses_other_bands(rgb_weights):
+def test_first_conv_error_refuses_other_channels(rgb_weights):
     ours = build(**NARROW_RESNET, in_channels=4)
     with pytest.raises(PretrainedWeightsError, match=r"first_conv='error'.*first_conv='adapt'"):
         load_pretrained(ours, rgb_weights[1], first_conv='error')
@@ -97,7 +97,7 @@ def test_first_conv_error_refuses_other_bands(rgb_weights):
 
 @pytest.mark.parametrize('theirs', [1, 4])
 @pytest.mark.parametrize('min_coverage', [None, 0.9])
-def test_first_conv_error_refuses_bands_of_either_side(tmp_path, theirs, min_coverage):
+def test_first_conv_error_refuses_channels_of_either_side(tmp_path, theirs, min_coverage):
     network = build(**NARROW_RESNET, in_channels=theirs)
     file = saved(network, tmp_path / 'weights.pth')
     settings = {'first_conv': 'error', 'min_coverage': min_coverage}
@@ -113,8 +113,8 @@ def test_first_conv_error_refuses_bands_of_either_side(tmp_path, theirs, min_cov
     ('setting', 'message'),
     [
         ('average', 'not understood'),
-        ({'bands': ['R', 'G', 'IR', 'B']}, 'not understood'),
-        ({'bands': ['R', 'G']}, 'names 2 channels .* has 4'),
+        ({'channels': ['R', 'G', 'IR', 'B']}, 'not understood'),
+        ({'channels': ['R', 'G']}, 'names 2 channels .* has 4'),
         ({'channels': 4}, 'not understood'),
     ],
 )
@@ -124,10 +124,10 @@ def test_a_wrong_first_conv_is_an_error_that_says_what_is_right(rgb_weights, set
         load_pretrained(ours, rgb_weights[1], first_conv=setting)
 
 
-def test_bands_named_for_weights_that_are_not_rgb_are_an_error(tmp_path):
+def test_channels_named_for_weights_that_are_not_rgb_are_an_error(tmp_path):
     four = build(**NARROW_RESNET, in_channels=4)
     file = saved(four, tmp_path / 'four.pth')
     with pytest.raises(PretrainedWeightsError, match=r'4 channels.*not the RGB'):
-        load_pretrained(four, file, first_conv={'bands': ['R', 'G', 'B', 'mean']})
+        load_pretrained(four, file, first_conv={'channels': ['R', 'G', 'B', 'mean']})
     with pytest.raises(PretrainedWeightsError, match=r'4 channels.*not the RGB'):
-        load_pretrained(build(**NARROW_RESNET), file, first_conv={'bands': ['R', 'G', 'B']})
+        load_pretrained(build(**NARROW_RESNET), file, first_conv={'channels': ['R', 'G', 'B']})
