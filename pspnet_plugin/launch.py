@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 
 from .compat import runner
 from .errors import PspnetPluginError
-from .pretrained.planned_loads import refuse_timm_weights
+from .inspection.planned_loads import refuse_timm_weights
 
 # Which data loaders a stock tool reads.
 LOADERS = {

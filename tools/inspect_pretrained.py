@@ -19,22 +19,20 @@ from torch import nn
 
 import pspnet_plugin  # noqa: F401  registers, and repairs the stock stack before mmseg is imported
 from pspnet_plugin import PspnetPluginError
-from pspnet_plugin.pretrained import PretrainedWeightsError
-from pspnet_plugin.pretrained.compare.features import (
-    NothingToCompareError,
-    compare,
-    reason_for_difference,
-)
+from pspnet_plugin.inspection.comparison import compare, reason_for_difference
+from pspnet_plugin.inspection.libraries import NothingToCompareError
+from pspnet_plugin.inspection.planned_loads import planned_loads, refuse_timm_weights
+from pspnet_plugin.pretrained.errors import PretrainedWeightsError
 from pspnet_plugin.pretrained.hook import find_module
 from pspnet_plugin.pretrained.load import load
-from pspnet_plugin.pretrained.planned_loads import planned_loads, refuse_timm_weights
+from pspnet_plugin.pretrained.report import LoadReport
 from pspnet_plugin.pretrained.settings import LoadSettings
 
 TOLERANCE = 1e-5
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('config')
     parser.add_argument('--checkpoint', help='take this reference instead of the one in the config')
     parser.add_argument(
@@ -52,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
         help="compare the features with the source library's own model on one input",
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.checkpoint == '':
         parser.error('--checkpoint is empty: name a file or a reference, or leave it out')
     return arguments
@@ -117,7 +115,7 @@ def show_load(module: nn.Module, name: str, settings: dict[str, Any], comparing:
     return not comparing or show_comparison(module, report, checked.trust_pickle)
 
 
-def show_comparison(module, report, trust_pickle) -> bool:
+def show_comparison(module: nn.Module, report: LoadReport, trust_pickle: bool) -> bool:
     try:
         differences = compare(module, report, trust_pickle)
     except NothingToCompareError as error:
@@ -155,9 +153,10 @@ def inspect(arguments: argparse.Namespace) -> bool:
     return all(shown)
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
+    """Run the command on ``words``, or on the command line's; the exit code."""
     try:
-        return 0 if inspect(parse_arguments()) else 1
+        return 0 if inspect(parse(words)) else 1
     except PspnetPluginError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fractions
 import importlib.util
 import runpy
-import sys
 import warnings
 from pathlib import Path
 
@@ -37,12 +36,11 @@ DILATED = {'strides': (1, 2, 1, 1), 'dilations': (1, 1, 2, 4)}
 
 
 @pytest.fixture
-def inspect(monkeypatch, capsys):
-    tool = runpy.run_path(str(ROOT / 'tools' / 'inspect_pretrained.py'), run_name='tool')
+def inspect(capsys):
+    main = runpy.run_path(str(ROOT / 'tools' / 'inspect_pretrained.py'), run_name='tool')['main']
 
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, 'argv', ['inspect_pretrained.py', *map(str, arguments)])
-        code = tool['main']()
+        code = main([*map(str, arguments)])
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import nn
 
-from ..match.input_channels import first_convolution
-from ..match.plan import tensors_of
-from ..match.search import shapes_of
-from ..report import LoadReport
-from ..source.read import read_checkpoint
+from ..pretrained.match.input_channels import first_convolution
+from ..pretrained.match.plan import tensors_of
+from ..pretrained.match.search import shapes_of
+from ..pretrained.report import LoadReport
+from ..pretrained.source.read import read_checkpoint
 from .libraries import NothingToCompareError, features_of, library_of, stride_of
 
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..advice.resnets import RESNET_STAGES
-from ..errors import PretrainedWeightsError
-from ..report import LoadReport
+from ..pretrained.advice.resnets import RESNET_STAGES
+from ..pretrained.errors import PretrainedWeightsError
+from ..pretrained.report import LoadReport
 
 Tensors = Mapping[str, Tensor]
 Features = dict  # the name of a stage -> its features, (1, C, H, W)

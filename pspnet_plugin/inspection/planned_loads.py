@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
-from .errors import PretrainedWeightsError
-from .hook import PretrainedBackboneHook, find_module
-from .initializer import PretrainedBackbone, init_cfgs, kind_of
+from ..pretrained.errors import PretrainedWeightsError
+from ..pretrained.hook import PretrainedBackboneHook, find_module
+from ..pretrained.initializer import PretrainedBackbone, init_cfgs, kind_of
 
 OURS = PretrainedBackbone.__name__
 STOCK = ('Pretrained', 'PretrainedInit')
