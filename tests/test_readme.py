@@ -1,0 +1,206 @@
+"""The documents are true: their configs build, their commands exist, their links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib.util
+import io
+import re
+import runpy
+import shlex
+import string
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from markdown_it import MarkdownIt
+from mmengine.config import Config
+from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS, DefaultScope
+from mmseg.registry import DATASETS, MODELS
+
+from pspnet_plugin.launch import datasets_within, dicts_within, stock_tools
+from tests.helpers.processes import ROOT
+
+ENGLISH, CHINESE = ROOT / 'README.md', ROOT / 'README_zh-CN.md'
+DOCUMENTS = [ENGLISH, CHINESE, ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+# What a snippet without `_base_` is added to: the config that the reader has.
+BASE = "_base_ = 'pspnet_plugin::psp_r50_cityscapes.py'\n"
+# A path of this repository in running text or code, not the end of a longer path or address.
+PATH = re.compile(r'(?<![\w/.:}-])(?:configs|docs|pspnet_plugin|tests|tools)/[\w./-]*[\w/]')
+documents = pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
+
+
+@functools.cache
+def tokens(document: Path) -> list:
+    blocks = MarkdownIt().enable('table').parse(document.read_text(encoding='utf-8'))
+    return [token for block in blocks for token in (block, *(block.children or ()))]
+
+
+def code_blocks(document: Path, language: str) -> list[str]:
+    found = (token for token in tokens(document) if token.type == 'fence')
+    return [token.content for token in found if token.info == language]
+
+
+def is_config(snippet: str) -> bool:
+    return all(isinstance(statement, ast.Assign) for statement in ast.parse(snippet).body)
+
+
+SNIPPETS = [
+    pytest.param(snippet, id=f'{document.name}-{number}')
+    for document in DOCUMENTS
+    for number, snippet in enumerate(code_blocks(document, 'python'), 1)
+    if is_config(snippet)
+]
+
+
+# --- configs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('snippet', SNIPPETS)
+def test_config_in_a_document_builds(snippet, tmp_path):
+    file = tmp_path / 'config.py'
+    file.write_text(snippet if '_base_ =' in snippet else BASE + snippet, encoding='utf-8')
+    # pspnet_plugin.accelerate would change the classes of all tests that follow.
+    cfg = Config.fromfile(file, import_custom_modules=False)
+    for module in cfg.custom_imports.imports:
+        assert importlib.util.find_spec(module), module
+    with DefaultScope.overwrite_default_scope('mmseg'), torch.device('meta'):
+        for hook in cfg.get('custom_hooks', ()):
+            HOOKS.build(hook)
+        for node in dicts_within(cfg.model):
+            if node.get('type') == 'PretrainedBackbone':
+                WEIGHT_INITIALIZERS.build(node)
+        model = MODELS.build(cfg.model)
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            for dataset in datasets_within(loader.dataset):
+                DATASETS.build({**dataset, 'lazy_init': True})
+                checks = [n for n in dicts_within(dataset) if n.get('type') == 'CheckLabels']
+                assert {check['num_classes'] for check in checks} == {model.num_classes}
+
+
+def test_documents_show_configs():
+    assert len(SNIPPETS) >= 10
+
+
+def test_every_translated_config_and_command_is_that_of_the_english_readme():
+    for language in ('python', 'bash'):
+        english, chinese = (
+            [re.sub(r'\s*#.*', '', block) for block in code_blocks(document, language)]
+            for document in (ENGLISH, CHINESE)
+        )
+        assert chinese == english
+
+
+# --- links and paths ----------------------------------------------------------------------------
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of ``document``."""
+    following = zip(tokens(document), tokens(document)[1:])
+    headings = (text.content for token, text in following if token.type == 'heading_open')
+    return {re.sub(r'[^\w\- ]', '', text.lower()).replace(' ', '-') for text in headings}
+
+
+@documents
+def test_every_relative_link_leads_to_a_file_and_a_heading(document):
+    targets = [token.attrs.get('href') or token.attrs.get('src') for token in tokens(document)]
+    for target in filter(None, targets):
+        if '://' in target:
+            continue
+        name, _, anchor = target.partition('#')
+        file = document.parent / name if name else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@documents
+def test_every_path_of_the_repository_exists(document):
+    text = document.read_text(encoding='utf-8')
+    missing = [path for path in PATH.findall(text) if not (ROOT / path).exists()]
+    missing += [name for name in re.findall(r'\bpsp_\w+\.py', text) if not config(name).is_file()]
+    assert missing == []
+
+
+def config(name: str) -> Path:
+    return ROOT / 'configs' / name
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def command_lines(document: Path) -> list[list[str]]:
+    """The words of every shell line and of every command in running text, variables filled in."""
+    blocks = code_blocks(document, 'bash')
+    blocks += [t.content for t in tokens(document) if t.type == 'code_inline']
+    variables: dict[str, str] = {}
+    lines = []
+    for line in '\n'.join(blocks).replace('\\\n', ' ').splitlines():
+        line = string.Template(line).safe_substitute(variables)
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:  # running text such as `it's`
+            continue
+        assignment = re.fullmatch(r'([A-Z]+)=(.*)', words[0], re.S) if words else None
+        if assignment:
+            variables[assignment[1]] = assignment[2]
+        lines.append(words)
+    return lines
+
+
+def tool_calls(document: Path) -> list[list[str]]:
+    """Tool and arguments of every ``python tools/…``; a tool without arguments stands alone."""
+    calls = []
+    for words in command_lines(document):
+        for place, (word, tool) in enumerate(zip(words, words[1:])):
+            if word == 'python' and tool.startswith('tools/'):
+                calls.append(words[place + 1 :])
+    return calls
+
+
+@functools.cache
+def options_of(tool: str, *subcommand: str) -> set[str]:
+    """The options in what the tool prints for ``--help``, run in this process."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.setattr(sys, 'argv', [tool, *subcommand, '--help'])
+        patch.syspath_prepend((ROOT / tool).parent)
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / tool), run_name='__main__')
+    assert not end.value.code, (tool, *subcommand)
+    return set(re.findall(r'--[\w-]+', output.getvalue()))
+
+
+@documents
+def test_every_subcommand_and_option_is_in_the_help_of_its_tool(document):
+    for tool, *arguments in tool_calls(document):
+        subcommand = arguments[:1] if tool == 'tools/benchmark.py' else []
+        options = {argument for argument in arguments if argument.startswith('--')}
+        if options or subcommand:
+            assert options <= options_of(tool, *subcommand), tool
+
+
+def test_documents_show_commands():
+    assert sum(len(tool_calls(document)) for document in DOCUMENTS) >= 20
+
+
+@documents
+def test_every_make_target_exists(document):
+    targets = re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.M)
+    named = [words[1] for words in command_lines(document) if words[:1] == ['make'] and words[1:]]
+    assert [name for name in named if name not in targets] == []
+
+
+# --- the first screen ---------------------------------------------------------------------------
+
+
+def test_importing_the_plugin_leaves_a_model_that_does_not_name_it_as_it_is():
+    name = 'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    cfg = Config.fromfile(stock_tools().parent / 'configs' / 'pspnet' / name)
+    with DefaultScope.overwrite_default_scope('mmseg'), torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    packages = {type(module).__module__.partition('.')[0] for module in model.modules()}
+    assert 'mmseg' in packages
+    assert 'pspnet_plugin' not in packages
