@@ -74,25 +74,23 @@ class LoadSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, 'checkpoint', _reference(self.checkpoint))
         object.__setattr__(self, 'sha256', _hash(self.sha256))
-        _require(self.prefix is None or isinstance(self.prefix, str), 'prefix', self.prefix, 'text')
-        _require(
-            isinstance(self.trust_pickle, bool), 'trust_pickle', self.trust_pickle, 'True or False'
-        )
-        _require(self.classes in (None, 'by_name'), 'classes', self.classes, "None or 'by_name'")
-        _require(_are_names(self.class_names), 'class_names', self.class_names, 'a list of names')
-        _require(
-            self.min_coverage is None or _is_share(self.min_coverage),
-            'min_coverage',
-            self.min_coverage,
-            'None or a share from 0 to 1, such as 0.9',
-        )
-        _require(
-            self.first_conv in ('adapt', 'error') or channels_of(self.first_conv) is not None,
-            'first_conv',
-            self.first_conv,
-            f'"adapt", "error" or dict(channels=[...]) with one of {", ".join(SOURCES)} for each '
-            'input channel',
-        )
+        wanted = {
+            'prefix': (self.prefix is None or isinstance(self.prefix, str), 'text'),
+            'trust_pickle': (isinstance(self.trust_pickle, bool), 'True or False'),
+            'classes': (self.classes in (None, 'by_name'), "None or 'by_name'"),
+            'class_names': (_are_names(self.class_names), 'a list of names'),
+            'min_coverage': (
+                _is_share(self.min_coverage),
+                'None or a share from 0 to 1, such as 0.9',
+            ),
+            'first_conv': (
+                self.first_conv in ('adapt', 'error') or channels_of(self.first_conv) is not None,
+                f'"adapt", "error" or dict(channels=[...]) with one of {", ".join(SOURCES)} for '
+                'each input channel',
+            ),
+        }
+        for name, (good, way_out) in wanted.items():
+            _require(good, name, getattr(self, name), way_out)
         conversion_named(self.conversion)
         _check_key_map(self.key_map)
 
@@ -119,14 +117,13 @@ def _hash(sha256: object) -> str | None:
 
 
 def _is_share(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 0 <= value <= 1  # type: ignore[operator]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or is_number and 0 <= value <= 1  # type: ignore[operator]
 
 
 def _are_names(value: object) -> bool:
-    if value is None:
-        return True
-    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    names = value if isinstance(value, (list, tuple)) else [value]
+    return value is None or names is value and all(isinstance(name, str) for name in names)
 
 
 def _check_key_map(key_map: object) -> None:
