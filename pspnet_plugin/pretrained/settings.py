@@ -118,12 +118,12 @@ def _hash(sha256: object) -> str | None:
 
 def _is_share(value: object) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value is None or is_number and 0 <= value <= 1  # type: ignore[operator]
+    return value is None or (is_number and 0 <= value <= 1)  # type: ignore[operator]
 
 
 def _are_names(value: object) -> bool:
     names = value if isinstance(value, (list, tuple)) else [value]
-    return value is None or names is value and all(isinstance(name, str) for name in names)
+    return value is None or (names is value and all(isinstance(name, str) for name in names))
 
 
 def _check_key_map(key_map: object) -> None:
