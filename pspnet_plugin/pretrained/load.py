@@ -11,8 +11,9 @@ from torch import nn
 from .advice.refusal import check_plan
 from .match.plan import LoadOptions, LoadPlan, plan_load, tensors_of
 from .report import LoadReport
+from .source.download import local_file
 from .source.read import read_checkpoint
-from .source.schemes import locate
+from .source.schemes import resolve
 
 
 def load_pretrained(
@@ -58,7 +59,7 @@ def load_pretrained(
     options = LoadOptions(
         prefix, conversion, key_map, first_conv, min_coverage, classes, class_names
     )
-    path, digest = locate(checkpoint, sha256)
+    path, digest = local_file(resolve(checkpoint), checkpoint, sha256)
     content = read_checkpoint(path, trust_pickle)
     report = LoadReport(str(checkpoint), str(path), digest, type(module).__name__)
     plan = plan_load(module, content, options, report)
