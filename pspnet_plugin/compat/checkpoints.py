@@ -15,6 +15,7 @@ import math
 import os
 import pickle
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..errors import PspnetPluginError
 _PLAIN_DTYPE = re.compile(r'b1|[iu][1248]|f[248]|U\d{1,6}')
 # What torch takes for a yes in its environment variables.
 TORCH_TRUE = ('1', 'y', 'yes', 'true')
+_READING = threading.RLock()
 
 
 class CheckpointError(PspnetPluginError):
@@ -50,6 +52,14 @@ def allow_mmengine_checkpoints() -> None:
             (_empty_array, f'{package}._reconstruct'),
         ]
     torch.serialization.add_safe_globals(allowed)
+
+
+@contextlib.contextmanager
+def reading_checkpoints() -> Iterator[None]:
+    """Let ``torch.load`` read what mmengine writes while this is open, in one thread at a time."""
+    with _READING:
+        allow_mmengine_checkpoints()
+        yield
 
 
 # --- stand-ins ----------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from .match.plan import LoadPlan, plan_load, tensors_of
 from .match.search import candidates_of, find_match, shapes_of
 from .report import LoadReport, report_on
 from .settings import LoadSettings
+from .source.download import local_file
 from .source.read import read_checkpoint
-from .source.schemes import locate
+from .source.schemes import resolve
 
 
 def load_pretrained(module: nn.Module, checkpoint: str, **settings: Any) -> LoadReport:
@@ -42,7 +43,7 @@ def load_pretrained(module: nn.Module, checkpoint: str, **settings: Any) -> Load
 def load(module: nn.Module, settings: LoadSettings) -> LoadReport:
     """:func:`load_pretrained` with settings that are checked already."""
     own = tensors_of(module)
-    path, digest = locate(settings.checkpoint, settings.sha256)
+    path, digest = local_file(resolve(settings.checkpoint), settings.checkpoint, settings.sha256)
     content = read_checkpoint(path, settings.trust_pickle)
     candidates = candidates_of(content, settings.prefix, settings.key_map)
     if not candidates.tensors:

@@ -1,198 +1,220 @@
-"""An address -> a whole file in the cache of torch's hub.
+"""What a reference names -> the whole file on this machine.
 
-No light package does that: torch.hub and pooch fetch a broken file anew, pypdl goes on with it
-without If-Range, and huggingface_hub serves its own hub and cache alone. So the few lines about
-ranges are ours; HTTP is urllib's, the lock filelock's, the progress bar rich's.
+Plain addresses are downloaded by pooch into the cache of torch's hub. Files of the Hugging Face hub
+are downloaded by its own package, into its own cache.
 """
 
 from __future__ import annotations
 
-import hashlib
-import http.client
+import contextlib
 import re
-import time
 import zipfile
-import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+import pooch
+import requests
 import torch
 from filelock import FileLock
-from mmengine.logging import print_log
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from ..errors import UnsafeWeightsError, WeightsDownloadError, WeightsFileError
-from .connection import BrokenConnectionError, KeptPart, Show, reason_of, transfer, without_query
+from ...text import did_you_mean
+from ..errors import (
+    UnsafeWeightsError,
+    WeightsDownloadError,
+    WeightsFileError,
+    WeightsReferenceError,
+)
 from .read import file_format, read_checkpoint
+from .schemes import Address, HubFile
 
-TRIES = 5
-PAUSE_SECONDS = 1.0
-CHUNK = 1 << 20
-# What torch.hub, OpenMMLab and timm put before the file's ending: the beginning of its sha256.
+RETRIES = 3  # pooch waits 1, 2 and 3 seconds before them
+BUSY = (408, 429, 500, 502, 503, 504)  # what a server answers when it is worth asking again
+# What torch.hub, OpenMMLab and timm put before a file's suffix: the beginning of its sha256.
 HASH_IN_NAME = re.compile(r'-([0-9A-Fa-f]{8,64})(?:\.[A-Za-z]+)*$')
 DATE = re.compile(r'20\d{6}$')
 
 
-def cache_folder() -> Path:
-    """Where torch's hub keeps checkpoints; the environment variable TORCH_HOME moves it."""
-    return Path(torch.hub.get_dir()) / 'checkpoints'
+def local_file(
+    place: Path | Address, reference: str, sha256: str | None = None
+) -> tuple[Path, str]:
+    """The file at ``place``, downloaded where it is not on this machine yet, and its sha256.
 
+    A downloaded file appears under its name only when it is whole, has the hash in its name or
+    ``sha256``, and looks like weights. Of several processes one downloads and the others wait.
 
-def cached_path(address: str, name: str | None = None) -> Path:
-    """Where the file of ``address`` is kept: under ``name``, or the last part of the address."""
+    Args:
+        place: what ``reference`` names, see :func:`schemes.resolve`.
+        reference: what the user wrote, for messages.
+        sha256: the hash that the file must have, or its first digits, 8 or more.
+
+    Raises:
+        WeightsReferenceError: ``sha256`` is no hash.
+        WeightsDownloadError: the file cannot be downloaded; with the address, and the path where
+            the file can be put by hand.
+        WeightsFileError: the file on this machine is missing, unreadable, or has another hash.
+    """
+    if sha256 and not re.fullmatch(r'[0-9A-Fa-f]{8,64}', sha256):
+        raise WeightsReferenceError(
+            f'sha256={sha256!r} is no hash: give its 64 hexadecimal digits, or the first 8 or more.'
+        )
+    if isinstance(place, Address):
+        sha256 = sha256 or hash_in_name(place.name)
+        path = _fetch(place, sha256)
+    else:
+        path = place
+    if not path.is_file():
+        raise WeightsFileError(_not_a_file(path, reference))
     try:
-        name = name or Path(unquote(urlsplit(address).path)).name
-    except ValueError as error:
-        raise WeightsDownloadError(f'{address} is no address: {error}.') from error
-    if not name:
-        raise WeightsDownloadError(f'{address} names no file. Give the address of the file itself.')
-    return cache_folder() / name
+        return path, checked_sha256(path, sha256)
+    except OSError as error:
+        raise WeightsFileError(f'{path} cannot be read: {error.strerror}.') from error
 
 
-def hash_in_name(path: Path) -> str | None:
+def cached_path(place: Address) -> Path:
+    """Where torch's hub keeps a file, also one that was put there by hand; moved by TORCH_HOME."""
+    return Path(torch.hub.get_dir()) / 'checkpoints' / place.name
+
+
+def hash_in_name(name: str) -> str | None:
     """The beginning of the sha256 that a file's name carries, None where it carries none."""
-    found = HASH_IN_NAME.search(path.name)
+    found = HASH_IN_NAME.search(name)
     return None if found is None or DATE.match(found.group(1)) else found.group(1)
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def fetch(
-    address: str,
-    name: str | None = None,
-    sha256: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Path:
-    """Return the cached file of ``address``, after downloading it where it is not there yet.
-
-    A broken connection is resumed, in this call and in the next. The file appears under its name
-    only when it is whole, has the hash of its name or ``sha256``, and looks like weights. Of
-    several processes one downloads and the others wait.
+def checked_sha256(path: Path, expected: str | None = None) -> str:
+    """The sha256 of a file, as 64 hexadecimal digits.
 
     Raises:
-        WeightsDownloadError: with the address, and the path where the file can be put by hand.
+        WeightsFileError: it does not begin with ``expected``.
     """
-    target = cached_path(address, name)
-    sha256 = sha256 or hash_in_name(target)
+    digest = pooch.file_hash(str(path), alg='sha256')
+    if expected and not digest.startswith(expected.lower()):
+        raise WeightsFileError(
+            f'{path} has the sha256 {digest} where {expected} is expected. Correct sha256, or '
+            'remove the file to have it fetched again.'
+        )
+    return digest
+
+
+def _not_a_file(path: Path, reference: str) -> str:
+    if path.is_dir():
+        return f'{path} is a folder. Name the file of weights inside it.'
+    beside = [p.name for p in path.parent.glob('*')] if path.parent.is_dir() else []
+    hint = did_you_mean(path.name, beside)
+    return f'There is no file {path.absolute()} (checkpoint={reference!r}).{hint}'
+
+
+# --- downloads ----------------------------------------------------------------------------------
+
+
+def _fetch(place: Address, expected: str | None) -> Path:
+    target = cached_path(place)
     try:
         if not target.is_file():
+            if isinstance(place, HubFile):
+                return _from_hub(place)
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f'{target}.lock'):
-                # Another process may have brought it, from another address, while this one waited.
+                # Another process may have downloaded it while this one waited.
                 if not target.is_file():
-                    _download(address, target, sha256, headers or {})
+                    _download(place, target, expected)
     except OSError as error:
-        raise _failure(address, target, f'{target.parent} cannot be written: {error}') from error
-    if not sha256:
-        _require_same_origin(target, address)
+        raise _failure(place, f'{target.parent} cannot be written: {error}') from error
+    if not expected:
+        _require_same_origin(place, target)
     return target
+
+
+def _failure(place: Address, reason: str) -> WeightsDownloadError:
+    return WeightsDownloadError(
+        f'No weights from {place.url}: {reason}. If you have the file, put it at '
+        f'{cached_path(place)}.'
+    )
+
+
+def _from_hub(place: HubFile) -> Path:
+    import huggingface_hub as hub
+
+    try:
+        # A file that is in its cache needs no network.
+        cached = hub.try_to_load_from_cache(place.repository, place.file, revision=place.revision)
+        if isinstance(cached, str):
+            return Path(cached)
+        return Path(hub.hf_hub_download(place.repository, place.file, revision=place.revision))
+    except Exception as error:  # errors of its HTTP client come through, which versions exchange
+        raise _failure(place, ' '.join(str(error).split()).rstrip('.')) from error
+
+
+def _download(place: Address, target: Path, expected: str | None) -> None:
+    def transfer(url: str, temporary: str, _: object) -> None:
+        # pooch lets nobody else read the temporary file; a new one has the usual permissions.
+        Path(temporary).unlink()
+        try:
+            pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16)(url, temporary, None)
+            _check_whole(Path(temporary), expected)
+        except requests.HTTPError as error:
+            if error.response is None or error.response.status_code in BUSY:
+                raise  # pooch tries again
+            raise _failure(place, str(error)) from error
+        except WeightsFileError as error:
+            raise _failure(place, str(error).replace(temporary, 'what came')) from error
+        _origin_file(target).write_text(_without_query(url), encoding='utf-8')
+
+    downloads = pooch.create(
+        path=target.parent,
+        base_url='',
+        registry={target.name: None},
+        urls={target.name: place.url},
+        retry_if_failed=RETRIES,
+    )
+    try:
+        downloads.fetch(target.name, downloader=transfer)
+    except (requests.RequestException, ValueError) as error:
+        raise _failure(place, f'{type(error).__name__}: {error}') from error
+
+
+def _check_whole(file: Path, expected: str | None) -> None:
+    """Raise WeightsFileError unless ``file`` is the whole file of weights that was asked for."""
+    kind = file_format(file)
+    if expected:
+        checked_sha256(file, expected)
+    elif kind == 'zip':
+        _check_entries(file)
+    else:
+        with contextlib.suppress(UnsafeWeightsError):  # which is for those who load it to refuse
+            read_checkpoint(file)
+
+
+def _check_entries(file: Path) -> None:
+    """Compare the checksums in a zip file, which torch does not look at."""
+    try:
+        damaged = zipfile.ZipFile(file).testzip()
+    except Exception as error:  # zipfile reports a broken file in a dozen ways
+        raise WeightsFileError(f'{file} is damaged ({error})') from error
+    if damaged:
+        raise WeightsFileError(
+            f'{file} is damaged: the checksum of {damaged} in it does not agree. If the file was '
+            'saved without checksums, give its sha256=...'
+        )
+
+
+# --- where a cached file came from --------------------------------------------------------------
+
+
+def _require_same_origin(place: Address, target: Path) -> None:
+    """torch's cache goes by the last part of an address, and many files are named alike."""
+    origin = _origin_file(target)
+    known = origin.read_text(encoding='utf-8') if origin.is_file() else None
+    if known not in (None, _without_query(place.url)):
+        raise WeightsDownloadError(
+            f'{place.url}: the cache has a {target.name} that came from {known}. If it is the same '
+            f'file, say so by its sha256=...; otherwise remove {target}.'
+        )
 
 
 def _origin_file(target: Path) -> Path:
     return target.with_name(f'{target.name}.origin')
 
 
-def _require_same_origin(target: Path, address: str) -> None:
-    """torch's cache goes by the last part of an address, and many files are named alike."""
-    origin = _origin_file(target)
-    known = origin.read_text(encoding='utf-8') if origin.is_file() else None
-    if known not in (None, without_query(address)):
-        raise WeightsDownloadError(
-            f'{address}: the cache has a {target.name} that came from {known}. If it is the same '
-            f'file, say so by its sha256=...; otherwise remove {target}.'
-        )
-
-
-def _failure(address: str, target: Path, reason: str) -> WeightsDownloadError:
-    return WeightsDownloadError(
-        f'No weights from {address}: {reason}. If you have the file, put it at {target}.'
-    )
-
-
-def _download(address: str, target: Path, sha256: str | None, headers: Mapping[str, str]) -> None:
-    part = target.with_name(f'{target.name}.part')
-    kept = KeptPart(part, address, sha256)
-    print_log(f'Downloading {address} to {target}', logger='current')
-    with _ProgressBar(target.name) as show:
-        for attempt in range(1, TRIES + 1):
-            try:
-                transfer(address, kept, headers, show)
-                break
-            except BrokenConnectionError as error:
-                if attempt == TRIES:
-                    kept.forget_if_empty()
-                    reason = f'the connection broke {TRIES} times, the last time {error}'
-                    raise _failure(address, target, reason) from error
-                time.sleep(PAUSE_SECONDS * attempt)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                kept.forget_if_empty()
-                raise _failure(address, target, reason_of(error)) from error
-    flaw = _flaw(part, sha256)
-    if flaw:
-        kept.forget()
-        raise _failure(address, target, flaw)
-    kept.version_file.unlink(missing_ok=True)
-    _origin_file(target).write_text(without_query(address), encoding='utf-8')
-    part.replace(target)
-
-
-def _flaw(part: Path, sha256: str | None) -> str | None:
-    """Why ``part`` is not the whole file that was asked for, None where nothing tells that."""
-    try:
-        if file_format(part) == 'pickle':
-            # The old format tells its length only when it is read.
-            read_checkpoint(part)
-    except UnsafeWeightsError:
-        pass
-    except WeightsFileError as error:
-        return str(error).replace(str(part), 'what came').rstrip('.')
-    if not sha256:
-        return _damage(part)
-    got = sha256_of(part)
-    same = got.startswith(sha256.lower())
-    return None if same else f'the file has the sha256 {got} where {sha256} is expected'
-
-
-def _damage(part: Path) -> str | None:
-    """What is damaged in a file without a hash; torch's zip files have a checksum per entry."""
-    if not zipfile.is_zipfile(part):
-        return None
-    try:
-        with zipfile.ZipFile(part) as archive:
-            entry = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        return f'what came is damaged ({error})'
-    if entry is None:
-        return None
-    return (
-        f'what came is damaged: the checksum of {entry} in it does not agree. If the file was '
-        'saved without checksums, give its sha256=...'
-    )
-
-
-class _ProgressBar:
-    """A bar that appears with the first byte; called with what has come and what is to come."""
-
-    def __init__(self, name: str):
-        columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self.bar = Progress(*columns)
-        self.task = self.bar.add_task(name)
-
-    def __enter__(self) -> Show:
-        return self._show
-
-    def __exit__(self, *error) -> None:
-        if self.bar.live.is_started:
-            self.bar.stop()
-
-    def _show(self, completed: int, total: int | None) -> None:
-        self.bar.start()
-        self.bar.update(self.task, completed=completed, total=total)
+def _without_query(url: str) -> str:
+    """An address without its signature, which is a secret and another one each time."""
+    return url.partition('?')[0]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import pickle
-import struct
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...compat.checkpoints import refused_name
+from ...compat.checkpoints import reading_checkpoints, refused_name
 from ..errors import UnsafeWeightsError, WeightsFileError
 
 # Where training programs put the state dict, in the order in which they are looked for: most of
 # them, torchvision's references, DINO (the teacher is the better network), other wrappers.
 CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'student', 'model_state')
-MAX_SAFETENSORS_HEADER = 100_000_000
 
 
 @dataclass
@@ -82,19 +79,14 @@ def file_format(path: Path) -> str:
     if start[0] == 0x80 and start[5:9] != b'\0\0\0{':
         return 'pickle'
     if len(start) > 8 and start[8:9] == b'{':
-        _check_safetensors_size(path)
         return 'safetensors'
     raise WeightsFileError(f'{path} is not a file of weights but {_looks_like(start)}.')
 
 
 def _first_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise WeightsFileError(f'{path} is a folder. Name the file of weights inside it.')
     try:
         with open(path, 'rb') as file:
             return file.read(256)
-    except FileNotFoundError:
-        raise WeightsFileError(f'There is no file {path}.') from None
     except OSError as error:
         raise WeightsFileError(f'{path} cannot be read: {error.strerror}.') from error
 
@@ -110,22 +102,6 @@ def _looks_like(start: bytes) -> str:
     return f'data of an unknown kind that begins with {start[:8].hex(" ")}'
 
 
-def _check_safetensors_size(path: Path) -> None:
-    size = os.path.getsize(path)
-    with open(path, 'rb') as file:
-        (header_size,) = struct.unpack('<Q', file.read(8))
-        if header_size > min(size, MAX_SAFETENSORS_HEADER):
-            raise WeightsFileError(f'{path} is cut or is not a .safetensors file.')
-        try:
-            header = json.loads(file.read(header_size))
-        except ValueError:
-            raise WeightsFileError(f'{path} is cut or is not a .safetensors file.') from None
-    ends = [entry['data_offsets'][1] for name, entry in header.items() if name != '__metadata__']
-    whole = 8 + header_size + max(ends, default=0)
-    if size != whole:
-        raise WeightsFileError(f'{path} has {size} bytes where {whole} belong: fetch it again.')
-
-
 # --- reading ------------------------------------------------------------------------------------
 
 
@@ -138,38 +114,45 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
     try:
         return load_file(path)
-    except Exception as error:
-        raise WeightsFileError(f'{path} is broken: {error}') from error
+    except Exception as error:  # a broken header, an unknown dtype, a file that goes away
+        raise _broken(path, error) from error
 
 
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
-    options = {'mmap': True} if zipfile.is_zipfile(path) else {}
+    options: dict[str, Any] = {'mmap': True} if zipfile.is_zipfile(path) else {}
     try:
-        # Training scripts such as DINO's store their command line; a Namespace only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with reading_checkpoints(), _allowed(argparse.Namespace):
             return torch.load(path, map_location='cpu', weights_only=not trust_pickle, **options)
-    except pickle.UnpicklingError as error:
-        refused = refused_name(error)
-        if refused is None:
-            raise WeightsFileError(f'{path} is broken: {_first_line(error)}') from error
-        raise UnsafeWeightsError(
-            f'{path} holds {refused}, which is not data: reading it could run code, so it was not '
-            'read. If you trust whoever made the file, say trust_pickle=True; otherwise save only '
-            'its state_dict again.'
-        ) from error
-    except Exception as error:
+    except Exception as error:  # torch reports a broken file in a dozen ways
+        refused = refused_name(error) if isinstance(error, pickle.UnpicklingError) else None
+        if refused:
+            raise UnsafeWeightsError(
+                f'{path} holds {refused}, which is not data: reading it could run code, so it was '
+                'not read. If you trust whoever made the file, say trust_pickle=True; otherwise '
+                'save only its state_dict again.'
+            ) from error
         if 'TorchScript' in str(error):
             raise UnsafeWeightsError(
                 f'{path} is a TorchScript program, not a state dict: save its state_dict() instead.'
             ) from error
-        raise WeightsFileError(
-            f'{path} is cut or broken ({type(error).__name__}: {_first_line(error)}). '
-            'Fetch the file again.'
-        ) from error
+        raise _broken(path, error) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split('\n')[0]
+def _allowed(kind: type) -> AbstractContextManager:
+    """Let ``torch.load`` make objects of a class that holds nothing but values.
+
+    Training scripts such as DINO's store their command line, an ``argparse.Namespace``. torch would
+    take a class from its allow-list at the end of the context even where it stood there before.
+    """
+    before = torch.serialization.get_safe_globals()
+    return torch.serialization.safe_globals([] if kind in before else [kind])
+
+
+def _broken(path: Path, error: Exception) -> WeightsFileError:
+    reason = str(error).strip().split('\n')[0]
+    return WeightsFileError(
+        f'{path} is cut or broken ({type(error).__name__}: {reason}). Fetch the file again.'
+    )
 
 
 # --- the state dict inside ----------------------------------------------------------------------
@@ -200,7 +183,7 @@ def find_state_dict(content: Any) -> Checkpoint:
         tensors,
         container,
         everything,
-        meta=dict(meta) if _is_mapping(meta) else {},
+        meta=dict(meta) if isinstance(meta, Mapping) else {},
         has_arrays=any(isinstance(value, np.ndarray) for value in values.values()),
     )
 
@@ -210,7 +193,7 @@ def _container_of(content: Mapping) -> str:
         inner = content.get(key)
         if isinstance(inner, torch.nn.Module):
             return key
-        if _is_mapping(inner) and any(
+        if isinstance(inner, Mapping) and any(
             isinstance(value, Tensor) for _, value in _named_values(inner)
         ):
             deeper = _container_of(inner)
@@ -226,7 +209,3 @@ def _named_values(content: Mapping, path: str = '') -> Iterator[tuple[str, Any]]
             yield from _named_values(value, f'{path}{key}.')
         else:
             yield f'{path}{key}', value
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
