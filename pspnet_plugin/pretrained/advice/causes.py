@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from ...text import shortened
 from ..match.input_channels import first_convolution
 from ..match.plan import LoadPlan
-from ..match.search import Match, Shapes, find_match, is_counted, shapes_of
+from ..match.search import Match, Shapes, find_match, is_counted, parents_of, shapes_of
 from ..source.read import Checkpoint
 from .resnets import about_depth, about_downsampling, about_stem
 
@@ -125,21 +125,15 @@ def _about_missing(plan: LoadPlan) -> str | None:
     missing = plan.named('missing')
     if not missing or not _mostly_fits(plan):
         return None
-    found = {parent for name in plan.match.names for parent in _and_parents(name)}
-    absent = dict.fromkeys(_largest_part(name, found) for name in missing)
+    found = {part for name in plan.match.names for part in (*parents_of(name), name)}
+    # Of each the largest part that is absent as a whole.
+    absent = dict.fromkeys(
+        next(part for part in (*parents_of(name), name) if part not in found) for name in missing
+    )
     return (
         f'The checkpoint has nothing for {shortened(list(absent))}. Take weights that have it, or '
         'say by key_map=[(pattern, replacement)] what it is called there.'
     )
-
-
-def _and_parents(name: str) -> Iterable[str]:
-    parts = name.split('.')
-    return ('.'.join(parts[: end + 1]) for end in range(len(parts)))
-
-
-def _largest_part(name: str, found: set[str]) -> str:
-    return next((part for part in _and_parents(name) if part not in found), name)
 
 
 def _about_tensors(plan: LoadPlan, module_shapes: Shapes) -> str | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from torch import nn
 
-from ..match.search import Match, Shapes, is_counted
+from ..match.search import Match, Shapes, is_counted, parents_of
 
 # timm's ResNets that blur or pool where they stride; their files do not show it.
 ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+\w*')
@@ -65,18 +64,12 @@ def inner_left_over(match: Match, module_shapes: Shapes) -> list[str]:
     last_received = max((order[name] for name in match.names if is_counted(name)), default=-1)
     last_below: dict[str, int] = {}
     for name, index in order.items():
-        for parent in _parents(name):
+        for parent in parents_of(name):
             last_below[parent] = index
     inner = []
     for original, name in match.nearby.items():
-        parent = next((p for p in _parents(name) if p in last_below), '')
+        parent = next((p for p in reversed(parents_of(name)) if p in last_below), '')
         at_root = parent in ('', match.module_prefix.rstrip('.'))
         if is_counted(name) and not at_root and last_below[parent] < last_received:
             inner.append(original)
     return inner
-
-
-def _parents(name: str) -> Iterator[str]:
-    while '.' in name:
-        name = name.rpartition('.')[0]
-        yield name

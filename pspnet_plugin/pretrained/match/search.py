@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -20,6 +21,11 @@ Shapes = Mapping[str, 'tuple[int, ...]']
 def is_counted(name: str) -> bool:
     """Whether a tensor counts for coverage: all but BatchNorm's step counters."""
     return not name.endswith('num_batches_tracked')
+
+
+def parents_of(name: str) -> list[str]:
+    """``['a', 'a.b']`` for ``'a.b.c'``."""
+    return [name[: cut - 1] for cut in _cuts(name)[1:]]
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -95,24 +101,23 @@ def apply_key_map(names: Sequence[str], key_map: Sequence | None) -> dict[str, s
 
 
 def _rename_all(renamed: dict[str, str], pattern: str, replacement: str | None) -> dict[str, str]:
-    if not any(re.search(pattern, name) for name in renamed):
+    matching = {name for name in renamed if re.search(pattern, name)}
+    if not matching:
         raise PretrainedWeightsError(
             f'key_map: no name of the checkpoint matches {pattern!r}. Its names look like '
             f'{", ".join(list(renamed)[:3])}.'
         )
     result: dict[str, str] = {}
     for name, original in renamed.items():
-        if replacement is None:
-            if re.search(pattern, name):
+        if name in matching:
+            if replacement is None:
                 continue
-            new = name
-        else:
-            new = re.sub(pattern, replacement, name)
-        if new in result:
+            name = re.sub(pattern, replacement, name)
+        if name in result:
             raise PretrainedWeightsError(
-                f'key_map gives {original} and {result[new]} the same name {new}.'
+                f'key_map gives {original} and {result[name]} the same name {name}.'
             )
-        result[new] = original
+        result[name] = original
     return result
 
 
@@ -240,50 +245,34 @@ def _signature_prefixes(signature: tuple[str, ...], names: Sequence[str]) -> lis
     """The prefixes behind which all of a signature stands in ``names``, in order of appearance."""
     if not signature:
         return ['']
-    first, *others = signature
-    found = dict.fromkeys(p for name in names for p in _prefixes_before(first, name))
-    return [p for p in found if all(_is_among(p + other, names) for other in others)]
-
-
-def _prefixes_before(signature: str, name: str) -> Iterable[str]:
-    """``'a.'`` for ``'b.c'`` in ``'a.b.c'``; a signature ending in a dot may go on in the name."""
-    start = 0
-    while (start := name.find(signature, start)) >= 0:
-        at_boundary = start == 0 or name[start - 1] == '.'
-        if at_boundary and (signature.endswith('.') or name.endswith(signature)):
-            yield name[:start]
-        start += 1
-
-
-def _is_among(wanted: str, names: Sequence[str]) -> bool:
-    if wanted.endswith('.'):
-        return any(name.startswith(wanted) for name in names)
-    return wanted in names
+    first, *others = (re.escape(name) + ('' if name.endswith('.') else '$') for name in signature)
+    pattern = re.compile(rf'(?:^|(?<=\.)){first}')
+    found = dict.fromkeys(n[: m.start()] for n in names for m in pattern.finditer(n))
+    return [
+        prefix
+        for prefix in found
+        if all(any(re.match(re.escape(prefix) + other, n) for n in names) for other in others)
+    ]
 
 
 def _shared_prefixes(names: Sequence[str]) -> list[str]:
     """``['', 'timm_model.']`` where all of the module stands under ``timm_model``."""
-    prefixes = ['']
-    while names:
-        part = names[0][len(prefixes[-1]) :].partition('.')
-        longer = prefixes[-1] + part[0] + part[1]
-        if not part[1] or not all(name.startswith(longer) for name in names):
-            break
-        prefixes.append(longer)
-    return prefixes
+    shared = os.path.commonprefix(list(names))  # noqa: RUF071  cut at a dot below
+    return [shared[:cut] for cut in _cuts(shared)]
+
+
+def _cuts(name: str) -> list[int]:
+    """Where the parts of a dotted name begin."""
+    return [0, *(dot + 1 for dot, sign in enumerate(name) if sign == '.')]
 
 
 def _likeliest_prefixes(renamed: Mapping[str, str], shapes: Shapes, inside: Shapes) -> list[str]:
     """The prefixes behind which most tensors fit, in the order of the file."""
     votes: Counter[str] = Counter()
     for name, original in renamed.items():
-        cut = 0
-        while True:
+        for cut in _cuts(name):
             rest = name[cut:]
             if rest in inside and is_counted(rest) and shapes[original] == inside[rest]:
                 votes[name[:cut]] += 1
-            cut = name.find('.', cut) + 1
-            if not cut:
-                break
     most = max(votes.values(), default=0)
     return [prefix for prefix, count in votes.items() if count == most] or ['']

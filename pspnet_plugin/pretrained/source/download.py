@@ -21,7 +21,6 @@ from ..errors import (
     UnsafeWeightsError,
     WeightsDownloadError,
     WeightsFileError,
-    WeightsReferenceError,
 )
 from .read import file_format, read_checkpoint
 from .schemes import Address, HubFile
@@ -47,15 +46,10 @@ def local_file(
         sha256: the hash that the file must have, or its first digits, 8 or more.
 
     Raises:
-        WeightsReferenceError: ``sha256`` is no hash.
         WeightsDownloadError: the file cannot be downloaded; with the address, and the path where
             the file can be put by hand.
         WeightsFileError: the file on this machine is missing, unreadable, or has another hash.
     """
-    if sha256 and not re.fullmatch(r'[0-9A-Fa-f]{8,64}', sha256):
-        raise WeightsReferenceError(
-            f'sha256={sha256!r} is no hash: give its 64 hexadecimal digits, or the first 8 or more.'
-        )
     if isinstance(place, Address):
         sha256 = sha256 or hash_in_name(place.name)
         path = _fetch(place, sha256)
