@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pickle
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...compat.checkpoints import refused_name
+from ...compat.checkpoints import reading_checkpoints, refused_name
 from ..errors import UnsafeWeightsError, WeightsFileError
 
 # Where training programs put the state dict, in the order in which they are looked for: most of
@@ -145,8 +144,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
     options = {'mmap': True} if zipfile.is_zipfile(path) else {}
     try:
-        # Training scripts such as DINO's store their command line; a Namespace only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with reading_checkpoints():
             return torch.load(path, map_location='cpu', weights_only=not trust_pickle, **options)
     except pickle.UnpicklingError as error:
         refused = refused_name(error)
