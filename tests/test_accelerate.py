@@ -21,7 +21,7 @@ from pspnet_plugin.launch import stock_tools
 from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 from tests.helpers.processes import run_python
-from tests.helpers.street_scenes import small_run_options
+from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
 STOCK = {
     'PSPHead': PSPHead,
@@ -182,7 +182,7 @@ def stock_run_options(data_root):
     options = [str(option) for option in small_run_options(data_root)]
     for ours, stock in moved:
         options = [option.replace(ours, stock) for option in options]
-    return options
+    return [*options, *NARROW_MODEL]
 
 
 def run_config(path, work_dir, data_root):

@@ -20,7 +20,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from pspnet_plugin.compat.checkpoint_loaders import CheckpointError, explain_load_error
 from tests.helpers.attacks import Payload
 from tests.helpers.processes import ROOT, run_python
-from tests.helpers.street_scenes import small_run_options
+from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
 SCHEMES = (
     '',
@@ -133,7 +133,7 @@ def test_tools_refuse_code_from_the_web(tmp_path, refer, street_scenes, tool):
     config = ROOT / 'configs' / 'psp_r18_cityscapes.py'
     save_with_code(tmp_path / 'web' / 'file.pth', tmp_path / 'made')
     address = refer('http://')
-    options = ['--work-dir', tmp_path, *small_run_options(street_scenes)]
+    options = ['--work-dir', tmp_path, *small_run_options(street_scenes), *NARROW_MODEL]
     arguments = [address, *options]
     if tool == 'train.py':
         arguments = ['--resume', *options, f'load_from={address}']
