@@ -12,6 +12,7 @@ import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -156,7 +157,7 @@ def is_local(path: str, dataset: dict) -> bool:
     return '://' not in path and not dataset.get('backend_args')
 
 
-def dicts_within(node) -> Iterator[dict]:
+def dicts_within(node: Any) -> Iterator[dict]:
     """Every dictionary in a nested config, ``node`` included."""
     if isinstance(node, dict):
         yield node

@@ -15,12 +15,13 @@ from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from pspnet_plugin.compat import runner as moments
 from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
 from pspnet_plugin.launch import stock_tools
 from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 from tests.helpers.processes import run_python
-from tests.helpers.street_scenes import small_run_options
+from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
 STOCK = {
     'PSPHead': PSPHead,
@@ -60,7 +61,7 @@ MODEL = ConfigDict(
 @pytest.fixture
 def accelerate(monkeypatch):
     """Turns acceleration on when called, and everything back after the test."""
-    monkeypatch.setattr(Runner, 'register_hooks', Runner.register_hooks)
+    monkeypatch.setattr(moments, 'added_hooks', [])
     for name, cls in STOCK.items():
         monkeypatch.setitem(MODELS._module_dict, name, cls)
 
@@ -92,11 +93,13 @@ def test_stock_names_mean_stock_classes_in_a_process_that_does_not_import_it():
 
 
 def test_stock_names_mean_the_plugins_classes_once_it_is_imported(accelerate):
-    accelerate()
-    model = build_model()
-    assert type(model.decode_head) is FactorizedPSPHead
-    assert type(model.auxiliary_head) is StreamedFCNHead
-    assert MODELS.get('SegTTAModel') is LogitsTTAModel
+    for _ in range(2):  # twice is the same as once
+        accelerate()
+        model = build_model()
+        assert type(model.decode_head) is FactorizedPSPHead
+        assert type(model.auxiliary_head) is StreamedFCNHead
+        assert MODELS.get('SegTTAModel') is LogitsTTAModel
+        assert moments.added_hooks == [ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook]
 
 
 def test_checkpoints_go_both_ways(accelerate):
@@ -110,14 +113,14 @@ def test_checkpoints_go_both_ways(accelerate):
 
 
 def test_prediction_has_the_labels_of_stock_and_no_logits_unless_asked(accelerate):
-    pictures = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        stock = build_model().eval().predict(pictures)
+        stock = build_model().eval().predict(images)
         accelerate()
         model = build_model().eval()
-        ours = model.predict(pictures)
+        ours = model.predict(images)
         model.test_cfg.seg_logits = True
-        asked = model.predict(pictures)
+        asked = model.predict(images)
     for theirs, mine, full in zip(stock, ours, asked):
         agreed = mine.pred_sem_seg.data == theirs.pred_sem_seg.data
         assert agreed.double().mean() >= 0.9999
@@ -127,21 +130,21 @@ def test_prediction_has_the_labels_of_stock_and_no_logits_unless_asked(accelerat
 
 
 def loss_curve(model, dtype, steps=100):
-    """The losses of ``steps`` steps on pictures whose labels can be learned from them.
+    """The losses of ``steps`` steps on images whose labels can be learned from them.
 
     Batches are of eight: with two, the batch norm behind the 1 x 1 pooling is nearly a sign
     function, and turns any rounding into another training.
     """
     generator = torch.Generator().manual_seed(1)
-    pictures = torch.randn(8, 3, 24, 32, generator=generator, dtype=torch.float64).to(dtype)
-    label = (pictures[:, :1] > 0).long() + 2 * (pictures[:, 1:2] > 0).long()
-    samples = [SegDataSample(gt_sem_seg=PixelData(data=image)) for image in label]
+    images = torch.randn(8, 3, 24, 32, generator=generator, dtype=torch.float64).to(dtype)
+    label = (images[:, :1] > 0).long() + 2 * (images[:, 1:2] > 0).long()
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=classes)) for classes in label]
     model = model.to(dtype).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     torch.manual_seed(2)
     curve = []
     for _ in range(steps):
-        loss, _ = model.parse_losses(model.loss(pictures, samples))
+        loss, _ = model.parse_losses(model.loss(images, samples))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -179,7 +182,7 @@ def stock_run_options(data_root):
     options = [str(option) for option in small_run_options(data_root)]
     for ours, stock in moved:
         options = [option.replace(ours, stock) for option in options]
-    return options
+    return [*options, *NARROW_MODEL]
 
 
 def run_config(path, work_dir, data_root):

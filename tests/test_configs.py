@@ -52,10 +52,10 @@ def test_weights_go_both_ways_and_logits_agree(ours, stock):
     mine, theirs = build(read_ours(ours)), build(read_stock(stock))
     theirs.load_state_dict(mine.state_dict(), strict=True)
     mine.load_state_dict(theirs.state_dict(), strict=True)
-    pictures = torch.randn(1, 3, 65, 97)
+    images = torch.randn(1, 3, 65, 97)
     with torch.no_grad():
-        expected, logits = theirs(pictures), mine(pictures)
-        features = theirs.extract_feat(pictures)
+        expected, logits = theirs(images), mine(images)
+        features = theirs.extract_feat(images)
         expected_aux, aux = theirs.auxiliary_head(features), mine.auxiliary_head(features)
     assert torch.linalg.norm(logits - expected) <= 1e-5 * torch.linalg.norm(expected)
     assert torch.linalg.norm(aux - expected_aux) <= 1e-5 * torch.linalg.norm(expected_aux)

@@ -1,12 +1,14 @@
 """What the tools look at before anything is built: datasets, and machines without a GPU."""
 
 import copy
+import sys
 
 import pytest
 from mmengine.config import Config
 from torch._utils import ExceptionWrapper
 
 from pspnet_plugin import launch
+from pspnet_plugin.compat import runner as moments
 from pspnet_plugin.datasets.check_labels import LabelValueError
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import make_street_scenes
@@ -74,8 +76,8 @@ def test_image_without_a_label_map_is_named(tmp_path, split, loaders):
 
 def test_folder_without_images_is_named(tmp_path):
     root = make_street_scenes(tmp_path)
-    for picture in (root / 'leftImg8bit' / 'val').rglob('*.png'):
-        picture.unlink()
+    for image in (root / 'leftImg8bit' / 'val').rglob('*.png'):
+        image.unlink()
     with pytest.raises(launch.DatasetError, match=r'No image \*_leftImg8bit.png lies in .*val'):
         launch.check_datasets(cityscapes_at(root), TRAIN)
 
@@ -151,3 +153,13 @@ def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
         handed_over.reraise()
     assert launch.plain_message(raised.value) == message
     assert launch.plain_message(LabelValueError(message)) == message
+
+
+@pytest.mark.parametrize('name', ['train.py', 'test.py'])
+def test_stock_tool_that_has_ended_leaves_no_check_behind(name, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', [name, '--help'])
+    before = list(moments.before_build)
+    with pytest.raises(SystemExit) as raised:
+        launch.run_stock_tool(name)
+    assert raised.value.code == 0
+    assert moments.before_build == before

@@ -1,5 +1,6 @@
 """A wheel of the plugin carries its configs and tools, and mmengine finds them in it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,9 @@ import zipfile
 
 import pytest
 
+from pspnet_plugin.launch import stock_tools
 from tests.helpers.processes import ROOT
+from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
 
 @pytest.fixture(scope='module')
@@ -40,10 +43,29 @@ def environment(wheel, tmp_path_factory):
     site_packages = sysconfig.get_path('purelib', vars=paths)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site_packages)
-    (folder / 'empty').mkdir()
     with open(f'{site_packages}/dependencies.pth', 'w') as pth:
         pth.write(sysconfig.get_path('purelib') + '\n')
-    return folder / 'bin' / 'python', folder / 'empty'
+    return folder
+
+
+@pytest.fixture
+def run_installed(environment, tmp_path):
+    """Runs the Python of the environment in ``tmp_path``, and returns what it printed."""
+    variables = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+
+    def run(*arguments):
+        done = subprocess.run(
+            [environment / 'bin' / 'python', *map(str, arguments)],
+            cwd=tmp_path,
+            env={**variables, 'CUDA_VISIBLE_DEVICES': ''},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-4000:]
+        return done.stdout
+
+    return run
 
 
 def test_wheel_carries_every_config_and_tool(wheel):
@@ -65,28 +87,55 @@ def test_wheel_names_no_distribution_of_mmcv(wheel):
     assert not any('mmcv' in line for line in requirements)
 
 
-def test_config_elsewhere_builds_on_a_config_in_the_wheel(environment):
-    python, folder = environment
-    (folder / 'mine.py').write_text("_base_ = 'pspnet_plugin::psp_r18_cityscapes.py'\n")
-    code = (
-        'from mmengine.config import Config\n'
-        'cfg = Config.fromfile("mine.py")\n'
+def test_config_elsewhere_builds_on_a_config_in_the_wheel(environment, run_installed, tmp_path):
+    (tmp_path / 'mine.py').write_text("_base_ = 'pspnet_plugin::psp_r18_cityscapes.py'\n")
+    output = run_installed(
+        '-c',
         'import pspnet_plugin\n'
-        'print(cfg.model.backbone.depth, pspnet_plugin.__file__)\n'
+        'from mmengine.config import Config\n'
+        'print(Config.fromfile("mine.py").model.backbone.depth, pspnet_plugin.__file__)\n',
     )
-    output = subprocess.run(
-        [python, '-c', code], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout
-    depth, file = output.split()
+    depth, file = output.split()[-2:]
     assert depth == '18'
-    assert file.startswith(str(python.parents[1]))
+    assert file.startswith(str(environment))
 
 
-def test_tool_in_the_wheel_has_the_stock_command_line(environment):
-    python, folder = environment
-    tool = next(python.parents[1].rglob('.mim/tools/train.py'))
-    output = subprocess.run(
-        [python, tool, '--help'], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout
+def test_start_of_python_runs_nothing_of_the_plugin(run_installed, wheel):
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith('.pth')]
+    loaded = 'import sys; print([name for name in sys.modules if name.startswith("pspnet")])'
+    assert run_installed('-c', loaded).strip() == '[]'
+
+
+def test_tool_in_the_wheel_has_the_stock_command_line(environment, run_installed):
+    output = run_installed(tool_in(environment), '--help')
     for option in ('--work-dir', '--resume', '--amp', '--cfg-options', '--launcher'):
         assert option in output
+
+
+def tool_in(environment):
+    return next(environment.rglob('pspnet_plugin/.mim/tools/train.py'))
+
+
+# The stock tool does not change SyncBN, which needs a GPU.
+PARTS = ('backbone', 'decode_head', 'auxiliary_head')
+BATCH_NORM = [f'model.{part}.norm_cfg.type=BN' for part in PARTS]
+
+
+@pytest.mark.parametrize(
+    ('tool', 'base'),
+    [
+        ('own', "'pspnet_plugin::psp_r18_cityscapes.py'"),
+        ('stock', "__import__('pspnet_plugin').config_path('psp_r18_cityscapes.py')"),
+    ],
+    ids=['own', 'stock'],
+)
+def test_train_tool_runs_a_config_elsewhere_that_builds_on_one_in_the_wheel(
+    environment, run_installed, tmp_path, street_scenes, tool, base
+):
+    (tmp_path / 'mine.py').write_text(f'_base_ = {base}\n')
+    script = {'own': tool_in(environment), 'stock': stock_tools() / 'train.py'}[tool]
+    options = [*small_run_options(street_scenes, iterations=2), *NARROW_MODEL, *BATCH_NORM]
+    output = run_installed(script, 'mine.py', '--work-dir', 'runs', *options)
+    assert 'FactorizedPSPHead' in output
+    assert 'mIoU' in output
+    assert (tmp_path / 'runs' / 'iter_2.pth').is_file()

@@ -1,14 +1,9 @@
-"""What the stock OpenMMLab stack needs in order to work on today's PyTorch.
+"""Repairs of the stock OpenMMLab stack, so that it works on today's PyTorch: a file for each.
 
-:func:`apply` is called once, when ``pspnet_plugin`` is imported. Each repair first looks whether
-the installed versions need it, and leaves them alone where they do not:
-
-- ``mmcv-lite`` has no compiled operators, and ``mmseg.models`` imports some that it rarely uses.
-- torch refuses the checkpoints that mmengine itself writes, and reads those from the web, as
-  mmengine asks it to, with whatever code they hold.
-- mmengine asks for a CUDA device when it starts several processes, also for gloo on CPUs, and
-  such a process may abort at its end.
-- mmengine knows no ``_base_ = 'pspnet_plugin::…'`` (:mod:`pspnet_plugin.compat.config_scope`).
+:func:`apply` is called once, when ``pspnet_plugin`` is imported, and applies those that the
+installed versions need. Each file says what is wrong, what is changed and for how long, and when it
+becomes unnecessary; ``docs/compat.md`` has the list. Nothing outside this folder replaces a
+function of another package.
 """
 
 from __future__ import annotations
@@ -18,7 +13,7 @@ import importlib.util
 import torch
 from mmengine.device import get_device
 
-from . import checkpoints, config_scope, gloo, mmcv_ops, runner
+from . import checkpoint_loaders, config_scope, gloo, mmcv_ops, runner
 from .mmcv_ops import MissingOperatorError
 
 __all__ = ['MissingOperatorError', 'apply']
@@ -34,17 +29,19 @@ def apply() -> None:
     if importlib.util.find_spec('mmseg') is not None:
         mmcv_ops.require_mmcv()
         if importlib.util.find_spec('mmcv._ext') is None:
-            mmcv_ops.load_mmcv_operators_without_extension()
-    checkpoints.allow_mmengine_checkpoints()
-    checkpoints.read_checkpoints_safely()
+            mmcv_ops.patch()
     if get_device() in ('cpu', 'mps'):
-        gloo.start_gloo_without_gpu()
+        gloo.patch()
+    checkpoint_loaders.patch()
     config_scope.patch()
     runner.patch()
 
 
 def require_safe_torch() -> None:
-    """Raise an ImportError where torch cannot be told which stand-ins a checkpoint may call."""
+    """Raise an ImportError where torch cannot be told which stand-ins a checkpoint may call.
+
+    Before 2.6, ``weights_only=True`` also let some files run code.
+    """
     if tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 6):
         raise ImportError(
             f'pspnet_plugin needs torch 2.6 or later and torch {torch.__version__} is installed: '

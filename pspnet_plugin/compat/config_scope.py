@@ -1,20 +1,26 @@
-"""``_base_ = 'pspnet_plugin::NAME.py'`` in any config: how mmengine finds the plugin's.
+"""``_base_ = 'pspnet_plugin::NAME.py'`` in any config.
 
-mmengine has a fixed table of packages for such names, wants a folder in them, and looks for an
-editable installation in the wrong place. Once the plugin is imported, the name works. The stock
-tools resolve ``_base_`` before they import the plugin: a config for them says
-``_base_ = __import__('pspnet_plugin').config_path('NAME.py')``.
+Wrong: mmengine resolves such names for the packages in a table of its own only, wants a folder in
+the name, and looks for an editable installation in the wrong place.
+
+Changed, for as long as the process runs: ``Config._get_cfg_path`` resolves names that begin with
+``pspnet_plugin::``; all others go the stock way. The stock tools resolve ``_base_`` before they
+import the plugin: a config for them says ``_base_ = __import__('pspnet_plugin').config_path(...)``.
+
+Unnecessary as soon as mmengine finds the configs of any installed package.
 """
 
 from __future__ import annotations
 
-import os
+import functools
 from pathlib import Path
 
 from mmengine.config import Config
 
+from ..text import did_you_mean
+
 SCOPE = 'pspnet_plugin::'
-CONFIGS = str(Path(os.path.abspath(__file__)).parents[1] / '.mim' / 'configs')
+CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
 
 
 def config_path(name: str) -> str:
@@ -23,30 +29,27 @@ def config_path(name: str) -> str:
     Raises:
         FileNotFoundError: the plugin has no config of that name; the message lists those it has.
     """
-    path = os.path.join(CONFIGS, name)
-    if not os.path.isfile(path):
-        found = (
-            os.path.relpath(os.path.join(folder, file), CONFIGS)
-            for folder, _, files in os.walk(CONFIGS)
-            for file in files
-            if file.endswith('.py')
+    path = CONFIGS / name
+    if not path.is_file():
+        found = sorted(str(config.relative_to(CONFIGS)) for config in CONFIGS.rglob('*.py'))
+        known = [config for config in found if not config.startswith('_base_')]
+        raise FileNotFoundError(
+            f'pspnet_plugin has no config {name!r}.{did_you_mean(name, found)} '
+            f'It has: {", ".join(known)}.'
         )
-        known = ', '.join(sorted(file for file in found if not file.startswith('_base_')))
-        raise FileNotFoundError(f'pspnet_plugin has no config {name!r}. It has: {known}.')
-    return path
+    return str(path)
 
 
+@functools.cache  # twice is the same as once
 def patch() -> None:
-    """Let ``mmengine.config.Config`` resolve ``pspnet_plugin::``; twice is the same as once."""
+    """Let ``mmengine.config.Config`` resolve ``pspnet_plugin::``."""
     get_cfg_path = Config._get_cfg_path
-    if hasattr(get_cfg_path, 'knows_pspnet_plugin'):
-        return
 
+    @functools.wraps(get_cfg_path)
     def find(cfg_path, filename):
         if cfg_path.startswith(SCOPE):
             # No scope for the registries: the plugin registers into mmseg's and mmengine's.
             return config_path(cfg_path[len(SCOPE) :]), None
         return get_cfg_path(cfg_path, filename)
 
-    find.knows_pspnet_plugin = True
     Config._get_cfg_path = staticmethod(find)

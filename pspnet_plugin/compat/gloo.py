@@ -1,4 +1,18 @@
-"""Several processes on a machine without a GPU."""
+"""``--launcher pytorch`` with gloo on a machine without a GPU.
+
+Wrong: mmengine selects a CUDA device before it starts gloo, which raises where there is no driver.
+It also never ends gloo, so a process may abort after its work is done: a thread of gloo still holds
+tensors of the last exchange and needs Python's lock to release them, which it cannot get any more
+once the interpreter is being taken down.
+
+Changed, on machines without a GPU and for as long as the process runs:
+``mmengine.dist.utils._init_dist_pytorch`` starts the gloo backend by itself, and the process waits
+a moment before it ends, in which the main thread leaves the lock to gloo. Every other backend is
+started as before.
+
+Unnecessary as soon as mmengine selects a CUDA device for backends that use one only, and ends what
+it started.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +21,16 @@ import functools
 import time
 
 import torch
+from mmengine.dist import utils
 
-# Seconds; a thread that waits for Python's lock alone needs microseconds.
+# Seconds; releasing the tensors takes microseconds.
 GLOO_RELEASES_WITHIN = 0.2
 
 
-def start_gloo_without_gpu() -> None:
-    """Let ``--launcher pytorch`` start gloo processes on a machine without a GPU.
-
-    mmengine selects a CUDA device first, which raises where there is no driver. It also leaves the
-    process group to the interpreter's end, where a worker thread of gloo that has yet to release
-    the tensors of the last collective aborts the process: it needs Python's lock for that, and
-    gets it while the main thread waits.
-    """
-    from mmengine.dist import utils
-
+@functools.cache  # twice is the same as once
+def patch() -> None:
+    """Let mmengine start gloo without selecting a CUDA device."""
     start = utils._init_dist_pytorch
-    if hasattr(start, 'starts_gloo'):
-        return
 
     @functools.wraps(start)
     def init_dist_pytorch(backend, init_backend='torch', **kwargs):
@@ -34,5 +40,4 @@ def start_gloo_without_gpu() -> None:
         else:
             start(backend, init_backend=init_backend, **kwargs)
 
-    init_dist_pytorch.starts_gloo = True
     utils._init_dist_pytorch = init_dist_pytorch

@@ -1,7 +1,17 @@
 """``mmcv.ops`` where mmcv has no compiled operators (``mmcv-lite``).
 
-``mmseg.models`` imports some that it rarely uses, so without this it cannot be imported at all.
-Not needed with an mmcv that was built with its operators.
+Wrong: ``mmseg.models`` imports operators that it rarely uses, so without compiled ones it cannot be
+imported at all.
+
+Changed, with mmcv-lite and for as long as the process runs: ``mmcv.ops`` is imported from the
+Python sources that mmcv-lite carries, with a stand-in for ``mmcv._ext`` during that import, which
+its modules keep as ``ext_module``. Operators written in Python (``point_sample``,
+``CrissCrossAttention`` …) work. A module that needs compiled code raises
+:class:`MissingOperatorError` when it is built, a function when it is called; so code that falls
+back on an ImportError of ``mmcv.ops`` no longer does.
+
+Unnecessary as soon as mmseg imports these operators only where a model uses them, and at once with
+an mmcv that was built with its operators.
 """
 
 from __future__ import annotations
@@ -11,6 +21,8 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -30,39 +42,10 @@ def require_mmcv() -> None:
         )
 
 
-class _MissingExtension(types.ModuleType):
-    """Stands for ``mmcv._ext`` while ``mmcv.ops`` is imported: an operator raises when called."""
-
-    def __getattr__(self, name: str):
-        if name.startswith('__'):
-            raise AttributeError(name)
-        if name in ('get_compiler_version', 'get_compiling_cuda_version'):
-            return lambda: 'n/a'  # asked for by collect_env()
-
-        def missing_operator(*args, **kwargs):
-            raise MissingOperatorError(_missing_operator_message(f'The operator {name}'))
-
-        return missing_operator
-
-
-def _missing_operator_message(what: str) -> str:
-    return (
-        f'{what} is compiled code that mmcv-lite does not contain: to use it, run '
-        '"pip uninstall mmcv-lite" and install mmcv 2.1.0 with operators (MMCV_WITH_OPS=1).'
-    )
-
-
-def load_mmcv_operators_without_extension() -> None:
-    """Import ``mmcv.ops`` from the Python sources that ``mmcv-lite`` carries, without ``_ext``.
-
-    Operators written in Python (``point_sample``, ``CrissCrossAttention`` …) work. A module that
-    calls compiled code raises :class:`MissingOperatorError` when it is built, a function when it is
-    called; so code that falls back on an ImportError of ``mmcv.ops`` no longer does.
-    """
-    if 'mmcv.ops' in sys.modules:
-        return
-    extension = _MissingExtension('mmcv._ext')
-    sys.modules['mmcv._ext'] = extension
+@functools.cache  # twice is the same as once
+def patch() -> None:
+    """Import ``mmcv.ops`` without ``mmcv._ext``."""
+    extension = sys.modules['mmcv._ext'] = _MissingExtension('mmcv._ext')
     try:
         importlib.import_module('mmcv.ops')
     finally:
@@ -73,11 +56,22 @@ def load_mmcv_operators_without_extension() -> None:
             _refuse_to_build_modules_of(module)
 
 
+class _MissingExtension(types.ModuleType):
+    """Stands for ``mmcv._ext`` while ``mmcv.ops`` is imported: an operator raises when called."""
+
+    def __getattr__(self, name: str) -> Callable:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        if name in ('get_compiler_version', 'get_compiling_cuda_version'):
+            return lambda: 'n/a'  # asked for by collect_env()
+        return _raising(f'The operator {name}')
+
+
 def _refuse_to_build_modules_of(operator: types.ModuleType) -> None:
     for name, value in list(vars(operator).items()):
         defined_here = isinstance(value, type) and value.__module__ == operator.__name__
         if defined_here and issubclass(value, torch.nn.Module) and not _runs_in_python(name):
-            value.__init__ = _raise_on_build(value.__init__, name)
+            value.__init__ = functools.wraps(value.__init__)(_raising(f'mmcv.ops.{name}'))
 
 
 def _runs_in_python(name: str) -> bool:
@@ -85,9 +79,11 @@ def _runs_in_python(name: str) -> bool:
     return name == 'MultiScaleDeformableAttention' and not torch.cuda.is_available()
 
 
-def _raise_on_build(init, name: str):
-    @functools.wraps(init)
-    def refuse(self, *args, **kwargs):
-        raise MissingOperatorError(_missing_operator_message(f'mmcv.ops.{name}'))
+def _raising(what: str) -> Callable:
+    def missing_operator(*args: Any, **kwargs: Any) -> None:
+        raise MissingOperatorError(
+            f'{what} is compiled code that mmcv-lite does not contain: to use it, run '
+            '"pip uninstall mmcv-lite" and install mmcv 2.1.0 with operators (MMCV_WITH_OPS=1).'
+        )
 
-    return refuse
+    return missing_operator

@@ -1,6 +1,10 @@
-"""The moments of a run for which mmengine's ``Runner`` has no hook.
+"""Moments of a run for which mmengine's ``Runner`` has no hook.
 
-``Runner`` is changed here and nowhere else in the plugin; the lists below say what happens:
+Wrong: hooks are built after the config was read and the model's weights initialized, so none can
+look at a config before anything is built from it, join every run, or look at the initial weights.
+
+Changed, for as long as the process runs, here and nowhere else in the plugin: ``Runner.from_cfg``,
+``Runner.register_hooks`` and ``Runner._init_model_weights`` also do what these lists say:
 
 - :data:`before_build`: functions of a config, called before a runner is built from it;
 - :data:`added_hooks`: hook classes that every run gets, unless it has one of that class;
@@ -43,12 +47,11 @@ def starting(runner: Runner) -> Iterator[None]:
         _starting.pop()
 
 
+@functools.cache  # twice is the same as once
 def patch() -> None:
-    """Give ``Runner`` the moments above; twice is the same as once."""
+    """Give ``Runner`` the moments above."""
     from_cfg = Runner.from_cfg.__func__
     register_hooks, initialize = Runner.register_hooks, Runner._init_model_weights
-    if hasattr(initialize, 'has_moments'):
-        return
 
     @functools.wraps(from_cfg)
     def prepare_and_build(cls, cfg):
@@ -70,7 +73,6 @@ def patch() -> None:
         for check in after_init:
             check(unwrapped(self.model))
 
-    init_model_weights.has_moments = True
     Runner.from_cfg = classmethod(prepare_and_build)
     Runner.register_hooks = register_more_hooks
     Runner._init_model_weights = init_model_weights

@@ -1,28 +1,36 @@
-"""Checkpoints: what mmengine writes loads, all else is refused by name."""
+"""Stand-ins read what mmengine writes, while ``reading_checkpoints`` holds and only then."""
 
-import functools
-import http.server
-import os
+import argparse
+import io
 import pickle
 import struct
 import threading
-import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseModule
-from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
+from mmengine.runner.checkpoint import save_checkpoint
 
-from pspnet_plugin.compat import checkpoints
-from tests.helpers.attacks import Payload
-from tests.helpers.processes import ROOT, run_python
-from tests.helpers.street_scenes import small_run_options
+from pspnet_plugin.compat.checkpoints import reading_checkpoints, refused_name
+
+
+def allowed():
+    return set(torch.serialization.get_safe_globals())
 
 
 def load(path):
-    return CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    with reading_checkpoints():
+        return torch.load(path, weights_only=True)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """The path of a checkpoint as mmengine writes it."""
+    path = tmp_path / 'written.pth'
+    save_checkpoint({'loss': HistoryBuffer(np.arange(5.0), np.ones(5))}, str(path))
+    return path
 
 
 def test_everything_that_mmengine_writes_loads_again(tmp_path):
@@ -47,154 +55,97 @@ def test_everything_that_mmengine_writes_loads_again(tmp_path):
     assert all(map(np.array_equal, loaded['arrays'], checkpoint['arrays']))
     assert np.array_equal(loaded['names'], checkpoint['names'])
     again = loaded['message_hub']['log_scalars']['loss']
+    assert type(again) is HistoryBuffer
     assert again.mean() == loss.mean()
     assert again.min() == 0
 
 
-def test_stock_torch_refuses_what_mmengine_writes(tmp_path):
-    path = tmp_path / 'stock.pth'
-    torch.save({'loss': HistoryBuffer()}, path)
-    code, output = run_python('-c', f'import torch, mmengine.logging; torch.load({str(path)!r})')
-    assert code != 0
-    assert 'HistoryBuffer' in output
+def test_what_was_loaded_can_be_saved_and_loaded_again(tmp_path):
+    values = {'array': np.arange(3.0), 'history': HistoryBuffer(np.ones(2), np.ones(2))}
+    for name in ('first.pth', 'second.pth'):
+        save_checkpoint(values, str(tmp_path / name))
+        values = load(tmp_path / name)
+    assert type(pickle.loads(pickle.dumps(values['array']))) is np.ndarray
+    assert (values['array'] + 1).tolist() == [1, 2, 3]
+    values['history'].update(4, 2)
+    assert values['history'].mean() == 1.5
+    assert values['history'].max_length == HistoryBuffer().max_length
 
 
-@pytest.mark.parametrize('call', [os.mkdir, eval, getattr])
-def test_checkpoint_that_would_run_code_is_refused_and_named(tmp_path, call):
-    made = tmp_path / 'made'
-    arguments = {
-        os.mkdir: (str(made),),
-        eval: (f'__import__("os").mkdir({str(made)!r})',),
-        getattr: (HistoryBuffer, '__init__'),
-    }[call]
-    path = tmp_path / 'bad.pth'
-    torch.save({'state_dict': {}, 'extra': Payload(call, *arguments)}, path)
-    with pytest.raises(checkpoints.CheckpointError, match=call.__name__) as raised:
-        load(path)
-    assert 'add_safe_globals' in str(raised.value)
-    assert not made.exists()
+def test_namespace_of_a_command_line_loads(tmp_path):
+    torch.save({'args': argparse.Namespace(arch='resnet50', lr=0.1)}, tmp_path / 'dino.pth')
+    assert load(tmp_path / 'dino.pth')['args'].arch == 'resnet50'
 
 
-# --- code in what comes from the web -----------------------------------------------------------
+# --- for how long -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def web(tmp_path, monkeypatch):
-    """The address of a server on the loopback for the files in ``tmp_path / 'web'``."""
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
-    for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / 'web').mkdir()
-    handler = functools.partial(Quiet, directory=tmp_path / 'web')
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+def test_torch_by_itself_reads_as_stock_torch_before_and_after(written):
+    for _ in range(2):
+        with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
+            torch.load(written, weights_only=True)
+        load(written)
+
+
+def test_allow_list_is_as_before_also_after_an_error_and_inside_itself(written):
+    before = allowed()
+    with reading_checkpoints():
+        load(written)
+        torch.load(written, weights_only=True)
+    with pytest.raises(ZeroDivisionError), reading_checkpoints():
+        raise ZeroDivisionError
+    assert allowed() == before
+
+
+def test_thread_that_ends_first_takes_nothing_from_the_other(written):
+    before = allowed()
+    inside, done = threading.Event(), threading.Event()
+
+    def first():
+        with reading_checkpoints():
+            inside.set()
+            assert done.wait(60)
+
+    thread = threading.Thread(target=first)
     thread.start()
-    yield f'http://127.0.0.1:{server.server_port}'
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    assert inside.wait(60)
+    with reading_checkpoints():
+        done.set()
+        thread.join()
+        assert torch.load(written, weights_only=True)['loss'].mean() == 2
+    assert allowed() == before
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
+def test_many_threads_read_at_once(written):
+    before = allowed()
+    with ThreadPoolExecutor(8) as pool:
+        means = list(pool.map(lambda _: load(written)['loss'].mean(), range(64)))
+    assert means == [2.0] * 64
+    assert allowed() == before
 
 
-def save_with_code(path, made, kind='zip'):
-    content = {'state_dict': {'weight': torch.ones(2)}, 'meta': Payload(os.mkdir, str(made))}
-    torch.save(content, path, _use_new_zipfile_serialization=kind == 'zip')
-    if kind == 'zipped pickle':  # which torch.hub unpacks
-        plain = path.rename(path.with_name('plain.pth'))
-        with zipfile.ZipFile(path, 'w') as archive:
-            archive.write(plain, 'plain.pth')
+# --- what the user allows -----------------------------------------------------------------------
 
 
-def load_as_pretrained(reference):
-    BaseModule(init_cfg={'type': 'Pretrained', 'checkpoint': reference}).init_weights()
+def test_what_the_user_has_allowed_stays_allowed(written):
+    with torch.serialization.safe_globals([argparse.Namespace, HistoryBuffer]):
+        before = allowed()
+        with reading_checkpoints():
+            pass
+        assert allowed() == before
 
 
-@pytest.mark.parametrize('kind', ['zip', 'pickle', 'zipped pickle'])
-@pytest.mark.parametrize(
-    ('scheme', 'how'),
-    [
-        ('', load),
-        ('', load_as_pretrained),
-        ('torchvision://', load),
-        ('torchvision://', load_as_pretrained),
-        ('open-mmlab://', load),
-        ('mmcls://', load),
-    ],
-)
-def test_code_from_the_web_is_refused_by_every_loader(
-    tmp_path, monkeypatch, web, scheme, how, kind
-):
-    save_with_code(tmp_path / 'web' / 'bad.pth', tmp_path / 'made', kind)
-    for names in ('get_torchvision_models', 'get_external_models', 'get_mmcls_models'):
-        monkeypatch.setattr(
-            f'mmengine.runner.checkpoint.{names}', lambda: {'model': f'{web}/bad.pth'}
-        )
-    reference = f'{scheme}model' if scheme else f'{web}/bad.pth'
-    with pytest.raises(checkpoints.CheckpointError, match=f'{reference} holds .*mkdir'):
-        how(reference)
-    assert not (tmp_path / 'made').exists()
-
-
-@pytest.mark.parametrize('tool', ['test.py', 'train.py'])
-def test_tools_refuse_code_from_the_web(tmp_path, web, street_scenes, tool):
-    from tests.test_tools import CONFIG, NARROW
-
-    address = f'{web}/bad.pth'
-    save_with_code(tmp_path / 'web' / 'bad.pth', tmp_path / 'made')
-    options = ['--work-dir', tmp_path, *small_run_options(street_scenes), *NARROW]
-    arguments = [address, *options]
-    if tool == 'train.py':
-        arguments = ['--resume', *options, f'load_from={address}']
-    code, output = run_python(ROOT / 'tools' / tool, CONFIG, *arguments)
-    assert code == 1
-    error = output.strip().splitlines()[-1]
-    assert error.startswith(f'error: The checkpoint {address} holds')
-    assert 'mkdir' in error
-    assert not (tmp_path / 'made').exists()
-
-
-def test_a_checkpoint_of_mmengine_loads_from_the_web(tmp_path, web):
-    loss = HistoryBuffer(np.arange(5.0), np.ones(5))
-    save_checkpoint({'loss': loss}, str(tmp_path / 'web' / 'good.pth'))
-    assert load(f'{web}/good.pth')['loss'].mean() == loss.mean()
-
-
-def test_a_loader_that_asks_for_code_gets_none(tmp_path, monkeypatch):
-    # As the readers of mmengine's later versions do.
-    save_with_code(tmp_path / 'bad.pth', tmp_path / 'made')
-    monkeypatch.setitem(
-        CheckpointLoader._schemes,
-        '',
-        lambda path, map_location: torch.load(path, weights_only=False),
-    )
-    with pytest.raises(checkpoints.CheckpointError, match='mkdir'):
-        load(tmp_path / 'bad.pth')
-    assert not (tmp_path / 'made').exists()
-
-
-def test_what_torch_loads_outside_of_mmengine_is_left_alone(tmp_path, monkeypatch):
-    save_with_code(tmp_path / 'trusted.pth', tmp_path / 'made')
-    for before in ('0', None):
-        if before is None:
-            monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD')
-        else:
-            monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', before)
-        with pytest.raises(checkpoints.CheckpointError):
-            load(tmp_path / 'trusted.pth')
-        assert os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD') == before
-    torch.load(tmp_path / 'trusted.pth', weights_only=False)
-    assert (tmp_path / 'made').exists()
-
-
-def test_a_user_who_says_so_to_torch_loads_code(tmp_path, monkeypatch):
-    save_with_code(tmp_path / 'trusted.pth', tmp_path / 'made')
-    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
-    load(tmp_path / 'trusted.pth')
-    assert (tmp_path / 'made').exists()
+def test_user_who_allows_the_classes_of_numpy_themselves_is_obeyed(tmp_path):
+    path = tmp_path / 'complex.pth'
+    save_checkpoint({'loss': HistoryBuffer(np.ones(2), np.ones(2)), 'z': np.array([1j])}, str(path))
+    with pytest.raises(pickle.UnpicklingError, match=r'numpy\.dtype'):
+        load(path)
+    dtypes = [type(np.dtype(kind)) for kind in (float, complex)]
+    classes = [np.ndarray, np.dtype, np.array(0).__reduce__()[0], *dtypes]
+    with torch.serialization.safe_globals(classes):
+        loaded = load(path)
+    assert loaded['z'] == 1j
+    assert loaded['loss'].mean() == 1
 
 
 # --- what the stand-ins refuse: pickles written by hand, opcode by opcode -----------------------
@@ -253,11 +204,11 @@ REFUSED = {
 
 
 def read(stack):
-    import io
-
-    from torch import _weights_only_unpickler
-
-    return _weights_only_unpickler.load(io.BytesIO(b'\x80\x02' + stack + b'.'))
+    """Read opcodes as a checkpoint in the format of torch before 1.6, which is a plain pickle."""
+    head = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
+    parts = [pickle.dumps(part, 2) for part in head]
+    parts += [b'\x80\x02' + stack + b'.', pickle.dumps([], 2)]
+    return load(io.BytesIO(b''.join(parts)))
 
 
 @pytest.mark.parametrize('what', REFUSED)
@@ -273,74 +224,15 @@ def test_the_same_opcodes_without_the_trick_load():
 
 def test_statistics_in_a_checkpoint_do_not_change_those_of_the_process():
     history = b'cmmengine.logging.history_buffer\nHistoryBuffer\n)\x81'
-    table = text('mean') + b'ctorch\nSize\n' + text('__subclasses__') + b'K\x01'
+    table = text('mean') + b'ctorch\nSize\n' + text('custom') + b'K\x01'
     read(history + b'}' + text('statistics_methods') + b'}(' + table + b'us' + b'b')
     assert HistoryBuffer([1.0, 3.0], [1, 1]).statistics('mean') == 2
-    assert '__subclasses__' not in HistoryBuffer._statistics_methods
+    with pytest.raises(KeyError, match='custom'):
+        HistoryBuffer([1.0], [1]).statistics('custom')
 
 
-def test_what_was_loaded_can_be_saved_and_loaded_again(tmp_path):
-    values = {'array': np.arange(3.0), 'history': HistoryBuffer(np.ones(2), np.ones(2))}
-    for name in ('first.pth', 'second.pth'):
-        save_checkpoint(values, str(tmp_path / name))
-        values = load(tmp_path / name)
-    assert type(pickle.loads(pickle.dumps(values['array']))) is np.ndarray
-    assert (values['array'] + 1).tolist() == [1, 2, 3]
-    values['history'].update(4, 2)
-    assert values['history'].mean() == 1.5
-    assert values['history'].max_length == HistoryBuffer().max_length
-
-
-# --- broken files -------------------------------------------------------------------------------
-
-
-def save_in_turn(folder, *names):
-    for second, name in enumerate(names):
-        torch.save({'state_dict': {'weight': torch.rand(64, 64)}}, folder / name)
-        os.utime(folder / name, (second, second))
-
-
-def cut_in_half(path):
-    written = path.stat().st_mtime
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    os.utime(path, (written, written))
-
-
-def test_cut_checkpoint_is_refused_and_the_whole_one_before_it_is_named(tmp_path):
-    save_in_turn(tmp_path, 'iter_10.pth', 'iter_20.pth', 'iter_30.pth', 'iter_40.pth')
-    for name in ('iter_20.pth', 'iter_30.pth'):
-        cut_in_half(tmp_path / name)
-    with pytest.raises(checkpoints.CheckpointError) as raised:
-        load(tmp_path / 'iter_30.pth')
-    message = str(raised.value)
-    assert 'iter_30.pth is broken or incomplete' in message
-    assert f'load_from={tmp_path / "iter_10.pth"}' in message
-
-
-@pytest.mark.parametrize(
-    'content', [b'', b'<html>not found</html>', b'Rate limit exceeded', b'X', b'PK\x03\x04']
-)
-def test_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, content):
-    path = tmp_path / 'weights.pth'
-    path.write_bytes(content)
-    with pytest.raises(checkpoints.CheckpointError, match='weights.pth is broken') as raised:
-        load(path)
-    assert '\n' not in str(raised.value)
-
-
-@pytest.mark.parametrize('value', [np.array([None]), np.array([1j]), np.array([b'bytes'])])
-def test_whole_checkpoint_with_something_else_inside_is_not_called_broken(tmp_path, value):
-    path = tmp_path / 'whole.pth'
-    torch.save({'extra': value}, path)
-    with pytest.raises(checkpoints.CheckpointError, match=r'whole\.pth holds numpy\.dtype'):
-        load(path)
-
-
-def test_other_errors_about_a_whole_file_stay_as_they_are():
-    error = RuntimeError('CUDA out of memory')
-    assert checkpoints.explain_load_error('whole.pth', error) is None
-
-
-def test_error_that_is_not_about_the_file_stays_as_it_is():
-    with pytest.raises(FileNotFoundError):
-        load('nowhere.pth')
+def test_refused_name_is_found_in_the_message_of_torch(written):
+    with pytest.raises(pickle.UnpicklingError) as raised:
+        torch.load(written, weights_only=True)
+    assert refused_name(raised.value) == 'mmengine.logging.history_buffer.HistoryBuffer'
+    assert refused_name(ValueError('another error')) is None

@@ -82,7 +82,7 @@ def everything(runner):
     """All that a checkpoint holds of a run's state, but for its own record of the run."""
     last = runner.train_loop.epoch if 'epoch' in runner.work_dir else runner.iter
     kind = 'epoch' if 'epoch' in runner.work_dir else 'iter'
-    saved = torch.load(f'{runner.work_dir}/{kind}_{last}.pth', weights_only=True)
+    saved = torch.load(f'{runner.work_dir}/{kind}_{last}.pth', weights_only=False)
     return {key: saved[key] for key in ('state_dict', 'ema_state_dict', 'optimizer')} | {
         'param_schedulers': saved['param_schedulers']
     }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +119,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
     options: dict[str, Any] = {'mmap': True} if zipfile.is_zipfile(path) else {}
     try:
-        with reading_checkpoints(), _allowed(argparse.Namespace):
+        with reading_checkpoints():
             return torch.load(path, map_location='cpu', weights_only=not trust_pickle, **options)
     except Exception as error:  # torch reports a broken file in a dozen ways
         refused = refused_name(error) if isinstance(error, pickle.UnpicklingError) else None
@@ -136,16 +134,6 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
                 f'{path} is a TorchScript program, not a state dict: save its state_dict() instead.'
             ) from error
         raise _broken(path, error) from error
-
-
-def _allowed(kind: type) -> AbstractContextManager:
-    """Let ``torch.load`` make objects of a class that holds nothing but values.
-
-    Training scripts such as DINO's store their command line, an ``argparse.Namespace``. torch would
-    take a class from its allow-list at the end of the context even where it stood there before.
-    """
-    before = torch.serialization.get_safe_globals()
-    return torch.serialization.safe_globals([] if kind in before else [kind])
 
 
 def _broken(path: Path, error: Exception) -> WeightsFileError:

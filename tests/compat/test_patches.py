@@ -1,0 +1,147 @@
+"""``docs/compat.md`` lists what the plugin changes in other packages, all of it and no more."""
+
+import ast
+import fnmatch
+import importlib.util
+import json
+import re
+
+import pytest
+
+from tests.helpers.processes import ROOT, run_python
+
+PACKAGE = ROOT / 'pspnet_plugin'
+DOCS = (ROOT / 'docs' / 'compat.md').read_text(encoding='utf-8')
+ON_LITE = importlib.util.find_spec('mmcv._ext') is None
+
+
+def table(heading):
+    """The rows below the header that begins with ``heading``, as lists of cells."""
+    lines = iter(DOCS.splitlines())
+    next(line for line in lines if line.startswith(f'| {heading} '))
+    next(lines)
+    for line in lines:
+        if not line.startswith('|'):
+            return
+        yield [cell.strip() for cell in line.strip('|').split('|')]
+
+
+def quoted(cell):
+    return re.findall(r'`([^` ]+)`', cell)
+
+
+def find_patches(code=''):
+    status, output = run_python('-W', 'ignore', '-m', 'tests.helpers.patches', code)
+    assert status == 0, output[-4000:]
+    return json.loads(output.splitlines()[-1])
+
+
+@pytest.fixture(scope='module')
+def found():
+    return find_patches()
+
+
+@pytest.fixture(scope='module')
+def listed():
+    """The dotted names in the table, some with an asterisk; those of the installed mmcv only."""
+    names = [name for row in table('File') for name in quoted(row[1])]
+    return [name for name in names if ON_LITE or not name.startswith('mmcv.')]
+
+
+def test_everything_that_is_replaced_stands_in_the_table(found, listed):
+    missing = [n for n in found['patched'] if not any(fnmatch.fnmatchcase(n, p) for p in listed)]
+    assert missing == []
+
+
+def test_everything_in_the_table_is_replaced(found, listed):
+    assert len(listed) > 5
+    assert [p for p in listed if not fnmatch.filter(found['patched'], p)] == []
+
+
+def test_every_repair_has_a_row_and_every_row_a_file():
+    files = {name for row in table('File') for name in quoted(row[0])}
+    repairs = {path for path in (PACKAGE / 'compat').glob('*.py') if path.name != '__init__.py'}
+    assert {str(path.relative_to(PACKAGE)) for path in repairs} <= files
+    assert [name for name in files if not (PACKAGE / name).is_file()] == []
+
+
+def test_every_repair_says_what_is_wrong_what_is_changed_and_when_it_becomes_unnecessary():
+    for path in (PACKAGE / 'compat').glob('*.py'):
+        if path.name != '__init__.py':
+            said = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+            for part in ('\nWrong: ', '\nChanged', '\nUnnecessary '):
+                assert part in said, f'{path.name} lacks {part.strip()!r}'
+
+
+def test_names_that_are_registered_anew_stand_in_the_table(found):
+    names = [quoted(row[0])[0] for row in table('Name')]
+    assert sorted(f'mmseg.registry.MODELS.{name}' for name in names) == found['registered']
+
+
+def test_a_patch_of_any_kind_is_found():
+    code = """
+import functools, copy, mmengine.hooks, mmengine.registry, mmengine.runner, pspnet_plugin, torch
+from pspnet_plugin.text import shortened
+torch.save = functools.partial(torch.save, pickle_protocol=2)
+torch.nn.Conv2d.forward = functools.wraps(torch.nn.Conv2d.forward)(shortened)
+torch.nn.Linear.extra = property(shortened)
+mmengine.hooks.EMAHook.before_run = staticmethod(shortened)
+mmengine.runner.IterBasedTrainLoop = pspnet_plugin.LayerFreezeHook
+mmengine.runner.checkpoint.CheckpointLoader.register_scheme('mine://', shortened)
+mmengine.registry.HOOKS.register_module('EMAHook', module=pspnet_plugin.LayerFreezeHook, force=True)
+"""
+    more = find_patches(code)
+    assert more['registered'].count('mmengine.registry.HOOKS.EMAHook') == 1
+    for name in (
+        'torch.save',
+        'torch.nn.modules.conv.Conv2d.forward',
+        'torch.nn.modules.linear.Linear.extra',
+        'mmengine.hooks.ema_hook.EMAHook.before_run',
+        'mmengine.runner.IterBasedTrainLoop',
+        'mmengine.runner.checkpoint.CheckpointLoader._schemes',
+    ):
+        assert name in more['patched']
+
+
+# --- nothing is changed elsewhere, also not later -----------------------------------------------
+
+
+def assigned_attributes(tree):
+    """Attributes of imported names of other packages that the code sets or deletes."""
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {(alias.asname or alias.name).split('.')[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            imported |= {alias.asname or alias.name for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            target = node.value
+        elif isinstance(node, ast.Call) and getattr(node.func, 'id', '') in ('setattr', 'delattr'):
+            target = node.args[0]
+        else:
+            continue
+        while isinstance(target, ast.Attribute):
+            target = target.value
+        if isinstance(target, ast.Name) and target.id in imported:
+            yield ast.unparse(node)
+
+
+def test_assignments_to_other_packages_are_seen():
+    code = (
+        'import torch.nn as nn\nfrom torch import hub\nnn.Conv2d.forward = 1\nsetattr(hub, "x", 1)'
+    )
+    assert len(list(assigned_attributes(ast.parse(code)))) == 2
+    assert not list(assigned_attributes(ast.parse('from . import hub\nhub.x = 1')))
+
+
+def test_nothing_outside_of_compat_changes_another_package():
+    changed = {
+        str(path.relative_to(PACKAGE)): list(assigned_attributes(ast.parse(path.read_text())))
+        for path in PACKAGE.rglob('*.py')
+        if '.mim' not in path.parts and path.parent.name != 'compat'
+    }
+    assert {path: names for path, names in changed.items() if names} == {
+        'freezing/enforce.py': ['activation_checkpointing.checkpoint'],
+        'freezing/optimizer.py': ['DefaultOptimWrapperConstructor.__call__'],
+    }

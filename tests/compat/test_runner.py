@@ -1,0 +1,123 @@
+"""The moments of a run that ``compat.runner`` adds to mmengine's Runner."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, HOOKS, MODELS
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from pspnet_plugin.compat import runner as moments
+
+
+@DATASETS.register_module(name='OnesForMoments')
+class Ones(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {'x': torch.ones(3)}
+
+
+@MODELS.register_module(name='NetForMoments')
+class Net(BaseModel):
+    """A linear layer, which is initialized to zeros."""
+
+    def __init__(self):
+        super().__init__(init_cfg=dict(type='Constant', layer='Linear', val=0, bias=0))
+        self.layer = torch.nn.Linear(3, 1)
+
+    def init_weights(self):
+        self.seen = moments.starting_runner()
+        super().init_weights()
+
+    def forward(self, x, mode='loss'):
+        return {'loss': self.layer(x).sum()}
+
+
+@HOOKS.register_module(name='NotedMoment')
+class Noted(Hook):
+    def before_train(self, runner):
+        runner.noted = getattr(runner, 'noted', 0) + 1
+
+
+@HOOKS.register_module(name='OneMoreNotedMoment')
+class OneMore(Noted):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def empty_lists(monkeypatch):
+    for name in ('before_build', 'added_hooks', 'after_init'):
+        monkeypatch.setattr(moments, name, [])
+
+
+def config(work_dir, **settings):
+    return Config(
+        dict(
+            model=dict(type='NetForMoments'),
+            work_dir=str(work_dir),
+            experiment_name=work_dir.name,
+            train_dataloader=dict(
+                dataset=dict(type='OnesForMoments'),
+                batch_size=2,
+                num_workers=0,
+                sampler=dict(type='InfiniteSampler'),
+                collate_fn=dict(type='default_collate'),
+            ),
+            train_cfg=dict(by_epoch=False, max_iters=1),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            log_level='ERROR',
+            **settings,
+        )
+    )
+
+
+def test_functions_see_and_change_the_config_before_anything_is_built_from_it(tmp_path):
+    moments.before_build.append(lambda cfg: cfg.merge_from_dict({'train_cfg.max_iters': 3}))
+    assert Runner.from_cfg(config(tmp_path)).train_loop.max_iters == 3
+
+
+def test_error_before_the_build_ends_it(tmp_path):
+    def refuse(cfg):
+        raise ValueError('no')
+
+    moments.before_build.append(refuse)
+    with pytest.raises(ValueError, match='no'):
+        Runner.from_cfg(config(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('own', [[], ['NotedMoment'], ['OneMoreNotedMoment']])
+def test_hook_for_every_run_joins_once_and_not_beside_one_of_its_class(tmp_path, own):
+    moments.added_hooks.append(Noted)
+    run = Runner.from_cfg(config(tmp_path, custom_hooks=[dict(type=hook) for hook in own]))
+    run.train()
+    assert run.noted == 1
+
+
+def test_functions_see_the_model_after_its_initialization_and_before_training(tmp_path):
+    seen = []
+    moments.after_init.append(lambda model: seen.append(model.layer.weight.clone()))
+    run = Runner.from_cfg(config(tmp_path))
+    run.train()
+    (weight,) = seen
+    assert not weight.any()
+    assert run.model.layer.weight.any()
+
+
+def test_runner_that_initializes_its_model_is_known_meanwhile_only(tmp_path):
+    run = Runner.from_cfg(config(tmp_path))
+    run.train()
+    assert run.model.seen is run
+    assert moments.starting_runner() is None
+
+
+def test_runner_that_failed_to_initialize_its_model_is_forgotten(tmp_path, monkeypatch):
+    run = Runner.from_cfg(config(tmp_path))
+    monkeypatch.setattr(run.model, 'init_weights', lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    assert moments.starting_runner() is None
