@@ -9,6 +9,8 @@ the installed versions need it, and leaves them alone where they do not:
 - mmengine asks for a CUDA device when it starts several processes, also for gloo on CPUs, and
   such a process may abort at its end.
 - mmengine knows no ``_base_ = 'pspnet_plugin::…'`` (:mod:`pspnet_plugin.compat.config_scope`).
+- mmengine's optimizer wrappers do not say how they were built
+  (:mod:`pspnet_plugin.compat.optimizer_constructors`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import importlib.util
 import torch
 from mmengine.device import get_device
 
-from . import checkpoints, config_scope, gloo, mmcv_ops, runner
+from . import checkpoints, config_scope, gloo, mmcv_ops, optimizer_constructors, runner
 from .mmcv_ops import MissingOperatorError
 
 __all__ = ['MissingOperatorError', 'apply']
@@ -40,6 +42,7 @@ def apply() -> None:
     if get_device() in ('cpu', 'mps'):
         gloo.start_gloo_without_gpu()
     config_scope.patch()
+    optimizer_constructors.patch()
     runner.patch()
 
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from ..errors import PspnetPluginError
-from .enforce import apply_own_freezing, stop_freezing_by_itself
-from .hook import LayerFreezeHook
-from .optimizer import fit_groups, restore_scheduled_lr, scale_lr
-from .plan import plan
-from .schedule import RunLength
+from ..text import table_as_text
+from .hook import LayerFreezeHook, lay_out_run
+from .optimizer import names_by_id, restore_scheduled_lr, scale_lr, scaled_groups
+from .schedule import RunLength, Timeline
 from .selection import SelectionError, find_stages
 
+# Iterations that a preview looks at besides those around transitions.
 COLUMNS = 400
 
 
@@ -52,39 +52,57 @@ def preview(config: Config) -> Preview:
     """What :class:`LayerFreezeHook` will do in a run of ``config``, by the code that will do it.
 
     Raises:
-        PreviewError: the config has no LayerFreezeHook or several, or no data to count epochs with.
+        PreviewError: the config has no LayerFreezeHook or several, several optimizers, or lacks
+            what a run of training needs.
+        SelectionError, ScheduleError: the hook's arguments are wrong.
     """
     hooks = [h for h in config.get('custom_hooks', []) if h.get('type') == 'LayerFreezeHook']
     if len(hooks) != 1:
         raise PreviewError(f'The config has {len(hooks)} LayerFreezeHook in custom_hooks, not one.')
+    for key in ('model', 'train_cfg', 'optim_wrapper'):
+        if not config.get(key):
+            raise PreviewError(f'The config has no {key}, so it describes no run of training.')
     arguments = {key: value for key, value in hooks[0].items() if key not in ('type', 'priority')}
     hook = LayerFreezeHook(**arguments)
     init_default_scope(config.get('default_scope', 'mmengine'))
     length = _run_length(config, hook.by_epoch)
     model = MODELS.build(config.model)
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        raise PreviewError('The config has several optimizers, and a preview shows one.')
     schedulers = _build_schedulers(config, optim_wrapper, length)
-    apply_own_freezing(model)
-    timeline = plan(model, length, **hook.config)
-    stop_freezing_by_itself(model, timeline.unfrozen())
-    fit_groups({'': optim_wrapper}, {'': schedulers}, model, timeline)
+    timeline = lay_out_run(
+        model,
+        {'': optim_wrapper},
+        {'': schedulers},
+        length,
+        hook.config,
+        MMLogger.get_current_instance(),
+    )
     return _simulate(model, timeline, optim_wrapper, schedulers, length)
 
 
-def _simulate(model, timeline, optim_wrapper, schedulers, length: RunLength) -> Preview:
+def _simulate(
+    model: nn.Module,
+    timeline: Timeline,
+    optim_wrapper: OptimWrapper,
+    schedulers: list,
+    length: RunLength,
+) -> Preview:
     parts = parts_of(model)
     starts = [t for t in timeline.transitions() if t < length.max_iters]
     step = max(1, length.max_iters // COLUMNS)
     ends = [t - 1 for t in starts[1:]]
     wanted = {*starts, *ends, *range(0, length.max_iters, step), length.max_iters - 1}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = names_by_id(model)
     groups = optim_wrapper.optimizer.param_groups
+    scaled = scaled_groups(groups, model, timeline)
     columns = []
     for iteration in range(length.max_iters):
         if iteration in wanted:
-            scale_lr(groups, lambda p, t=iteration: timeline.lr_mult(names.get(id(p)), t))
-            rates = {names.get(id(p)): g['lr'] for g in groups for p in g['params']}
-            columns.append(_column(model, parts, timeline.frozen(iteration), rates))
+            scale_lr(groups, scaled, timeline, iteration)
+            lrs = {names.get(id(p), ''): g['lr'] for g in groups for p in g['params']}
+            columns.append(_column(model, parts, timeline.frozen(iteration), lrs))
             restore_scheduled_lr(groups)
         epoch_ends = (iteration + 1) % length.epoch_length == 0
         _step([s for s in schedulers if epoch_ends or not s.by_epoch])
@@ -99,14 +117,19 @@ def _step(schedulers: list) -> None:
             scheduler.step()
 
 
-def _column(model: nn.Module, parts, frozen, rates) -> list[tuple[float, float]]:
+def _column(
+    model: nn.Module,
+    parts: Mapping[str, list[str]],
+    frozen: Collection[str],
+    rates: Mapping[str, float],
+) -> list[tuple[float, float]]:
     """For each part the highest learning rate in it, and the share of it that trains."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     column = []
     for names in parts.values():
         training = [name for name in names if name not in frozen and name in rates]
-        share = sum(map(sizes.get, training)) / sum(map(sizes.get, names))
-        column.append((max(map(rates.get, training), default=np.nan), share))
+        share = sum(sizes[name] for name in training) / sum(sizes[name] for name in names)
+        column.append((max((rates[name] for name in training), default=np.nan), share))
     return column
 
 
@@ -147,7 +170,7 @@ def _run_length(config: Config, by_epoch: bool) -> RunLength:
     )
 
 
-def _build_schedulers(config: Config, optim_wrapper, length: RunLength) -> list:
+def _build_schedulers(config: Config, optim_wrapper: OptimWrapper, length: RunLength) -> list:
     schedulers = copy.deepcopy(config.get('param_scheduler')) or []
     schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
     for scheduler in schedulers:
@@ -177,13 +200,11 @@ def as_table(shown: Preview) -> str:
                 text += f' ({share:.0%} of it)'
             cells.append(text)
         table.add_row(part, *cells)
-    text = io.StringIO()
-    Console(file=text, width=1000, color_system=None).print(table)
-    return text.getvalue().rstrip()
+    return table_as_text(table, width=1000)
 
 
 def draw(shown: Preview, path: str) -> None:
-    """The preview as a picture: parts by iterations, coloured by learning rate; grey is frozen."""
+    """The preview as an image: parts by iterations, coloured by learning rate; grey is frozen."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 

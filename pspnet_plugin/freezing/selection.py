@@ -13,16 +13,15 @@ A pattern is one of
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from itertools import chain
 
-import torch
 from torch import nn
 
 from ..errors import PspnetPluginError
+from ..text import near_misses
 
 _STAGE_PATTERN = re.compile(r'(?:(?P<owner>.+)\.)?stages\[(?P<index>-?\d*(?::-?\d*)?)\]')
 _NUMBERED_STAGE = re.compile(r'(?:layer|stage|block)s?_?\d+|s\d+')
@@ -34,31 +33,26 @@ class SelectionError(PspnetPluginError):
     """A pattern names nothing in the model."""
 
 
-def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, then buffers, each once under its first name."""
-    return dict(chain(model.named_parameters(), model.named_buffers()))
-
-
 def select(
-    model: nn.Module, patterns: Iterable[str], except_: Iterable[str] = ()
+    model: nn.Module, patterns: Iterable[str], exclude: Iterable[str] = ()
 ) -> frozenset[str]:
-    """Names of the parameters and buffers that ``patterns`` cover and ``except_`` does not.
+    """Names of the parameters and buffers that ``patterns`` cover and ``exclude`` does not.
 
     A tensor that the model holds under several names is covered when one of them is, and comes back
     under its first.
 
     Raises:
-        SelectionError: a pattern covers no parameter and no buffer, or ``except_`` leaves nothing.
+        SelectionError: a pattern covers no parameter and no buffer, or ``exclude`` leaves nothing.
     """
     names_of = _all_names(model)
-    patterns, except_ = list(patterns), list(except_)
+    patterns, exclude = list(patterns), list(exclude)
     covered, kept_out = (
         frozenset().union(*(_cover(model, pattern, names_of) for pattern in some))
-        for some in (patterns, except_)
+        for some in (patterns, exclude)
     )
     if patterns and not covered - kept_out:
         raise SelectionError(
-            f'Nothing is left of {patterns} without {except_}: name more, or except less.'
+            f'Nothing is left of {patterns} without {exclude}: name more, or exclude less.'
         )
     return covered - kept_out
 
@@ -66,10 +60,9 @@ def select(
 def _all_names(model: nn.Module) -> dict[str, list[str]]:
     """First name of each parameter and buffer -> all names under which the model holds it."""
     names: dict[int, list[str]] = {}
-    tensors = chain(
+    for name, tensor in chain(
         model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
-    )
-    for name, tensor in tensors:
+    ):
         names.setdefault(id(tensor), []).append(name)
     return {same[0]: same for same in names.values()}
 
@@ -107,7 +100,7 @@ def _upward(name: str) -> Iterator[str]:
 def _nothing_matches(model: nn.Module, pattern: str) -> str:
     names = [name for name, _ in chain(model.named_modules(), model.named_parameters()) if name]
     inside = [name for name in names if name.endswith(f'.{pattern}')]
-    near = list(dict.fromkeys(inside + difflib.get_close_matches(pattern, names, 5, 0.5)))[:5]
+    near = list(dict.fromkeys(inside + near_misses(pattern, names, 5)))[:5]
     hint = f'Near misses: {", ".join(near)}.' if near else 'Nothing has a similar name.'
     top = ', '.join(name for name, _ in model.named_children())
     return (
