@@ -9,8 +9,6 @@ from itertools import chain
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-_LOCK = 'train'
-
 
 def set_trainable(
     model: nn.Module, frozen: Collection[str], among: Collection[str]
@@ -48,12 +46,12 @@ def hold_statistics(model: nn.Module, frozen: Collection[str]) -> None:
     module takes the mode of the last call of its ``train`` method.
     """
     for prefix, module in model.named_modules():
-        names = (f'{prefix}.{name}' if prefix else name for name in module._buffers)
-        held = any(name in frozen for name in names)
-        lock = vars(module).get(_LOCK)
-        if held and not isinstance(lock, EvalLock):
-            vars(module)[_LOCK] = EvalLock(module)
-        elif not held and isinstance(lock, EvalLock):
+        held = any(name in frozen for name, _ in module.named_buffers(prefix, recurse=False))
+        lock = vars(module).get('train')
+        locked = isinstance(lock, EvalLock)
+        if held and not locked:
+            vars(module)['train'] = EvalLock(module)
+        elif locked and not held:
             lock.release()
 
 
@@ -79,7 +77,7 @@ class EvalLock:
 
     def release(self) -> None:
         """Restore the module's own ``train`` method, and the mode of the last call."""
-        del vars(self.module)[_LOCK]
+        del vars(self.module)['train']
         self.module.training = self.asked
 
 
@@ -98,11 +96,16 @@ def checkpoint_without_reentry(model: nn.Module, modules: str | Iterable[str]) -
 # --- what models freeze by themselves -----------------------------------------------------------
 
 
+def freezing_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Backbones that freeze their ``frozen_stages`` at each call of ``train``, with their names."""
+    stages = [(name, m, getattr(m, 'frozen_stages', -1)) for name, m in model.named_modules()]
+    return [(name, m) for name, m, frozen in stages if isinstance(frozen, int) and frozen >= 0]
+
+
 def apply_own_freezing(model: nn.Module) -> None:
     """Let backbones with ``frozen_stages`` freeze them now: some wait for a call of ``train``."""
-    for module in model.modules():
-        if freezes_by_itself(module):
-            module.train()
+    for _, backbone in freezing_backbones(model):
+        backbone.train()
 
 
 def frozen_as_built(model: nn.Module) -> frozenset[str]:
@@ -112,35 +115,23 @@ def frozen_as_built(model: nn.Module) -> frozenset[str]:
     counts as frozen where its module lies in such a backbone and all its parameters are frozen.
     """
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    for owner, backbone in model.named_modules():
-        if not freezes_by_itself(backbone):
-            continue
+    for owner, backbone in freezing_backbones(model):
         for prefix, module in backbone.named_modules(prefix=owner):
-            own = [f'{prefix}.{name}' for name, _ in module.named_parameters(recurse=False)]
+            own = [name for name, _ in module.named_parameters(prefix, recurse=False)]
             if own and frozen.issuperset(own):
-                frozen.update(f'{prefix}.{name}' for name, _ in module.named_buffers(recurse=False))
+                frozen.update(name for name, _ in module.named_buffers(prefix, recurse=False))
     return frozenset(frozen)
 
 
-def freezes_by_itself(module: nn.Module) -> bool:
-    """Whether a backbone freezes its first stages again whenever ``train`` is called."""
-    stages = getattr(module, 'frozen_stages', -1)
-    return isinstance(stages, int) and stages >= 0
-
-
-def stop_freezing_by_itself(model: nn.Module, unfrozen: Collection[str]) -> list[str]:
+def stop_freezing_by_itself(model: nn.Module, unfrozen: frozenset[str]) -> list[str]:
     """Switch off ``frozen_stages`` of the backbones in which something is to be unfrozen later.
 
     They would freeze it again at each call of ``train``. Returns their names.
     """
     taken = []
-    for owner, backbone in model.named_modules():
-        if not freezes_by_itself(backbone):
-            continue
-        inside = chain(
-            backbone.named_parameters(prefix=owner), backbone.named_buffers(prefix=owner)
-        )
-        if any(name in unfrozen for name, _ in inside):
-            backbone.frozen_stages = -1
+    for owner, backbone in freezing_backbones(model):
+        inside = chain(backbone.named_parameters(owner), backbone.named_buffers(owner))
+        if not unfrozen.isdisjoint(name for name, _ in inside):
+            backbone.frozen_stages = -1  # type: ignore[assignment]
             taken.append(owner)
     return taken

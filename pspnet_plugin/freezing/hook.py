@@ -16,24 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import PspnetPluginError
 from ..wrappers import unwrapped
+from . import enforce, optimizer
 from .ddp import rebuild_reducers
-from .enforce import (
-    apply_own_freezing,
-    checkpoint_without_reentry,
-    hold_statistics,
-    require_gradients,
-    set_trainable,
-    stop_freezing_by_itself,
-)
-from .optimizer import (
-    by_name,
-    check_layout,
-    fit_groups,
-    leave_steps_uncompiled,
-    restore_scheduled_lr,
-    scale_lr,
-    scaled_groups,
-)
+from .optimizer import by_name
 from .plan import plan
 from .report import describe
 from .schedule import RunLength, Timeline, excluded, refuse_unknown
@@ -96,11 +81,11 @@ class LayerFreezeHook(Hook):
         self.norm_eval = norm_eval
         refuse_unknown('LayerFreezeHook', unknown, [*self.config, 'by_epoch', 'norm_eval'])
         self.timeline = Timeline()
-        # Set when training starts.
+        # Set when training starts; looks is how often requires_grad is still to be looked at.
         self.ahead: set[int] = set()
-        self.scaled: dict[str, dict[int, str]] = {}
+        self.lr_histories: dict[str, dict[int, tuple]] = {}
         self.wanted: list[tuple[nn.Parameter, bool]] = []
-        self.settled = False
+        self.looks = 0
 
     def before_run(self, runner: Runner) -> None:
         """Lay out the optimizer's groups, before weights and states are loaded."""
@@ -112,7 +97,7 @@ class LayerFreezeHook(Hook):
         if not isinstance(schedulers, dict):
             schedulers = dict.fromkeys(optim_wrappers, schedulers)
         if runner.cfg.get('compile'):
-            leave_steps_uncompiled(optim_wrappers.values())
+            optimizer.leave_steps_uncompiled(optim_wrappers.values())
         epoch_length = len(runner.train_dataloader) if self.by_epoch else 1
         length = RunLength(runner.max_iters, epoch_length, self.by_epoch)
         model = unwrapped(runner.model)
@@ -128,35 +113,35 @@ class LayerFreezeHook(Hook):
         state = checkpoint.get('optimizer')
         if not runner._resume or state is None or not self.timeline.rules:
             return
-        for name, optim_wrapper in by_name(runner.optim_wrapper).items():
-            check_layout(state[name] if name else state, optim_wrapper.optimizer)
+        for name, wrapper in by_name(runner.optim_wrapper).items():
+            optimizer.check_layout(state[name] if name else state, wrapper.optimizer)
 
     def before_train(self, runner: Runner) -> None:
         """Apply the state of the iteration at which the run starts or is resumed."""
         model = unwrapped(runner.model)
-        checkpoint_without_reentry(model, runner.cfg.get('activation_checkpointing') or ())
-        self.scaled = {
-            name: scaled_groups(optim_wrapper.optimizer.param_groups, model, self.timeline)
-            for name, optim_wrapper in by_name(runner.optim_wrapper).items()
+        enforce.checkpoint_without_reentry(model, runner.cfg.get('activation_checkpointing') or ())
+        self.lr_histories = {
+            name: optimizer.lr_histories(wrapper.optimizer.param_groups, model, self.timeline)
+            for name, wrapper in by_name(runner.optim_wrapper).items()
         }
         self.ahead = {t for t in self.timeline.transitions() if t > runner.iter}
         self._enter(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Look at the gradients again: ``train`` is called next, and some models' changes them."""
-        self.settled = False
+        """Look at ``requires_grad`` again: the model's ``train``, called next, may change it."""
+        self.looks = 2
 
     def after_val(self, runner: Runner) -> None:
-        """Look at the gradients again, as at the start of an epoch."""
-        self.settled = False
+        """Look at ``requires_grad`` again, as at the start of an epoch."""
+        self.looks = 2
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Enter the state that begins at this iteration, and scale the learning rates."""
         if runner.iter in self.ahead:
             self._enter(runner)
-        elif not self.settled:
-            # Whatever changes requires_grad once is watched until it stops.
-            self.settled = not require_gradients(self.wanted)
+        elif self.looks:
+            # Two, because what changes it may run before or after a step.
+            self.looks = 2 if enforce.require_gradients(self.wanted) else self.looks - 1
         self._scale(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
@@ -165,19 +150,19 @@ class LayerFreezeHook(Hook):
 
     def _enter(self, runner: Runner) -> None:
         model, frozen = unwrapped(runner.model), self.timeline.frozen(runner.iter)
-        self.wanted = set_trainable(model, frozen, self.timeline.named())
-        self.settled = False
+        self.wanted = enforce.set_trainable(model, frozen, self.timeline.named())
+        self.looks = 2
         rebuild_reducers(runner.model)
         if self.norm_eval:
-            hold_statistics(model, frozen)
+            enforce.hold_statistics(model, frozen)
         self._scale(runner, runner.iter)
         optimizers = [wrapper.optimizer for wrapper in by_name(runner.optim_wrapper).values()]
         runner.logger.info(describe(model, optimizers, runner.iter))
 
     def _scale(self, runner: Runner, iteration: int) -> None:
-        for name, optim_wrapper in by_name(runner.optim_wrapper).items():
-            groups = optim_wrapper.optimizer.param_groups
-            scale_lr(groups, self.scaled[name], self.timeline, iteration)
+        for name, wrapper in by_name(runner.optim_wrapper).items():
+            groups = wrapper.optimizer.param_groups
+            optimizer.scale_lr(groups, self.lr_histories[name], iteration)
 
 
 class _RestoreScheduledLr(Hook):
@@ -186,8 +171,8 @@ class _RestoreScheduledLr(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        for optim_wrapper in by_name(runner.optim_wrapper).values():
-            restore_scheduled_lr(optim_wrapper.optimizer.param_groups)
+        for wrapper in by_name(runner.optim_wrapper).values():
+            optimizer.restore_scheduled_lr(wrapper.optimizer.param_groups)
 
 
 def refuse_unsupported(runner: Runner) -> None:
@@ -215,13 +200,13 @@ def lay_out_run(
     logger: logging.Logger,
 ) -> Timeline:
     """Plan a run with the hook's ``config``, and fit the model and its optimizers to the plan."""
-    apply_own_freezing(model)
+    enforce.apply_own_freezing(model)
     timeline = plan(model, length, **config)
-    for name in stop_freezing_by_itself(model, timeline.unfrozen()):
+    for name in enforce.stop_freezing_by_itself(model, timeline.unfrozen()):
         logger.info(f'The schedule takes over from {name}.frozen_stages.')
     for late in (rule.at for rule in timeline.rules if rule.at >= length.max_iters):
         logger.warning(f'The run ends before iteration {late} of the freeze schedule.')
-    joined = fit_groups(optim_wrappers, schedulers, model, timeline)
+    joined = optimizer.fit_groups(optim_wrappers, schedulers, model, timeline)
     if joined:
         logger.info(f'{joined} parameters to be unfrozen later joined the optimizer.')
     return timeline

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..compat.optimizer_constructors import constructor_of
 from ..errors import PspnetPluginError
-from .schedule import Timeline
+from .schedule import Timeline, lr_factor
 
 SCHEDULED = 'scheduled_lr'
 MEMBERS = 'members'
@@ -38,24 +38,23 @@ def by_name(optim_wrapper: OptimWrapper) -> dict[str, OptimWrapper]:
 # --- factors ------------------------------------------------------------------------------------
 
 
-def scaled_groups(groups: list[dict], model: nn.Module, timeline: Timeline) -> dict[int, str]:
-    """Index of each group that has a factor at some iteration -> a parameter that says which.
+def lr_histories(groups: list[dict], model: nn.Module, timeline: Timeline) -> dict[int, tuple]:
+    """Index of each group that has a factor other than 1 at some iteration -> its history.
 
-    All parameters of a group have one history of factors, so the first one's name stands for all.
+    The parameters of a group have one history, so the first stands for all.
     """
     names = names_by_id(model)
     first = {i: names.get(id(g['params'][0]), '') for i, g in enumerate(groups) if g['params']}
-    return {index: name for index, name in first.items() if timeline.scales(name)}
+    histories = {index: timeline.lr_history(name) for index, name in first.items()}
+    return {index: history for index, history in histories.items() if history}
 
 
-def scale_lr(
-    groups: list[dict], scaled: Mapping[int, str], timeline: Timeline, iteration: int
-) -> None:
-    """Multiply the scheduled learning rates of ``scaled`` groups by their factors."""
-    for index, name in scaled.items():
+def scale_lr(groups: list[dict], histories: Mapping[int, tuple], iteration: int) -> None:
+    """Multiply the scheduled learning rates of groups by the factors of their histories."""
+    for index, history in histories.items():
         group = groups[index]
         scheduled = group.setdefault(SCHEDULED, group['lr'])
-        group['lr'] = scheduled * timeline.lr_mult(name, iteration)
+        group['lr'] = scheduled * lr_factor(history, iteration)
 
 
 def restore_scheduled_lr(groups: Iterable[dict]) -> None:
@@ -142,49 +141,40 @@ def missing_groups(
     it runs. It makes its groups again here, with every gradient required. An optimizer that was
     built by hand takes the parameters with its defaults.
     """
-    wanted = {id(parameter) for parameter in missing}
     constructor = constructor_of(optim_wrapper)
-    if not wanted:
-        return []
-    if constructor is None:
-        return [{'params': missing}]
-    groups = _all_groups(constructor, model)
-    ratio = _lr_ratio(optim_wrapper.optimizer, groups)
-    for group in groups:
-        group['lr'] = group.get('lr', optim_wrapper.optimizer.defaults['lr']) * ratio
-        group['params'] = [p for p in group['params'] if id(p) in wanted]
-    return [group for group in groups if group['params']]
+    if not missing or constructor is None:
+        return [{'params': missing}] if missing else []
+    wanted = {id(parameter) for parameter in missing}
+    groups = _groups_of_everything(constructor, model)
+    scale = _applied_scale(optim_wrapper.optimizer, groups)
+    return [
+        {**group, 'lr': group['lr'] * scale, 'params': inside}
+        for group in groups
+        if (inside := [p for p in group['params'] if id(p) in wanted])
+    ]
 
 
-def _all_groups(constructor: DefaultOptimWrapperConstructor, model: nn.Module) -> list[dict]:
-    if not constructor.paramwise_cfg:
-        return [{'params': list(model.parameters())}]
+def _groups_of_everything(
+    constructor: DefaultOptimWrapperConstructor, model: nn.Module
+) -> list[dict]:
     skipped = [p for p in model.parameters() if not p.requires_grad]
     logger = MMLogger.get_current_instance()
     was_disabled, logger.disabled = logger.disabled, True  # it has logged all of this before
-    groups: list[dict] = []
     try:
         for parameter in skipped:
             parameter.requires_grad_(True)
-        constructor.add_params(groups, model)
+        return constructor(model).optimizer.param_groups
     finally:
         for parameter in skipped:
             parameter.requires_grad_(False)
         logger.disabled = was_disabled
-    for group in groups:
-        parameters = group['params']
-        group['params'] = [parameters] if isinstance(parameters, torch.Tensor) else parameters
-    return groups
 
 
-def _lr_ratio(optimizer: torch.optim.Optimizer, as_configured: list[dict]) -> float:
-    """The factor that ``auto_scale_lr`` has applied to the configured learning rates since."""
+def _applied_scale(optimizer: torch.optim.Optimizer, as_configured: list[dict]) -> float:
+    """The factor that ``auto_scale_lr`` has applied to the configured learning rates."""
     now = {id(p): g.get('initial_lr', g['lr']) for g in optimizer.param_groups for p in g['params']}
-    for group in as_configured:
-        for parameter in group['params']:
-            if id(parameter) in now:
-                return now[id(parameter)] / group.get('lr', optimizer.defaults['lr'])
-    return 1.0
+    shared = ((p, g['lr']) for g in as_configured for p in g['params'] if id(p) in now and g['lr'])
+    return next((now[id(parameter)] / lr for parameter, lr in shared), 1.0)
 
 
 def lay_out(
@@ -239,12 +229,11 @@ def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         LayoutError: they do not hold the same parameters.
     """
-    saved, here = state['param_groups'], optimizer.param_groups
-    same = len(saved) == len(here) and all(
-        len(one['params']) == len(other['params']) and one.get(MEMBERS) == other.get(MEMBERS)
-        for one, other in zip(saved, here)
+    saved, here = (
+        [(len(group['params']), group.get(MEMBERS)) for group in groups]
+        for groups in (state['param_groups'], optimizer.param_groups)
     )
-    if not same:
+    if saved != here:
         raise LayoutError(
             f"The checkpoint's optimizer has {len(saved)} groups of parameters, not the "
             f'{len(here)} of this run: what LayerFreezeHook unfreezes, or its lr_mult, warmup or '

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import nn
 from ..errors import PspnetPluginError
 from ..text import table_as_text
 from .hook import LayerFreezeHook, lay_out_run
-from .optimizer import names_by_id, restore_scheduled_lr, scale_lr, scaled_groups
+from .optimizer import lr_histories, names_by_id, restore_scheduled_lr, scale_lr
 from .schedule import RunLength, Timeline
 from .selection import SelectionError, find_stages
 
@@ -71,71 +70,53 @@ def preview(config: Config) -> Preview:
     if isinstance(optim_wrapper, OptimWrapperDict):
         raise PreviewError('The config has several optimizers, and a preview shows one.')
     schedulers = _build_schedulers(config, optim_wrapper, length)
-    timeline = lay_out_run(
-        model,
-        {'': optim_wrapper},
-        {'': schedulers},
-        length,
-        hook.config,
-        MMLogger.get_current_instance(),
-    )
-    return _simulate(model, timeline, optim_wrapper, schedulers, length)
+    logger = MMLogger.get_current_instance()
+    wrappers, by_wrapper = {'': optim_wrapper}, {'': schedulers}
+    timeline = lay_out_run(model, wrappers, by_wrapper, length, hook.config, logger)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Detected call of `scheduler.step')
+        return _simulate(model, timeline, optim_wrapper.optimizer.param_groups, schedulers, length)
 
 
 def _simulate(
-    model: nn.Module,
-    timeline: Timeline,
-    optim_wrapper: OptimWrapper,
-    schedulers: list,
-    length: RunLength,
+    model: nn.Module, timeline: Timeline, groups: list[dict], schedulers: list, length: RunLength
 ) -> Preview:
-    parts = parts_of(model)
+    parts, names = parts_of(model), names_by_id(model)
     starts = [t for t in timeline.transitions() if t < length.max_iters]
     step = max(1, length.max_iters // COLUMNS)
     ends = [t - 1 for t in starts[1:]]
     wanted = {*starts, *ends, *range(0, length.max_iters, step), length.max_iters - 1}
-    names = names_by_id(model)
-    groups = optim_wrapper.optimizer.param_groups
-    scaled = scaled_groups(groups, model, timeline)
+    histories = lr_histories(groups, model, timeline)
     columns = []
     for iteration in range(length.max_iters):
         if iteration in wanted:
-            scale_lr(groups, scaled, timeline, iteration)
+            scale_lr(groups, histories, iteration)
             lrs = {names.get(id(p), ''): g['lr'] for g in groups for p in g['params']}
-            columns.append(_column(model, parts, timeline.frozen(iteration), lrs))
+            for name in timeline.frozen(iteration):
+                lrs.pop(name, None)
+            columns.append([_state(sizes, lrs) for sizes in parts.values()])
             restore_scheduled_lr(groups)
         epoch_ends = (iteration + 1) % length.epoch_length == 0
-        _step([s for s in schedulers if epoch_ends or not s.by_epoch])
+        for scheduler in schedulers:
+            if epoch_ends or not scheduler.by_epoch:
+                scheduler.step()
     rates, shares = np.moveaxis(np.array(columns, dtype=float), (0, 1, 2), (2, 1, 0))
     return Preview(list(parts), sorted(wanted), rates, shares, starts, length.max_iters)
 
 
-def _step(schedulers: list) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='Detected call of `scheduler.step')
-        for scheduler in schedulers:
-            scheduler.step()
+def _state(sizes: dict[str, int], lrs: dict[str, float]) -> tuple[float, float]:
+    """The highest learning rate in a part, and the share of it that trains.
+
+    ``sizes`` are those of the part's parameters, ``lrs`` the learning rates of all that train.
+    """
+    training = [name for name in sizes if name in lrs]
+    share = sum(sizes[name] for name in training) / sum(sizes.values())
+    return max((lrs[name] for name in training), default=np.nan), share
 
 
-def _column(
-    model: nn.Module,
-    parts: Mapping[str, list[str]],
-    frozen: Collection[str],
-    rates: Mapping[str, float],
-) -> list[tuple[float, float]]:
-    """For each part the highest learning rate in it, and the share of it that trains."""
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    column = []
-    for names in parts.values():
-        training = [name for name in names if name not in frozen and name in rates]
-        share = sum(sizes[name] for name in training) / sum(sizes[name] for name in names)
-        column.append((max((rates[name] for name in training), default=np.nan), share))
-    return column
-
-
-def parts_of(model: nn.Module) -> dict[str, list[str]]:
-    """The model's top modules, backbones by stem and stages -> names of their parameters."""
-    parts: dict[str, list[str]] = {}
+def parts_of(model: nn.Module) -> dict[str, dict[str, int]]:
+    """The model's top modules, backbones by stem and stages -> the sizes of their parameters."""
+    parts: dict[str, dict[str, int]] = {}
     for child, module in model.named_children():
         try:
             stem, stages = find_stages(module)
@@ -147,9 +128,9 @@ def parts_of(model: nn.Module) -> dict[str, list[str]]:
             for title, members in zip(titles, [stem, *stages])
             for name in members
         }
-        for name, _ in module.named_parameters(prefix=child):
+        for name, parameter in module.named_parameters(prefix=child):
             part = next((owner[o] for o in owner if f'{name}.'.startswith(f'{o}.')), child)
-            parts.setdefault(part, []).append(name)
+            parts.setdefault(part, {})[name] = parameter.numel()
     return parts
 
 
@@ -157,25 +138,22 @@ def _run_length(config: Config, by_epoch: bool) -> RunLength:
     train = config.train_cfg
     if 'max_iters' in train and not by_epoch:
         return RunLength(train.max_iters, 1, by_epoch)
-    loader = config.train_dataloader
     try:
-        samples = len(DATASETS.build(loader.dataset))
+        samples = len(DATASETS.build(config.train_dataloader.dataset))
     except Exception as error:
         raise PreviewError(
             f'Epochs cannot be counted, because the training data cannot be read: {error}'
         ) from error
-    epoch_length = -(-samples // loader.batch_size)
-    return RunLength(
-        train.get('max_iters') or train.max_epochs * epoch_length, epoch_length, by_epoch
-    )
+    epoch_length = -(-samples // config.train_dataloader.batch_size)
+    max_iters = train.get('max_iters') or train.max_epochs * epoch_length
+    return RunLength(max_iters, epoch_length, by_epoch)
 
 
 def _build_schedulers(config: Config, optim_wrapper: OptimWrapper, length: RunLength) -> list:
     schedulers = copy.deepcopy(config.get('param_scheduler')) or []
     schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
     for scheduler in schedulers:
-        in_epochs = scheduler.get('by_epoch', True)
-        unit = length.epoch_length if in_epochs else 1
+        unit = length.epoch_length if scheduler.get('by_epoch', True) else 1
         scheduler.setdefault('end', length.max_iters // unit)
     defaults = {'optimizer': optim_wrapper, 'epoch_length': length.epoch_length}
     return [PARAM_SCHEDULERS.build(s, default_args=defaults) for s in schedulers]
@@ -188,17 +166,13 @@ def as_table(shown: Preview) -> str:
     stretches = list(zip(shown.starts, [*shown.starts[1:], shown.end]))
     for start, end in stretches:
         table.add_column(f'{start} to {end - 1}')
-    for row, part in enumerate(shown.parts):
+    for part, rates, shares in zip(shown.parts, shown.rates, shown.shares):
         cells = []
         for start, end in stretches:
-            first, last = shown.rates[row, at[start]], shown.rates[row, at[end - 1]]
-            share = shown.shares[row, at[start]]
+            first, last, share = rates[at[start]], rates[at[end - 1]], shares[at[start]]
             text = f'{first:.3g}' if first == last else f'{first:.3g} to {last:.3g}'
-            if share == 0:
-                text = 'frozen'
-            elif share < 1:
-                text += f' ({share:.0%} of it)'
-            cells.append(text)
+            of_it = f' ({share:.0%} of it)' if share < 1 else ''
+            cells.append(text + of_it if share else 'frozen')
         table.add_row(part, *cells)
     return table_as_text(table, width=1000)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich import box
 from rich.table import Table
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ..text import table_as_text
 
 _DEEPEST = 3
+_FROZEN = 'frozen'
 
 
 def describe(model: nn.Module, optimizers: Iterable[Optimizer], iteration: int) -> str:
@@ -19,45 +20,39 @@ def describe(model: nn.Module, optimizers: Iterable[Optimizer], iteration: int) 
 
     A part of the model is split only where it is neither all frozen nor trained at one rate.
     """
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     lr_of = {id(parameter): group['lr'] for group in groups for parameter in group['params']}
-    lrs = {name: lr_of.get(id(parameter)) for name, parameter in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    states = {n: lr_of.get(id(p)) if p.requires_grad else _FROZEN for n, p in parameters.items()}
     # ASCII, because a log may be read anywhere.
     table = Table('module', 'parameters', 'state', 'learning rate', box=box.ASCII)
-    for part, names in _parts(list(sizes), trains, lrs):
-        total = sum(sizes[name] for name in names)
-        training = [name for name in names if name in trains]
-        state = 'trainable' if len(training) == len(names) else 'frozen'
-        if 0 < len(training) < len(names):
-            state = f'{sum(sizes[name] for name in training):,} trainable'
-        rates = sorted({lr for lr in map(lrs.get, training) if lr is not None})
+    all_training = all_frozen = 0
+    for part, names in _parts(states):
+        training = [name for name in names if states[name] != _FROZEN]
+        total, trains = (sum(parameters[n].numel() for n in some) for some in (names, training))
+        state = 'trainable' if trains == total else f'{trains:,} trainable' if trains else _FROZEN
+        lrs = (states[name] for name in training)
+        rates = sorted({lr for lr in lrs if isinstance(lr, (int, float))})
         lowest_and_highest = dict.fromkeys([*rates[:1], *rates[-1:]])
-        shown = ' to '.join(f'{lr:.4g}' for lr in lowest_and_highest)
-        table.add_row(part, f'{total:,}', state, shown)
-    training_size = sum(sizes[name] for name in trains)
+        lr = ' to '.join(f'{rate:.4g}' for rate in lowest_and_highest)
+        table.add_row(part, f'{total:,}', state, lr)
+        all_training, all_frozen = all_training + trains, all_frozen + total - trains
     return (
-        f'From iteration {iteration} on, {training_size:,} parameters train and '
-        f'{sum(sizes.values()) - training_size:,} are frozen:\n{table_as_text(table)}'
+        f'From iteration {iteration} on, {all_training:,} parameters train and '
+        f'{all_frozen:,} are frozen:\n{table_as_text(table)}'
     )
 
 
 def _parts(
-    names: list[str],
-    trains: Collection[str],
-    lrs: Mapping[str, float | None],
-    prefix: str = '',
-    depth: int = 1,
+    states: Mapping[str, object], prefix: str = '', depth: int = 1
 ) -> Iterator[tuple[str, list[str]]]:
     """Pairs of a part's name and the names of its parameters, in the order of the model."""
-    parts: dict[str, list[str]] = {}
-    for name in names:
+    parts: dict[str, dict[str, object]] = {}
+    for name, state in states.items():
         head = name[len(prefix) :].split('.')[0]
-        parts.setdefault(prefix + head, []).append(name)
+        parts.setdefault(prefix + head, {})[name] = state
     for part, inside in parts.items():
-        kinds = {lrs[name] if name in trains else 'frozen' for name in inside}
-        if len(kinds) == 1 or depth == _DEEPEST:
-            yield part, inside
+        if len({*inside.values()}) == 1 or depth == _DEEPEST:
+            yield part, list(inside)
         else:
-            yield from _parts(inside, trains, lrs, f'{part}.', depth + 1)
+            yield from _parts(inside, f'{part}.', depth + 1)

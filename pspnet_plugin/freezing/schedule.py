@@ -56,20 +56,16 @@ class RunLength:
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a schedule: from iteration ``at`` on, these train and those do not."""
+    """One line of a schedule: from iteration ``at`` on, ``unfreeze`` trains and ``freeze`` not.
+
+    ``lr_mult`` is reached in equal steps over the first ``warmup`` iterations.
+    """
 
     at: int
     unfreeze: frozenset[str] = frozenset()
     freeze: frozenset[str] = frozenset()
     lr_mult: float = 1.0
     warmup: int = 0
-
-    def lr_factor(self, iteration: int) -> float:
-        """``lr_mult``, reached in equal steps over the first ``warmup`` iterations."""
-        steps = iteration - self.at + 1
-        if steps > self.warmup:
-            return self.lr_mult
-        return self.lr_mult * steps / (self.warmup + 1)
 
 
 @dataclass(frozen=True)
@@ -92,24 +88,17 @@ class Timeline:
                 frozen = (frozen - rule.unfreeze) | rule.freeze
         return frozen
 
-    def lr_mult(self, name: str, iteration: int) -> float:
-        """Factor on the scheduled learning rate of a parameter at ``iteration``."""
-        factor = 1.0
-        for rule in self.rules:
-            if rule.at <= iteration and name in rule.unfreeze:
-                factor = rule.lr_factor(iteration)
-        return factor * self.shares.get(name, 1.0)
-
     def lr_history(self, name: str) -> tuple:
-        """Equal for two parameters whose factors agree at every iteration."""
+        """All factors on the learning rate of a parameter over the run, for :func:`lr_factor`.
+
+        Its share, then ``(at, lr_mult, warmup)`` of each rule that unfreezes it; empty where the
+        factor is always 1. Parameters with equal histories have equal factors.
+        """
+        share = self.shares.get(name, 1.0)
         steps = [(r.at, r.lr_mult, r.warmup) for r in self.rules if name in r.unfreeze]
         if all(lr_mult == 1 and warmup == 0 for _, lr_mult, warmup in steps):
             steps = []
-        return (self.shares.get(name, 1.0), *steps)
-
-    def scales(self, name: str) -> bool:
-        """Whether a parameter has another factor than 1 at some iteration."""
-        return self.lr_history(name) != (1.0,)
+        return (share, *steps) if steps or share != 1 else ()
 
     def named(self) -> frozenset[str]:
         """Everything that some rule freezes or unfreezes."""
@@ -122,6 +111,16 @@ class Timeline:
     def transitions(self) -> list[int]:
         """The iterations at which rules begin, ascending."""
         return sorted({rule.at for rule in self.rules})
+
+
+def lr_factor(history: tuple, iteration: int) -> float:
+    """Factor on the scheduled learning rate at ``iteration``, by :meth:`Timeline.lr_history`."""
+    share, *steps = history or (1.0,)
+    factor = 1.0
+    for at, lr_mult, warmup in steps:
+        if at <= iteration:
+            factor = lr_mult * min(1.0, (iteration - at + 1) / (warmup + 1))
+    return factor * share
 
 
 def build_rules(

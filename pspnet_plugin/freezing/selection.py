@@ -21,7 +21,7 @@ from itertools import chain
 from torch import nn
 
 from ..errors import PspnetPluginError
-from ..text import near_misses
+from ..text import did_you_mean, near_misses
 
 _STAGE_PATTERN = re.compile(r'(?:(?P<owner>.+)\.)?stages\[(?P<index>-?\d*(?::-?\d*)?)\]')
 _NUMBERED_STAGE = re.compile(r'(?:layer|stage|block)s?_?\d+|s\d+')
@@ -68,12 +68,9 @@ def _all_names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _cover(model: nn.Module, pattern: str, names_of: dict[str, list[str]]) -> frozenset[str]:
-    same_kind = []
-    if pattern == 'norm':
-        same_kind = [name for name, module in model.named_modules() if is_norm(module)]
-    covered = _covered_by([pattern, *same_kind], names_of)
-    if not covered:
-        covered = _covered_by(_stage_members(model, pattern), names_of)
+    norms = [name for name, m in model.named_modules() if pattern == 'norm' and is_norm(m)]
+    covered = _covered_by([pattern, *norms], names_of)
+    covered = covered or _covered_by(_stage_members(model, pattern), names_of)
     if not covered:
         raise SelectionError(_nothing_matches(model, pattern))
     return covered
@@ -173,9 +170,8 @@ def find_stages(backbone: nn.Module) -> tuple[list[str], list[list[str]]]:
     if len(with_parameters) == 1:
         inner = with_parameters[0]
         stem, stages = find_stages(getattr(backbone, inner))
-        return [f'{inner}.{name}' for name in stem], [
-            [f'{inner}.{name}' for name in stage] for stage in stages
-        ]
+        stem, *stages = ([f'{inner}.{name}' for name in part] for part in (stem, *stages))
+        return stem, stages
     raise SelectionError(
         f'{type(backbone).__name__} has no stages that can be told from its children '
         f'({", ".join(children)}): name them by globs instead.'
@@ -183,15 +179,19 @@ def find_stages(backbone: nn.Module) -> tuple[list[str], list[list[str]]]:
 
 
 def stage_patterns(model: nn.Module, module: str) -> list[str]:
-    """Patterns for the stem, where there is one with parameters, and for each stage of a module."""
-    select(model, [module])
-    stem, stages = find_stages(dict(model.named_modules())[module])
-    names_of = _all_names(model)
-    has_stem = _covered_by([f'{module}.{name}' for name in stem], names_of)
-    return [
-        *([f'{module}.stages[:0]'] if has_stem else []),
-        *(f'{module}.stages[{number}]' for number in range(len(stages))),
-    ]
+    """Patterns for the stem of ``module``, where it has parameters, and for each of its stages.
+
+    Raises:
+        SelectionError: there is no such module, or it has no stages.
+    """
+    modules = dict(model.named_modules())
+    if module not in modules:
+        near = did_you_mean(module, modules)
+        raise SelectionError(f'{module!r} is no module of {type(model).__name__}.{near}')
+    stem, stages = find_stages(modules[module])
+    has_stem = _covered_by([f'{module}.{name}' for name in stem], _all_names(model))
+    patterns = [f'{module}.stages[{number}]' for number in range(len(stages))]
+    return [f'{module}.stages[:0]', *patterns] if has_stem else patterns
 
 
 def _split_at(children: list[str], stages: list[str]) -> tuple[list[str], list[list[str]]]:
