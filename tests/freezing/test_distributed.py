@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, MMSeparateDistributedDataParallel
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
@@ -78,6 +78,12 @@ def test_gradients_accumulated_without_exchange_cross_a_transition(tmp_path, pro
         )
         final.append(net.state_dict())
     assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+
+
+def test_a_model_whose_parts_are_wrapped_one_by_one_is_refused(tmp_path, process_group):
+    wrapped = MMSeparateDistributedDataParallel(Net(), False, False)
+    with pytest.raises(PspnetPluginError, match='MMSeparateDistributedDataParallel'):
+        watch(tmp_path, LayerFreezeHook(freeze=['backbone']), model=wrapped)
 
 
 def test_a_sharded_optimizer_is_refused_only_where_its_groups_would_change(tmp_path, process_group):
