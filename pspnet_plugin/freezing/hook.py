@@ -145,7 +145,7 @@ class LayerFreezeHook(Hook):
         self._scale(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        """Leave the learning rates as the last step used them."""
+        """Leave the learning rates with the factors of the last step, for whoever looks at them."""
         self._scale(runner, runner.iter - 1)
 
     def _enter(self, runner: Runner) -> None:

@@ -112,6 +112,13 @@ def test_the_step_itself_is_scaled(tmp_path):
     assert steps == pytest.approx({0: 0.5, 1: 0.5, 2: 0.005, 3: 0.005}, rel=1e-3)
 
 
+def test_after_the_run_the_rates_have_the_factors_of_the_last_step(tmp_path):
+    hook = LayerFreezeHook(schedule=[{'at': 2, 'unfreeze': ['head'], 'lr_mult': 0.5}])
+    runner, watched = watch(tmp_path, hook)
+    rates = options(runner.optim_wrapper, runner.model)
+    assert {name: values[0] for name, values in rates.items()} == watched.lrs[5]
+
+
 def test_without_factors_the_groups_stay_as_they_were(tmp_path):
     hook = LayerFreezeHook(freeze=['backbone'], schedule=[{'at': 2, 'unfreeze': ['backbone']}])
     runner, _ = watch(tmp_path, hook, param_scheduler=SCHEDULES['poly'])
