@@ -9,8 +9,6 @@ the installed versions need it, and leaves them alone where they do not:
 - mmengine asks for a CUDA device when it starts several processes, also for gloo on CPUs, and
   such a process may abort at its end.
 - mmengine knows no ``_base_ = 'pspnet_plugin::…'`` (:mod:`pspnet_plugin.compat.config_scope`).
-- mmengine's optimizer wrappers do not say how they were built
-  (:mod:`pspnet_plugin.compat.optimizer_constructors`).
 """
 
 from __future__ import annotations
