@@ -82,7 +82,7 @@ def build(work_dir, wrapper, by_epoch=False, **settings):
 def everything(runner):
     """All that the last checkpoint holds of a run's state, but for its own record of the run."""
     last = Path(runner.work_dir, 'last_checkpoint').read_text()
-    saved = torch.load(last, weights_only=True)
+    saved = torch.load(last, weights_only=False)
     return {
         key: saved[key] for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
     }
