@@ -13,7 +13,14 @@ import importlib.util
 import torch
 from mmengine.device import get_device
 
-from . import checkpoint_loaders, config_scope, gloo, mmcv_ops, runner
+from . import (
+    checkpoint_loaders,
+    config_scope,
+    gloo,
+    mmcv_ops,
+    optimizer_constructors,
+    runner,
+)
 from .mmcv_ops import MissingOperatorError
 
 __all__ = ['MissingOperatorError', 'apply']
@@ -34,6 +41,7 @@ def apply() -> None:
         gloo.patch()
     checkpoint_loaders.patch()
     config_scope.patch()
+    optimizer_constructors.patch()
     runner.patch()
 
 

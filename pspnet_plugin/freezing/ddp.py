@@ -10,10 +10,10 @@ from torch.nn.parallel import DistributedDataParallel
 def rebuild_reducers(model: nn.Module) -> None:
     """Give each DistributedDataParallel in ``model`` a reducer for what requires a gradient now.
 
-    The reducer is what waits for gradients and exchanges them. The one made when the model was
+    A reducer waits for gradients and exchanges them. The one that was made when the model was
     wrapped would wait for frozen parameters ("Expected to have finished reduction") and would not
-    exchange what has been unfrozen. The wrapper stays the same object, and keeps its settings and
-    its communication hooks. Every rank must call this at the same iteration.
+    exchange unfrozen ones. The wrapper stays the same object, and keeps its settings and its
+    communication hooks. Every rank must call this at the same iteration.
     """
     for module in model.modules():
         if isinstance(module, DistributedDataParallel):

@@ -1,57 +1,67 @@
-"""Names -> what a module must be told so that they do not change: gradients and statistics."""
+"""Names of what is frozen -> ``requires_grad``, eval mode and checkpointing of a model's parts."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import chain
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-_LOCK = 'train'
+
+def set_trainable(
+    model: nn.Module, frozen: Collection[str], among: Collection[str]
+) -> list[tuple[nn.Parameter, bool]]:
+    """Let each parameter named in ``among`` require a gradient unless ``frozen`` names it.
+
+    Returns those parameters, each with whether it trains, for :func:`require_gradients`.
+    """
+    wanted = [(p, name not in frozen) for name, p in model.named_parameters() if name in among]
+    require_gradients(wanted)
+    return wanted
 
 
-def set_trainable(model: nn.Module, frozen: Collection[str], among: Collection[str]) -> None:
-    """Give each parameter named in ``among`` ``requires_grad`` unless ``frozen`` names it.
+def require_gradients(wanted: Iterable[tuple[nn.Parameter, bool]]) -> bool:
+    """Set ``requires_grad`` of each parameter to the value beside it; whether any had another.
 
     A frozen parameter also loses the gradient it has, so that a step that was being accumulated
     when it froze does not reach it: torch's optimizers skip a parameter without gradient, weight
     decay and momentum included, and keep its state as it is.
     """
-    for name, parameter in model.named_parameters():
-        if name not in among:
-            continue
-        trains = name not in frozen
+    changed = False
+    for parameter, trains in wanted:
         if parameter.requires_grad != trains:
             parameter.requires_grad_(trains)
+            changed = True
         if not trains:
             parameter.grad = None
+    return changed
 
 
 def hold_statistics(model: nn.Module, frozen: Collection[str]) -> None:
-    """Keep the modules whose own buffers are ``frozen`` in eval mode, and let the others go.
+    """Keep the modules whose own buffers are ``frozen`` in eval mode, and release the others.
 
-    Eval mode is what stops batch norm (and spectral norm) from updating its buffers. A module that
-    is let go takes the mode it was last asked to take.
+    Eval mode is what stops batch norm (and spectral norm) from updating its buffers. A released
+    module takes the mode of the last call of its ``train`` method.
     """
     for prefix, module in model.named_modules():
-        names = (f'{prefix}.{name}' if prefix else name for name in module._buffers)
-        held = any(name in frozen for name in names)
-        lock = vars(module).get(_LOCK)
-        if held and not isinstance(lock, EvalLock):
-            vars(module)[_LOCK] = EvalLock(module)
-        elif not held and isinstance(lock, EvalLock):
+        held = any(name in frozen for name, _ in module.named_buffers(prefix, recurse=False))
+        lock = vars(module).get('train')
+        locked = isinstance(lock, EvalLock)
+        if held and not locked:
+            vars(module)['train'] = EvalLock(module)
+        elif locked and not held:
             lock.release()
 
 
 class EvalLock:
-    """Stands in for the ``train`` method of one module and keeps the module in eval mode.
+    """Replaces the ``train`` method of one module and keeps the module in eval mode.
 
-    Everybody who changes the mode of a network calls ``train`` on each of its modules, so nothing
-    needs to be repeated and the forward pass stays untouched: ``torch.compile`` sees an ordinary
-    module whose ``training`` is False. The lock knows only its module, so a deep copy or an
-    unpickled copy of the network carries locks of its own.
+    Whoever changes the mode of a network calls ``train`` on each of its modules, so a replaced
+    method holds the mode without any work per step, and the forward pass stays as it is:
+    ``torch.compile`` sees an ordinary module whose ``training`` is False. A lock refers to its
+    module only, so a deep copy or an unpickled copy of the network has locks of its own.
     """
 
     def __init__(self, module: nn.Module):
@@ -66,67 +76,62 @@ class EvalLock:
         return self.module
 
     def release(self) -> None:
-        """Give the module its own ``train`` method back, and the mode last asked for."""
-        del vars(self.module)[_LOCK]
+        """Restore the module's own ``train`` method, and the mode of the last call."""
+        del vars(self.module)['train']
         self.module.training = self.asked
 
 
-def checkpoint_without_reentry() -> None:
-    """Make mmengine's ``activation_checkpointing`` work behind a frozen prefix.
+def checkpoint_without_reentry(model: nn.Module, modules: str | Iterable[str]) -> None:
+    """Switch modules under mmengine's ``activation_checkpointing`` to torch's other variant.
 
-    It uses torch's reentrant variant, which gives no gradients to a module whose inputs need none.
+    mmengine wraps their forward passes in the reentrant one, which gives no gradients to a module
+    whose inputs require none, as behind a frozen part.
     """
-    from mmengine.runner import activation_checkpointing
-
-    activation_checkpointing.checkpoint = functools.partial(checkpoint, use_reentrant=False)
+    for name in [modules] if isinstance(modules, str) else modules:
+        module = model.get_submodule(name)
+        forward = vars(module.forward)['__wrapped__']
+        module.forward = functools.partial(checkpoint, forward, use_reentrant=False)
 
 
 # --- what models freeze by themselves -----------------------------------------------------------
 
 
+def freezing_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Backbones that freeze their ``frozen_stages`` at each call of ``train``, with their names."""
+    stages = [(name, m, getattr(m, 'frozen_stages', -1)) for name, m in model.named_modules()]
+    return [(name, m) for name, m, frozen in stages if isinstance(frozen, int) and frozen >= 0]
+
+
 def apply_own_freezing(model: nn.Module) -> None:
-    """Let backbones with ``frozen_stages`` freeze now; some do so only when ``train`` is called."""
-    for module in model.modules():
-        if freezes_by_itself(module):
-            module.train()
+    """Let backbones with ``frozen_stages`` freeze them now: some wait for a call of ``train``."""
+    for _, backbone in freezing_backbones(model):
+        backbone.train()
 
 
 def frozen_as_built(model: nn.Module) -> frozenset[str]:
-    """Names of what the model froze by itself: parameters, and the statistics that go with them.
+    """Names of the parameters and buffers that the model froze by itself.
 
-    A buffer counts as frozen when its module lies in a part that a backbone's ``frozen_stages``
-    covers, which is where OpenMMLab's backbones keep it from changing.
+    OpenMMLab's backbones keep the statistics of their ``frozen_stages`` from changing, so a buffer
+    counts as frozen where its module lies in such a backbone and all its parameters are frozen.
     """
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    for owner, backbone in model.named_modules():
-        if not freezes_by_itself(backbone):
-            continue
+    for owner, backbone in freezing_backbones(model):
         for prefix, module in backbone.named_modules(prefix=owner):
-            own = [f'{prefix}.{name}' for name, _ in module.named_parameters(recurse=False)]
+            own = [name for name, _ in module.named_parameters(prefix, recurse=False)]
             if own and frozen.issuperset(own):
-                frozen.update(f'{prefix}.{name}' for name, _ in module.named_buffers(recurse=False))
+                frozen.update(name for name, _ in module.named_buffers(prefix, recurse=False))
     return frozenset(frozen)
 
 
-def freezes_by_itself(module: nn.Module) -> bool:
-    """Whether a backbone freezes its first stages again whenever ``train`` is called."""
-    stages = getattr(module, 'frozen_stages', -1)
-    return isinstance(stages, int) and stages >= 0
+def stop_freezing_by_itself(model: nn.Module, unfrozen: frozenset[str]) -> list[str]:
+    """Switch off ``frozen_stages`` of the backbones in which something is to be unfrozen later.
 
-
-def stop_freezing_by_itself(model: nn.Module, unfrozen: Collection[str]) -> list[str]:
-    """Take ``frozen_stages`` from the backbones in which something is to be unfrozen later.
-
-    Returns their names. They would freeze it again at each call of ``train``.
+    They would freeze it again at each call of ``train``. Returns their names.
     """
     taken = []
-    for owner, backbone in model.named_modules():
-        if not freezes_by_itself(backbone):
-            continue
-        inside = chain(
-            backbone.named_parameters(prefix=owner), backbone.named_buffers(prefix=owner)
-        )
-        if any(name in unfrozen for name, _ in inside):
-            backbone.frozen_stages = -1
+    for owner, backbone in freezing_backbones(model):
+        inside = chain(backbone.named_parameters(owner), backbone.named_buffers(owner))
+        if not unfrozen.isdisjoint(name for name, _ in inside):
+            backbone.frozen_stages = -1  # type: ignore[assignment]
             taken.append(owner)
     return taken

@@ -1,60 +1,72 @@
 """Parameter groups: one for each history of learning rates, laid out before a state is loaded.
 
 Functions here change ``param_groups`` and schedulers in place. Between iterations ``lr`` in a group
-is what the schedulers wrote, which is also what a checkpoint holds. During an iteration it is that
+is the schedulers' value, which is also what a checkpoint holds. During an iteration it is that
 value times the factor of the freeze schedule, and ``scheduled_lr`` holds the schedulers' value. So
 schedulers that compute a value from the last one never see a factor.
 """
 
 from __future__ import annotations
 
-import functools
-import weakref
 import zlib
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import torch
 from mmengine.logging import MMLogger
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
 from torch import nn
 
+from ..compat.optimizer_constructors import constructor_of
 from ..errors import PspnetPluginError
-from .schedule import Timeline
+from .schedule import Timeline, lr_factor
 
 SCHEDULED = 'scheduled_lr'
 MEMBERS = 'members'
-_constructors: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class LayoutError(PspnetPluginError):
     """A saved optimizer's groups are not the ones of this run."""
 
 
+def by_name(optim_wrapper: OptimWrapper) -> dict[str, OptimWrapper]:
+    """A run's optimizer wrappers by their names; a single one has the name ``''``."""
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        return dict(optim_wrapper.items())
+    return {'': optim_wrapper}
+
+
 # --- factors ------------------------------------------------------------------------------------
 
 
-def scale_lr(groups: Iterable[dict], lr_mult: Callable[[torch.Tensor], float]) -> None:
-    """Multiply each group's scheduled learning rate by the factor of its first parameter."""
-    for group in groups:
-        scheduled = group.pop(SCHEDULED, group['lr'])
-        factor = lr_mult(group['params'][0]) if group['params'] else 1.0
-        if factor == 1:
-            group['lr'] = scheduled
-        else:
-            group[SCHEDULED] = scheduled
-            group['lr'] = scheduled * factor
+def lr_histories(groups: list[dict], model: nn.Module, timeline: Timeline) -> dict[int, tuple]:
+    """Index of each group that has a factor other than 1 at some iteration -> its history.
+
+    The parameters of a group have one history, so the first stands for all.
+    """
+    names = names_by_id(model)
+    first = {i: names.get(id(g['params'][0]), '') for i, g in enumerate(groups) if g['params']}
+    histories = {index: timeline.lr_history(name) for index, name in first.items()}
+    return {index: history for index, history in histories.items() if history}
+
+
+def scale_lr(groups: list[dict], histories: Mapping[int, tuple], iteration: int) -> None:
+    """Multiply the scheduled learning rates of groups by the factors of their histories."""
+    for index, history in histories.items():
+        group = groups[index]
+        scheduled = group.setdefault(SCHEDULED, group['lr'])
+        group['lr'] = scheduled * lr_factor(history, iteration)
 
 
 def restore_scheduled_lr(groups: Iterable[dict]) -> None:
-    """Put back what the schedulers wrote, so that they can go on from it."""
+    """Put back the schedulers' values, from which they compute the next ones."""
     for group in groups:
         group['lr'] = group.pop(SCHEDULED, group['lr'])
 
 
 def leave_steps_uncompiled(optim_wrappers: Iterable[OptimWrapper]) -> None:
-    """Keep ``torch.compile`` out of ``optimizer.step``, which mmengine compiles with the model.
+    """Exclude ``optimizer.step`` from ``torch.compile``; mmengine compiles it with the model.
 
-    The compiler takes a learning rate for a constant, so it compiles again whenever one changes,
+    The compiler treats a learning rate as a constant, so it compiles again whenever one changes,
     and fails (SpeculationLogDivergence) where momentum is created in the same step.
     """
     for optim_wrapper in optim_wrappers:
@@ -76,7 +88,7 @@ def fit_groups(
     Raises:
         LayoutError: there are several optimizers and what is to be unfrozen is in none of them.
     """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = names_by_id(model)
     held = {
         id(parameter)
         for optim_wrapper in optim_wrappers.values()
@@ -96,6 +108,11 @@ def fit_groups(
     return len(missing)
 
 
+def names_by_id(model: nn.Module) -> dict[int, str]:
+    """Names of a model's parameters by their ids."""
+    return {id(parameter): name for name, parameter in model.named_parameters()}
+
+
 def split_groups(
     groups: list[dict], key: Callable[[torch.Tensor], Hashable]
 ) -> tuple[list[dict], list[int]]:
@@ -103,7 +120,8 @@ def split_groups(
 
     Returns the new groups and, for each, the index of the group it comes from.
     """
-    split, parents = [], []
+    split: list[dict] = []
+    parents: list[int] = []
     for index, group in enumerate(groups):
         parts: dict[Hashable, list] = {}
         for parameter in group['params']:
@@ -120,81 +138,56 @@ def missing_groups(
     """Groups for parameters that the optimizer lacks, as its constructor would have made them.
 
     ``DefaultOptimWrapperConstructor`` with a ``paramwise_cfg`` skips what requires no gradient when
-    it runs. It is asked again here, with every gradient required. An optimizer that no constructor
-    built takes the parameters with its defaults.
+    it runs. It makes its groups again here, with every gradient required. An optimizer that was
+    built by hand takes the parameters with its defaults.
     """
+    constructor = constructor_of(optim_wrapper)
+    if not missing or constructor is None:
+        return [{'params': missing}] if missing else []
     wanted = {id(parameter) for parameter in missing}
-    constructor = _constructors.get(optim_wrapper)
-    if not wanted:
-        return []
-    if constructor is None:
-        return [{'params': missing}]
-    groups = _all_groups(constructor, model)
-    ratio = _lr_ratio(optim_wrapper.optimizer, groups)
-    for group in groups:
-        group['lr'] = group.get('lr', optim_wrapper.optimizer.defaults['lr']) * ratio
-        group['params'] = [p for p in group['params'] if id(p) in wanted]
-    return [group for group in groups if group['params']]
+    groups = _groups_of_everything(constructor, model)
+    scale = _applied_scale(optim_wrapper.optimizer, groups)
+    return [
+        {**group, 'lr': group['lr'] * scale, 'params': inside}
+        for group in groups
+        if (inside := [p for p in group['params'] if id(p) in wanted])
+    ]
 
 
-def _all_groups(constructor: DefaultOptimWrapperConstructor, model: nn.Module) -> list[dict]:
-    if not constructor.paramwise_cfg:
-        return [{'params': list(model.parameters())}]
+def _groups_of_everything(
+    constructor: DefaultOptimWrapperConstructor, model: nn.Module
+) -> list[dict]:
     skipped = [p for p in model.parameters() if not p.requires_grad]
     logger = MMLogger.get_current_instance()
-    was_disabled, logger.disabled = logger.disabled, True  # it has printed all of this before
-    groups: list[dict] = []
+    was_disabled, logger.disabled = logger.disabled, True  # it has logged all of this before
     try:
         for parameter in skipped:
             parameter.requires_grad_(True)
-        constructor.add_params(groups, model)
+        return constructor(model).optimizer.param_groups
     finally:
         for parameter in skipped:
             parameter.requires_grad_(False)
         logger.disabled = was_disabled
-    for group in groups:
-        parameters = group['params']
-        group['params'] = [parameters] if isinstance(parameters, torch.Tensor) else parameters
-    return groups
 
 
-def _lr_ratio(optimizer: torch.optim.Optimizer, as_configured: list[dict]) -> float:
-    """What ``auto_scale_lr`` has multiplied the configured learning rates with since."""
+def _applied_scale(optimizer: torch.optim.Optimizer, as_configured: list[dict]) -> float:
+    """The factor that ``auto_scale_lr`` has applied to the configured learning rates."""
     now = {id(p): g.get('initial_lr', g['lr']) for g in optimizer.param_groups for p in g['params']}
-    for group in as_configured:
-        for parameter in group['params']:
-            if id(parameter) in now:
-                return now[id(parameter)] / group.get('lr', optimizer.defaults['lr'])
-    return 1.0
-
-
-def remember_constructors() -> None:
-    """Trace each optimizer wrapper to its constructor, which alone knows ``paramwise_cfg``."""
-    build = DefaultOptimWrapperConstructor.__call__
-    if hasattr(build, 'remembers'):
-        return
-
-    @functools.wraps(build)
-    def build_and_remember(self, model):
-        optim_wrapper = build(self, model)
-        _constructors[optim_wrapper] = self
-        return optim_wrapper
-
-    build_and_remember.remembers = True
-    DefaultOptimWrapperConstructor.__call__ = build_and_remember
+    shared = ((p, g['lr']) for g in as_configured for p in g['params'] if id(p) in now and g['lr'])
+    return next((now[id(parameter)] / lr for parameter, lr in shared), 1.0)
 
 
 def lay_out(
     optim_wrapper: OptimWrapper,
     schedulers: list,
     added: list[dict],
-    key: Callable[[str | None], Hashable],
+    key: Callable[[str], Hashable],
     names: dict[int, str],
 ) -> None:
-    """Add groups, split all by ``key(name)``, and start the schedulers anew on what comes out.
+    """Add groups, split all by ``key(name)``, and start the schedulers again on the result.
 
-    ``names`` gives the name of a parameter by its id. Nothing is touched where nothing is added or
-    split. Must run before the first iteration and before a state is loaded.
+    ``names`` are the names of parameters by their ids. Where nothing is added or split, nothing
+    changes. Must run before the first iteration and before a state is loaded.
 
     Raises:
         LayoutError: the optimizer does not allow it.
@@ -202,15 +195,15 @@ def lay_out(
     optimizer = optim_wrapper.optimizer
 
     def key_of(parameter: torch.Tensor) -> Hashable:
-        return key(names.get(id(parameter)))
+        return key(names.get(id(parameter), ''))
 
     if not added and all(len({*map(key_of, g['params'])}) < 2 for g in optimizer.param_groups):
         return
     if type(optimizer).__name__ == 'ZeroRedundancyOptimizer':
         raise LayoutError(
-            'ZeroRedundancyOptimizer has dealt its parameters out to the processes already: use '
-            'another optimizer, or no lr_mult, warmup and stage_lr_decay, and freeze nothing '
-            'before the optimizer is built.'
+            'ZeroRedundancyOptimizer has distributed its parameters over the processes already, '
+            'so its groups cannot change: use another optimizer, or no lr_mult, warmup and '
+            'stage_lr_decay, and freeze nothing before the optimizer is built.'
         )
     _take_back_first_step(optim_wrapper, schedulers)
     split, parents = split_groups(optimizer.param_groups, key_of)
@@ -225,7 +218,7 @@ def lay_out(
         members = ' '.join(names.get(id(parameter), '?') for parameter in group['params'])
         group[MEMBERS] = zlib.crc32(members.encode())
     if optim_wrapper.base_param_settings is None:
-        # As mmengine does where there are several groups: the learning rate that is logged.
+        # The learning rate that is logged; mmengine sets it only where it makes several groups.
         optim_wrapper.base_param_settings = first
     _start_again(optim_wrapper, schedulers, parents)
 
@@ -236,12 +229,11 @@ def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         LayoutError: they do not hold the same parameters.
     """
-    saved, here = state['param_groups'], optimizer.param_groups
-    same = len(saved) == len(here) and all(
-        len(one['params']) == len(other['params']) and one.get(MEMBERS) == other.get(MEMBERS)
-        for one, other in zip(saved, here)
+    saved, here = (
+        [(len(group['params']), group.get(MEMBERS)) for group in groups]
+        for groups in (state['param_groups'], optimizer.param_groups)
     )
-    if not same:
+    if saved != here:
         raise LayoutError(
             f"The checkpoint's optimizer has {len(saved)} groups of parameters, not the "
             f'{len(here)} of this run: what LayerFreezeHook unfreezes, or its lr_mult, warmup or '
@@ -258,14 +250,14 @@ def _take_back_first_step(optim_wrapper: OptimWrapper, schedulers: list) -> None
 
 
 def _one_cycle_bounds(group: dict, schedulers: list) -> dict:
-    """What a one-cycle scheduler has written into each group, and computes its values from."""
+    """The values that a one-cycle scheduler has written into each group and computes from."""
     names = [s.param_name for s in schedulers if f'max_{s.param_name}' in group]
     bounds = (f'{kind}_{name}' for name in names for kind in ('initial', 'max', 'min'))
     return {bound: group[bound] for bound in bounds}
 
 
 def _start_again(optim_wrapper: OptimWrapper, schedulers: list, parents: list[int]) -> None:
-    """Do what the end of each scheduler's constructor does, on the groups as they are now."""
+    """Repeat the end of each scheduler's constructor on the groups as they are now."""
     for scheduler in schedulers:
         initial = f'initial_{scheduler.param_name}'
         for group in optim_wrapper.param_groups:

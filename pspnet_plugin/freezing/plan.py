@@ -24,7 +24,7 @@ def plan(
     model: nn.Module,
     length: RunLength,
     freeze: str | Sequence[str] = (),
-    except_: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     schedule: Sequence[dict] | dict = (),
     stage_lr_decay: float | dict[str, float] | None = None,
 ) -> Timeline:
@@ -37,7 +37,7 @@ def plan(
     chosen = functools.partial(select, model)
     if isinstance(schedule, dict):
         schedule = expand_preset(schedule, functools.partial(stage_patterns, model), length)
-    first = Rule(at=0, freeze=chosen(as_list(freeze), as_list(except_)))
+    first = Rule(at=0, freeze=chosen(as_list(freeze), as_list(exclude)))
     timeline = Timeline(
         rules=(first, *build_rules(schedule, chosen, length)),
         frozen_as_built=frozen_as_built(model),
@@ -50,10 +50,15 @@ def plan(
 def stage_shares(
     model: nn.Module, stage_lr_decay: float | dict[str, float] | None
 ) -> dict[str, float]:
-    """Factors of layer-wise learning rates: last stage ``decay``, the one before ``decay ** 2`` …
+    """Factors on the learning rates of a backbone's stages, by the names of their parameters.
 
-    The stem comes last, and what is in no stage keeps 1, as in ``LearningRateDecayOptimizer-
-    Constructor`` with ``decay_type='stage_wise'``. A number is for the module ``backbone``.
+    ``decay`` for the last stage, ``decay ** 2`` for the one before, and so on down to the stem;
+    what is in no stage has no entry. As mmseg's ``LearningRateDecayOptimizerConstructor`` with
+    ``decay_type='stage_wise'``. A number is for the module ``backbone``.
+
+    Raises:
+        ScheduleError: a factor is not above 0 and at most 1.
+        SelectionError: there is no such module, or it has no stages.
     """
     if stage_lr_decay is None:
         return {}
@@ -62,8 +67,8 @@ def stage_shares(
     for module, decay in decays.items():
         if not 0 < decay <= 1:
             raise ScheduleError(f'stage_lr_decay must lie above 0 and at most at 1, not {decay}.')
-        for distance, stage in enumerate(reversed(stage_patterns(model, module)), start=1):
-            shares.update(dict.fromkeys(select(model, [stage]), decay**distance))
+        for power, stage in enumerate(reversed(stage_patterns(model, module)), start=1):
+            shares.update(dict.fromkeys(select(model, [stage]), decay**power))
     return shares
 
 

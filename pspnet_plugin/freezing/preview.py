@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from ..errors import PspnetPluginError
-from .enforce import apply_own_freezing, stop_freezing_by_itself
-from .hook import LayerFreezeHook
-from .optimizer import fit_groups, restore_scheduled_lr, scale_lr
-from .plan import plan
-from .schedule import RunLength
+from ..text import table_as_text
+from .hook import LayerFreezeHook, lay_out_run
+from .optimizer import lr_histories, names_by_id, restore_scheduled_lr, scale_lr
+from .schedule import RunLength, Timeline
 from .selection import SelectionError, find_stages
 
+# Iterations that a preview looks at besides those around transitions.
 COLUMNS = 400
 
 
@@ -52,67 +51,72 @@ def preview(config: Config) -> Preview:
     """What :class:`LayerFreezeHook` will do in a run of ``config``, by the code that will do it.
 
     Raises:
-        PreviewError: the config has no LayerFreezeHook or several, or no data to count epochs with.
+        PreviewError: the config has no LayerFreezeHook or several, several optimizers, or lacks
+            what a run of training needs.
+        SelectionError, ScheduleError: the hook's arguments are wrong.
     """
     hooks = [h for h in config.get('custom_hooks', []) if h.get('type') == 'LayerFreezeHook']
     if len(hooks) != 1:
         raise PreviewError(f'The config has {len(hooks)} LayerFreezeHook in custom_hooks, not one.')
+    for key in ('model', 'train_cfg', 'optim_wrapper'):
+        if not config.get(key):
+            raise PreviewError(f'The config has no {key}, so it describes no run of training.')
     arguments = {key: value for key, value in hooks[0].items() if key not in ('type', 'priority')}
     hook = LayerFreezeHook(**arguments)
     init_default_scope(config.get('default_scope', 'mmengine'))
     length = _run_length(config, hook.by_epoch)
     model = MODELS.build(config.model)
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        raise PreviewError('The config has several optimizers, and a preview shows one.')
     schedulers = _build_schedulers(config, optim_wrapper, length)
-    apply_own_freezing(model)
-    timeline = plan(model, length, **hook.config)
-    stop_freezing_by_itself(model, timeline.unfrozen())
-    fit_groups({'': optim_wrapper}, {'': schedulers}, model, timeline)
-    return _simulate(model, timeline, optim_wrapper, schedulers, length)
+    logger = MMLogger.get_current_instance()
+    wrappers, by_wrapper = {'': optim_wrapper}, {'': schedulers}
+    timeline = lay_out_run(model, wrappers, by_wrapper, length, hook.config, logger)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Detected call of `scheduler.step')
+        return _simulate(model, timeline, optim_wrapper.optimizer.param_groups, schedulers, length)
 
 
-def _simulate(model, timeline, optim_wrapper, schedulers, length: RunLength) -> Preview:
-    parts = parts_of(model)
+def _simulate(
+    model: nn.Module, timeline: Timeline, groups: list[dict], schedulers: list, length: RunLength
+) -> Preview:
+    parts, names = parts_of(model), names_by_id(model)
     starts = [t for t in timeline.transitions() if t < length.max_iters]
     step = max(1, length.max_iters // COLUMNS)
     ends = [t - 1 for t in starts[1:]]
     wanted = {*starts, *ends, *range(0, length.max_iters, step), length.max_iters - 1}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = optim_wrapper.optimizer.param_groups
+    histories = lr_histories(groups, model, timeline)
     columns = []
     for iteration in range(length.max_iters):
         if iteration in wanted:
-            scale_lr(groups, lambda p, t=iteration: timeline.lr_mult(names.get(id(p)), t))
-            rates = {names.get(id(p)): g['lr'] for g in groups for p in g['params']}
-            columns.append(_column(model, parts, timeline.frozen(iteration), rates))
+            scale_lr(groups, histories, iteration)
+            lrs = {names.get(id(p), ''): g['lr'] for g in groups for p in g['params']}
+            for name in timeline.frozen(iteration):
+                lrs.pop(name, None)
+            columns.append([_state(sizes, lrs) for sizes in parts.values()])
             restore_scheduled_lr(groups)
         epoch_ends = (iteration + 1) % length.epoch_length == 0
-        _step([s for s in schedulers if epoch_ends or not s.by_epoch])
+        for scheduler in schedulers:
+            if epoch_ends or not scheduler.by_epoch:
+                scheduler.step()
     rates, shares = np.moveaxis(np.array(columns, dtype=float), (0, 1, 2), (2, 1, 0))
     return Preview(list(parts), sorted(wanted), rates, shares, starts, length.max_iters)
 
 
-def _step(schedulers: list) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='Detected call of `scheduler.step')
-        for scheduler in schedulers:
-            scheduler.step()
+def _state(sizes: dict[str, int], lrs: dict[str, float]) -> tuple[float, float]:
+    """The highest learning rate in a part, and the share of it that trains.
+
+    ``sizes`` are those of the part's parameters, ``lrs`` the learning rates of all that train.
+    """
+    training = [name for name in sizes if name in lrs]
+    share = sum(sizes[name] for name in training) / sum(sizes.values())
+    return max((lrs[name] for name in training), default=np.nan), share
 
 
-def _column(model: nn.Module, parts, frozen, rates) -> list[tuple[float, float]]:
-    """For each part the highest learning rate in it, and the share of it that trains."""
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    column = []
-    for names in parts.values():
-        training = [name for name in names if name not in frozen and name in rates]
-        share = sum(map(sizes.get, training)) / sum(map(sizes.get, names))
-        column.append((max(map(rates.get, training), default=np.nan), share))
-    return column
-
-
-def parts_of(model: nn.Module) -> dict[str, list[str]]:
-    """The model's top modules, backbones by stem and stages -> names of their parameters."""
-    parts: dict[str, list[str]] = {}
+def parts_of(model: nn.Module) -> dict[str, dict[str, int]]:
+    """The model's top modules, backbones by stem and stages -> the sizes of their parameters."""
+    parts: dict[str, dict[str, int]] = {}
     for child, module in model.named_children():
         try:
             stem, stages = find_stages(module)
@@ -124,9 +128,9 @@ def parts_of(model: nn.Module) -> dict[str, list[str]]:
             for title, members in zip(titles, [stem, *stages])
             for name in members
         }
-        for name, _ in module.named_parameters(prefix=child):
+        for name, parameter in module.named_parameters(prefix=child):
             part = next((owner[o] for o in owner if f'{name}.'.startswith(f'{o}.')), child)
-            parts.setdefault(part, []).append(name)
+            parts.setdefault(part, {})[name] = parameter.numel()
     return parts
 
 
@@ -134,25 +138,22 @@ def _run_length(config: Config, by_epoch: bool) -> RunLength:
     train = config.train_cfg
     if 'max_iters' in train and not by_epoch:
         return RunLength(train.max_iters, 1, by_epoch)
-    loader = config.train_dataloader
     try:
-        samples = len(DATASETS.build(loader.dataset))
+        samples = len(DATASETS.build(config.train_dataloader.dataset))
     except Exception as error:
         raise PreviewError(
             f'Epochs cannot be counted, because the training data cannot be read: {error}'
         ) from error
-    epoch_length = -(-samples // loader.batch_size)
-    return RunLength(
-        train.get('max_iters') or train.max_epochs * epoch_length, epoch_length, by_epoch
-    )
+    epoch_length = -(-samples // config.train_dataloader.batch_size)
+    max_iters = train.get('max_iters') or train.max_epochs * epoch_length
+    return RunLength(max_iters, epoch_length, by_epoch)
 
 
-def _build_schedulers(config: Config, optim_wrapper, length: RunLength) -> list:
+def _build_schedulers(config: Config, optim_wrapper: OptimWrapper, length: RunLength) -> list:
     schedulers = copy.deepcopy(config.get('param_scheduler')) or []
     schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
     for scheduler in schedulers:
-        in_epochs = scheduler.get('by_epoch', True)
-        unit = length.epoch_length if in_epochs else 1
+        unit = length.epoch_length if scheduler.get('by_epoch', True) else 1
         scheduler.setdefault('end', length.max_iters // unit)
     defaults = {'optimizer': optim_wrapper, 'epoch_length': length.epoch_length}
     return [PARAM_SCHEDULERS.build(s, default_args=defaults) for s in schedulers]
@@ -165,25 +166,19 @@ def as_table(shown: Preview) -> str:
     stretches = list(zip(shown.starts, [*shown.starts[1:], shown.end]))
     for start, end in stretches:
         table.add_column(f'{start} to {end - 1}')
-    for row, part in enumerate(shown.parts):
+    for part, rates, shares in zip(shown.parts, shown.rates, shown.shares):
         cells = []
         for start, end in stretches:
-            first, last = shown.rates[row, at[start]], shown.rates[row, at[end - 1]]
-            share = shown.shares[row, at[start]]
+            first, last, share = rates[at[start]], rates[at[end - 1]], shares[at[start]]
             text = f'{first:.3g}' if first == last else f'{first:.3g} to {last:.3g}'
-            if share == 0:
-                text = 'frozen'
-            elif share < 1:
-                text += f' ({share:.0%} of it)'
-            cells.append(text)
+            of_it = f' ({share:.0%} of it)' if share < 1 else ''
+            cells.append(text + of_it if share else 'frozen')
         table.add_row(part, *cells)
-    text = io.StringIO()
-    Console(file=text, width=1000, color_system=None).print(table)
-    return text.getvalue().rstrip()
+    return table_as_text(table, width=1000)
 
 
 def draw(shown: Preview, path: str) -> None:
-    """The preview as a picture: parts by iterations, coloured by learning rate; grey is frozen."""
+    """The preview as an image: parts by iterations, coloured by learning rate; grey is frozen."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 

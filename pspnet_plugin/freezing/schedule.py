@@ -1,23 +1,24 @@
-"""Iteration -> what is frozen, and with which factor on its learning rate the rest trains.
+"""Iteration -> what is frozen, and the factors on the learning rates of what trains.
 
-One rule settles every overlap: the last line that names a tensor decides. Lines stand in the order
-of their ``at``, lines with the same ``at`` in the order of the config, and within a line ``freeze``
-comes after ``unfreeze``. What no line names stays as the model was built.
+The last line of a schedule that names a tensor decides about it. Lines apply in the order of their
+``at``, with the same ``at`` in the order of the config; within a line ``freeze`` comes after
+``unfreeze``. What no line names stays as the model was built.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import PspnetPluginError
+from ..text import did_you_mean
 
-_KEYS = ('at', 'unfreeze', 'freeze', 'except_', 'lr_mult', 'warmup')
+_KEYS = ('at', 'unfreeze', 'freeze', 'exclude', 'lr_mult', 'warmup')
 
 
 class ScheduleError(PspnetPluginError):
-    """A schedule says something that cannot be done."""
+    """A schedule, or another argument of the hook, says something that cannot be done."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class RunLength:
     by_epoch: bool = False
 
     def iterations(self, moment: int | float) -> int:
-        """Iterations in a count of the schedule's units, or in a fraction of the run (a float).
+        """The iteration that a schedule means by an integer (a count) or a float (a fraction).
 
-        A fraction is rounded to the nearest whole unit.
+        A count is one of epochs with ``by_epoch``. A fraction is rounded to the nearest iteration,
+        or epoch.
 
         Raises:
             ScheduleError: a negative count, or a fraction outside 0 to 1.
@@ -39,22 +41,25 @@ class RunLength:
         unit, units = (self.epoch_length, 'epochs') if self.by_epoch else (1, 'iterations')
         if isinstance(moment, bool) or not isinstance(moment, (int, float)) or moment < 0:
             raise ScheduleError(
-                f'{moment!r} is no moment of a run: give a whole number of {units} or a fraction '
-                'of the run such as 0.25.'
+                f'{moment!r} is no moment of a run: give an integer, which counts {units}, or a '
+                'fraction of the run such as 0.25.'
             )
         if isinstance(moment, int):
             return moment * unit
         if moment > 1:
             raise ScheduleError(
                 f'{moment!r} is a float and so a fraction of the run, which ends at 1.0: for '
-                f'{units}, write a whole number such as {round(moment)}.'
+                f'{units}, write an integer such as {round(moment)}.'
             )
         return round(moment * self.max_iters / unit) * unit
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a schedule: from iteration ``at`` on, these train and those do not."""
+    """One line of a schedule: from iteration ``at`` on, ``unfreeze`` trains and ``freeze`` not.
+
+    ``lr_mult`` is reached in equal steps over the first ``warmup`` iterations.
+    """
 
     at: int
     unfreeze: frozenset[str] = frozenset()
@@ -62,20 +67,13 @@ class Rule:
     lr_mult: float = 1.0
     warmup: int = 0
 
-    def lr_factor(self, iteration: int) -> float:
-        """``lr_mult``, reached in equal steps over the first ``warmup`` iterations."""
-        steps = iteration - self.at + 1
-        if steps > self.warmup:
-            return self.lr_mult
-        return self.lr_mult * steps / (self.warmup + 1)
-
 
 @dataclass(frozen=True)
 class Timeline:
     """The state of every parameter and buffer at every iteration.
 
     ``rules`` are in order; ``frozen_as_built`` names what the model froze by itself; ``shares`` are
-    constant factors on the learning rate (layer-wise decay).
+    factors on the learning rate that hold for the whole run (layer-wise decay).
     """
 
     rules: tuple[Rule, ...] = ()
@@ -90,20 +88,17 @@ class Timeline:
                 frozen = (frozen - rule.unfreeze) | rule.freeze
         return frozen
 
-    def lr_mult(self, name: str, iteration: int) -> float:
-        """Factor on the scheduled learning rate of a parameter at ``iteration``."""
-        factor = 1.0
-        for rule in self.rules:
-            if rule.at <= iteration and name in rule.unfreeze:
-                factor = rule.lr_factor(iteration)
-        return factor * self.shares.get(name, 1.0)
-
     def lr_history(self, name: str) -> tuple:
-        """Equal for two parameters whose factors agree at every iteration."""
+        """All factors on the learning rate of a parameter over the run, for :func:`lr_factor`.
+
+        Its share, then ``(at, lr_mult, warmup)`` of each rule that unfreezes it; empty where the
+        factor is always 1. Parameters with equal histories have equal factors.
+        """
+        share = self.shares.get(name, 1.0)
         steps = [(r.at, r.lr_mult, r.warmup) for r in self.rules if name in r.unfreeze]
         if all(lr_mult == 1 and warmup == 0 for _, lr_mult, warmup in steps):
             steps = []
-        return (self.shares.get(name, 1.0), *steps)
+        return (share, *steps) if steps or share != 1 else ()
 
     def named(self) -> frozenset[str]:
         """Everything that some rule freezes or unfreezes."""
@@ -118,6 +113,16 @@ class Timeline:
         return sorted({rule.at for rule in self.rules})
 
 
+def lr_factor(history: tuple, iteration: int) -> float:
+    """Factor on the scheduled learning rate at ``iteration``, by :meth:`Timeline.lr_history`."""
+    share, *steps = history or (1.0,)
+    factor = 1.0
+    for at, lr_mult, warmup in steps:
+        if at <= iteration:
+            factor = lr_mult * min(1.0, (iteration - at + 1) / (warmup + 1))
+    return factor * share
+
+
 def build_rules(
     lines: Sequence[dict],
     select: Callable[[Sequence[str], Sequence[str]], frozenset[str]],
@@ -125,7 +130,7 @@ def build_rules(
 ) -> tuple[Rule, ...]:
     """Rules in order, from a schedule's lines ``dict(at=, unfreeze=/freeze=, …)``.
 
-    ``select(patterns, except_)`` gives the names that patterns cover.
+    ``select(patterns, exclude)`` gives the names that patterns cover.
 
     Raises:
         ScheduleError: a line is malformed.
@@ -134,12 +139,12 @@ def build_rules(
     rules = []
     for line in lines:
         _check(line)
-        except_ = as_list(line.get('except_', ()))
+        exclude = excluded(line.get('exclude', ()), line.get('except_', ()))
         rules.append(
             Rule(
                 at=length.iterations(line['at']),
-                unfreeze=select(as_list(line.get('unfreeze', ())), except_),
-                freeze=select(as_list(line.get('freeze', ())), except_),
+                unfreeze=select(as_list(line.get('unfreeze', ())), exclude),
+                freeze=select(as_list(line.get('freeze', ())), exclude),
                 lr_mult=line.get('lr_mult', 1.0),
                 warmup=length.iterations(line.get('warmup', 0)),
             )
@@ -147,23 +152,56 @@ def build_rules(
     return tuple(sorted(rules, key=lambda rule: rule.at))
 
 
+# --- arguments ----------------------------------------------------------------------------------
+
+
 def as_list(patterns: str | Sequence[str]) -> list[str]:
-    """One pattern or several, as a list."""
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+    """One pattern or several, as a list.
+
+    Raises:
+        ScheduleError: something else than strings.
+    """
+    several = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(several, (list, tuple)) or not all(isinstance(one, str) for one in several):
+        raise ScheduleError(f'{patterns!r} is neither a pattern nor a list of patterns.')
+    return list(several)
+
+
+def excluded(exclude: str | Sequence[str], except_: str | Sequence[str]) -> list[str]:
+    """The patterns of ``exclude``, which may also be given under its former name ``except_``.
+
+    Raises:
+        ScheduleError: both names are used.
+    """
+    if exclude and except_:
+        raise ScheduleError(
+            f'exclude={exclude!r} and except_={except_!r} are one argument under two names: '
+            'put all patterns into exclude.'
+        )
+    return as_list(exclude or except_)
+
+
+def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a ScheduleError for the first name in ``given`` that ``owner`` does not take."""
+    for name in given:
+        if name not in known:
+            raise ScheduleError(
+                f'{owner} takes no {name!r}.{did_you_mean(name, known)} '
+                f'Its arguments: {", ".join(known)}.'
+            )
 
 
 def _check(line: dict) -> None:
-    for key in line:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            hint = f'Did you mean {near[0]!r}?' if near else f'It takes {", ".join(_KEYS)}.'
-            raise ScheduleError(f'The schedule has a line with the key {key!r}: {line}. {hint}')
+    if not isinstance(line, dict):
+        raise ScheduleError(f'A line of a schedule is a dict such as dict(at=, unfreeze=): {line}.')
+    refuse_unknown(f'The line {line} of the schedule', [k for k in line if k != 'except_'], _KEYS)
     if 'at' not in line or not (line.get('unfreeze') or line.get('freeze')):
         raise ScheduleError(f'A line of a schedule needs at= and unfreeze= or freeze=: {line}.')
     if not line.get('unfreeze') and ('lr_mult' in line or 'warmup' in line):
         raise ScheduleError(f'lr_mult and warmup belong to unfreeze, which is missing: {line}.')
-    if not line.get('lr_mult', 1.0) > 0:
-        raise ScheduleError(f'lr_mult must be above 0 (to stop training, freeze): {line}.')
+    lr_mult = line.get('lr_mult', 1.0)
+    if not isinstance(lr_mult, (int, float)) or not lr_mult > 0:
+        raise ScheduleError(f'lr_mult must be a number above 0 (to stop training, freeze): {line}.')
 
 
 # --- presets ------------------------------------------------------------------------------------
@@ -183,11 +221,10 @@ def expand_preset(
     name = arguments.pop('type', None)
     if name not in _PRESETS:
         raise ScheduleError(f'The schedule {name!r} is unknown: there are {", ".join(_PRESETS)}.')
-    build, allowed = _PRESETS[name]
-    unknown = sorted(set(arguments) - set(allowed))
-    if unknown:
-        raise ScheduleError(f'{name} takes {", ".join(allowed)}, not {", ".join(unknown)}.')
-    return build(stages_of=stages_of, length=length, **arguments)
+    build = _PRESETS[name]
+    # The first two parameters come from here.
+    refuse_unknown(name, arguments, list(inspect.signature(build).parameters)[2:])
+    return build(stages_of, length, **arguments)
 
 
 def gradual_unfreeze(
@@ -213,7 +250,7 @@ def gradual_unfreeze(
         at = round(first + (last - first) * step / max(1, len(parts) - 1))
         lines.append({'at': at, 'unfreeze': [part], 'lr_mult': lr_mult, 'warmup': warmup})
     # What follows the last stage (a final norm) belongs to no stage and comes with it.
-    lines[1].update(unfreeze=[module], except_=parts[1:])
+    lines[1].update(unfreeze=[module], exclude=parts[1:])
     return lines
 
 
@@ -225,7 +262,7 @@ def probe_then_finetune(
     lr_mult: float = 0.1,
     warmup: int | float = 0,
 ) -> list[dict]:
-    """Train what stands on a frozen module first; from ``at`` on, all of it.
+    """Train everything but a module, which is frozen, and from ``at`` on that too.
 
     Source: A. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
     Out-of-Distribution".
@@ -236,7 +273,7 @@ def probe_then_finetune(
     ]
 
 
-_PRESETS = {
-    'gradual_unfreeze': (gradual_unfreeze, ('module', 'begin', 'end', 'lr_mult', 'warmup')),
-    'probe_then_finetune': (probe_then_finetune, ('module', 'at', 'lr_mult', 'warmup')),
+_PRESETS: dict[str, Callable[..., list[dict]]] = {
+    'gradual_unfreeze': gradual_unfreeze,
+    'probe_then_finetune': probe_then_finetune,
 }

@@ -13,16 +13,15 @@ A pattern is one of
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from itertools import chain
 
-import torch
 from torch import nn
 
 from ..errors import PspnetPluginError
+from ..text import did_you_mean, near_misses
 
 _STAGE_PATTERN = re.compile(r'(?:(?P<owner>.+)\.)?stages\[(?P<index>-?\d*(?::-?\d*)?)\]')
 _NUMBERED_STAGE = re.compile(r'(?:layer|stage|block)s?_?\d+|s\d+')
@@ -34,31 +33,26 @@ class SelectionError(PspnetPluginError):
     """A pattern names nothing in the model."""
 
 
-def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, then buffers, each once under its first name."""
-    return dict(chain(model.named_parameters(), model.named_buffers()))
-
-
 def select(
-    model: nn.Module, patterns: Iterable[str], except_: Iterable[str] = ()
+    model: nn.Module, patterns: Iterable[str], exclude: Iterable[str] = ()
 ) -> frozenset[str]:
-    """Names of the parameters and buffers that ``patterns`` cover and ``except_`` does not.
+    """Names of the parameters and buffers that ``patterns`` cover and ``exclude`` does not.
 
     A tensor that the model holds under several names is covered when one of them is, and comes back
     under its first.
 
     Raises:
-        SelectionError: a pattern covers no parameter and no buffer, or ``except_`` leaves nothing.
+        SelectionError: a pattern covers no parameter and no buffer, or ``exclude`` leaves nothing.
     """
     names_of = _all_names(model)
-    patterns, except_ = list(patterns), list(except_)
+    patterns, exclude = list(patterns), list(exclude)
     covered, kept_out = (
         frozenset().union(*(_cover(model, pattern, names_of) for pattern in some))
-        for some in (patterns, except_)
+        for some in (patterns, exclude)
     )
     if patterns and not covered - kept_out:
         raise SelectionError(
-            f'Nothing is left of {patterns} without {except_}: name more, or except less.'
+            f'Nothing is left of {patterns} without {exclude}: name more, or exclude less.'
         )
     return covered - kept_out
 
@@ -66,21 +60,17 @@ def select(
 def _all_names(model: nn.Module) -> dict[str, list[str]]:
     """First name of each parameter and buffer -> all names under which the model holds it."""
     names: dict[int, list[str]] = {}
-    tensors = chain(
+    for name, tensor in chain(
         model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
-    )
-    for name, tensor in tensors:
+    ):
         names.setdefault(id(tensor), []).append(name)
     return {same[0]: same for same in names.values()}
 
 
 def _cover(model: nn.Module, pattern: str, names_of: dict[str, list[str]]) -> frozenset[str]:
-    same_kind = []
-    if pattern == 'norm':
-        same_kind = [name for name, module in model.named_modules() if is_norm(module)]
-    covered = _covered_by([pattern, *same_kind], names_of)
-    if not covered:
-        covered = _covered_by(_stage_members(model, pattern), names_of)
+    norms = [name for name, m in model.named_modules() if pattern == 'norm' and is_norm(m)]
+    covered = _covered_by([pattern, *norms], names_of)
+    covered = covered or _covered_by(_stage_members(model, pattern), names_of)
     if not covered:
         raise SelectionError(_nothing_matches(model, pattern))
     return covered
@@ -107,7 +97,7 @@ def _upward(name: str) -> Iterator[str]:
 def _nothing_matches(model: nn.Module, pattern: str) -> str:
     names = [name for name, _ in chain(model.named_modules(), model.named_parameters()) if name]
     inside = [name for name in names if name.endswith(f'.{pattern}')]
-    near = list(dict.fromkeys(inside + difflib.get_close_matches(pattern, names, 5, 0.5)))[:5]
+    near = list(dict.fromkeys(inside + near_misses(pattern, names, 5)))[:5]
     hint = f'Near misses: {", ".join(near)}.' if near else 'Nothing has a similar name.'
     top = ', '.join(name for name, _ in model.named_children())
     return (
@@ -180,9 +170,8 @@ def find_stages(backbone: nn.Module) -> tuple[list[str], list[list[str]]]:
     if len(with_parameters) == 1:
         inner = with_parameters[0]
         stem, stages = find_stages(getattr(backbone, inner))
-        return [f'{inner}.{name}' for name in stem], [
-            [f'{inner}.{name}' for name in stage] for stage in stages
-        ]
+        stem, *stages = ([f'{inner}.{name}' for name in part] for part in (stem, *stages))
+        return stem, stages
     raise SelectionError(
         f'{type(backbone).__name__} has no stages that can be told from its children '
         f'({", ".join(children)}): name them by globs instead.'
@@ -190,15 +179,19 @@ def find_stages(backbone: nn.Module) -> tuple[list[str], list[list[str]]]:
 
 
 def stage_patterns(model: nn.Module, module: str) -> list[str]:
-    """Patterns for the stem, where there is one with parameters, and for each stage of a module."""
-    select(model, [module])
-    stem, stages = find_stages(dict(model.named_modules())[module])
-    names_of = _all_names(model)
-    has_stem = _covered_by([f'{module}.{name}' for name in stem], names_of)
-    return [
-        *([f'{module}.stages[:0]'] if has_stem else []),
-        *(f'{module}.stages[{number}]' for number in range(len(stages))),
-    ]
+    """Patterns for the stem of ``module``, where it has parameters, and for each of its stages.
+
+    Raises:
+        SelectionError: there is no such module, or it has no stages.
+    """
+    modules = dict(model.named_modules())
+    if module not in modules:
+        near = did_you_mean(module, modules)
+        raise SelectionError(f'{module!r} is no module of {type(model).__name__}.{near}')
+    stem, stages = find_stages(modules[module])
+    has_stem = _covered_by([f'{module}.{name}' for name in stem], _all_names(model))
+    patterns = [f'{module}.stages[{number}]' for number in range(len(stages))]
+    return [f'{module}.stages[:0]', *patterns] if has_stem else patterns
 
 
 def _split_at(children: list[str], stages: list[str]) -> tuple[list[str], list[list[str]]]:

@@ -1,15 +1,17 @@
-"""Frozen layers keep their statistics, and copies of a frozen network are free of it."""
+"""Frozen layers stay frozen whatever calls ``train``, and copies of a network are independent."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 
+import pytest
 import torch
 from mmengine.hooks import Hook
 
 from pspnet_plugin.freezing import LayerFreezeHook
-from tests.helpers.freezing_runs import Backbone, Net, under, watch
+from pspnet_plugin.freezing.enforce import hold_statistics
+from tests.helpers.freezing_runs import Backbone, Net, loader, under, watch
 
 
 class CallTrain(Hook):
@@ -45,7 +47,56 @@ def test_without_norm_eval_only_the_statistics_move(tmp_path):
     assert all(name.split('.')[-1].startswith(('running_', 'num_batches')) for name in moved)
 
 
-def test_a_freed_layer_takes_the_mode_it_was_last_asked_for(tmp_path):
+class TrainUnfreezes(Net):
+    """As models whose ``train`` sets ``requires_grad``, here only in one of the two modes."""
+
+    def __init__(self, mode):
+        super().__init__()
+        self.unfreezing_mode = mode
+
+    def train(self, mode=True):
+        if mode == self.unfreezing_mode:
+            self.backbone.requires_grad_(True)
+        return super().train(mode)
+
+    def val_step(self, data):
+        return [0]
+
+
+class UnfreezeAfterEachStep(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        runner.model.backbone.requires_grad_(True)
+
+
+VALIDATION = {
+    'val_dataloader': loader(),
+    'val_cfg': {},
+    'val_evaluator': {'type': 'DumpResults', 'out_file_path': 'unused.pkl'},
+}
+
+
+@pytest.mark.parametrize('by_epoch', [False, True])
+@pytest.mark.parametrize('undone', ['by train()', 'by eval()', 'by a hook'])
+def test_what_turns_gradients_on_again_does_not_unfreeze(tmp_path, monkeypatch, undone, by_epoch):
+    monkeypatch.chdir(tmp_path)
+    settings = dict(VALIDATION) if undone == 'by eval()' else {}
+    if by_epoch:
+        settings['train_cfg'] = {'by_epoch': True, 'max_epochs': 2}
+        settings['train_dataloader'] = loader()
+    else:
+        settings['train_cfg'] = {'by_epoch': False, 'max_iters': 12, 'val_interval': 4}
+    hooks = [LayerFreezeHook(freeze=['backbone'])]
+    if undone == 'by a hook':
+        hooks.append(UnfreezeAfterEachStep())
+    net = {'by train()': TrainUnfreezes(True), 'by eval()': TrainUnfreezes(False)}.get(undone)
+    _, watched = watch(tmp_path, *hooks, model=net, **settings)
+    assert sorted(watched.changed) == list(range(12))
+    for changed in watched.changed.values():
+        assert 'head.weight' in changed
+        assert not under('backbone', changed)
+
+
+def test_a_layer_that_trains_again_takes_the_mode_of_the_last_call_of_train(tmp_path):
     class KeepsEval(Backbone):
         """As backbones with norm_eval do."""
 
@@ -64,16 +115,15 @@ def test_a_freed_layer_takes_the_mode_it_was_last_asked_for(tmp_path):
 
 def test_a_deep_copy_of_a_frozen_network_is_not_tied_to_it(tmp_path):
     runner, _ = watch(tmp_path, LayerFreezeHook(freeze=['backbone']))
-    norm = runner.model.backbone.layer1[1]
-    copied = copy.deepcopy(runner.model.backbone.layer1)[1]
-    norm.eval()
+    original, copied = runner.model.backbone, copy.deepcopy(runner.model.backbone)
     copied.train()
-    assert copied.train.module is copied
-    assert not copied.training
-    copied.train.release()
+    assert copied.layer1.training
+    assert not copied.layer1[1].training
+    hold_statistics(copied, frozenset())
     copied.train()
-    assert copied.training
-    assert not norm.training
+    original.train()
+    assert copied.layer1[1].training
+    assert not original.layer1[1].training
 
 
 def test_a_frozen_network_can_be_pickled(tmp_path):
@@ -90,7 +140,8 @@ def test_the_moving_average_of_a_model_is_not_frozen_with_it(tmp_path):
     class Look(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             average = next(h for h in runner.hooks if type(h).__name__ == 'EMAHook').ema_model
-            looked['tied'] = [m for m in average.modules() if 'train' in vars(m)]
+            average.train()
+            looked['all train'] = all(m.training for m in average.modules())
             looked['equal'] = all(
                 torch.equal(a, b)
                 for a, b in zip(
@@ -99,4 +150,4 @@ def test_the_moving_average_of_a_model_is_not_frozen_with_it(tmp_path):
             )
 
     watch(tmp_path, LayerFreezeHook(freeze=['backbone']), {'type': 'EMAHook'}, Look())
-    assert looked == {'tied': [], 'equal': True}
+    assert looked == {'all train': True, 'equal': True}

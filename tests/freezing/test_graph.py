@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import activation_checkpointing
 from mmseg.models.backbones import ResNet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -114,6 +115,8 @@ def test_activation_checkpointing_of_mmengine_keeps_the_gradients(tmp_path):
         )
         final.append(dict(runner.model.named_parameters()))
     assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+    # Runs without the hook keep mmengine's variant.
+    assert activation_checkpointing.checkpoint is checkpoint
 
 
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from mmengine.runner import FlexibleRunner
 from torch import nn
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook, ScheduleError, SelectionError
+from pspnet_plugin.freezing.plan import plan
+from pspnet_plugin.freezing.schedule import RunLength
 from tests.helpers.freezing_runs import (
     PARTS,
     Net,
@@ -122,7 +126,7 @@ def test_momentum_of_frozen_parameters_is_kept_as_it_was(tmp_path):
 
 
 def test_epochs_and_fractions_mean_the_same_moment(tmp_path):
-    # 12 pictures in batches of 2 are 6 iterations an epoch.
+    # 12 images in batches of 2 are 6 iterations an epoch.
     changed = []
     for at, by_epoch in ((1, True), (6, False), (1 / 3, False), (0.25, True)):
         runner, watched = watch(
@@ -140,6 +144,44 @@ def test_epochs_and_fractions_mean_the_same_moment(tmp_path):
     assert changed == [[False] * 6 + [True] * 12] * 4
 
 
+def test_the_model_is_walked_at_transitions_only(tmp_path, monkeypatch):
+    walks = Counter()
+    for name in ('named_parameters', 'named_buffers', 'named_modules'):
+        monkeypatch.setattr(nn.Module, name, counted(getattr(nn.Module, name), walks))
+
+    class ReadCount(Hook):
+        """Reads the count at the end of each iteration, after all other hooks."""
+
+        priority = 'LOWEST'
+        seen = {}
+
+        def before_train(self, runner):
+            assert sum(walks.values()) > 0
+            walks.clear()
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            self.seen[runner.iter] = sum(walks.values())
+            walks.clear()
+
+    hook = LayerFreezeHook(
+        freeze=['backbone'],
+        schedule=[{'at': 4, 'unfreeze': ['backbone.layer3'], 'lr_mult': 0.5, 'warmup': 3}],
+    )
+    schedulers = [{'type': 'PolyLR', 'by_epoch': False}]
+    make_runner(tmp_path, hook, ReadCount(), max_iters=10, param_scheduler=schedulers).train()
+    assert [iteration for iteration in range(10) if ReadCount.seen[iteration]] == [4]
+
+
+def counted(method, calls):
+    """``method``, which also counts how often it is called."""
+
+    def count(*args, **kwargs):
+        calls[method.__name__] += 1
+        return method(*args, **kwargs)
+
+    return count
+
+
 # --- errors -------------------------------------------------------------------------------------
 
 
@@ -150,7 +192,10 @@ def test_epochs_and_fractions_mean_the_same_moment(tmp_path):
         ({'freeze': ['']}, SelectionError, 'matches no'),
         ({'freeze': ['backbone', 'head']}, ScheduleError, 'nothing could train'),
         ({'schedule': [{'at': 1, 'freeze': ['*']}]}, ScheduleError, 'iteration 1'),
-        ({'schedule': [{'at': 1, 'unfreez': ['head']}]}, ScheduleError, "'unfreeze'"),
+        ({'schedule': [{'at': 1, 'unfreez': ['head']}]}, ScheduleError, 'Did you mean unfreeze'),
+        ({'schedule': ['backbone']}, ScheduleError, 'is a dict'),
+        ({'schedule': [{'at': 1, 'unfreeze': 'head', 'lr_mult': '0.1'}]}, ScheduleError, "'0.1'"),
+        ({'freeze': [1]}, ScheduleError, r'\[1\]'),
         ({'schedule': [{'at': -1, 'unfreeze': ['head']}]}, ScheduleError, '-1'),
         ({'schedule': [{'at': 1.5, 'unfreeze': ['head']}]}, ScheduleError, 'fraction'),
         ({'schedule': {'type': 'gradual'}}, ScheduleError, 'gradual_unfreeze'),
@@ -163,6 +208,30 @@ def test_a_wrong_config_is_one_clear_error_before_the_first_iteration(
     with pytest.raises(error, match=told) as raised:
         watch(tmp_path, LayerFreezeHook(**arguments))
     assert isinstance(raised.value, PspnetPluginError)
+
+
+def test_a_misspelt_argument_is_refused_with_its_near_miss():
+    with pytest.raises(ScheduleError, match=r"takes no 'freze'. Did you mean freeze"):
+        HOOKS.build({'type': 'LayerFreezeHook', 'freze': ['backbone']})
+
+
+def test_the_former_name_of_exclude_is_an_alias():
+    with pytest.raises(ScheduleError, match='put all patterns into exclude'):
+        LayerFreezeHook(freeze=['backbone'], exclude=['norm'], except_=['norm'])
+    line = {'at': 1, 'freeze': ['backbone'], 'exclude': ['norm'], 'except_': ['norm']}
+    with pytest.raises(ScheduleError, match='put all patterns into exclude'):
+        plan(Net(), RunLength(2, 1), schedule=[line])
+    frozen = []
+    for name in ('exclude', 'except_'):
+        schedule = [{'at': 1, 'freeze': ['backbone'], name: ['backbone.layer3']}]
+        hook = LayerFreezeHook(freeze=['backbone'], schedule=schedule, **{name: ['norm']})
+        timeline = plan(Net(), RunLength(2, 1), **hook.config)
+        frozen.append([timeline.frozen(iteration) for iteration in range(2)])
+    assert frozen[0] == frozen[1]
+    assert [under('backbone.layer2', names) for names in frozen[0]] == [
+        {'backbone.layer2.0.weight', 'backbone.layer2.0.bias'},
+        under('backbone.layer2', Net().state_dict()),
+    ]
 
 
 def test_a_sharding_wrapper_is_refused_at_the_start(tmp_path):

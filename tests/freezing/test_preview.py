@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -93,24 +96,80 @@ def test_parts_cover_the_model_once():
     assert set(parts['backbone.stages[1]']) == under('backbone.layer2', names)
 
 
-def test_the_picture_is_drawn(config, tmp_path):
-    draw(preview(config), tmp_path / 'timeline.png')
-    with Image.open(tmp_path / 'timeline.png') as picture:
-        assert len(picture.convert('RGB').getcolors(1 << 20)) > 10
+def test_what_is_frozen_is_grey_in_the_image(config, tmp_path):
+    grey, frozen = [], []
+    for hook in (HOOK, {}):
+        other = Config({**config, 'custom_hooks': [{'type': 'LayerFreezeHook', **hook}]})
+        shown = preview(other)
+        draw(shown, tmp_path / 'timeline.png')
+        with Image.open(tmp_path / 'timeline.png') as image:
+            pixels = np.asarray(image.convert('RGB'))
+        grey.append((pixels == round(0.85 * 255)).all(axis=2).sum())
+        frozen.append(np.isnan(shown.rates).sum())
+    assert 0 < frozen[1] < frozen[0]
+    assert grey[0] / grey[1] == pytest.approx(frozen[0] / frozen[1], rel=0.1)
 
 
-@pytest.mark.parametrize('hooks', [[], [{'type': 'LayerFreezeHook'}] * 2])
-def test_a_config_without_one_hook_is_refused(config, hooks):
-    other = Config({**config, 'custom_hooks': hooks})
-    with pytest.raises(PreviewError, match=str(len(hooks))):
-        preview(other)
+# --- errors -------------------------------------------------------------------------------------
 
 
-def test_the_tool_prints_and_draws_the_timeline_of_a_config(tmp_path):
-    config = ROOT / 'configs' / 'psp_efflite0_bluemarble.py'
-    tool, picture = ROOT / 'tools' / 'show_freezing.py', tmp_path / 'timeline.png'
-    code, output = run_python(tool, config, '--out', picture)
-    assert code == 0, output[-4000:]
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ({'custom_hooks': []}, 'has 0 LayerFreezeHook'),
+        ({'custom_hooks': [{'type': 'LayerFreezeHook'}] * 2}, 'has 2 LayerFreezeHook'),
+        ({'train_cfg': None}, 'no train_cfg'),
+        ({'train_cfg': {'by_epoch': True, 'max_epochs': 2}}, 'Epochs cannot be counted'),
+    ],
+)
+def test_a_config_that_lacks_something_is_refused(config, changes, told):
+    with pytest.raises(PreviewError, match=told):
+        preview(Config({**config, **changes}))
+
+
+# --- the tool -----------------------------------------------------------------------------------
+
+TOOL = ROOT / 'tools' / 'show_freezing.py'
+CONFIG = ROOT / 'configs' / 'psp_efflite0_bluemarble.py'
+
+
+def run_tool(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
+    runpy.run_path(str(TOOL), run_name='__main__')
+
+
+def test_the_tool_prints_and_draws_the_timeline_of_a_config(tmp_path, monkeypatch, capsys):
+    image = tmp_path / 'timeline.png'
+    run_tool(monkeypatch, CONFIG, '--out', image)
+    output = capsys.readouterr().out
+    assert '| decode_head ' in output
     assert 'frozen' in output
-    assert 'decode_head' in output
-    assert picture.stat().st_size > 1000
+    assert f'Written: {image}' in output
+    assert image.is_file()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        (['no_such_config.py'], 'no_such_config.py'),
+        ([ROOT / 'configs' / 'psp_r18_cityscapes.py'], 'has 0 LayerFreezeHook'),
+        ([CONFIG, '--cfg-options', "custom_hooks.0.freeze=['backbon']"], 'Near misses: backbone'),
+        ([CONFIG, '--cfg-options', 'model.backbone.type=NoBackbone'], 'NoBackbone'),
+        ([CONFIG, '--out', 'no/such/folder.png'], 'no/such/folder.png'),
+    ],
+)
+def test_every_error_of_the_tool_is_one_line(tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run_tool(monkeypatch, *arguments)
+    message = ended.value.code
+    assert message.startswith('error: ')
+    assert told in message
+    assert '\n' not in message
+
+
+def test_an_error_is_exit_code_1(tmp_path):
+    code, output = run_python(TOOL, 'no_such_config.py', cwd=tmp_path)
+    assert code == 1
+    assert output.splitlines()[-1].startswith('error: ')
+    assert 'Traceback' not in output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,12 +80,11 @@ def build(work_dir, wrapper, by_epoch=False, **settings):
 
 
 def everything(runner):
-    """All that a checkpoint holds of a run's state, but for its own record of the run."""
-    last = runner.train_loop.epoch if 'epoch' in runner.work_dir else runner.iter
-    kind = 'epoch' if 'epoch' in runner.work_dir else 'iter'
-    saved = torch.load(f'{runner.work_dir}/{kind}_{last}.pth', weights_only=False)
-    return {key: saved[key] for key in ('state_dict', 'ema_state_dict', 'optimizer')} | {
-        'param_schedulers': saved['param_schedulers']
+    """All that the last checkpoint holds of a run's state, but for its own record of the run."""
+    last = Path(runner.work_dir, 'last_checkpoint').read_text()
+    saved = torch.load(last, weights_only=False)
+    return {
+        key: saved[key] for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
     }
 
 

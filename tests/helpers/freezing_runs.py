@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 
 class Noise(Dataset):
-    """Twelve fixed pictures of noise."""
+    """Twelve fixed images of noise."""
 
     def __len__(self):
         return 12
@@ -58,7 +58,7 @@ PARTS = ('backbone.stem', 'backbone.layer1', 'backbone.layer2', 'backbone.layer3
 
 
 def loader(sampler='DefaultSampler'):
-    """Config of a loader of the noise pictures: 6 batches of 2, in order."""
+    """Config of a loader of the noise images: 6 batches of 2, in order."""
     return {
         'dataset': Noise(),
         'batch_size': 2,
@@ -76,7 +76,7 @@ def double_precision_net():
 
 
 def make_runner(work_dir, *hooks, model=None, max_iters=6, optimizer=None, **settings):
-    """A runner on the noise pictures; by default SGD with momentum and weight decay."""
+    """A runner on the noise images; by default SGD with momentum and weight decay."""
     optimizer = optimizer or {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.01}
     default_hooks = {'logger': None, 'timer': None, 'checkpoint': None}
     default_hooks.update(settings.pop('default_hooks', {}))
