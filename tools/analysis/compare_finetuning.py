@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Train recipes of configs/finetune with several seeds and compare their mIoU, time and memory."""
 
 from __future__ import annotations
