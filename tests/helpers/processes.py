@@ -1,12 +1,14 @@
-"""Python processes as a user starts them."""
+"""Python scripts, in a process of their own as a user starts them, or in the test's."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,3 +49,11 @@ def run_script(script: Path, *arguments: object) -> int | str | None:
         except SystemExit as ended:
             return ended.code
     return 0
+
+
+def load_script(script: Path) -> ModuleType:
+    """A script as a module, for its functions."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
