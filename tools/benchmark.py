@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure the plugin beside stock MMSegmentation: the command is in ``benchmark/command.py``."""
+"""Compare the plugin with stock MMSegmentation; the command line is ``benchmark/command.py``."""
 
 import sys
 

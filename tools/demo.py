@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Fine-tune PSPNet on satellite pictures, from ImageNet weights and from random ones, and compare.
+"""Fine-tune PSPNet on satellite images, from ImageNet weights and from random ones, and compare.
 
 It runs the commands that you would type, and shows each of them; what an earlier run finished is
-not done again. At the end: a table, and a picture of six validation tiles.
+not done again. At the end: a table, and a figure of six validation tiles.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-import pspnet_plugin  # noqa: F401  teaches mmengine where the plugin's configs are
+import pspnet_plugin  # noqa: F401  makes the plugin's configs known to mmengine
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs' / 'psp_efflite0_bluemarble.py'
-PICTURE_TILES = 6
+FIGURE_TILES = 6
 
-# What each run changes in the config. Random weights train from the first iteration on: a frozen
-# backbone of random weights would only make the comparison easier to win.
+# What each run changes in the config. The backbone of random weights is trained from the first
+# iteration on, because freezing it for a while would be a handicap.
 RUNS = {
     'ImageNet weights': [],
     'random weights': ['model.backbone.init_cfg=None', 'custom_hooks=[]'],
@@ -49,7 +49,7 @@ def run(tool: str, *arguments: object) -> None:
 
 
 def train(folder: Path, options: list[str], iterations: int) -> Path:
-    """Train in ``folder`` unless its last checkpoint is there; go on with an interrupted run."""
+    """Train in ``folder`` unless its last checkpoint is there; resume an interrupted run."""
     last = folder / f'iter_{iterations}.pth'
     if last.is_file():
         print(f'\n{last} is there already')
@@ -94,9 +94,9 @@ def most_mixed_tiles(labels: Path, count: int) -> list[str]:
 
 
 def draw(data: Path, predictions: dict[str, Path], palette, target: Path) -> None:
-    """A row each for image, label and the predictions; a column for each of the mixed tiles."""
+    """Draw a row each for image, label and the predictions, and a column for each tile."""
     rows = {'image': data / 'images/val', 'label': data / 'labels/val', **predictions}
-    names = most_mixed_tiles(data / 'labels/val', PICTURE_TILES)
+    names = most_mixed_tiles(data / 'labels/val', FIGURE_TILES)
     colours = np.array(palette, dtype=np.uint8)
     figure, axes = plt.subplots(
         len(rows), len(names), figsize=(1.6 * len(names), 1.6 * len(rows)), layout='constrained'
@@ -130,10 +130,10 @@ def main() -> None:
         checkpoint = train(folder, options, iterations)
         results[name] = evaluate(folder, checkpoint)
         predictions[name] = folder / 'predictions'
-    picture = args.work_dir / 'comparison.png'
-    draw(Path(dataset.data_root), predictions, dataset.metainfo.palette, picture)
+    figure = args.work_dir / 'comparison.png'
+    draw(Path(dataset.data_root), predictions, dataset.metainfo.palette, figure)
     print_table(results, iterations)
-    print(f'picture: {picture}')
+    print(f'picture: {figure}')
 
 
 if __name__ == '__main__':

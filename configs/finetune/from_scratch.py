@@ -1,4 +1,4 @@
-# Everything from random weights: what the pretrained ones are compared with.
+# Everything from random weights, for comparison with the pretrained ones.
 _base_ = '../psp_efflite0_bluemarble.py'
 
 model = dict(backbone=dict(init_cfg=None))

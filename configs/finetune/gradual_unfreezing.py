@@ -1,4 +1,5 @@
-# Gradual unfreezing: stage by stage, from the last at a tenth of the run to the stem at its half.
+# Gradual unfreezing: the last stage is unfrozen at a tenth of the run, then one stage after the other,
+# and the stem at half of it.
 _base_ = '../psp_efflite0_bluemarble.py'
 
 custom_hooks = [

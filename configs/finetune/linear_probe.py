@@ -1,5 +1,5 @@
 # Linear probing: the backbone is frozen, and one 1 x 1 convolution on its last map is trained.
-# Tells how much of the task the pretrained features hold already.
+# Shows how much of the task the pretrained features solve already.
 _base_ = '../psp_efflite0_bluemarble.py'
 
 model = dict(

@@ -1,5 +1,5 @@
-# The head is trained on a frozen backbone for a third of the run; then everything is, the backbone
-# at half the learning rate, which it reaches over a tenth of the run.
+# The head is trained on a frozen backbone for a third of the run; then everything is trained, the
+# backbone at half the learning rate, after a warm-up over a tenth of the run.
 _base_ = '../psp_efflite0_bluemarble.py'
 
 custom_hooks = [

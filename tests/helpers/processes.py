@@ -1,11 +1,15 @@
-"""Python processes as a user starts them."""
+"""Python scripts, in a process of their own as a user starts them, or in the test's."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,3 +34,26 @@ def run_python(*arguments: object, cwd: Path | None = None) -> tuple[int, str]:
     process = start_python(*arguments, cwd=cwd)
     output, _ = process.communicate(timeout=600)
     return process.returncode, output
+
+
+def run_script(script: Path, *arguments: object) -> int | str | None:
+    """Run a script as ``python SCRIPT ...`` would, in this process: what it hands to ``sys.exit``.
+
+    Nothing has to be imported again, which takes a process of its own several seconds.
+    """
+    argv, path = [str(script), *map(str, arguments)], [str(script.parent), *sys.path]
+    # patch.dict undoes what the script changes in the environment.
+    with mock.patch.multiple(sys, argv=argv, path=path), mock.patch.dict(os.environ):
+        try:
+            runpy.run_path(str(script), run_name='__main__')
+        except SystemExit as ended:
+            return ended.code
+    return 0
+
+
+def load_script(script: Path) -> ModuleType:
+    """A script as a module, for its functions."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,4 +1,5 @@
-"""Train recipes of configs/finetune with several seeds and print one table: mIoU, time, memory."""
+#!/usr/bin/env python
+"""Train recipes of configs/finetune with several seeds and compare their mIoU, time and memory."""
 
 from __future__ import annotations
 
@@ -11,7 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rich import box
+from rich.table import Table
 from run_log import read_log
+
+from pspnet_plugin.text import table_as_text
 
 TOOLS = Path(__file__).resolve().parents[1]
 RECIPES = TOOLS.parent / 'configs' / 'finetune'
@@ -21,7 +26,7 @@ DEFAULT = ['frozen_backbone', 'gradual_unfreezing', 'full', 'from_scratch']
 def run(recipe: str, seed: int, work_dir: Path, options: list[str]) -> dict[str, float]:
     """One training run: mIoU in percent, seconds an iteration, peak memory of the process in MB.
 
-    A run that is there already is read, not repeated.
+    The result of a run that has finished before is read from ``work_dir``.
     """
     result = work_dir / 'result.json'
     if not result.is_file():
@@ -47,14 +52,14 @@ def summary(lines: list[dict]) -> dict[str, float]:
     }
 
 
-def row(recipe: str, results: list[dict[str, float]]) -> str:
-    """A row of the table in Markdown: mean and, in brackets, the smallest and the largest."""
+def row(recipe: str, results: list[dict[str, float]]) -> list[str]:
+    """The cells of a recipe: of each quantity the mean and, in brackets, the range."""
     cells = [recipe]
     for key, digits in (('mIoU', 1), ('time', 2), ('memory', 0)):
         values = [result[key] for result in results]
         low, mean, high = min(values), statistics.mean(values), max(values)
         cells.append(f'{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})')
-    return f'| {" | ".join(cells)} |'
+    return cells
 
 
 def main() -> None:
@@ -65,13 +70,12 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as in train.py')
     arguments = parser.parse_args()
 
-    rows = []
+    table = Table('recipe', 'mIoU (%)', 's / iteration', 'peak memory (MB)', box=box.MARKDOWN)
     for recipe in arguments.recipes:
         folders = {seed: arguments.work_dir / f'{recipe}_{seed}' for seed in arguments.seeds}
         results = [run(recipe, s, f, arguments.cfg_options) for s, f in folders.items()]
-        rows.append(row(recipe, results))
-    print('\n| recipe | mIoU (%) | s / iteration | peak memory (MB) |\n|---|---|---|---|')
-    print('\n'.join(rows))
+        table.add_row(*row(recipe, results))
+    print(f'\n{table_as_text(table)}')
 
 
 if __name__ == '__main__':

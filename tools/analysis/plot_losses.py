@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the training loss of several runs in one picture, and how far each is from the first."""
+"""Draw the training loss of several runs in one figure, and how far each is from the first."""
 
 from __future__ import annotations
 

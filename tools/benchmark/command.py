@@ -1,7 +1,7 @@
-"""Measure the plugin beside stock MMSegmentation, in one process and by alternating runs.
+"""Compare the plugin with stock MMSegmentation, in one process and by alternating runs.
 
-Every figure is a ratio to stock in the same run; the last column says what is promised for two CPU
-cores in float32 at the default sizes. Peak memory counts what a step takes above what was held
+The ratios are to stock in the same run; the last column says what the plugin has to reach on two
+CPU cores in float32 at the default sizes. Peak memory is what a step takes above what was held
 before it: on a GPU by CUDA's counter, on a CPU as the resident set of a fresh child process (on
 Linux after a warm-up run, with the peak reset; elsewhere the first run, from the growth of the
 process's highest peak).
@@ -26,14 +26,14 @@ from .table import Table
 
 
 class Benchmark(NamedTuple):
-    """A sub-command: what it measures, and the defaults of the options that it has."""
+    """A sub-command: what it measures, and its options of SCALE with their defaults."""
 
     measure: Callable[[Settings], Iterable[Table]]
     description: str
     defaults: dict
 
 
-WIDTH_OF_A_PIPE = 160
+WIDTH_WITHOUT_TERMINAL = 160
 SIZES = ((64, 128), (97, 97), (32, 32))
 MODEL = {'channels': 2048, 'classes': 19}
 BENCHMARKS = {
@@ -53,7 +53,9 @@ BENCHMARKS = {
         {**MODEL, 'batch': 2, 'crop': (256, 512)},
     ),
     'predict': Benchmark(
-        predict.measure, 'one picture from file to label map', {**MODEL, 'crop': (512, 1024)}
+        predict.measure,
+        'prediction of one image, from file to label map',
+        {**MODEL, 'crop': (512, 1024)},
     ),
     'freeze': Benchmark(
         freeze.measure,
@@ -79,7 +81,9 @@ def positive(text: str) -> int:
 def batch_size(text: str) -> int:
     number = positive(text)
     if number < 2:
-        raise argparse.ArgumentTypeError('batch norm over a level of one bin needs at least 2')
+        raise argparse.ArgumentTypeError(
+            f'batch norm of the 1 x 1 level needs at least 2, not {text}'
+        )
     return number
 
 
@@ -90,13 +94,13 @@ def channel_count(text: str) -> int:
     return number
 
 
-# Options that not every sub-benchmark has.
+# The type and the help of the options that not every sub-benchmark has.
 SCALE = {
-    'batch': (batch_size, 'pictures or feature maps at once'),
-    'channels': (channel_count, "of the backbone's last feature map"),
-    'classes': (positive, 'that the heads tell apart'),
-    'crop': (size, "of the network's input, HEIGHTxWIDTH"),
-    'sizes': (size, 'of the feature map, HEIGHTxWIDTH each'),
+    'batch': (batch_size, 'images or feature maps at once'),
+    'channels': (channel_count, "channels of the backbone's last feature map"),
+    'classes': (positive, 'number of classes'),
+    'crop': (size, "size of the network's input, HEIGHTxWIDTH"),
+    'sizes': (size, 'sizes of the feature map, HEIGHTxWIDTH each'),
 }
 
 
@@ -125,14 +129,19 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     dtypes = ['float32', 'float16', 'bfloat16']
     parser.add_argument('--device', default=device, help='cpu, cuda or cuda:N')
-    parser.add_argument('--dtype', choices=dtypes, default='float32', help='halves: under autocast')
+    parser.add_argument(
+        '--dtype', choices=dtypes, default='float32', help='the 16-bit types run under autocast'
+    )
     parser.add_argument('--compile', action='store_true', help='with torch.compile')
     parser.add_argument(
-        '--threads', type=positive, default=torch.get_num_threads(), help='of PyTorch on the CPU'
+        '--threads',
+        type=positive,
+        default=torch.get_num_threads(),
+        help='CPU threads of PyTorch',
     )
-    parser.add_argument('--runs', type=positive, default=5, help='that are timed of each variant')
+    parser.add_argument('--runs', type=positive, default=5, help='timed runs of each variant')
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='write the tables to FILE')
-    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw the tables to FILE (.png)')
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw a figure to FILE (.png)')
     parser.add_argument(
         '--check', action='store_true', help='exit with 1 if a wanted value is missed'
     )
@@ -162,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     settings = settings_from(args)
     torch.set_num_threads(settings.threads)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     console.print(settings.describe(), soft_wrap=True)
     tables = []
     for table in BENCHMARKS[args.benchmark].measure(settings):

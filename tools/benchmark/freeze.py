@@ -1,4 +1,4 @@
-"""A training step with frozen layers, beside full training and beside mmseg's frozen_stages."""
+"""A training step with frozen layers, compared with full training and mmseg's frozen_stages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pspnet_plugin.freezing.enforce import hold_statistics, set_trainable
 from pspnet_plugin.freezing.plan import plan
 from pspnet_plugin.freezing.schedule import RunLength
 
-from .measuring import Step, kept_for_backward, peak_memory, state_of, time_alternately
+from .memory import kept_for_backward, peak_memory, state_of
 from .models import HEAD, LOSS, build, training_forward, training_step
 from .settings import Settings
-from .table import Beside, Quantity, Table, Wanted
+from .table import Baseline, Quantity, Table, Wanted
+from .timing import Step, time_alternately
 
 
 class Frozen(NamedTuple):
-    """What is frozen, by LayerFreezeHook's patterns or by mmseg itself."""
+    """What is frozen: by patterns of LayerFreezeHook, or by ``frozen_stages`` of mmseg."""
 
     patterns: tuple[str, ...] = ()
     stages: int = -1
@@ -43,7 +44,7 @@ WANTED = (
 
 
 def build_frozen(frozen: Frozen, settings: Settings) -> EncoderDecoder:
-    """The plugin's model as LayerFreezeHook, or ``frozen_stages``, leaves it for training."""
+    """The plugin's model with the layers frozen as in a training run."""
     model = build(settings, (HEAD, LOSS), frozen.stages).train()
     if frozen.patterns:
         timeline = plan(model, RunLength(1, 1, False), freeze=frozen.patterns)
@@ -64,7 +65,7 @@ def kept(frozen: Frozen, settings: Settings) -> int:
 
 
 def measure(settings: Settings) -> list[Table]:
-    """One table: the backbone frozen, and the stem and first three stages frozen both ways."""
+    """One table: nothing frozen, the backbone, and the stem with three stages in both ways."""
     preparations = {name: partial(prepare, frozen, settings) for name, frozen in ROWS.items()}
     steps = {name: prepared() for name, prepared in preparations.items()}
     memory = {name: [kept(frozen, settings)] for name, frozen in ROWS.items()}
@@ -75,7 +76,7 @@ def measure(settings: Settings) -> list[Table]:
                 f'Training step of PSPNet-R50-d8 with frozen layers, batch {settings.batch} of '
                 f'{height} x {width}'
             ),
-            beside=(Beside(FULL), Beside(STOCK, as_speed=False)),
+            baselines=(Baseline(FULL), Baseline(STOCK, as_speed=False)),
             quantities=(
                 Quantity(TIME, 's', time_alternately(steps, settings)),
                 Quantity(MEMORY, 'bytes', peak_memory(preparations, settings)),

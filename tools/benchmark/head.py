@@ -1,4 +1,4 @@
-"""The head alone, beside stock's and beside the least that a PSP head has to compute."""
+"""The head alone, compared with stock's and with the least that a PSP head has to compute."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from pspnet_plugin.heads import FactorizedPSPHead
 
-from .measuring import Step, kept_for_backward, peak_memory, state_of, time_alternately
+from .inputs import feature_map
+from .memory import kept_for_backward, peak_memory, state_of
 from .settings import Settings
-from .table import Beside, Quantity, Table, Wanted
+from .table import Baseline, Quantity, Table, Wanted
+from .timing import Step, time_alternately
 
 FORWARD, BOTH, KEPT = 'forward', 'forward + backward', 'kept for backward, without x'
 LIMIT = '3 x 3 conv on x'
 VARIANTS = ('stock', 'factorized', LIMIT)
 
-# What is promised of the factorized head for 2048 channels, batch 2, float32, on two CPU cores.
+# What the factorized head has to reach for 2048 channels, batch 2, float32, on two CPU cores.
 WANTED = {
     (64, 128): (
         Wanted(FORWARD, 'factorized', 'stock', low=1.9),
@@ -53,13 +55,6 @@ def build(variant: str, settings: Settings) -> nn.Module:
         norm_cfg={'type': 'BN'},
         align_corners=False,
     ).to(settings.device)
-
-
-def feature_map(size: tuple[int, int], settings: Settings) -> Tensor:
-    """What a backbone would give: (batch, channels, H, W), not negative."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(settings.batch, settings.channels, *size, generator=generator).relu()
-    return x.to(settings.device, settings.torch_dtype)
 
 
 def prepare_forward(variant: str, size: tuple[int, int], settings: Settings) -> Step:
@@ -129,7 +124,7 @@ def _measure_size(size: tuple[int, int], settings: Settings) -> Table:
     )
     return Table(
         title=title(size),
-        beside=(Beside('stock'), Beside(LIMIT, as_speed=False)),
+        baselines=(Baseline('stock'), Baseline(LIMIT, as_speed=False)),
         quantities=quantities,
         wanted=WANTED.get(size, ()),
     )

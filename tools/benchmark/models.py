@@ -13,18 +13,18 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
-from torch import Tensor, nn
+from torch import Tensor
 
 from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
 from pspnet_plugin.segmentors import LabelMapEncoderDecoder
 from pspnet_plugin.speed import ChannelsLastHook
 
-from .loss import random_samples
-from .measuring import Step
+from .inputs import training_batch
 from .settings import Settings
+from .timing import Step
 
 STOCK_CONFIG = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
-# The last feature map of a ResNet-50 has 32 times the channels of its stem, and those are even.
+# The last feature map of a ResNet-50 has 32 times the channels of its stem, which must be even.
 STEM_FACTOR = 32
 CHANNELS_STEP = 2 * STEM_FACTOR
 
@@ -32,14 +32,20 @@ HEAD, LOSS, CHANNELS_LAST, STRIPS = 'heads', 'streamed loss', 'channels-last', '
 KEPT_MEMORY = 'kept memory'
 
 
+def cumulative(parts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The rows of a table: ``stock`` without a part, then each part with all parts before it."""
+    added = {f'+ {part}': parts[: place + 1] for place, part in enumerate(parts)}
+    return {'stock': (), **added}
+
+
 class FactorizedHeadStockLoss(FactorizedPSPHead):
-    """What the factorized head gives without the streamed loss."""
+    """The factorized head with stock's loss, to measure the two apart."""
 
     loss_by_feat = BaseDecodeHead.loss_by_feat
 
 
 class FCNHeadStockLoss(StreamedFCNHead):
-    """What the auxiliary head gives without the streamed loss."""
+    """The auxiliary head with stock's loss."""
 
     loss_by_feat = BaseDecodeHead.loss_by_feat
 
@@ -63,7 +69,7 @@ def build(
     settings: Settings, parts: Collection[str] = (), frozen_stages: int = -1
 ) -> EncoderDecoder:
     """The model with some of HEAD, LOSS, CHANNELS_LAST and STRIPS; the same weights each time."""
-    register_all_modules()  # Names in the config are mmseg's from here on.
+    register_all_modules()  # also makes mmseg the default scope, which the config relies on
     config = stock_config(settings).model
     config.backbone.frozen_stages = frozen_stages
     if HEAD in parts:
@@ -75,26 +81,13 @@ def build(
     torch.manual_seed(0)
     model = MODELS.build(config).to(settings.device)
     if CHANNELS_LAST in parts:
-        to_channels_last(model)
+        ChannelsLastHook().before_train(SimpleNamespace(model=model))
     return model
-
-
-def to_channels_last(model: nn.Module) -> None:
-    """Do what the plugin's hook does at the start of a run."""
-    ChannelsLastHook().before_train(SimpleNamespace(model=model))
 
 
 def training_forward(model: EncoderDecoder, settings: Settings) -> Step:
     """The first half of mmengine's training step: from a batch of crops to the loss."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (3, *settings.crop)
-    batch = {
-        'inputs': [
-            torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-            for _ in range(settings.batch)
-        ],
-        'data_samples': random_samples(settings, generator),
-    }
+    batch = training_batch(settings)
     model.train()
     call = settings.compiled(model.forward)
 
@@ -109,7 +102,7 @@ def training_forward(model: EncoderDecoder, settings: Settings) -> Step:
 def training_step(model: EncoderDecoder, settings: Settings) -> Step:
     """mmengine's training step with SGD, as the stock schedule has it: forward, backward, update.
 
-    In half precision without the scaling of the loss, which is the same for every variant.
+    In half precision the loss is not scaled; scaling would cost every variant the same.
     """
     forward = training_forward(model, settings)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)

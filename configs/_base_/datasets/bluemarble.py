@@ -1,4 +1,4 @@
-# Ocean, land and lakes of NASA's Blue Marble picture: 256 x 256 tiles with their label maps.
+# Ocean, land and lakes of NASA's Blue Marble image: 256 x 256 tiles with their label maps.
 prepare_dataset = 'python {plugin_tools}/datasets/prepare_bluemarble.py'
 dataset_type = 'BaseSegDataset'
 data_root = 'data/bluemarble'

@@ -1,13 +1,11 @@
-"""Time by alternating runs, peak memory, and what autograd keeps for the backward pass."""
+"""Peak memory of a step, and what autograd keeps for the backward pass."""
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import re
 import resource
 import sys
-import time
 import weakref
 from collections.abc import Collection, Iterable
 from multiprocessing.connection import Connection
@@ -15,83 +13,22 @@ from pathlib import Path
 from typing import Callable
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from pspnet_plugin import PspnetPluginError
-from pspnet_plugin.speed.memory import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
+from pspnet_plugin.speed.memory import keep_freed_memory
 
+from .allocator import return_free_pages
 from .settings import Settings
+from .timing import Step, progress
 
-Step = Callable[[], object]
-
-# A GPU picks and loads its kernels during the first runs.
-WARM_UPS = {'cpu': 1, 'cuda': 3}
-# Imported once by the server that the children are forked from, so that they start in no time.
+# Imported once by the server that the child processes are forked from, so that they start at once.
 PRELOAD = ['pspnet_plugin', 'mmseg.apis']
-
-_memory_is_kept = False
 
 
 class MemoryMeasurementError(PspnetPluginError):
-    """The process that was to measure the peak of memory did not live to report it."""
-
-
-def time_alternately(
-    steps: dict[str, Step], settings: Settings, keeping: Collection[str] = ()
-) -> dict[str, list[float]]:
-    """Seconds of each step in each run, in the order A B C A B C … after warm-up runs.
-
-    Args:
-        keeping: the steps that run with freed memory kept, which is for a whole process.
-    """
-    warm_ups = WARM_UPS[torch.device(settings.device).type]
-    on_cpu = torch.device(settings.device).type == 'cpu'
-    seconds = {name: [] for name in steps}
-    for number in _progress(range(warm_ups + settings.runs), f'timing {", ".join(steps)}'):
-        for name, step in steps.items():
-            if on_cpu and _switch_kept_memory(name in keeping):
-                step()  # What it finds in memory is now what it finds in every run of its own.
-            _synchronize(settings.device)
-            start = time.perf_counter()
-            step()
-            _synchronize(settings.device)
-            if number >= warm_ups:
-                seconds[name].append(time.perf_counter() - start)
-    _switch_kept_memory(False)
-    return seconds
-
-
-def _switch_kept_memory(keep: bool) -> bool:
-    """Keep freed memory from now on, or do as a process of stock MMSegmentation does.
-
-    Returns:
-        Whether that is a change.
-    """
-    global _memory_is_kept
-    if keep == _memory_is_kept:
-        return False
-    if keep:
-        _memory_is_kept = keep_freed_memory()
-    else:
-        # Where glibc's own rules have arrived after the first blocks of more than 32 MiB.
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 65536)
-        mallopt(M_TRIM_THRESHOLD, 64 << 20)
-        _return_free_memory()
-        _memory_is_kept = False
-    return keep == _memory_is_kept
-
-
-def _synchronize(device: str) -> None:
-    if torch.device(device).type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
-def _progress(steps, description: str):
-    return track(steps, description, console=Console(stderr=True), transient=True)
+    """The child process that measures the peak of memory died before it could report it."""
 
 
 # --- peak memory --------------------------------------------------------------------------------
@@ -103,8 +40,8 @@ def peak_memory(
     """Bytes at the peak of each step above what was held before it, measured once.
 
     On a GPU it is the allocator's own counter. On a CPU it is the peak resident set of a fresh
-    child process, which prepares the step and runs it, right to about a megabyte; there a
-    preparation has to be a module's function, or a partial of one, that can be pickled.
+    child process, which prepares the step and runs it, accurate to about a megabyte; for the child,
+    a preparation must be picklable: a function of a module, or a partial of one.
 
     Args:
         keeping: the steps that run with freed memory kept.
@@ -114,7 +51,7 @@ def peak_memory(
     """
     on_gpu = torch.device(settings.device).type == 'cuda'
     peaks = {}
-    for name, prepare in _progress(preparations.items(), f'memory of {", ".join(preparations)}'):
+    for name, prepare in progress(preparations.items(), f'memory of {", ".join(preparations)}'):
         if on_gpu:
             peaks[name] = [_peak_on_gpu(prepare, settings)]
         else:
@@ -134,7 +71,7 @@ def _peak_on_gpu(prepare: Callable[[], Step], settings: Settings) -> float:
 
 
 def _peak_in_child(prepare: Callable[[], Step], settings: Settings, keep: bool) -> float:
-    # Forking this process itself would copy OpenMP's state without its threads, and hang.
+    # A fork of this process would have OpenMP's state but none of its threads, and hang.
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(PRELOAD)
     receiver, sender = context.Pipe(duplex=False)
@@ -145,8 +82,8 @@ def _peak_in_child(prepare: Callable[[], Step], settings: Settings, keep: bool) 
         peak = receiver.recv()
     except EOFError:
         raise MemoryMeasurementError(
-            'The child process that measures the peak of memory died, most likely for want of '
-            'memory: choose a smaller --batch, --crop, --sizes or --channels.'
+            'The child process that measures the peak of memory died, most likely because memory '
+            'ran out: choose a smaller --batch, --crop, --sizes or --channels.'
         ) from None
     finally:
         child.join()
@@ -160,7 +97,7 @@ def _send_peak(sender: Connection, prepare: Callable[[], Step], threads: int, ke
         if keep:
             keep_freed_memory()
         peak = _peak_in_this_process(prepare, threads)
-    except Exception as error:  # To be raised where the benchmark was started.
+    except Exception as error:  # The parent process raises it.
         peak = error
     sender.send(peak)
 
@@ -169,14 +106,14 @@ def _peak_in_this_process(prepare: Callable[[], Step], threads: int) -> float:
     torch.set_num_threads(threads)
     step = prepare()
     if _reset_peak():
-        # What is allocated once and kept by libraries is no part of a step.
+        # The first run is not measured: libraries allocate buffers in it that they keep.
         step()
-        _return_free_memory()
+        return_free_pages()
         _reset_peak()
         before = _status('VmRSS')
         step()
         return _status('VmHWM') - before
-    # The peak of the whole life cannot be reset, so the first run has to be the one that counts.
+    # The highest peak of the process so far cannot be reset, so the first run is measured.
     before = _highest_ever()
     step()
     return _highest_ever() - before
@@ -185,27 +122,22 @@ def _peak_in_this_process(prepare: Callable[[], Step], threads: int) -> float:
 def _reset_peak() -> bool:
     """Make Linux forget the peak of this process; False where that cannot be done."""
     try:
-        Path('/proc/self/clear_refs').write_text('5')
+        Path('/proc/self/clear_refs').write_text('5')  # 5: reset the peak, see proc(5)
         return _status('VmHWM') > 0
     except (OSError, LookupError):
         return False
 
 
 def _status(field: str) -> int:
+    """A size in bytes from Linux's description of this process."""
     found = re.search(rf'{field}:\s*(\d+) kB', Path('/proc/self/status').read_text())
     if found is None:
         raise LookupError(field)
     return int(found.group(1)) * 1024
 
 
-def _return_free_memory() -> None:
-    """Give the heap's free pages back, so that what reuses them is counted again."""
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-    if trim is not None:
-        trim(0)
-
-
 def _highest_ever() -> int:
+    """The peak resident set of this process since its start, in bytes."""
     unit = 1 if sys.platform == 'darwin' else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -214,19 +146,19 @@ def _highest_ever() -> int:
 
 
 class _Kept:
-    """What autograd holds in place of a saved tensor; it dies with the graph."""
+    """What autograd holds in place of a saved tensor; it is freed with the graph."""
 
     def __init__(self, tensor: Tensor):
-        # Detached, because an operation's own result would keep its graph alive for ever.
+        # Detached: a saved result would otherwise hold the graph that holds it.
         self.tensor = tensor.detach()
 
 
-def kept_for_backward(forward: Callable[[], object], except_: Iterable[Tensor] = ()) -> int:
+def kept_for_backward(forward: Callable[[], object], exclude: Iterable[Tensor] = ()) -> int:
     """Bytes of the storages that autograd keeps after ``forward``, each counted once.
 
     Args:
-        forward: runs a forward pass and returns what holds its graph.
-        except_: tensors whose storages do not count.
+        forward: runs a forward pass and returns a result that holds its graph.
+        exclude: tensors whose storages do not count.
     """
     kept = weakref.WeakSet()
 
@@ -237,7 +169,7 @@ def kept_for_backward(forward: Callable[[], object], except_: Iterable[Tensor] =
 
     with saved_tensors_hooks(pack, lambda holder: holder.tensor):
         output = forward()
-    own = {tensor.untyped_storage().data_ptr() for tensor in except_}
+    own = {tensor.untyped_storage().data_ptr() for tensor in exclude}
     storages = [holder.tensor.untyped_storage() for holder in kept]
     sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     del output

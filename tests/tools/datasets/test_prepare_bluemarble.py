@@ -1,0 +1,86 @@
+"""The Blue Marble dataset: its labels, its tiles and its two splits."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.processes import ROOT, load_script, run_script
+
+OCEAN, LAND, LAKE = 0, 1, 2
+PREPARE = ROOT / 'tools' / 'datasets' / 'prepare_bluemarble.py'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    return load_script(PREPARE)
+
+
+@pytest.mark.parametrize(
+    ('place', 'latitude', 'longitude', 'expected'),
+    [
+        ('Sahara', 23, 10, LAND),
+        ('Siberia', 65, 100, LAND),
+        ('middle of Australia', -25, 135, LAND),
+        ('Pacific', 0, -140, OCEAN),
+        ('North Atlantic', 45, -40, OCEAN),
+        ('Lake Victoria', -1, 33, LAKE),
+        ('Lake Superior', 47.7, -87.5, LAKE),
+    ],
+)
+def test_labels_say_what_the_atlas_says(tool, place, latitude, longitude, expected):
+    row, column = round((90 - latitude) * 15), round((longitude + 180) * 15)
+    assert tool.read_label_map()[row, column] == expected, place
+
+
+def test_the_image_lies_under_its_labels(tool):
+    """Oceans of Blue Marble are blue and land is not: labels upside down would not fit."""
+    image, labels = tool.read_image().astype(int), tool.read_label_map()
+    blue = image[..., 2] > image[..., 0] + 10
+    tropics = slice(1000, 1700)  # no ice, no clouds
+    agreement = np.mean(blue[tropics] == (labels[tropics] == OCEAN))
+    upside_down = np.mean(blue[tropics] == (labels[::-1][tropics] == OCEAN))
+    assert agreement > 0.95 > upside_down + 0.1
+
+
+def test_train_and_val_tiles_lie_in_different_longitudes(bluemarble):
+    columns = {
+        split: {path.stem.split('_')[1] for path in (bluemarble / 'images' / split).iterdir()}
+        for split in ('train', 'val')
+    }
+    assert columns['train']
+    assert columns['val']
+    assert not columns['train'] & columns['val']
+
+
+def test_every_tile_is_the_part_of_the_image_that_its_name_says(bluemarble, tool):
+    whole = {'images': tool.read_image(), 'labels': tool.read_label_map()}
+    named = {kind: sorted((bluemarble / kind).rglob('*.png')) for kind in whole}
+    assert [tile.name for tile in named['images']] == [tile.name for tile in named['labels']]
+    for kind, tiles in named.items():
+        for tile in tiles:
+            row, column = map(int, tile.stem.split('_'))
+            with Image.open(tile) as image:
+                expected = whole[kind][row : row + 256, column : column + 256]
+                np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_tiles_of_almost_pure_ocean_are_left_out(bluemarble, tool):
+    labels = tool.read_label_map()
+    written = {path.name for path in bluemarble.rglob('labels/*/*.png')}
+    for row in range(0, 2700 - 255, 256):
+        for column in range(0, 5400 - 255, 256):
+            ocean = np.mean(labels[row : row + 256, column : column + 256] == OCEAN)
+            assert (f'{row:04d}_{column:04d}.png' in written) == (ocean <= 0.97)
+
+
+def test_dataset_that_is_there_is_kept(tmp_path, capsys):
+    (tmp_path / 'mine.txt').touch()
+    assert not run_script(PREPARE, tmp_path)
+    assert 'is there already' in capsys.readouterr().out
+    assert (tmp_path / 'mine.txt').exists()
+
+
+def test_folder_of_something_else_is_not_overwritten(tmp_path):
+    (tmp_path / 'mine.txt').touch()
+    assert 'name another folder' in run_script(PREPARE, tmp_path, '--overwrite')
+    assert (tmp_path / 'mine.txt').exists()

@@ -1,0 +1,165 @@
+"""The tools as users call them: train, test, resume, with our tools and with the stock ones."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pspnet_plugin.launch import stock_tools
+from tests.helpers.attacks import Payload
+from tests.helpers.metrics import metrics_of_files
+from tests.helpers.processes import ROOT, run_python, run_script, start_python
+from tests.helpers.street_scenes import make_street_scenes, small_run_options
+
+TOOLS = ROOT / 'tools'
+CONFIG = ROOT / 'configs' / 'psp_r50_cityscapes.py'
+NARROW = [
+    'model.backbone.depth=18',
+    'model.backbone.base_channels=8',
+    'model.backbone.stem_channels=8',
+    'model.decode_head.in_channels=64',
+    'model.decode_head.channels=16',
+    'model.auxiliary_head.in_channels=32',
+    'model.auxiliary_head.channels=8',
+]
+
+
+def options(data_root, iterations=4, interval=2):
+    """The Cityscapes recipe on a narrow model, for a few iterations."""
+    return [*small_run_options(data_root, iterations, interval), *NARROW]
+
+
+def assert_metrics_are_those_of_the_predictions(work_dir, predictions, street_scenes):
+    """The metrics that the newest run logged are right for the label maps that it wrote."""
+    newest = max(work_dir.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
+    logged = json.loads(newest.read_text().splitlines()[-1])
+    label_maps = {
+        path.name.replace('_gtFine_labelTrainIds', '_leftImg8bit'): path
+        for path in (street_scenes / 'gtFine' / 'val').rglob('*.png')
+    }
+    assert {path.name for path in predictions.iterdir()} == set(label_maps)
+    expected = metrics_of_files(predictions, label_maps, 19)
+    assert {name: logged[name] for name in expected} == pytest.approx(expected, abs=0.006)
+
+
+def wait_for(path, process):
+    for _ in range(3000):
+        if path.is_file():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    pytest.fail(f'{path} was not written')
+
+
+@pytest.mark.parametrize('tools', [TOOLS, stock_tools()], ids=['ours', 'stock'])
+def test_a_killed_run_is_resumed_and_then_tested(tools, street_scenes, tmp_path):
+    command = [tools / 'train.py', CONFIG, '--work-dir', tmp_path]
+    process = start_python(*command, *options(street_scenes, iterations=2000, interval=5))
+    wait_for(tmp_path / 'iter_10.pth', process)  # iter_5.pth is whole then
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+    saved = (tmp_path / 'last_checkpoint').read_text()
+    reached = int(re.search(r'iter_(\d+)\.pth', saved).group(1))
+    longer = options(street_scenes, iterations=reached + 2)
+    code, output = run_python(*command, '--resume', *longer)
+    assert code == 0, output[-4000:]
+    assert f'resumed epoch: 0, iter: {reached}\n' in output
+
+    last, predictions = tmp_path / f'iter_{reached + 2}.pth', tmp_path / 'predictions'
+    folders = ['--work-dir', tmp_path, '--out', predictions]
+    code, output = run_python(tools / 'test.py', CONFIG, last, *folders, *options(street_scenes))
+    assert code == 0, output[-4000:]
+    assert_metrics_are_those_of_the_predictions(tmp_path, predictions, street_scenes)
+
+
+def test_two_processes_train_and_test_without_a_gpu(street_scenes, tmp_path):
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    work_dir = ['--launcher', 'pytorch', '--work-dir', tmp_path]
+    few = options(street_scenes, iterations=2)
+    code, output = run_python(*torchrun, TOOLS / 'train.py', CONFIG, *work_dir, *few)
+    assert code == 0, output[-4000:]
+    assert output.count('SyncBN in the config became BN') == 1
+
+    predictions = tmp_path / 'predictions'
+    command = [TOOLS / 'test.py', CONFIG, tmp_path / 'iter_2.pth', '--out', predictions]
+    code, output = run_python(*torchrun, *command, *work_dir, *few)
+    assert code == 0, output[-4000:]
+    assert_metrics_are_those_of_the_predictions(tmp_path, predictions, street_scenes)
+
+
+@pytest.mark.parametrize('tool', ['test.py', 'train.py'])
+def test_checkpoint_with_code_inside_is_refused(tool, street_scenes, tmp_path):
+    made = tmp_path / 'made'
+    checkpoint = tmp_path / 'downloaded.pth'
+    torch.save({'state_dict': {}, 'meta': Payload(exec, f'open({str(made)!r}, "w")')}, checkpoint)
+    arguments = ['--work-dir', tmp_path, *options(street_scenes)]
+    if tool == 'test.py':
+        arguments = [checkpoint, *arguments]
+    else:
+        arguments = ['--resume', *arguments, f'load_from={checkpoint}']
+    error = run_script(TOOLS / tool, CONFIG, *arguments)
+    assert error.startswith(f'error: The checkpoint {checkpoint} holds')
+    assert 'exec' in error
+    assert not made.exists()
+
+
+def test_resuming_from_a_cut_checkpoint_is_refused_and_the_whole_one_is_named(
+    street_scenes, tmp_path
+):
+    arguments = [CONFIG, '--work-dir', tmp_path, *options(street_scenes)]
+    assert run_script(TOOLS / 'train.py', *arguments) == 0
+    last = tmp_path / 'iter_4.pth'
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    error = run_script(TOOLS / 'train.py', '--resume', *arguments)
+    assert error.startswith(f'error: The checkpoint {last} is broken or incomplete')
+    assert f'load_from={tmp_path / "iter_2.pth"}' in error
+
+
+def test_missing_dataset_is_an_error_before_anything_is_built(tmp_path):
+    work_dir = tmp_path / 'work'
+    arguments = ['--work-dir', work_dir, *options(tmp_path / 'nowhere')]
+    code, output = run_python(TOOLS / 'train.py', CONFIG, *arguments)
+    assert code == 1
+    assert 'Traceback' not in output
+    error = output.strip().splitlines()[-1]
+    assert error.startswith(f'error: {tmp_path / "nowhere"} does not exist')
+    assert 'cityscapes.py' in error
+    assert not work_dir.exists()
+
+
+def test_wrong_label_value_stops_training_and_keeps_the_checkpoints(tmp_path):
+    root = make_street_scenes(tmp_path / 'cityscapes')
+    wrong = sorted((root / 'gtFine' / 'val').rglob('*.png'))[0]
+    Image.fromarray(np.full((64, 128), 33, np.uint8)).save(wrong)
+    error = run_script(TOOLS / 'train.py', CONFIG, '--work-dir', tmp_path, *options(root))
+    assert error.startswith(f'error: {wrong} holds the label values 33')
+    assert (tmp_path / 'iter_4.pth').is_file()
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+def test_shell_scripts_hand_everything_to_torchrun(script, tmp_path):
+    fake = tmp_path / 'torchrun'
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    positional = ['config.py', '2'] if 'train' in script else ['config.py', 'last.pth', '2']
+    printed = subprocess.run(
+        ['bash', TOOLS / script, *positional, '--work-dir', 'with space'],
+        env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'PORT': '29511'},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert '--nproc_per_node=2' in printed
+    assert '--master_port=29511' in printed
+    tail = [*positional[:-1], '--launcher', 'pytorch', '--work-dir', 'with space']
+    assert printed[-len(tail) :] == tail
+    assert printed[-len(tail) - 1].endswith('/' + script[len('dist_') : -len('.sh')] + '.py')
