@@ -123,11 +123,10 @@ def _way_out(path: Path) -> str:
 
 def last_whole_checkpoint_before(broken: Path) -> Path | None:
     """The newest whole ``.pth`` file beside ``broken`` that is not newer than it, if any."""
-    if not broken.is_file():
-        return None
-    written = broken.stat().st_mtime
-    others = [path for path in broken.parent.glob('*.pth') if path != broken]
-    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        if path.stat().st_mtime <= written and zipfile.is_zipfile(path):
-            return path
-    return None
+
+    def written(path: Path) -> float:
+        return path.stat().st_mtime
+
+    others = set(broken.parent.glob('*.pth')) - {broken} if broken.is_file() else set()
+    whole = [p for p in others if written(p) <= written(broken) and zipfile.is_zipfile(p)]
+    return max(whole, key=written, default=None)

@@ -65,27 +65,25 @@ def reading_checkpoints() -> Iterator[None]:
 def _allowed() -> list[Any]:
     """Pairs for torch's allow-list: what answers for a name, and the name.
 
-    A user who has allowed a name is obeyed. The stand-ins of a group understand only each other,
-    so none of the group is added then.
+    A user who has allowed a name is obeyed. The stand-ins for numpy understand only each other, so
+    none of them is added then.
     """
     numpy: dict[str, Any] = {'numpy.dtype': PlainDtype, 'numpy.ndarray': PlainArray}
     for package in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2
         numpy |= {f'{package}.scalar': _scalar, f'{package}._reconstruct': _empty_array}
-    history: dict[str, Any] = {
-        'mmengine.logging.history_buffer.HistoryBuffer': PlainHistory,
-        'builtins.getattr': _statistic,
+    groups: list[dict[str, Any]] = [
+        numpy,
+        {'mmengine.logging.history_buffer.HistoryBuffer': PlainHistory},
+        {'builtins.getattr': _statistic},
+        # Training scripts such as DINO's store their command line; a Namespace only holds values.
+        {'argparse.Namespace': argparse.Namespace},
+    ]
+    by_the_user = {
+        entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
+        for entry in torch.serialization.get_safe_globals()
     }
-    # Training scripts such as DINO's store their command line; a Namespace only holds values.
-    command_line = {'argparse.Namespace': argparse.Namespace}
-    by_the_user = {_name(entry) for entry in torch.serialization.get_safe_globals()}
-    groups = [g for g in (numpy, history, command_line) if by_the_user.isdisjoint(g)]
-    return [(answer, name) for group in groups for name, answer in group.items()]
-
-
-def _name(allowed: Any) -> str:
-    if isinstance(allowed, tuple):
-        return allowed[1]
-    return f'{allowed.__module__}.{allowed.__qualname__}'
+    added = [group for group in groups if by_the_user.isdisjoint(group)]
+    return [(answer, name) for group in added for name, answer in group.items()]
 
 
 def refused_name(error: Exception) -> str | None:
@@ -132,9 +130,6 @@ class PlainArray(np.ndarray):
         checked: Any = (1, shape, dtype.numpy(), bool(fortran), data)
         super().__setstate__(checked)
 
-    def __reduce__(self):
-        return self.view(np.ndarray).__reduce__()
-
     def __reduce_ex__(self, protocol):
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
@@ -164,13 +159,11 @@ class PlainHistory(HistoryBuffer):
         self.__dict__.update(data)
 
 
-def _statistic(owner: Any, name: str) -> str:
-    """Stands for ``getattr``, by which a HistoryBuffer pickles the table of its statistics.
-
-    The name is returned, nothing is looked up: :class:`PlainHistory` leaves the table out.
-    """
-    if owner is PlainHistory and isinstance(name, str) and not name.startswith('_'):
-        return name
+def _statistic(owner: Any, name: str) -> Any:
+    """Stands for ``getattr``, by which a HistoryBuffer pickles the table of its statistics."""
+    is_history = owner is PlainHistory or owner is HistoryBuffer
+    if is_history and isinstance(name, str) and not name.startswith('_'):
+        return vars(HistoryBuffer).get(name)
     raise _refused(f'builtins.getattr({getattr(owner, "__name__", owner)}.{name})')
 
 

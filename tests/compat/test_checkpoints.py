@@ -135,6 +135,12 @@ def test_what_the_user_has_allowed_stays_allowed(written):
         assert allowed() == before
 
 
+def test_user_who_allows_one_class_of_mmengine_can_still_read(written):
+    with torch.serialization.safe_globals([HistoryBuffer]):
+        loaded = load(written)['loss']
+    assert [loaded.statistics(name) for name in ('min', 'max', 'mean')] == [0, 4, 2]
+
+
 def test_user_who_allows_the_classes_of_numpy_themselves_is_obeyed(tmp_path):
     path = tmp_path / 'complex.pth'
     save_checkpoint({'loss': HistoryBuffer(np.ones(2), np.ones(2)), 'z': np.array([1j])}, str(path))
