@@ -1,13 +1,14 @@
 """Which constructor built an optimizer wrapper.
 
-mmengine's ``DefaultOptimWrapperConstructor`` with a ``paramwise_cfg`` skips parameters that require
-no gradient when it runs. ``LayerFreezeHook`` adds those that are to be unfrozen later, with the
-options that only the constructor knows. A runner does not keep it, and has no config where it was
-built from arguments.
+Wrong: mmengine's ``DefaultOptimWrapperConstructor`` with a ``paramwise_cfg`` skips parameters that
+require no gradient when it runs. ``LayerFreezeHook`` adds those that are to be unfrozen later, with
+the options that only the constructor knows; a runner does not keep it, and has no config where it
+was built from arguments.
 
-Changed: ``DefaultOptimWrapperConstructor.__call__`` writes the constructor into an attribute of the
-optimizer wrapper that it returns; nothing else, and for as long as the process runs. Unnecessary as
-soon as mmengine no longer skips such parameters.
+Changed, for as long as the process runs: ``DefaultOptimWrapperConstructor.__call__`` writes the
+constructor into an attribute of the optimizer wrapper that it returns.
+
+Unnecessary as soon as mmengine no longer skips such parameters.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ def constructor_of(optim_wrapper: OptimWrapper) -> DefaultOptimWrapperConstructo
     return getattr(optim_wrapper, 'constructor', None)
 
 
+@functools.cache  # twice is the same as once
 def patch() -> None:
-    """Let constructors sign what they build; twice is the same as once."""
+    """Let constructors sign what they build."""
     build = DefaultOptimWrapperConstructor.__call__
-    if hasattr(build, 'signs'):
-        return
 
     @functools.wraps(build)
     def build_and_sign(self, model):
@@ -34,5 +34,4 @@ def patch() -> None:
         optim_wrapper.constructor = self
         return optim_wrapper
 
-    build_and_sign.signs = True  # type: ignore[attr-defined]
     DefaultOptimWrapperConstructor.__call__ = build_and_sign
