@@ -172,7 +172,7 @@ def test_timm_models_give_the_same_features_in_a_timm_backbone(
 def test_timms_anti_aliased_resnets_go_into_a_timm_backbone_only(tmp_path, monkeypatch, name):
     network = randomized(timm.create_model(name))
     file = saved(network, tmp_path / f'{name}.pth')
-    monkeypatch.setattr(load, 'locate', lambda *_: (Path(file), ''))
+    monkeypatch.setattr(load, 'resolve', lambda reference: Path(file))
     kind = 'ResNetV1d' if name.endswith('d') else 'ResNet'
     message = f'another network: {name} smooths .* "TIMMBackbone" with model_name={name!r}'
     with pytest.raises(PretrainedWeightsError, match=message):
