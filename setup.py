@@ -42,7 +42,7 @@ setup(
         'filelock',
         'huggingface_hub',
         'numpy',
-        'pooch>=1.8',
+        'pooch[progress]>=1.8',
         'pyyaml',
         'requests',
         'rich',

@@ -152,6 +152,7 @@ def test_a_file_inside_a_package_is_found():
         ('hf://repo/file.pth', 'write hf://ORGANISATION/REPOSITORY/FILE'),
         ('hf://orga nisation/repository/file.pth', r"^'hf://orga nisation/repository/file.pth': "),
         ('https://server.example/', 'names no file'),
+        ('https://server.example/weights/..', 'names no file'),
         ('package://no_such_package/file.pth', 'pip install no-such-package'),
         ('package://no_such_package', 'write package://MODULE/PATH'),
         (
