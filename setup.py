@@ -73,7 +73,7 @@ setup(
         'huggingface_hub',
         'matplotlib',
         'numpy',
-        'pooch>=1.8',
+        'pooch[progress]>=1.8',
         'pyyaml',
         'requests',
         'rich',

@@ -23,7 +23,7 @@ from ..errors import (
     WeightsFileError,
 )
 from .read import file_format, read_checkpoint
-from .schemes import Address, HubFile
+from .schemes import Address, HubFile, Place
 
 RETRIES = 3  # pooch waits 1, 2 and 3 seconds before them
 BUSY = (408, 429, 500, 502, 503, 504)  # what a server answers when it is worth asking again
@@ -32,9 +32,7 @@ HASH_IN_NAME = re.compile(r'-([0-9A-Fa-f]{8,64})(?:\.[A-Za-z]+)*$')
 DATE = re.compile(r'20\d{6}$')
 
 
-def local_file(
-    place: Path | Address, reference: str, sha256: str | None = None
-) -> tuple[Path, str]:
+def local_file(place: Place, reference: str, sha256: str | None = None) -> tuple[Path, str]:
     """The file at ``place``, downloaded where it is not on this machine yet, and its sha256.
 
     A downloaded file appears under its name only when it is whole, has the hash in its name or
@@ -51,7 +49,7 @@ def local_file(
         WeightsFileError: the file on this machine is missing, unreadable, or has another hash.
     """
     if isinstance(place, Address):
-        sha256 = sha256 or hash_in_name(place.name)
+        sha256 = sha256 or _hash_in_name(place.name)
         path = _fetch(place, sha256)
     else:
         path = place
@@ -61,6 +59,10 @@ def local_file(
         return path, checked_sha256(path, sha256)
     except OSError as error:
         raise WeightsFileError(f'{path} cannot be read: {error.strerror}.') from error
+    except WeightsFileError as error:
+        raise WeightsFileError(
+            f'{error} Remove {path.resolve()} to have it fetched again, or correct sha256.'
+        ) from error
 
 
 def cached_path(place: Address) -> Path:
@@ -68,7 +70,7 @@ def cached_path(place: Address) -> Path:
     return Path(torch.hub.get_dir()) / 'checkpoints' / place.name
 
 
-def hash_in_name(name: str) -> str | None:
+def _hash_in_name(name: str) -> str | None:
     """The beginning of the sha256 that a file's name carries, None where it carries none."""
     found = HASH_IN_NAME.search(name)
     return None if found is None or DATE.match(found.group(1)) else found.group(1)
@@ -82,10 +84,7 @@ def checked_sha256(path: Path, expected: str | None = None) -> str:
     """
     digest = pooch.file_hash(str(path), alg='sha256')
     if expected and not digest.startswith(expected.lower()):
-        raise WeightsFileError(
-            f'{path} has the sha256 {digest} where {expected} is expected. Correct sha256, or '
-            'remove the file to have it fetched again.'
-        )
+        raise WeightsFileError(f'{path} has the sha256 {digest} where {expected} is expected.')
     return digest
 
 
@@ -112,7 +111,7 @@ def _fetch(place: Address, expected: str | None) -> Path:
                 if not target.is_file():
                     _download(place, target, expected)
     except OSError as error:
-        raise _failure(place, f'{target.parent} cannot be written: {error}') from error
+        raise _failure(place, f'{target.parent} cannot be written ({error})') from error
     if not expected:
         _require_same_origin(place, target)
     return target
@@ -120,7 +119,7 @@ def _fetch(place: Address, expected: str | None) -> Path:
 
 def _failure(place: Address, reason: str) -> WeightsDownloadError:
     return WeightsDownloadError(
-        f'No weights from {place.url}: {reason}. If you have the file, put it at '
+        f'No weights from {place.url}: {reason.rstrip(".")}. If you have the file, put it at '
         f'{cached_path(place)}.'
     )
 
@@ -134,8 +133,10 @@ def _from_hub(place: HubFile) -> Path:
         if isinstance(cached, str):
             return Path(cached)
         return Path(hub.hf_hub_download(place.repository, place.file, revision=place.revision))
-    except Exception as error:  # errors of its HTTP client come through, which versions exchange
-        raise _failure(place, ' '.join(str(error).split()).rstrip('.')) from error
+    except (
+        Exception
+    ) as error:  # also those of its HTTP client, which is another one in each version
+        raise _failure(place, ' '.join(str(error).split())) from error
 
 
 def _download(place: Address, target: Path, expected: str | None) -> None:
@@ -181,7 +182,8 @@ def _check_whole(file: Path, expected: str | None) -> None:
 def _check_entries(file: Path) -> None:
     """Compare the checksums in a zip file, which torch does not look at."""
     try:
-        damaged = zipfile.ZipFile(file).testzip()
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
     except Exception as error:  # zipfile reports a broken file in a dozen ways
         raise WeightsFileError(f'{file} is damaged ({error})') from error
     if damaged:

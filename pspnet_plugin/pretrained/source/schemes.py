@@ -82,7 +82,7 @@ def _address(url: str) -> Address:
         name = Path(unquote(urlsplit(url).path)).name
     except ValueError as error:
         raise WeightsReferenceError(f'{url!r} is no address: {error}.') from error
-    if not name:
+    if name in ('', '..'):
         raise WeightsReferenceError(f'{url!r} names no file. Give the address of the file itself.')
     return Address(url, name)
 
@@ -101,7 +101,6 @@ def _torchvision(name: str, reference: str) -> Address:
         raise _unknown_name(reference, model, models.list_models(), 'torchvision')
     entries = models.get_model_weights(model)
     wanted = weights.upper() or 'DEFAULT'
-    # DEFAULT is an alias of one of the entries, which an enumeration lists among its members.
     if wanted not in entries.__members__:
         raise _unknown_name(reference, wanted, entries.__members__, f'{model} of torchvision')
     return _address(entries[wanted].url)

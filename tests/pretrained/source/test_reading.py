@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-from pspnet_plugin.pretrained.source.read import file_format
+from pspnet_plugin.pretrained.source.read import file_format, read_checkpoint
 from tests.helpers.attacks import Payload
 from tests.helpers.networks import saved
 
@@ -91,10 +93,16 @@ def test_other_precisions_go_into_a_float32_module(tmp_path, dtype):
 
 
 def test_a_command_line_stored_by_a_training_script_is_harmless(tmp_path):
-    import argparse
-
     content = {'state_dict': network().state_dict(), 'args': argparse.Namespace(lr=0.1)}
     assert load_pretrained(network(seed=1), saved(content, tmp_path / 'w.pth')).coverage == 1
+
+
+@pytest.mark.parametrize('allowed', [[], [argparse.Namespace]])
+def test_reading_leaves_torchs_allow_list_as_it_was(file, allowed):
+    with torch.serialization.safe_globals(allowed):
+        before = set(torch.serialization.get_safe_globals())
+        load_pretrained(network(seed=1), str(file))
+        assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_weights_under_an_unknown_key_are_refused_and_reached_by_the_prefix_that_is_named(
@@ -111,7 +119,7 @@ def test_weights_under_an_unknown_key_are_refused_and_reached_by_the_prefix_that
 
 
 def test_a_missing_file_is_named_with_what_lies_beside_it(file):
-    refused(file.with_name('weight.pth'), r'no file .*weight\.pth.*Beside it are weights\.pth')
+    refused(file.with_name('weight.pth'), r'no file .*weight\.pth.*Did you mean weights\.pth')
 
 
 def test_an_empty_file_is_refused(tmp_path):
@@ -129,16 +137,41 @@ def test_a_cut_file_is_refused(tmp_path, zipped, share):
     refused(tmp_path / 'cut.pth', 'cut')
 
 
-@pytest.mark.parametrize('size', [4, 60, -1])
-def test_a_cut_safetensors_file_is_refused(tmp_path, size):
-    whole = safetensors.torch.save(network().state_dict())
-    (tmp_path / 'cut.safetensors').write_bytes(whole[:size])
-    refused(tmp_path / 'cut.safetensors', 'cut|fetch it again|not a file of weights')
+def safetensors_file(header: bytes, data: bytes = b'') -> bytes:
+    return struct.pack('<Q', len(header)) + header + data
 
 
-def test_a_safetensors_header_that_lies_about_its_size_is_refused(tmp_path):
-    (tmp_path / 'lie.safetensors').write_bytes(struct.pack('<Q', 1 << 62) + b'{"a": 1}')
-    refused(tmp_path / 'lie.safetensors', 'not a .safetensors file')
+def entry(start: int, end: int, dtype: str = 'F32') -> str:
+    return f'{{"dtype":"{dtype}","shape":[2],"data_offsets":[{start},{end}]}}'
+
+
+def test_a_safetensors_file_that_is_cut_anywhere_is_refused(tmp_path):
+    whole = safetensors.torch.save({'weight': torch.ones(5), 'bias': torch.ones(1)})
+    file = tmp_path / 'cut.safetensors'
+    for size in range(len(whole)):
+        file.write_bytes(whole[:size])
+        with pytest.raises(PretrainedWeightsError, match=re.escape(str(file))):
+            read_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        safetensors_file(f'{{"a":{entry(0, 8)}}}'.encode(), bytes(9)),
+        safetensors_file(f'{{"a":{entry(0, 8)},"b":{entry(4, 12)}}}'.encode(), bytes(12)),
+        safetensors_file(f'{{"a":{entry(0, 8)},"b":{entry(12, 20)}}}'.encode(), bytes(20)),
+        safetensors_file(f'{{"a":{entry(0, 12)}}}'.encode(), bytes(12)),
+        safetensors_file(f'{{"a":{entry(0, 8, "F33")}}}'.encode(), bytes(8)),
+        safetensors_file(b'{"a":{}}'),
+        safetensors_file(b'{"a":1}'),
+        safetensors_file(b'{"a":' * 10000 + b'1' + b'}' * 10000),
+        struct.pack('<Q', 1 << 62) + b'{"a":1}',
+    ],
+    ids=['tail', 'overlap', 'gap', 'shape', 'dtype', 'no entry', 'number', 'nesting', 'length'],
+)
+def test_a_safetensors_file_with_a_wrong_header_is_refused_with_a_way_out(tmp_path, content):
+    (tmp_path / 'wrong.safetensors').write_bytes(content)
+    refused(tmp_path / 'wrong.safetensors', r'wrong\.safetensors is cut or broken.*Fetch the file')
 
 
 @pytest.mark.parametrize(
