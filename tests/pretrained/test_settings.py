@@ -23,7 +23,7 @@ WRONG = {
     'key_map': ['layer1', [('a', 3)], {'a': 'b'}],
     'first_conv': ['average', 3, {'channels': 4}, {'channels': []}, {'channels': ['R', 'IR']}],
     'min_coverage': ['0.9', 90, -0.1, True, float('nan')],
-    'sha256': ['xyz', '1234567', 1234567, True, 'g' * 64, 3.5],
+    'sha256': ['xyz', '1234567', 1234567, True, 'g' * 64, 'a' * 72, 'md5:3a6eb079', 3.5],
     'trust_pickle': ['no', 'False', 1, None],
     'classes': ['byname', True],
     'class_names': ['car', [1, 2]],
