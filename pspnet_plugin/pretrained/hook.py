@@ -89,13 +89,11 @@ def _initialized_by_mmengine(ancestors: list[nn.Module], target: nn.Module) -> b
     It does not where a module above is no BaseModule or was initialized before, nor where the class
     of ``target`` reads its init_cfg by itself, as some transformers do.
     """
-    reachable = all(hasattr(a, 'init_weights') and not _is_init(a) for a in ancestors)
+    reachable = all(
+        hasattr(a, 'init_weights') and not getattr(a, 'is_init', False) for a in ancestors
+    )
     plain = getattr(type(target), 'init_weights', None) is BaseModule.init_weights
     return reachable and plain
-
-
-def _is_init(module: nn.Module) -> bool:
-    return getattr(module, 'is_init', False)
 
 
 def _class_names(runner: Runner, init_cfg: dict) -> dict[str, Any]:

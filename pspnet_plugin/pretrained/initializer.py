@@ -14,7 +14,6 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger, print_log
-from mmengine.model import BaseModule
 from mmengine.model.averaged_model import BaseAveragedModel
 from mmengine.model.weight_init import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -190,20 +189,14 @@ def require_initialized(model: nn.Module) -> None:
 
 
 def _left_out(model: nn.Module, name: str, module: nn.Module) -> str:
-    what = f'{name or "The model"} ({type(module).__name__})'
     parts = name.split('.') if name else []
-    above = [model.get_submodule('.'.join(parts[:depth])) for depth in range(len(parts))]
-    left_behind = next((m for m in above if not getattr(m, 'is_init', False)), None)
-    if isinstance(left_behind, BaseModule):
-        return (
-            f'{what} was not initialized from its init_cfg, which names PretrainedBackbone: '
-            f'{type(left_behind).__name__}.init_weights() leaves it out. '
-            'Let it call super().init_weights().'
-        )
-    hook = f"dict(type='PretrainedBackboneHook', module={name!r}, checkpoint=...)"
+    way = [model.get_submodule('.'.join(parts[:depth])) for depth in range(len(parts))]
+    culprit = next((m for m in way if not getattr(m, 'is_init', False)), module)
     return (
-        f'{what} was not initialized from its init_cfg: its class went past PretrainedBackbone. '
-        f'Take the init_cfg out and say custom_hooks=[{hook}], which loads the weights there too.'
+        f'{name or "The model"} ({type(module).__name__}) was not initialized from its init_cfg, '
+        f'which names PretrainedBackbone: {type(culprit).__name__}.init_weights() leaves it out. '
+        'Let it call super().init_weights(), or take the init_cfg out and say custom_hooks='
+        f"[dict(type='PretrainedBackboneHook', module={name!r}, checkpoint=...)]."
     )
 
 

@@ -72,9 +72,9 @@ class LoadSettings:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'checkpoint', _reference(self.checkpoint))
         object.__setattr__(self, 'sha256', _hash(self.sha256))
         wanted = {
+            'checkpoint': (isinstance(self.checkpoint, (str, os.PathLike)), 'text'),
             'prefix': (self.prefix is None or isinstance(self.prefix, str), 'text'),
             'trust_pickle': (isinstance(self.trust_pickle, bool), 'True or False'),
             'classes': (self.classes in (None, 'by_name'), "None or 'by_name'"),
@@ -91,6 +91,7 @@ class LoadSettings:
         }
         for name, (good, way_out) in wanted.items():
             _require(good, name, getattr(self, name), way_out)
+        object.__setattr__(self, 'checkpoint', str(self.checkpoint))
         conversion_named(self.conversion)
         _check_key_map(self.key_map)
 
@@ -98,11 +99,6 @@ class LoadSettings:
 def _require(good: bool, name: str, value: object, wanted: str) -> None:
     if not good:
         raise PretrainedWeightsError(f'{name}={value!r} is not understood. Use {wanted}.')
-
-
-def _reference(checkpoint: object) -> str:
-    _require(isinstance(checkpoint, (str, os.PathLike)), 'checkpoint', checkpoint, 'text')
-    return str(checkpoint)
 
 
 def _hash(sha256: object) -> str | None:

@@ -66,11 +66,8 @@ def _left_at_random(plan: LoadPlan, own: dict[str, Tensor]) -> list[str]:
     classes, which the report lists as a group of their own.
     """
     without = [*plan.named('missing'), *plan.named('mismatched')]
-    return [n for n in without if own[n].dim() > 1 and not _is_integer(own[n])]
-
-
-def _is_integer(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex())
+    weights = [n for n in without if own[n].is_floating_point() or own[n].is_complex()]
+    return [name for name in weights if own[name].dim() > 1]
 
 
 def _anyway(coverage: float) -> str:

@@ -7,7 +7,6 @@ good ones is taken, and the rules of one are applied one after the other.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ class Conversion:
     """One layout of names.
 
     Attributes:
-        name: what a config and a report call it. ``origin``: whose checkpoints have it.
+        name: what a config and a report call it.
         signature: names, or beginnings of names that end in a dot, which all follow the same prefix
             in such a checkpoint. A layout without a signature is always tried.
         rules: pairs of a regular expression and its replacement, applied to names without that
@@ -32,7 +31,6 @@ class Conversion:
     """
 
     name: str
-    origin: str
     signature: tuple[str, ...] = ()
     rules: tuple[tuple[str, Replacement], ...] = ()
 
@@ -53,13 +51,9 @@ def _nth_block(module_names: tuple[str, ...], match: re.Match) -> str:
 
 def _joined(module_names: tuple[str, ...], match: re.Match) -> str:
     """timm's features_only networks call a part ``stages.0`` of the whole network ``stages_0``."""
-    joined = f'{match.group(1)}_{match.group(2)}'
-    return f'{match.group(1)}_' if joined in _parts(module_names) else match.group(0)
-
-
-@functools.lru_cache(maxsize=2)
-def _parts(module_names: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(name.partition('.')[0] for name in module_names)
+    joined = f'{match.group(1)}_{match.group(2)}.'
+    is_own = any(name.startswith(joined) for name in module_names)
+    return f'{match.group(1)}_' if is_own else match.group(0)
 
 
 def _averaged_buffer(module_names: tuple[str, ...], match: re.Match) -> str:
@@ -86,9 +80,9 @@ MMPRETRAIN_STEM = (
 )
 
 CONVERSIONS = (
+    # PSPNets of hszhao/semseg, whole models.
     Conversion(
         'semseg',
-        'PSPNets of hszhao/semseg',
         ('layer0.0.weight', 'ppm.features.0.1.weight', 'cls.0.weight'),
         (
             (r'^layer0\.(\d+)\.', r'backbone.stem.\1.'),
@@ -103,9 +97,9 @@ CONVERSIONS = (
             (r'^aux\.4\.', 'auxiliary_head.conv_seg.'),
         ),
     ),
+    # EfficientNet and EfficientNet-Lite in the naming of the efficientnet packages -> timm.
     Conversion(
         'efficientnet-pytorch',
-        'EfficientNet and EfficientNet-Lite in the naming of the efficientnet packages -> timm',
         ('_conv_stem.weight', '_bn0.running_var', '_blocks.0._depthwise_conv.weight'),
         (
             (r'^_(conv_stem|conv_head)\.', r'\1.'),
@@ -127,27 +121,21 @@ CONVERSIONS = (
             (r'\._bn0\.', '.bn1.'),
         ),
     ),
+    # timm's ResNets with a stem of three convolutions, such as resnet50d and resnet50c.
     Conversion(
         'timm-deep-stem',
-        'timm ResNets with a stem of three convolutions, such as resnet50d and resnet50c',
         ('conv1.6.weight', 'conv1.0.weight', *RESNET[1:]),
         ((r'^conv1\.', 'stem.'), (r'^bn1\.', 'stem.7.')),
     ),
-    Conversion(
-        'moco',
-        'MoCo: the query encoder is a torchvision ResNet',
-        tuple(f'encoder_q.{name}' for name in RESNET),
-        ((r'^encoder_q\.', ''),),
-    ),
-    Conversion(
-        'dino',
-        'DINO: a backbone that is a torchvision ResNet, and a projection head',
-        (*(f'backbone.{name}' for name in RESNET), 'head.last_layer.'),
-    ),
-    Conversion('mmseg', 'MMSegmentation models', ('decode_head.', 'backbone.')),
+    # MoCo: the query encoder is a torchvision ResNet.
+    Conversion('moco', tuple(f'encoder_q.{name}' for name in RESNET), ((r'^encoder_q\.', ''),)),
+    # DINO: a backbone that is a torchvision ResNet, and a projection head.
+    Conversion('dino', (*(f'backbone.{name}' for name in RESNET), 'head.last_layer.')),
+    # MMSegmentation's own models.
+    Conversion('mmseg', ('decode_head.', 'backbone.')),
+    # MMPretrain's classifiers with ResNetV1d: shortcuts pool, except in the first stage.
     Conversion(
         'mmpretrain-v1d',
-        'MMPretrain classifiers that pool in their shortcuts, except in the first stage',
         ('backbone.layer2.0.downsample.2.weight', 'backbone.layer1.0.downsample.0.weight'),
         (
             *MMPRETRAIN_STEM,
@@ -155,36 +143,21 @@ CONVERSIONS = (
             (r'^layer1\.0\.downsample\.0\.', 'layer1.0.downsample.1.'),
         ),
     ),
-    Conversion(
-        'mmpretrain', 'MMPretrain classifiers', ('head.fc.weight', 'backbone.'), MMPRETRAIN_STEM
-    ),
-    Conversion(
-        'torchvision-detection', 'the backbone of torchvision detection models', ('backbone.body.',)
-    ),
-    Conversion(
-        'torchvision-segmentation',
-        'the backbone of torchvision segmentation models',
-        ('classifier.0.', 'backbone.'),
-    ),
-    Conversion(
-        'smp',
-        'the encoder of segmentation_models.pytorch models',
-        ('encoder.', 'segmentation_head.0.weight'),
-    ),
-    Conversion(
-        'torchvision-resnet',
-        'ResNet, ResNeXt and wide ResNet of torchvision and timm: the names are the same',
-        (*RESNET, 'fc.weight'),
-    ),
-    Conversion('same-names', 'the names are those of the module already'),
-    Conversion(
-        'timm-features',
-        'timm networks whose features_only form joins the first two parts of some names',
-        rules=((r'(?:(?<=\.)|^)(\w+)\.(?=(\w+)\.)', _joined),),
-    ),
+    # MMPretrain's other classifiers.
+    Conversion('mmpretrain', ('head.fc.weight', 'backbone.'), MMPRETRAIN_STEM),
+    # The backbone of torchvision's detection and segmentation models.
+    Conversion('torchvision-detection', ('backbone.body.',)),
+    Conversion('torchvision-segmentation', ('classifier.0.', 'backbone.')),
+    # The encoder of segmentation_models.pytorch's models.
+    Conversion('smp', ('encoder.', 'segmentation_head.0.weight')),
+    # ResNet, ResNeXt and wide ResNet of torchvision and timm: the names are MMSegmentation's.
+    Conversion('torchvision-resnet', (*RESNET, 'fc.weight')),
+    Conversion('same-names'),
+    # timm's networks whose features_only form joins the first two parts of some names.
+    Conversion('timm-features', rules=((r'(?:(?<=\.)|^)(\w+)\.(?=(\w+)\.)', _joined),)),
+    # Averaged weights that stand alone, named ema_*.
     Conversion(
         'mmcv-ema',
-        'averaged weights that stand alone, named ema_*',
         rules=((r'^(?:module\.)?ema_([^.]*)$', _averaged_buffer), (r'^(?:module\.)?ema_', '')),
     ),
 )

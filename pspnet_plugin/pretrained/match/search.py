@@ -178,10 +178,9 @@ def find_match(
         if best is not None and best.fitting == expected:
             break
     if best is None:
-        signature = ', '.join(named.signature) if named else ''
         raise PretrainedWeightsError(
             f'The checkpoint is not in the layout of conversion {conversion!r}, which has names '
-            f'such as {signature}. Leave conversion="auto", or give a key_map.'
+            f'such as {", ".join(named.signature if named else ())}. Leave conversion="auto", or give a key_map.'
         )
     return best
 
