@@ -127,9 +127,8 @@ def _about_missing(plan: LoadPlan) -> str | None:
         return None
     found = {part for name in plan.match.names for part in (*parents_of(name), name)}
     # Of each the largest part that is absent as a whole.
-    absent = dict.fromkeys(
-        next(part for part in (*parents_of(name), name) if part not in found) for name in missing
-    )
+    parts = ((*parents_of(name), name) for name in missing)
+    absent = dict.fromkeys(next(p for p in own if p not in found) for own in parts)
     return (
         f'The checkpoint has nothing for {shortened(list(absent))}. Take weights that have it, or '
         'say by key_map=[(pattern, replacement)] what it is called there.'
@@ -206,5 +205,4 @@ def _about_names(match: Match, shapes: Shapes, module_shapes: Shapes) -> str:
 
 def _examples(names: Iterable[str]) -> str:
     shown = [name for name in names if is_counted(name)]
-    picked: Sequence[str] = shown[:: max(1, len(shown) // 3)][:3]
-    return ', '.join(picked)
+    return ', '.join(shown[:: max(1, len(shown) // 3)][:3])

@@ -177,12 +177,12 @@ def find_match(
                 best = match
         if best is not None and best.fitting == expected:
             break
-    if best is None:
+    if best is None and named is not None:
         raise PretrainedWeightsError(
-            f'The checkpoint is not in the layout of conversion {conversion!r}, which has names '
-            f'such as {", ".join(named.signature if named else ())}. Leave conversion="auto", or give a key_map.'
+            f'The checkpoint is not in the layout of {conversion!r}, which has names such as '
+            f'{", ".join(named.signature)}. Leave conversion="auto", or give a key_map.'
         )
-    return best
+    return best  # type: ignore[return-value]  # the layout without signature always matches
 
 
 def _matches(
