@@ -16,24 +16,15 @@ from pspnet_plugin.launch import stock_tools
 from tests.helpers.attacks import Payload
 from tests.helpers.metrics import metrics_of_files
 from tests.helpers.processes import ROOT, run_python, run_script, start_python
-from tests.helpers.street_scenes import make_street_scenes, small_run_options
+from tests.helpers.street_scenes import NARROW_MODEL, make_street_scenes, small_run_options
 
 TOOLS = ROOT / 'tools'
 CONFIG = ROOT / 'configs' / 'psp_r50_cityscapes.py'
-NARROW = [
-    'model.backbone.depth=18',
-    'model.backbone.base_channels=8',
-    'model.backbone.stem_channels=8',
-    'model.decode_head.in_channels=64',
-    'model.decode_head.channels=16',
-    'model.auxiliary_head.in_channels=32',
-    'model.auxiliary_head.channels=8',
-]
 
 
 def options(data_root, iterations=4, interval=2):
     """The Cityscapes recipe on a narrow model, for a few iterations."""
-    return [*small_run_options(data_root, iterations, interval), *NARROW]
+    return [*small_run_options(data_root, iterations, interval), *NARROW_MODEL]
 
 
 def assert_metrics_are_those_of_the_predictions(work_dir, predictions, street_scenes):
