@@ -1,4 +1,4 @@
-"""A look at every label map while it is loaded, before a wrong value becomes a wrong loss."""
+"""A check of every label map while it is loaded, before a wrong value reaches the loss."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class LabelValueError(PspnetPluginError):
 
 @TRANSFORMS.register_module()
 class CheckLabels(BaseTransform):
-    """Stop at a label map with values outside the classes; it stands behind ``LoadAnnotations``.
+    """Stop at a label map with values outside the classes; its place is after ``LoadAnnotations``.
 
-    Without it such a value is a device-side assert on a GPU, an IndexError without a file name on a
-    CPU, and silently dropped by the evaluation.
+    Without it such a value is a device-side assert in training on a GPU, an IndexError without a
+    file name on a CPU, and silently left out by the evaluation.
 
     Args:
         num_classes: how many classes the model has; label values are 0 to ``num_classes - 1``.
-        ignore_index: the value of pixels that neither train nor count.
+        ignore_index: the value of pixels that are ignored in training and evaluation.
 
     Raises:
         LabelValueError: naming the file, the values and the number of classes.
@@ -33,9 +33,10 @@ class CheckLabels(BaseTransform):
         self.ignore_index = ignore_index
 
     def transform(self, results: dict) -> dict:
+        """Return ``results`` unchanged, or raise; reads ``gt_seg_map``, (H, W)."""
         wrong = values_outside(results['gt_seg_map'], self.num_classes, self.ignore_index)
         if wrong.size:
-            # LoadAnnotations has already moved 1 to 0, 2 to 1 … : name what stands in the file.
+            # reduce_zero_label made 0 of 1, 1 of 2, ...; the message names the values of the file.
             in_file = wrong + 1 if results.get('reduce_zero_label') else wrong
             raise LabelValueError(self._message(results, in_file))
         return results

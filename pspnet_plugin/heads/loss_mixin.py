@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.utils import SampleList
 from torch import Tensor, nn
@@ -9,15 +10,15 @@ from torch import Tensor, nn
 from ..ops.streamed_loss import streamed_cross_entropy
 
 
-class StreamedLossMixin:
-    """Put before a :class:`BaseDecodeHead` among the bases: its loss never holds full-size logits.
+class StreamedLossMixin(BaseDecodeHead):
+    """The first base of a decode head, whose loss then never holds full-size logits.
 
-    The numbers are those of ``BaseDecodeHead.loss_by_feat``. A head with a pixel sampler, with a
-    single output channel, or with any loss but the softmax ``CrossEntropyLoss`` takes the stock
-    path.
+    The numbers are those of ``BaseDecodeHead.loss_by_feat``, which still computes the loss of a
+    head with a pixel sampler, with a single output channel, or with any loss but the softmax
+    ``CrossEntropyLoss``.
     """
 
-    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict:
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Losses and pixel accuracy.
 
         Args:
@@ -27,12 +28,12 @@ class StreamedLossMixin:
         Raises:
             LabelOutOfRangeError: a label is neither a class nor the ignored value.
         """
-        listed = isinstance(self.loss_decode, nn.ModuleList)
-        losses = list(self.loss_decode) if listed else [self.loss_decode]
+        several = isinstance(self.loss_decode, nn.ModuleList)
+        losses = list(self.loss_decode) if several else [self.loss_decode]
         if self.sampler is not None or seg_logits.shape[1] == 1 or not all(map(_streams, losses)):
             return super().loss_by_feat(seg_logits, batch_data_samples)
         label = self._stack_batch_gt(batch_data_samples).squeeze(1)
-        result = {}
+        result: dict[str, Tensor] = {}
         for loss in losses:
             value, accuracy = streamed_cross_entropy(
                 seg_logits,
@@ -49,7 +50,7 @@ class StreamedLossMixin:
 
 
 def _streams(loss: nn.Module) -> bool:
-    # A subclass may compute anything, so only the class itself is known to be a cross-entropy.
+    # Not isinstance: a subclass may compute anything.
     return (
         type(loss) is CrossEntropyLoss
         and not loss.use_sigmoid

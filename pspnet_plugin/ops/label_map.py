@@ -1,9 +1,9 @@
-"""From a head's logits straight to the label map, in strips of rows.
+"""From the logits of a decode head to the label map, in strips of rows.
 
-The stock way resizes all classes to the size of the network's input, resizes them again to the
-size of the picture, and takes ``argmax`` over the channels. All of it but the ``argmax`` is linear
-and acts on rows and columns separately, so both resizes, the cropping of padding between them and
-the flip are two matrices, applied a strip of rows at a time.
+mmseg resizes the logits of all classes to the size of the network's input, crops the padding, flips
+back, resizes again to the size of the original image, and takes ``argmax`` over the channels. All
+of it but the ``argmax`` is linear and acts on rows and columns separately, so it is one matrix for
+the rows and one for the columns, applied to a strip of rows at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .strips import resize_again, resize_operator, split_rows, upsample_columns, working_dtype
+from .operators import at_least_float32
+from .strips import resize_again, resize_operator, split_rows, upsample_columns
 
 
 def label_map(
@@ -22,14 +23,15 @@ def label_map(
     flip_direction: str | None = None,
     align_corners: bool = False,
 ) -> Tensor:
-    """The class with the highest score for each pixel of the original picture.
+    """The class with the highest score for each pixel of the original image.
 
     Args:
-        logits: (C, h, w) of one picture, as the head's ``forward`` returns them.
+        logits: (C, h, w) of one image, as the head's ``forward`` returns them.
         input_size: height and width of the network's input, padding included.
         original_size: height and width of the result.
-        padding: rows and columns of the input to drop: left, right, top, bottom.
+        padding: pixels of the input to crop: left, right, top, bottom.
         flip_direction: ``'horizontal'`` or ``'vertical'`` where the input was flipped.
+        align_corners: of both resizes, as in ``F.interpolate``.
 
     Returns:
         (1, H, W), int64. The first class wins a tie.
@@ -37,10 +39,10 @@ def label_map(
     left, right, top, bottom = padding
     classes, width = logits.shape[0], original_size[1]
     with torch.autocast(logits.device.type, enabled=False):
-        small = logits.to(working_dtype(logits))
+        small = at_least_float32(logits)
         rows = resize_operator(small.shape[1], input_size[0], align_corners, small)
-        rows = rows[top : input_size[0] - bottom]
         columns = resize_operator(small.shape[2], input_size[1], align_corners, small)
+        rows = rows[top : input_size[0] - bottom]
         columns = columns[left : input_size[1] - right]
         rows = rows.flip(0) if flip_direction == 'vertical' else rows
         columns = columns.flip(0) if flip_direction == 'horizontal' else columns
@@ -55,14 +57,15 @@ def label_map(
 
 
 def first_argmax(scores: Tensor) -> Tensor:
-    """``scores.argmax(1)`` of (R, C, W), scores overwritten; on a CPU ten times as fast.
+    """``scores.argmax(1)`` of (R, C, W), as (R, W); overwrites the scores.
 
-    PyTorch's ``argmax`` over a dimension that is not the last visits one element at a time, but
-    ``amax`` and elementwise operations are vectorized: mark the maxima, rank the classes from C
-    down to 1, and the highest marked rank is the first of the maxima.
+    On a CPU it is about ten times as fast: PyTorch's ``argmax`` over a dimension that is not the
+    last visits one element at a time, but ``amax`` and elementwise operations are vectorized. The
+    maxima are marked, the classes ranked from C down to 1; the highest marked rank is the first of
+    the maxima.
     """
     classes = scores.shape[1]
     ranks = torch.arange(classes, 0, -1, dtype=scores.dtype, device=scores.device).view(1, -1, 1)
     marked = torch.eq(scores, scores.amax(1, keepdim=True), out=scores)
-    # A pixel with a NaN has no maximum and gets rank 0: any class, but one that exists.
+    # A pixel with a NaN has no maximum, thus rank 0, and is given the last class.
     return (classes - marked.mul_(ranks).amax(1).clamp_(min=1)).long()

@@ -1,28 +1,24 @@
 """Cross-entropy and pixel accuracy of upsampled logits that never exist at full size.
 
-The stock way resizes the logits to the label's size, (N, C, H, W), and keeps that and its softmax
-for the backward pass. Here a strip of rows is upsampled, its loss, accuracy and gradient are
-computed, and the gradient is carried back to the small map at once; then the strip is forgotten.
-The method is that of fused linear cross-entropies for language models, with bilinear resizing as
-the linear map.
+mmseg resizes the logits to the label's size, (N, C, H, W), and keeps them and their softmax for the
+backward pass. Here one strip of rows at a time is upsampled; its loss, accuracy and gradient are
+computed, and the gradient is added to that of the small logits at once, so that the next strip can
+use the same memory. The method is that of fused linear cross-entropies for language models, with
+bilinear resizing as the linear map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch._dynamo
 from torch import Tensor
 
 from ..errors import PspnetPluginError
-from .strips import (
-    resize_operator,
-    split_rows,
-    upsample_columns,
-    upsample_columns_backward,
-    working_dtype,
-)
+from .operators import at_least_float32
+from .strips import resize_operator, split_rows, upsample_columns, upsample_columns_backward
 
 
 class LabelOutOfRangeError(PspnetPluginError, IndexError):
@@ -30,10 +26,10 @@ class LabelOutOfRangeError(PspnetPluginError, IndexError):
 
 
 class SecondDerivativeError(PspnetPluginError, RuntimeError):
-    """The gradient of the streamed loss was asked for with a graph of its own."""
+    """The backward pass of the streamed loss ran with ``create_graph=True``."""
 
 
-@torch._dynamo.disable  # A compiled model is cut here once, not at every strip.
+@torch._dynamo.disable  # One graph break in a compiled model instead of one for each strip.
 def streamed_cross_entropy(
     logits: Tensor,
     label: Tensor,
@@ -46,20 +42,22 @@ def streamed_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and accuracy of ``logits`` resized bilinearly to the size of ``label``.
 
-    Equal to mmseg's ``resize``, ``CrossEntropyLoss`` and ``accuracy`` one after the other, with
-    their averages: the mean is over all pixels, each counted by its class's weight, or with
-    ``avg_non_ignore`` over those that are not ignored. Where mmseg fails because the ignored value
-    has no class weight, it counts zero here. Half-precision logits are computed in float32.
+    The numbers are those of mmseg's ``resize``, ``CrossEntropyLoss`` and ``accuracy`` one after the
+    other. An ignored value without a class weight, for which mmseg fails, has the weight zero.
+    Half-precision logits are computed in float32.
 
     Args:
         logits: (N, C, h, w), C > 1.
         label: (N, H, W), integers in [0, C) or ``ignore_index``.
-        class_weight: one weight for each class.
-        reduction: ``'mean'`` or ``'sum'``.
+        class_weight: C factors of the classes' losses.
+        ignore_index: the label of pixels without a loss.
+        avg_non_ignore: whether the mean is over the pixels that are not ignored, not over all.
+        reduction: ``'mean'``, weighted by ``class_weight``, or ``'sum'``.
+        align_corners: of the resize, as in ``F.interpolate``.
 
     Returns:
-        The loss, a scalar that can be differentiated once, and the share of correctly classified
-        pixels among those not ignored, in percent, (1,).
+        The loss, a scalar that can be differentiated once, and the accuracy, (1,): the percentage
+        of correct pixels among those not ignored.
 
     Raises:
         LabelOutOfRangeError: a label that is not ignored is negative or not below C.
@@ -67,14 +65,17 @@ def streamed_cross_entropy(
     """
     valid = label != ignore_index
     _check_labels(label, valid, logits.shape[1], ignore_index)
-    dtype = working_dtype(logits)
     weight = None
     if class_weight is not None:
+        dtype = torch.promote_types(logits.dtype, torch.float32)
         weight = torch.as_tensor(class_weight, dtype=dtype, device=logits.device)
     differentiate = torch.is_grad_enabled() and logits.requires_grad
-    total, correct = _StreamedCrossEntropy.apply(
-        logits, label, weight, ignore_index, align_corners, differentiate
-    )
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        total, correct, gradient = _accumulate(
+            logits, label, weight, ignore_index, align_corners, differentiate
+        )
+    if differentiate:
+        total = _WithGradient.apply(logits, total, gradient)
     eps = torch.finfo(torch.float32).eps
     if reduction == 'mean':
         total = total / (_average_factor(label, valid, weight, ignore_index, avg_non_ignore) + eps)
@@ -83,6 +84,7 @@ def streamed_cross_entropy(
 
 
 def _check_labels(label: Tensor, valid: Tensor, classes: int, ignore_index: int) -> None:
+    """Raise if a label, (N, H, W), that is valid (not ignored), (N, H, W), is not a class."""
     wrong = valid & ((label < 0) | (label >= classes))
     if wrong.any():
         value = label[wrong][0].item()
@@ -95,53 +97,71 @@ def _check_labels(label: Tensor, valid: Tensor, classes: int, ignore_index: int)
 
 def _average_factor(
     label: Tensor, valid: Tensor, weight: Tensor | None, ignore_index: int, avg_non_ignore: bool
-) -> Tensor | int:
-    """What mmseg divides the summed loss by."""
+) -> Tensor | float:
+    """What mmseg divides the summed loss by: the number of pixels, or the sum of their weights.
+
+    Args:
+        label: (N, H, W), integers.
+        valid: (N, H, W), False where the label is ignored.
+        weight: (C,), the class weights.
+    """
     if weight is None:
         return valid.sum().item() if avg_non_ignore else label.numel()
     total = weight[label.masked_fill(~valid, 0).long()].mul_(valid).sum()
-    # mmseg looks the ignored value up as any other, and so counts it where it is an index.
+    # mmseg uses the ignored value as an index like any other: -1 counts with the last weight.
     if not avg_non_ignore and -len(weight) <= ignore_index < len(weight):
         total = total + (label.numel() - valid.sum()) * weight[ignore_index]
     return total
 
 
-class _StreamedCrossEntropy(torch.autograd.Function):
-    """Summed loss and number of correct pixels; the gradient is made in the forward pass."""
+class _WithGradient(torch.autograd.Function):
+    """A loss of the logits whose gradient, (N, C, h, w), is already known."""
 
     @staticmethod
-    def forward(ctx, logits, label, weight, ignore_index, align_corners, differentiate):
-        with torch.autocast(logits.device.type, enabled=False):
-            total, correct, gradient = _accumulate(
-                logits, label, weight, ignore_index, align_corners, differentiate
-            )
-        ctx.mark_non_differentiable(correct)
-        if differentiate:
-            # In float32 even for half-precision logits: a loss scaler acts before the cast.
-            ctx.save_for_backward(gradient)
-            ctx.logits_dtype = logits.dtype
-        return total, correct
+    def forward(ctx: Any, logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        ctx.logits_dtype = logits.dtype
+        return loss.clone()
 
     @staticmethod
-    def backward(ctx, grad_total, _):
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise SecondDerivativeError(
                 'The streamed loss has no second derivative, but the backward pass ran with '
                 "create_graph=True: use mmseg's PSPHead and FCNHead for this run."
             )
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_total).to(ctx.logits_dtype), None, None, None, None, None
+        # Half precision comes last, after the factor by which a loss scaler avoids its underflow.
+        return (gradient * grad_loss).to(ctx.logits_dtype), None, None
 
 
-def _accumulate(logits, label, weight, ignore_index, align_corners, differentiate):
-    """Loss, correct pixels and gradient of the whole batch, image by image, strip by strip."""
+def _accumulate(
+    logits: Tensor,
+    label: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    align_corners: bool,
+    differentiate: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Go through the batch image by image and strip by strip.
+
+    Args:
+        logits: (N, C, h, w).
+        label: (N, H, W), integers.
+        weight: (C,), the class weights.
+        differentiate: whether to compute the gradient, which else is zero.
+
+    Returns:
+        The sum of the pixels' losses, the number of correct pixels, and the gradient of that sum,
+        (N, C, h, w) in at least float32.
+    """
     classes, (height, width) = logits.shape[1], label.shape[1:]
-    small = logits.to(working_dtype(logits))
+    small = at_least_float32(logits)
     rows = resize_operator(logits.shape[2], height, align_corners, small)
     columns = resize_operator(logits.shape[3], width, align_corners, small)
     strips = split_rows(rows, classes * width * small.element_size())
     buffer = small.new_empty(len(strips[0].weights), classes * width)
-    gradient = torch.empty_like(small) if differentiate else None
+    gradient = torch.zeros_like(small)
     losses, counts = [], []
     for n in range(len(small)):
         wide = upsample_columns(small[n], columns)
@@ -154,25 +174,33 @@ def _accumulate(logits, label, weight, ignore_index, align_corners, differentiat
             )
             losses.append(loss)
             counts.append(correct)
-            if differentiate:
+            if wide_gradient is not None:
                 wide_gradient[strip.sources].addmm_(strip.weights.t(), scores)
-        if differentiate:
+        if wide_gradient is not None:
             gradient[n] = upsample_columns_backward(wide_gradient, columns)
     return torch.stack(losses).sum(), torch.stack(counts).sum(), gradient
 
 
-def _strip_cross_entropy(scores, target, weight, ignore_index, differentiate):
-    """Summed loss and correct pixels of scores (R, C, W), overwritten by their gradient.
+def _strip_cross_entropy(
+    scores: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, differentiate: bool
+) -> tuple[Tensor, Tensor]:
+    """The summed loss and the number of correct pixels of R rows.
 
-    The label's own class is kept apart: its gradient, p - 1, is then a sum of the other classes'
-    probabilities, without the cancellation.
+    The gradient of the label's own class, p - 1, is computed as minus the sum of the other classes'
+    probabilities, which keeps its digits where p is close to 1.
+
+    Args:
+        scores: (R, C, W), upsampled logits; overwritten, with ``differentiate`` by the gradient of
+            the summed loss.
+        target: (R, 1, W), integers.
+        weight: (C,), the class weights.
     """
     valid = target != ignore_index
     index = target.masked_fill(~valid, 0).long()
     own = scores.gather(1, index)
     others = scores.scatter_(1, index, -torch.inf)
     best_other = others.amax(1, keepdim=True)
-    correct = (own > best_other) | _wins_tie(scores, own, best_other, index)
+    correct = (own > best_other) | _wins_tie(others, own, best_other, index)
     highest = torch.maximum(own, best_other)
     others_sum = others.sub_(highest).exp_().sum(1, keepdim=True)
     own.sub_(highest)
@@ -187,8 +215,18 @@ def _strip_cross_entropy(scores, target, weight, ignore_index, differentiate):
     return loss, (correct & valid).sum()
 
 
-def _wins_tie(others, own, best_other, index):
-    """Where several classes share the highest score: whether mmseg's ``topk`` picks the own."""
+def _wins_tie(others: Tensor, own: Tensor, best_other: Tensor, index: Tensor) -> Tensor:
+    """Where classes share the highest score, whether mmseg's ``topk`` picks the label's own.
+
+    Args:
+        others: (R, C, W), the scores, with -inf for the label's own class.
+        own: (R, 1, W), the score of the label's own class.
+        best_other: (R, 1, W), the highest of the other scores.
+        index: (R, 1, W), the label's own class, int64.
+
+    Returns:
+        (R, 1, W), bool; False where there is no tie.
+    """
     tie = own == best_other
     if not tie.any():
         return tie

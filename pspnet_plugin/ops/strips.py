@@ -1,9 +1,9 @@
 """Bilinear upsampling in strips of rows, for maps whose full-size version is too large to hold.
 
-Bilinear resizing is separable and linear: two small matrices say how every output row and every
-output column is mixed from input rows and columns. The columns are upsampled first, once; each
-strip of output rows is then one matrix product with the few input rows that it reads, and the
-gradient goes the same way back through the transposed matrices.
+Bilinear resizing is separable and linear: two small matrices hold the weights of input rows in each
+output row, and of input columns in each output column. The columns are upsampled first, once; each
+strip of output rows is then one matrix product with the few input rows that it reads. The gradient
+goes back through the transposed matrices.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What one strip of scores may take. On a CPU it should stay in the cache from one operation to the
-# next, but every operation also has threads to wake; a GPU wants few, large kernels.
+# The size of a strip of logits. On a CPU it should stay in the cache between operations, and yet be
+# large beside the cost of waking the threads; a GPU wants few, large kernels.
 STRIP_BYTES = {'cpu': 8 * 2**20, 'cuda': 64 * 2**20}
 
 
 class Strip(NamedTuple):
-    """Some output rows, the input rows that they read, and how they mix them."""
+    """A part of the output rows, as sums of input rows."""
 
-    rows: slice
-    sources: slice
+    rows: slice  # of the output
+    sources: slice  # of the input: all that these output rows read
     weights: Tensor  # (rows, sources)
 
 
@@ -48,7 +48,7 @@ def split_rows(operator: Tensor, row_bytes: int) -> list[Strip]:
     """Cut the output rows of ``operator`` (target, source) into strips.
 
     Args:
-        row_bytes: what one output row takes; decides how many rows make a strip.
+        row_bytes: the size of one output row; see ``STRIP_BYTES``.
     """
     touched = operator.cpu() != 0
     sources = torch.arange(operator.shape[1]).expand_as(touched)
@@ -65,7 +65,7 @@ def split_rows(operator: Tensor, row_bytes: int) -> list[Strip]:
 
 
 def upsample_columns(logits: Tensor, columns: Tensor) -> Tensor:
-    """Resize the columns of one map (C, h, w) by ``columns`` (W, w), to (h, C * W).
+    """Resize one map (C, h, w) to W columns by the matrix ``columns``, (W, w): (h, C * W).
 
     Rows come first in the result, so that mixing rows is one plain matrix product.
     """
@@ -79,8 +79,3 @@ def upsample_columns_backward(gradient: Tensor, columns: Tensor) -> Tensor:
     height = gradient.shape[0]
     by_row = gradient.view(-1, columns.shape[0]) @ columns
     return by_row.view(height, -1, columns.shape[1]).transpose(0, 1)
-
-
-def working_dtype(logits: Tensor) -> torch.dtype:
-    """The dtype to compute in: float32 for half-precision logits, otherwise their own."""
-    return logits.dtype if logits.dtype == torch.float64 else torch.float32

@@ -6,34 +6,63 @@ of 4 x 4 inputs and a kernel g give the 2 x 2 outputs
 
     A^T [ sum over channels of (G g G^T) * (B^T d B) ] A
 
-where * multiplies elementwise, so that the sum is 16 products of matrices of tiles and channels.
+where * multiplies elementwise. For all tiles and output channels at once, the sum over channels is
+16 matrix products, one for each of the 4 x 4 positions.
 
     B^T = 1  0 -1  0      G =  1    0    0      A^T = 1  1  1  0
           0  1  1  0          1/2  1/2  1/2           0  1 -1 -1
           0 -1  1  0          1/2 -1/2  1/2
           0  1  0 -1           0    0    1
 
-It is the same sum in another order; of all such schemes this one rounds least. Source: Lavin and
-Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308. cuDNN chooses it by
-itself; on CPUs PyTorch computes the direct sum.
+It is the same sum in another order; of all tile sizes this one has the smallest rounding errors.
+Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308. On GPUs
+cuDNN chooses it by itself; on CPUs PyTorch computes the direct sum.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from .memory_format import is_channels_last
+from .operators import is_recorded
 
 G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-# As many tiles as make matrix products fast, and few enough for their numbers to stay in the cache.
-# A product over 256 channels, added to the next one's, also rounds less than one over all.
+# Enough tiles for fast matrix products, and few enough to stay in the cache. Partial sums over 256
+# channels also have smaller rounding errors than one sum over all of them.
 TILES_AT_ONCE, CHANNELS_AT_ONCE = 512, 256
-# Below either of these the sums over tiles and kernels cost more time than they save.
+# With fewer channels or pixels, the additions cost more time than the multiplications they save.
 FEWEST_CHANNELS, FEWEST_PIXELS = 256, 512
+# Matrix products are about a third faster on rows of a multiple of 16 numbers, a CPU's vectors.
+ROW_MULTIPLE = 16
+
+
+def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.conv2d`` with the zero padding that keeps the map's size, by the fastest way there is.
+
+    Compilers and exporters get the plain convolution, and so does autocast.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (O, C, k_h, k_w); k_h and k_w are odd.
+        bias: (O,).
+
+    Returns:
+        (N, O, H, W), channels-last if x is.
+    """
+    # Sizes come last, because a compiler makes each comparison a condition of its graph.
+    if not (is_recorded(x) or torch.is_autocast_enabled('cpu')) and pays(x, weight):
+        out = conv2d_3x3(x, weight)
+        return out if bias is None else out.add_(bias.view(-1, 1, 1))
+    return F.conv2d(x, weight, bias, padding=[k // 2 for k in weight.shape[2:]])
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`conv2d_3x3` can convolve x, and faster than PyTorch."""
+    """Whether :func:`conv2d_3x3` takes these tensors and is faster than PyTorch on them."""
     return (
         x.device.type == 'cpu'
         and x.dtype == weight.dtype
@@ -58,89 +87,92 @@ def conv2d_3x3(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
-    """Keeps x and the weight for the backward pass, and nothing that was made of them."""
+    """Saves x and the weight alone for the backward pass, which makes the tiles again."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> Tensor:
         return _convolve(x, weight)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        of_x = of_weight = None
+        grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            # A sum over the few output channels: tiles save no time there and round more.
-            of_x = torch.nn.grad.conv2d_input(x.shape, weight, grad, padding=1)
-        if ctx.needs_input_grad[1] and torch.is_grad_enabled():  # to be differentiated again
-            of_weight = torch.nn.grad.conv2d_weight(x, weight.shape, grad, padding=1)
+            # This sums over the output channels, which are few: tiles would save no time.
+            grad_x = conv2d_input(x.shape, weight, grad, padding=1)
+        if ctx.needs_input_grad[1] and torch.is_grad_enabled():  # create_graph=True
+            grad_weight = conv2d_weight(x, weight.shape, grad, padding=1)
         elif ctx.needs_input_grad[1]:
-            of_weight = _gradient_of_weight(x, grad)
-        return of_x, of_weight
+            grad_weight = _grad_weight(x, grad)
+        return grad_x, grad_weight
 
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """The forward pass, image by image and strip by strip: (N, C, H, W) to (N, O, H, W)."""
     kernels = _transform_kernels(weight).split(CHANNELS_AT_ONCE, 2)
-    memory_format = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     shape = x.shape[0], weight.shape[0], *x.shape[2:]
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     columns = (x.shape[3] + 1) // 2
-    for picture, target in zip(x.split(1), out.split(1)):
-        for rows in _strips(picture):
+    for image, target in zip(x.split(1), out.split(1)):
+        for rows in _strips(image):
             tiles, sums = _empty_tiles(x, weight.shape[0], len(rows), columns)
             sums.zero_()
-            for part, kernel in zip(picture.split(CHANNELS_AT_ONCE, 1), kernels):
+            for part, kernel in zip(image.split(CHANNELS_AT_ONCE, 1), kernels):
                 _add_product(sums, kernel, _transform_input(part, rows))
             _transform_output(tiles, target[:, :, 2 * rows.start : 2 * rows.stop])
     return out
 
 
-def _gradient_of_weight(x: Tensor, grad: Tensor) -> Tensor:
+def _grad_weight(x: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of the weight, (O, C, 3, 3), from that of the output, (N, O, H, W)."""
     out = x.new_empty(grad.shape[1], 9, x.shape[1])
     at_once = 2 * CHANNELS_AT_ONCE
     for part, target in zip(x.split(at_once, 1), out.split(at_once, 2)):
         sums = x.new_zeros(16, grad.shape[1], part.shape[1])
-        for picture, its_grad in zip(part.split(1), grad.split(1)):
-            for rows in _strips(picture):
-                # Made anew for each group of channels: all of them take four times the gradient.
-                strip = its_grad[:, :, 2 * rows.start : 2 * rows.stop]
-                of_outputs = _transform_gradient(strip, like=x)
-                sums.baddbmm_(of_outputs, _transform_input(picture, rows).mT)
+        for image, image_grad in zip(part.split(1), grad.split(1)):
+            for rows in _strips(image):
+                # The gradient's tiles, four times its size, are not kept for the next channels.
+                strip = image_grad[:, :, 2 * rows.start : 2 * rows.stop]
+                grad_tiles = _transform_gradient(strip, like=x)
+                sums.baddbmm_(grad_tiles, _transform_input(image, rows).mT)
         target.copy_(_transform_kernels_back(sums))
     return out.mT.unflatten(2, (3, 3))
 
 
 def _strips(x: Tensor) -> list[range]:
-    """Rows of tiles to work on at once."""
+    """The rows of tiles of a map, about ``TILES_AT_ONCE`` tiles at a time."""
     rows, columns = ((size + 1) // 2 for size in x.shape[2:])
     step = max(1, TILES_AT_ONCE // columns)
     return [range(rows)[row : row + step] for row in range(0, rows, step)]
 
 
-# --- tiles: (4, 4, C, rows, columns), in memory like the map that they are made of ---------------
+# --- tiles: (4, 4, C, rows, columns), in the memory format of the map that they are made of ------
 
 
 def _empty_tiles(x: Tensor, channels: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Memory for tiles, and the same memory as 16 matrices (C, tiles), with zeros at their end.
+    """Uninitialized tiles, and the same memory as 16 matrices (C, tiles).
 
-    Where the channels are not last, a line of a matrix is a channel's tiles; matrix products are
-    a third faster where these are a multiple of the numbers that a processor multiplies at once.
+    Those of a contiguous map have more columns than there are tiles, see ``ROW_MULTIPLE``; the
+    columns that are added hold zeros.
     """
     count = rows * columns
-    if _is_channels_last(x):
+    if is_channels_last(x):
         tiles = x.new_empty(4, 4, rows, columns, channels)
         return tiles.movedim(-1, -3), tiles.view(16, count, channels).mT
-    matrices = x.new_empty(16, channels, (count + 15) // 16 * 16)
+    matrices = x.new_empty(16, channels, -(-count // ROW_MULTIPLE) * ROW_MULTIPLE)
     matrices[..., count:].zero_()
     tiles = matrices[..., :count].unflatten(2, (rows, columns)).unflatten(0, (4, 4))
     return tiles, matrices
 
 
 def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add the products of 16 matrices; the faster way to do so wants the sums contiguous."""
+    """Add 16 products (O, C) @ (C, tiles) to ``sums``, (16, O, tiles), any axis innermost."""
+    # baddbmm_ is fastest where it writes to contiguous memory, so else all three are transposed.
     if sums.is_contiguous():
         sums.baddbmm_(a, b)
     else:
@@ -148,15 +180,16 @@ def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _transform_input(x: Tensor, rows: range) -> Tensor:
-    """B^T d B for the tiles d of some rows of (1, C, H, W), as matrices."""
+    """B^T d B of the tiles d in some rows of (1, C, H, W), as 16 matrices (C, tiles)."""
     channels, height, width = x.shape[1:]
     columns = (width + 1) // 2
-    top, bottom = 2 * rows.start - 1, 2 * rows.stop + 1
+    top, bottom = 2 * rows.start - 1, 2 * rows.stop + 1  # tiles overlap by two rows of pixels
     borders = (1, 2 * columns + 1 - width, max(-top, 0), max(bottom - height, 0))
     part = F.pad(x[:, :, max(top, 0) : bottom], borders)[0]
     even, odd = part[..., 0::2], part[..., 1::2]
-    if not _is_channels_last(x):
-        even, odd = even.contiguous(), odd.contiguous()  # what is read side by side, lies so
+    if not is_channels_last(x):
+        # Every second column of x, read several times: the sums are vectorized without the gaps.
+        even, odd = even.contiguous(), odd.contiguous()
     lines = _empty_lines(x, channels, bottom - top, columns)
     _combine_inputs(even, odd, -1, lines)
     tiles, matrices = _empty_tiles(x, channels, len(rows), columns)
@@ -165,14 +198,14 @@ def _transform_input(x: Tensor, rows: range) -> Tensor:
 
 
 def _empty_lines(x: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Memory for four maps, (4, C, height, width)."""
-    if _is_channels_last(x):
+    """Four uninitialized maps, (4, C, height, width), in the memory format of x."""
+    if is_channels_last(x):
         return x.new_empty(4, height, width, channels).movedim(-1, -3)
     return x.new_empty(4, channels, height, width)
 
 
 def _combine_inputs(even: Tensor, odd: Tensor, dim: int, out: Tensor) -> None:
-    """B^T along one dimension of a map whose every second line is in ``even``."""
+    """B^T along one dimension of a map, given as its even and its odd rows or columns."""
     count = even.shape[dim] - 1
     first, third = even.narrow(dim, 0, count), even.narrow(dim, 1, count)
     second, fourth = odd.narrow(dim, 0, count), odd.narrow(dim, 1, count)
@@ -183,7 +216,7 @@ def _combine_inputs(even: Tensor, odd: Tensor, dim: int, out: Tensor) -> None:
 
 
 def _transform_output(sums: Tensor, out: Tensor) -> None:
-    """A^T m A, cut to the rows and columns that ``out`` has."""
+    """A^T m A of the tiles m, cut to the rows and columns of ``out``, (1, O, H, W)."""
     for row, lines in enumerate(_combine_sums(sums)):
         for column, pixels in enumerate(_combine_sums(lines)):
             target = out[0, :, row::2, column::2]
@@ -191,12 +224,15 @@ def _transform_output(sums: Tensor, out: Tensor) -> None:
 
 
 def _combine_sums(m: Tensor) -> tuple[Tensor, Tensor]:
-    """A^T along the first dimension."""
+    """A^T along the first dimension: (4, ...) to two of (...)."""
     return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
 
 
 def _transform_gradient(grad: Tensor, like: Tensor) -> Tensor:
-    """A y A^T for the 2 x 2 gradients y of (1, O, H, W), as matrices like those of the input."""
+    """A y A^T of the 2 x 2 gradients y in (1, O, H, W), as 16 matrices (O, tiles).
+
+    Their memory format is that of the map ``like``, whose matrices they are multiplied with.
+    """
     channels, height, width = grad.shape[1:]
     part = F.pad(grad, (0, width % 2, 0, height % 2))[0]
     rows, columns = part.shape[1] // 2, part.shape[2] // 2
@@ -208,7 +244,7 @@ def _transform_gradient(grad: Tensor, like: Tensor) -> Tensor:
 
 
 def _combine_gradients(even: Tensor, odd: Tensor, out: Tensor) -> None:
-    """A along one dimension."""
+    """A along one dimension of a map, given as its even and its odd rows or columns."""
     out[0].copy_(even)
     torch.add(even, odd, out=out[1])
     torch.sub(even, odd, out=out[2])
@@ -228,10 +264,5 @@ def _transform_kernels_back(matrices: Tensor) -> Tensor:
 
 
 def _kernel_transform(like: Tensor) -> Tensor:
-    """G along both axes, (16, 9)."""
+    """G along both axes of a kernel, (16, 9)."""
     return torch.kron(like.new_tensor(G), like.new_tensor(G))
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    """Also of some channels or rows of a map."""
-    return x.stride(-3) == 1 != x.stride(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
@@ -20,25 +22,24 @@ class LabelMapEncoderDecoder(EncoderDecoder):
     """mmseg's ``EncoderDecoder`` that can leave out the full-size logits in prediction.
 
     With ``test_cfg=dict(mode='whole', seg_logits=False)`` a predicted sample carries
-    ``pred_sem_seg`` alone, the same pixels as stock; its metrics and visualizers need no more.
-    Sliding windows, a single output channel and heads with a ``predict`` of their own take the
-    stock path. For test-time augmentation, which averages logits, name
-    :class:`LogitsTTAModel`.
+    ``pred_sem_seg`` alone, with the labels of stock; mmseg's metrics and visualizers need no more.
+    Sliding windows, a single output channel and heads with a ``predict`` of their own are predicted
+    as in stock. Test-time augmentation averages logits: it needs :class:`LogitsTTAModel`.
     """
 
-    keep_seg_logits = True  # What holds where test_cfg does not say it.
+    keep_seg_logits = True  # the default of test_cfg.seg_logits
 
     def predict(self, inputs: Tensor, data_samples: OptSampleList = None) -> SampleList:
-        """Predict the label map of each picture.
+        """Predict the label map of each image.
 
         Args:
             inputs: (N, 3, H, W).
-            data_samples: N samples whose metainfo says the sizes; without them the label maps have
+            data_samples: N samples whose metainfo holds the sizes; without them the label maps have
                 the size of ``inputs``.
 
         Returns:
-            The samples with ``pred_sem_seg``, (1, H, W) int64, and on the stock path also
-            ``seg_logits``, (C, H, W).
+            The samples with ``pred_sem_seg``, (1, H, W) int64, and also ``seg_logits``, (C, H, W),
+            where stock predicts.
         """
         if self.test_cfg.get('seg_logits', self.keep_seg_logits) or not self._label_map_is_exact():
             return super().predict(inputs, data_samples)
@@ -46,12 +47,12 @@ class LabelMapEncoderDecoder(EncoderDecoder):
         size = tuple(inputs.shape[2:])
         if data_samples is None:
             data_samples = [SegDataSample() for _ in range(len(inputs))]
-            geometry = [{'input_size': size, 'original_size': size}] * len(inputs)
+            metas = [{'img_shape': size, 'ori_shape': size}] * len(inputs)
         else:
-            size = _input_size(data_samples[0].metainfo)
-            geometry = [_geometry(sample.metainfo, size) for sample in data_samples]
-        for sample, picture, sizes in zip(data_samples, logits, geometry):
-            labels = label_map(picture, **sizes, align_corners=self.align_corners)
+            metas = [sample.metainfo for sample in data_samples]
+        for sample, image, meta in zip(data_samples, logits, metas):
+            geometry = _geometry(meta, _input_size(metas[0]))
+            labels = label_map(image, **geometry, align_corners=self.align_corners)
             sample.set_data({'pred_sem_seg': PixelData(data=labels)})
         return data_samples
 
@@ -66,14 +67,14 @@ class LabelMapEncoderDecoder(EncoderDecoder):
 
 
 def _input_size(meta: dict) -> tuple[int, int]:
-    """The size that mmseg's heads resize to, which all pictures of a batch share."""
+    """The height and width that mmseg's heads resize to, the same for all images of a batch."""
     if 'pad_shape' in meta and not isinstance(meta['img_shape'], torch.Size):
         return tuple(meta['pad_shape'][:2])
     return tuple(meta['img_shape'][:2])
 
 
-def _geometry(meta: dict, input_size: tuple[int, int]) -> dict:
-    """How mmseg's segmentor goes from the network's input to the original picture."""
+def _geometry(meta: dict, input_size: tuple[int, int]) -> dict[str, Any]:
+    """The arguments of :func:`label_map` that lead from the network's input to the image."""
     return {
         'input_size': input_size,
         'original_size': tuple(meta['ori_shape'][:2]),
@@ -84,8 +85,8 @@ def _geometry(meta: dict, input_size: tuple[int, int]) -> dict:
 
 @MODELS.register_module()
 class LogitsTTAModel(SegTTAModel):
-    """mmseg's ``SegTTAModel`` over a segmentor that would leave out the logits: it keeps them."""
+    """mmseg's ``SegTTAModel``, whose segmentor keeps the logits whatever its ``test_cfg`` says."""
 
-    def __init__(self, module, data_preprocessor=None):
+    def __init__(self, module: Any, data_preprocessor: Any = None) -> None:
         super().__init__(module, data_preprocessor)
         self.module.test_cfg = ConfigDict({**(self.module.test_cfg or {}), 'seg_logits': True})

@@ -1,7 +1,7 @@
 """Batch norm folded into the convolution before it, in a copy of a model.
 
-Which convolution feeds which batch norm is not read off names or the order of children, which can
-lie; it is watched while an example goes through the network.
+Which convolution feeds which batch norm is observed while an example goes through the network; the
+names and the order of modules do not always tell.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 from collections import Counter
 from functools import partial
 from itertools import chain
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_flatten
 
 from ..errors import PspnetPluginError
 
-# Folding only rounds differently; a model that is folded wrongly differs by its whole output.
+# The largest difference of an output relative to its largest value. Folding changes rounding errors
+# alone; a model that cannot be folded differs by far more.
 TOLERANCE = 1e-2
 
 
@@ -37,7 +38,7 @@ def fold_batch_norms(model: nn.Module, run: Callable[[nn.Module], object]) -> tu
     The copy shares every other parameter and buffer with ``model``, which stays as it is.
 
     Args:
-        run: sends one example through the model it is given and returns a tensor or a nest of them.
+        run: calls the model that it is given on one example and returns a tensor or a nest of them.
 
     Returns:
         The copy, and how many batch norms were folded.
@@ -62,11 +63,13 @@ def fold_batch_norms(model: nn.Module, run: Callable[[nn.Module], object]) -> tu
     return folded, len(pairs)
 
 
-def find_pairs(model: nn.Module, run: Callable[[nn.Module], object]) -> tuple[list, object]:
-    """The names of convolutions and batch norms that can be folded, and what ``run`` returned.
+def find_pairs(
+    model: nn.Module, run: Callable[[nn.Module], object]
+) -> tuple[list[tuple[str, str]], object]:
+    """The names of convolutions and batch norms to fold, in pairs, and what ``run`` returned.
 
-    A pair can be folded if both run once, the batch norm uses running statistics, and the very
-    tensor that the convolution returns is read by one operation only, the batch norm's.
+    A pair can be folded if both are called once, the batch norm uses running statistics, and it is
+    the only operation that reads the tensor that the convolution returns.
     """
     flow, handles = _DataFlow(), []
     for name, module in model.named_modules():
@@ -84,13 +87,15 @@ def find_pairs(model: nn.Module, run: Callable[[nn.Module], object]) -> tuple[li
 
 
 class _DataFlow(TorchDispatchMode):
-    """Notes which batch norm gets which convolution's output, and how often that is read."""
+    """Records which batch norm reads which convolution's output, and who else reads that."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.outputs = {}  # id -> (convolution, its output); kept, so that no id is used twice
-        self.inputs = []  # (id, batch norm)
-        self.reads, self.calls = Counter(), Counter()
+        # By id, the convolution and its output, which is kept so that no other tensor gets its id.
+        self.outputs: dict[int, tuple[str, Tensor]] = {}
+        self.inputs: list[tuple[int, str]] = []  # id of the input, batch norm
+        self.reads: Counter[int] = Counter()  # by id of the output
+        self.calls: Counter[str] = Counter()  # by name of the module
 
     def after_conv(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         self.calls[name] += 1
@@ -100,7 +105,9 @@ class _DataFlow(TorchDispatchMode):
         self.calls[name] += 1
         self.inputs.append((id(inputs[0]), name))
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         leaves, _ = tree_flatten((args, kwargs))
         self.reads.update({id(leaf) for leaf in leaves if id(leaf) in self.outputs})
         return func(*args, **(kwargs or {}))
@@ -111,7 +118,8 @@ class _DataFlow(TorchDispatchMode):
 
 
 def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
-    conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+    conv: Any = model.get_submodule(conv_name)
+    norm: Any = model.get_submodule(norm_name)
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight,
         conv.bias,

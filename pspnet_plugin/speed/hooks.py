@@ -11,10 +11,11 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..wrappers import unwrapped
 from .folding import fold_batch_norms
 from .memory import keep_freed_memory
 
-EXAMPLE_SIZE = 64  # pixels; enough for every stage of a network with stride 32
+EXAMPLE_SIZE = 64  # height and width of the input on which a model is folded: 2 x 2 at stride 32
 
 
 @HOOKS.register_module()
@@ -25,10 +26,10 @@ class ChannelsLastHook(Hook):
         custom_hooks=[dict(type='ChannelsLastHook')]
     """
 
-    # Before a run is too early: random initialization fills memory in order, so the same seed
-    # would give other weights.
+    # Not in before_run: random initialization fills weights in the order of their memory, so the
+    # same seed would give other weights.
     def before_train(self, runner: Runner) -> None:
-        """Convert the model after it is initialized or resumed."""
+        """Convert the model, which by now is initialized or resumed."""
         runner.model.to(memory_format=torch.channels_last)
 
     before_val = before_test = before_train
@@ -38,32 +39,30 @@ class ChannelsLastHook(Hook):
 class FoldBatchNormHook(Hook):
     """Validates and tests on a copy of the model whose batch norms are folded.
 
-    The copy lives during validation or testing only; the model that is trained and saved is not
-    touched. Fully sharded models are left alone.
+    The copy exists during validation or testing only; the model that is trained and saved is not
+    changed. Fully sharded models are left as they are.
 
     Example:
         custom_hooks=[dict(type='FoldBatchNormHook')]
     """
 
-    # After EMAHook (NORMAL) has put its weights in, before CheckpointHook (VERY_LOW) saves a model.
+    # After EMAHook (NORMAL) puts its weights in, before CheckpointHook (VERY_LOW) saves the model.
     priority = 'LOW'
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._model: nn.Module | None = None
         self._logged = False
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Put the folded copy in the runner's hands."""
-        model = runner.model
-        if is_model_wrapper(model):
-            if not isinstance(model, DistributedDataParallel):
-                return
-            model = model.module
-        # The copy of a compiled model still calls the model itself, which must then predict.
+        """Replace the runner's model by its folded copy."""
+        if is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel):
+            return  # a fully sharded model, whose convolutions hold only a part of each weight
+        model = unwrapped(runner.model)
+        # The copy of a compiled model calls the model itself, which must then be in eval mode.
         model.eval()
         try:
             folded, count = fold_batch_norms(model, _run_example)
-        except Exception as error:  # An optimization must not end a run of days.
+        except Exception as error:  # whatever it is, the run goes on without folding
             self._log(runner, f'FoldBatchNormHook leaves the model as it is: {error!r}')
             return
         self._log(runner, f'FoldBatchNormHook folded {count} batch norms for prediction.')
@@ -71,7 +70,7 @@ class FoldBatchNormHook(Hook):
             self._model, runner.model = runner.model, folded
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Give the trained model back."""
+        """Give the trained model back to the runner."""
         if self._model is not None:
             self._model, runner.model = None, self._model
 
@@ -86,7 +85,7 @@ class FoldBatchNormHook(Hook):
 
 @HOOKS.register_module()
 class KeepMemoryHook(Hook):
-    """Lets the memory of one step serve the next, in runs on a CPU with glibc (most of Linux).
+    """Reuses the memory of one step in the next, in runs on a CPU with glibc (most of Linux).
 
     The process then keeps the size of its largest step, see :func:`.memory.keep_freed_memory`.
 
@@ -95,7 +94,7 @@ class KeepMemoryHook(Hook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Tell the C library, for the rest of the process."""
+        """Set it for the rest of the process."""
         if get_device() == 'cpu' and keep_freed_memory():
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
 

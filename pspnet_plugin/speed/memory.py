@@ -1,26 +1,25 @@
-"""Memory of one step kept for the next one, on a CPU."""
+"""Freed memory of one training or prediction step reused by the next one, on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 
-# glibc's names for mallopt(3).
+# Parameters of glibc's mallopt(3), and their values here.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER, NONE = -1, 0
 
 
 def keep_freed_memory() -> bool:
-    """Stop glibc from handing memory back to the system as soon as it is freed.
+    """Stop glibc from returning memory to the system as soon as it is freed.
 
     By default it returns every block of 32 MiB or more, and the end of its heap, which are most of
-    the feature maps of a step. The next step then gets them page by page, each filled with zeros by
-    the system: in the training of a PSPNet that was a fifth of the time. Kept memory is used again
-    by this process only, whose size stays at its peak. There is no way back but the process's end.
-    The first steps may still get new pages: PyTorch asks for aligned blocks, for which glibc looks
-    for a little more than their size, so that a block that was freed is not always found again.
+    the feature maps of a step. The next step then gets new pages, which the system fills with zeros
+    one by one: about a fifth of the time of a training step. Kept memory is reused by this process
+    alone, whose size stays at its peak until it ends. The first steps may still get new pages:
+    PyTorch asks for aligned blocks, which glibc does not always find among the freed ones.
 
     Returns:
-        Whether it can be done here; other C libraries and systems are left as they are.
+        Whether it is done; other C libraries and systems are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is None:

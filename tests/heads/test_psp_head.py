@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
-from pspnet_plugin.heads.psp_head import PyramidConv2d
+from pspnet_plugin.heads.layers import PyramidConv2d, WinogradConv2d
 from pspnet_plugin.ops import winograd
 
 BN = {'type': 'BN'}
@@ -411,7 +411,7 @@ def test_auxiliary_head_has_the_outputs_and_gradients_of_stock(kwargs, replaced)
         heads.append(cls(**{**SMALL, **kwargs}).double())
     stock, ours = heads
     assert list(ours.state_dict()) == list(stock.state_dict())
-    assert sum(isinstance(module, PyramidConv2d) for module in ours.modules()) == replaced
+    assert sum(isinstance(module, WinogradConv2d) for module in ours.modules()) == replaced
     x = torch.randn(2, stock.in_channels, 9, 11, dtype=torch.float64)
     assert_equal_results(run(ours, x), run(stock, x))
 

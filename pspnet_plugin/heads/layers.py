@@ -1,0 +1,67 @@
+"""Convolutions of the decode heads with the parameters of ``nn.Conv2d`` and faster arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from ..ops.pyramid import conv2d_over_pyramid
+from ..ops.winograd import conv2d_same
+
+Made = TypeVar('Made', bound='WinogradConv2d')
+
+
+class WinogradConv2d(nn.Conv2d):
+    """A convolution that keeps the size of its map, on CPUs with fewer multiplications.
+
+    It holds the very parameters of the convolution that it is made from, and is called like it, so
+    whatever reads, freezes, folds or hooks a convolution finds one. See :func:`.conv2d_same`.
+    """
+
+    @staticmethod
+    def can_replace(conv: nn.Module) -> bool:
+        """Whether ``conv`` is a plain convolution that keeps the size of its map."""
+        return (
+            type(conv) is nn.Conv2d
+            and all(k % 2 and p == k // 2 for k, p in zip(conv.kernel_size, conv.padding))
+            and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
+            and conv.padding_mode == 'zeros'
+        )
+
+    @classmethod
+    def from_conv(cls: type[Made], conv: nn.Conv2d) -> Made:
+        """Make one that shares the parameters of ``conv``, without drawing a random number."""
+        height, width = conv.kernel_size
+        made = cls(
+            conv.in_channels,
+            conv.out_channels,
+            (height, width),
+            padding=(height // 2, width // 2),
+            bias=conv.bias is not None,
+            device='meta',
+        )
+        made.weight, made.bias = conv.weight, conv.bias
+        return made
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return conv2d_same(input, weight, bias)
+
+
+class PyramidConv2d(WinogradConv2d):
+    """A convolution over the pyramid ``(x, *levels)``: x with the upsampled levels behind it.
+
+    The levels come as they were pooled, not upsampled, see :func:`.conv2d_over_pyramid`. A plain
+    tensor is taken for the concatenation.
+    """
+
+    align_corners = False
+
+    def _conv_forward(
+        self, input: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        if isinstance(input, Tensor):
+            return super()._conv_forward(input, weight, bias)
+        x, *levels = input
+        return conv2d_over_pyramid(x, levels, weight, bias, self.align_corners)
