@@ -1,4 +1,4 @@
-"""The PSP heads against mmseg's ``PSPHead`` and against the pyramid written out plainly."""
+"""``FactorizedPSPHead`` against mmseg's ``PSPHead``."""
 
 import copy
 import statistics
@@ -6,22 +6,18 @@ import statistics
 import hypothesis.strategies as st
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from mmcv.cnn import fuse_conv_bn
 from mmengine.structures import PixelData
-from mmseg.models.decode_heads import FCNHead, PSPHead
-from mmseg.registry import MODELS
+from mmseg.models.decode_heads import PSPHead
 from mmseg.structures import SegDataSample
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
+from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.heads.layers import PyramidConv2d
+from tests.helpers.heads import BN, SMALL, assert_equal_results, run
 from tests.helpers.maps import Convolutions
-
-BN = {'type': 'BN'}
-SMALL = {'in_channels': 6, 'channels': 4, 'num_classes': 3, 'norm_cfg': BN, 'dropout_ratio': 0}
 
 
 def both_heads(**kwargs):
@@ -36,24 +32,6 @@ def both_heads(**kwargs):
     ours = FactorizedPSPHead(**{**SMALL, **kwargs})
     ours.load_state_dict(stock.state_dict(), strict=True)
     return stock, ours
-
-
-def run(head, x):
-    """The head's output, and the gradients of x and of every parameter for one random gradient."""
-    x = x.detach().clone().requires_grad_()
-    out = head([x])
-    gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
-    out.backward(gradient.to(out.dtype))
-    results = {'output': out.detach(), 'x': x.grad}
-    results.update((name, parameter.grad) for name, parameter in head.named_parameters())
-    return results
-
-
-def assert_equal_results(ours, stock, tolerance=1e-10):
-    assert ours.keys() == stock.keys()
-    for name, expected in stock.items():
-        error = (ours[name] - expected).abs().max()
-        assert error <= tolerance * expected.abs().max(), name
 
 
 @settings(deadline=None, max_examples=60)
@@ -321,116 +299,3 @@ def test_memory_kept_for_the_backward_pass_is_a_third_of_stock(layout):
     x = torch.randn(2, 256, 64, 128).to(memory_format=layout).requires_grad_()
     stock, ours = (head.train().to(memory_format=layout) for head in (stock, ours))
     assert kept_bytes(ours, x) <= 0.35 * kept_bytes(stock, x)
-
-
-# --- PlainPSPHead -------------------------------------------------------------------------------
-
-
-def plain_pyramid(head, x):
-    """The tutorial's forward pass with the parameters of ``head``."""
-    parts = [x]
-    for conv, bins in zip(head.psp_modules, head.pool_scales):
-        level = conv(F.adaptive_avg_pool2d(x, bins))
-        parts.append(
-            F.interpolate(level, x.shape[2:], mode='bilinear', align_corners=head.align_corners)
-        )
-    weight, bias = head.conv_seg.weight, head.conv_seg.bias
-    return F.conv2d(torch.cat(parts, dim=1), weight, bias)
-
-
-class TutorialHead(nn.Module):
-    def __init__(self, head):
-        super().__init__()
-        self.head = copy.deepcopy(head)
-
-    def named_parameters(self):
-        return self.head.named_parameters()
-
-    def forward(self, inputs):
-        return plain_pyramid(self.head, inputs[-1])
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
-    batch=st.integers(1, 3),
-    in_channels=st.integers(4, 11),
-    pool_scales=st.lists(st.integers(1, 8), min_size=1, max_size=4),
-    align_corners=st.booleans(),
-)
-def test_plain_head_is_the_tutorials_pyramid(size, batch, in_channels, pool_scales, align_corners):
-    torch.manual_seed(0)
-    head = PlainPSPHead(in_channels, pool_scales, num_classes=3, align_corners=align_corners)
-    x = torch.randn(batch, in_channels, *size, dtype=torch.float64)
-    assert_equal_results(run(head.double(), x), run(TutorialHead(head), x))
-
-
-def test_plain_head_has_a_biased_convolution_per_level_and_one_to_the_classes():
-    config = {
-        'type': 'PlainPSPHead',
-        'in_channels': 2048,
-        'channels': 512,
-        'num_classes': 19,
-        'norm_cfg': BN,
-    }
-    head = MODELS.build(config)
-    shapes = {name: tuple(p.shape) for name, p in head.named_parameters()}
-    assert shapes.pop('conv_seg.weight') == (19, 4096, 1, 1)
-    assert shapes.pop('conv_seg.bias') == (19,)
-    assert sorted(shapes.values()) == [(512,)] * 4 + [(512, 2048, 1, 1)] * 4
-
-
-def test_plain_head_drops_whole_channels():
-    torch.manual_seed(0)
-    head = PlainPSPHead(8, num_classes=3, dropout_ratio=0.5).train()
-    dropped = []
-    head.dropout.register_forward_hook(lambda module, args, output: dropped.append(output))
-    x = torch.rand(2, 8, 7, 9) + 1
-    out = head([x])
-    assert {(part == 0).all().item() for part in dropped[0].flatten(0, 1)} == {True, False}
-    size = x.shape[2:]
-    upsampled = [F.interpolate(part, size, mode='bilinear') for part in dropped[1:]]
-    torch.testing.assert_close(
-        out, F.conv2d(torch.cat([dropped[0], *upsampled], 1), *head.conv_seg.parameters())
-    )
-
-
-# --- StreamedFCNHead ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    'kwargs',
-    [
-        {},
-        {'num_convs': 1, 'concat_input': False},
-        {'num_convs': 0, 'in_channels': 4, 'concat_input': False},
-        {'kernel_size': 1},
-        {'dilation': 2},
-        {'conv_cfg': {'type': 'ConvWS'}},
-    ],
-    ids=str,
-)
-def test_auxiliary_head_has_the_outputs_and_gradients_of_stock(kwargs):
-    heads = []
-    for cls in (FCNHead, StreamedFCNHead):
-        torch.manual_seed(0)
-        heads.append(cls(**{**SMALL, **kwargs}).double())
-    stock, ours = heads
-    assert list(ours.state_dict()) == list(stock.state_dict())
-    x = torch.randn(2, stock.in_channels, 9, 11, dtype=torch.float64)
-    assert_equal_results(run(ours, x), run(stock, x))
-
-
-def test_wide_auxiliary_head_convolves_over_tiles():
-    heads = []
-    for cls in (FCNHead, StreamedFCNHead):
-        torch.manual_seed(0)
-        wide = {'in_channels': 256, 'channels': 256, 'num_convs': 1, 'concat_input': False}
-        heads.append(cls(**{**SMALL, **wide}).double())
-    x = torch.randn(1, 256, 23, 25, dtype=torch.float64)
-    with Convolutions() as of_stock:
-        expected = run(heads[0], x)
-    with Convolutions() as of_ours:
-        assert_equal_results(run(heads[1], x), expected)
-    assert (256, 256, 3, 3) in of_stock.weights
-    assert (256, 256, 3, 3) not in of_ours.weights
