@@ -18,10 +18,10 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def spatial_dims(channels_last: bool) -> tuple[int, int]:
-    """The dimensions of height (2) and width (3); along the first, a product needs no copy.
+    """The dimensions of height (2) and width (3), first the one along which products are faster.
 
-    Matrix products read and write a map as it is along its second innermost dimension in memory:
-    the height of a contiguous map, the width of a channels-last one.
+    That is the second innermost dimension in memory: the height of a contiguous map, the width of a
+    channels-last one. A large map is multiplied along it, so that the other product is a small one.
     """
     return (3, 2) if channels_last else (2, 3)
 

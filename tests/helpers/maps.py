@@ -1,10 +1,12 @@
-"""Random feature maps, and the stock arithmetic that ours is compared with."""
+"""Random feature maps, the stock arithmetic that ours is compared with, and what operations do."""
 
 from __future__ import annotations
 
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 LAYOUTS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}
 sizes = st.integers(1, 70)
@@ -39,3 +41,38 @@ def stock_conv(x, levels, weight, bias, align_corners):
     ]
     padding = [k // 2 for k in weight.shape[2:]]
     return F.conv2d(torch.cat([x, *upsampled], dim=1), weight, bias, padding=padding)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The elements of the largest memory that any operation returns, but for those of ``known``.
+
+    It sees the operations that PyTorch is asked for, not what a CPU's library does within one.
+    """
+
+    def __init__(self, *known):
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in self.known:
+                    elements = storage.nbytes() // tensor.element_size()
+                    self.elements = max(self.elements, elements)
+        return result
+
+
+class Convolutions(TorchDispatchMode):
+    """The weight shapes of all forward convolutions that PyTorch is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.weights.append(tuple(args[1].shape))
+        return func(*args, **(kwargs or {}))

@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads import FCNHead
 from mmseg.structures import SegDataSample
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 from pspnet_plugin import PspnetPluginError
 from pspnet_plugin.heads import StreamedFCNHead, loss_mixin
@@ -21,6 +19,7 @@ from pspnet_plugin.ops.streamed_loss import (
     streamed_cross_entropy,
 )
 from pspnet_plugin.ops.strips import STRIP_BYTES
+from tests.helpers.maps import LargestTensor
 
 CROSS_ENTROPY = {'type': 'CrossEntropyLoss'}
 
@@ -47,13 +46,15 @@ def random_label(size, classes, ignored=255, share=0.2, seed=0):
     return label.masked_fill(torch.rand(size, generator=generator) < share, ignored)
 
 
-def assert_equal_to_stock(logits, label, rtol, **kwargs):
+def assert_equal_to_stock(logits, label, rtol, accuracy_atol=1e-12, **kwargs):
+    """Losses, accuracy and gradients agree; ``accuracy_atol`` is in percent of the pixels."""
     stock, stock_gradient = losses_and_gradient(FCNHead, logits, label, **kwargs)
     ours, gradient = losses_and_gradient(StreamedFCNHead, logits, label, **kwargs)
     assert ours.keys() == stock.keys()
     for name in stock:
         assert ours[name].shape == stock[name].shape
-        torch.testing.assert_close(ours[name], stock[name], rtol=rtol, atol=1e-12)
+        atol = accuracy_atol if name == 'acc_seg' else 1e-12
+        torch.testing.assert_close(ours[name], stock[name], rtol=rtol, atol=atol)
     atol = rtol * stock_gradient.abs().max().item()
     torch.testing.assert_close(gradient, stock_gradient, rtol=0, atol=atol)
 
@@ -98,8 +99,10 @@ def test_losses_accuracy_and_gradients_are_the_stock_ones_in_float64(
 
 @pytest.mark.parametrize('classes', [19, 150])
 def test_losses_accuracy_and_gradients_are_the_stock_ones_in_float32(classes):
-    logits = 3 * torch.randn(2, classes, 16, 16)
-    assert_equal_to_stock(logits, random_label((2, 128, 128), classes), rtol=1e-5)
+    logits = 3 * torch.randn(2, classes, 16, 16, generator=torch.Generator().manual_seed(0))
+    label = random_label((2, 128, 128), classes)
+    # Where the scores of two classes are almost equal, rounding decides which is the highest.
+    assert_equal_to_stock(logits, label, rtol=1e-5, accuracy_atol=0.02)
 
 
 @pytest.mark.parametrize('names', [('loss_ce', 'loss_ce'), ('loss_a', 'loss_b')])
@@ -188,8 +191,8 @@ def test_class_weights_work_with_an_ignored_label_that_has_none():
 
 def test_uint8_labels_count_as_int64_labels():
     logits, label = torch.randn(2, 5, 6, 7), random_label((2, 30, 40), 5)
-    loss, accuracy = streamed_cross_entropy(logits, label)
-    assert streamed_cross_entropy(logits, label.to(torch.uint8)) == (loss, accuracy)
+    expected = streamed_cross_entropy(logits, label)
+    torch.testing.assert_close(streamed_cross_entropy(logits, label.to(torch.uint8)), expected)
 
 
 @pytest.mark.parametrize('value', [5, -3, 254])
@@ -210,8 +213,7 @@ def test_values_are_the_same_without_a_gradient_and_carry_none():
         loss_alone, accuracy_alone = streamed_cross_entropy(logits, label)
     assert loss.requires_grad
     assert not loss_alone.requires_grad
-    assert loss == loss_alone
-    assert accuracy == accuracy_alone
+    torch.testing.assert_close((loss_alone, accuracy_alone), (loss.detach(), accuracy))
 
 
 def test_second_derivative_is_refused():
@@ -250,18 +252,6 @@ def test_scaled_loss_keeps_gradients_that_float16_cannot_hold_unscaled():
     torch.testing.assert_close(scaled.grad.double() / scale, truth, rtol=2e-3, atol=1e-9)
 
 
-class LargestTensor(TorchDispatchMode):
-    """Remembers the number of elements of the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        sizes = [t.numel() for t in tree_flatten(result)[0] if isinstance(t, torch.Tensor)]
-        self.elements = max([self.elements, *sizes])
-        return result
-
-
 def test_no_tensor_comes_near_the_size_of_the_full_logits():
     logits, label = torch.randn(2, 20, 16, 16), random_label((2, 128, 128), 20)
     full = 2 * 20 * 128 * 128
@@ -270,7 +260,7 @@ def test_no_tensor_comes_near_the_size_of_the_full_logits():
         with mock.patch.dict(STRIP_BYTES, cpu=100_000), LargestTensor() as mode:
             losses_and_gradient(cls, logits, label)
         largest[cls] = mode.elements
-    assert largest[FCNHead] == full
+    assert largest[FCNHead] >= full
     assert largest[StreamedFCNHead] <= full / 15
 
 
@@ -293,4 +283,4 @@ def test_checkpoints_of_the_stock_fcn_head_load_strictly():
     stock, ours = (build_head(cls, 5, **kwargs).eval() for cls in (FCNHead, StreamedFCNHead))
     ours.load_state_dict(stock.state_dict(), strict=True)
     features = [torch.randn(2, 6, 9, 9)]
-    assert torch.equal(ours(features), stock(features))
+    torch.testing.assert_close(ours(features), stock(features))

@@ -37,9 +37,9 @@ def test_folded_networks_of_torchvision_have_the_same_outputs(name, count):
     folded, folds = fold_batch_norms(model, run_on(3, 64, 64))
     norms = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     assert (folds, norms) == (count, [])
-    picture = torch.randn(2, 3, 96, 80).double()
-    expected = model.eval()(picture)
-    torch.testing.assert_close(folded(picture), expected, rtol=1e-9, atol=1e-9)
+    image = torch.randn(2, 3, 96, 80).double()
+    expected = model.eval()(image)
+    torch.testing.assert_close(folded(image), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_original_keeps_its_mode_and_tensors_and_shares_what_is_not_folded():
@@ -122,5 +122,5 @@ def test_transposed_and_grouped_convolutions_without_affine_norms_fold():
     model[4].running_var.uniform_(0.5, 2)
     folded, count = fold_batch_norms(model, run_on(4, 9, 9))
     assert count == 2
-    picture = torch.randn(2, 4, 12, 9).double()
-    torch.testing.assert_close(folded(picture), model.eval()(picture), rtol=1e-9, atol=1e-9)
+    image = torch.randn(2, 4, 12, 9).double()
+    torch.testing.assert_close(folded(image), model.eval()(image), rtol=1e-9, atol=1e-9)

@@ -1,0 +1,47 @@
+"""``StreamedFCNHead`` against mmseg's ``FCNHead``; its loss is tested in ``test_streamed_loss``."""
+
+import pytest
+import torch
+from mmseg.models.decode_heads import FCNHead
+
+from pspnet_plugin.heads import StreamedFCNHead
+from tests.helpers.heads import SMALL, assert_equal_results, run
+from tests.helpers.maps import Convolutions
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        {},
+        {'num_convs': 1, 'concat_input': False},
+        {'num_convs': 0, 'in_channels': 4, 'concat_input': False},
+        {'kernel_size': 1},
+        {'dilation': 2},
+        {'conv_cfg': {'type': 'ConvWS'}},
+    ],
+    ids=str,
+)
+def test_auxiliary_head_has_the_outputs_and_gradients_of_stock(kwargs):
+    heads = []
+    for cls in (FCNHead, StreamedFCNHead):
+        torch.manual_seed(0)
+        heads.append(cls(**{**SMALL, **kwargs}).double())
+    stock, ours = heads
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    x = torch.randn(2, stock.in_channels, 9, 11, dtype=torch.float64)
+    assert_equal_results(run(ours, x), run(stock, x))
+
+
+def test_wide_auxiliary_head_convolves_over_tiles():
+    heads = []
+    for cls in (FCNHead, StreamedFCNHead):
+        torch.manual_seed(0)
+        wide = {'in_channels': 256, 'channels': 256, 'num_convs': 1, 'concat_input': False}
+        heads.append(cls(**{**SMALL, **wide}).double())
+    x = torch.randn(1, 256, 23, 25, dtype=torch.float64)
+    with Convolutions() as of_stock:
+        expected = run(heads[0], x)
+    with Convolutions() as of_ours:
+        assert_equal_results(run(heads[1], x), expected)
+    assert (256, 256, 3, 3) in of_stock.weights
+    assert (256, 256, 3, 3) not in of_ours.weights
