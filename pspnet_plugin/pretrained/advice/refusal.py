@@ -32,7 +32,7 @@ def why_refused(
     return (
         _too_little(plan, kind, own, content, settings)
         or _too_much(plan, kind, shapes_of(own))
-        or another_network(module, settings.checkpoint)
+        or another_network(module, plan, settings)
         or _not_finite(plan, own)
     )
 

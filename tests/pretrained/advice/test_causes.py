@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import mmpretrain.models  # noqa: F401  registers the classifiers
 import pytest
@@ -16,27 +15,10 @@ from torch import nn
 from torchvision.models import detection, segmentation
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-from tests.helpers.networks import build, saved, small_segmentor
+from tests.helpers.networks import build, content_of, empty, saved, small_segmentor
 from tests.helpers.semseg_network import SemsegPSPNet50
 
 NO_WEIGHTS = {'weights': None, 'weights_backbone': None}
-
-
-def empty(make: Callable[[], nn.Module]) -> nn.Module:
-    """A module whose values are whatever the memory holds, without the time to draw them."""
-    with torch.device('meta'):
-        module = make()
-    return module.to_empty(device='cpu')
-
-
-def content_of(network: nn.Module | Callable[[], nn.Module]) -> dict:
-    """Names and shapes of a network; all values are the same one, so that a file is small."""
-    with torch.device('meta'):
-        network = network if isinstance(network, nn.Module) else network()
-    return {
-        name: torch.full((), 0.5, dtype=tensor.dtype).expand(tensor.shape)
-        for name, tensor in network.state_dict().items()
-    }
 
 
 def mmpretrain_classifier(**backbone) -> nn.Module:
