@@ -16,6 +16,10 @@ from ..source.read import Checkpoint
 from .conversions import CONVERSIONS, Conversion, conversion_named
 
 Shapes = Mapping[str, 'tuple[int, ...]']
+# What torch.compile, FSDP and activation checkpointing put into the names below them.
+WRAPPERS = re.compile(
+    r'(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
+)
 
 
 def is_counted(name: str) -> bool:
@@ -169,6 +173,8 @@ def find_match(
         PretrainedWeightsError: the checkpoint is not in the layout of ``conversion``.
     """
     named = conversion_named(conversion)
+    if not any(map(WRAPPERS.search, module_shapes)):
+        names = {WRAPPERS.sub('', name): original for name, original in names.items()}
     expected = sum(map(is_counted, module_shapes))
     best = None
     for candidate in CONVERSIONS if named is None else (named,):
