@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .advice.causes import why_empty
-from .advice.lookalikes import notes_on
+from .advice.lookalikes import notes_on, second_networks
 from .advice.refusal import why_refused
 from .errors import PretrainedWeightsError
 from .match.input_channels import image_convolutions
@@ -61,6 +61,8 @@ def load(module: nn.Module, settings: LoadSettings) -> LoadReport:
     if not refusal:
         write(plan, own)
     notes = notes_on(module, match.conversion, settings.checkpoint)
+    if settings.prefix is None:
+        notes = [*second_networks(plan, content, shapes_of(own)), *notes]
     kind = type(module).__name__
     report = report_on(plan, settings.checkpoint, str(path), digest, kind, notes)
     if refusal:

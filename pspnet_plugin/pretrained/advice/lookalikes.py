@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+from collections.abc import Iterable
 
 from torch import nn
 
 from ..match.plan import LoadPlan
-from ..match.search import Match, Shapes, is_counted, parents_of
+from ..match.search import Match, Shapes, find_match, is_counted, parents_of, shapes_of
 from ..settings import LoadSettings
+from ..source.read import Checkpoint
 
 # timm's ResNets that blur or pool where they stride; their files do not show it.
 ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+\w*')
 TIMM = re.compile(r'(?:timm://|hf://timm/)([^./@]+)')
 # What a classifier has behind an HRNet, in the names of its authors and timm, and of MMPretrain.
 HRNET_CLASSIFIER = re.compile(r'(?:^|\.)(?:incre_modules|increase_layers)\.')
+
+AVERAGES = re.compile(r'(?:module\.)?ema_')  # as mmcv 1.x names them
 
 
 def another_network(module: nn.Module, plan: LoadPlan, settings: LoadSettings) -> str | None:
@@ -121,3 +126,51 @@ def inner_left_over(match: Match, module_shapes: Shapes) -> list[str]:
         if is_counted(name) and not at_root and last_below[parent] < last_received:
             inner.append(original)
     return inner
+
+
+def second_networks(plan: LoadPlan, content: Checkpoint, module_shapes: Shapes) -> list[str]:
+    """Notes on networks in the file that fill the module like the one that was taken.
+
+    Such are a student and its teacher, an encoder and its average: the same names and shapes below
+    another prefix.
+    """
+    start = plan.candidates.container and f'{plan.candidates.container}.'
+    everything = shapes_of(content.everything)
+    pairs = [
+        (n, start + o) for n, o in plan.match.names.items() if plan.outcomes[n].value is not None
+    ]
+    if not pairs:
+        return []
+    taken, own = (
+        _shared_parents(names) for names in ([o for _, o in pairs], [n for n, _ in pairs])
+    )
+    # What the module's own names have in common is no prefix of the file's.
+    taken = taken.removesuffix(own)
+    rest = {name[len(taken) :]: everything[name] for _, name in pairs}
+    first = min(rest, key=lambda name: (name.count('.'), len(name)))
+    prefixes = (n[: -len(first)] for n in everything if n.endswith(f'.{first}'))
+    notes = [
+        f'{taken.removeprefix(start)!r} was taken and {other.removeprefix(start)!r} fits as well: '
+        f'prefix={other.removeprefix(start)!r} takes that'
+        for other in prefixes
+        if other != taken and all(everything.get(other + n) == shape for n, shape in rest.items())
+    ]
+    raw = not AVERAGES.match(pairs[0][1].removeprefix(start))
+    return notes or (_averages_beside(plan, module_shapes) if raw else [])
+
+
+def _averages_beside(plan: LoadPlan, module_shapes: Shapes) -> list[str]:
+    averages = {n: o for n, o in plan.candidates.names.items() if AVERAGES.match(n)}
+    shapes = shapes_of(plan.candidates.tensors)
+    if not averages or find_match(averages, shapes, module_shapes).fitting < plan.match.fitting:
+        return []
+    others = f'^(?!{AVERAGES.pattern})'
+    return [
+        "the names without 'ema_' were taken and those with it fit as well: "
+        f'key_map=[({others!r}, None)] takes those'
+    ]
+
+
+def _shared_parents(names: Iterable[str]) -> str:
+    shared = os.path.commonprefix(list(names))  # noqa: RUF071  cut at a dot here
+    return shared[: shared.rfind('.') + 1]
