@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..pretrained.advice.lookalikes import architecture_in, architecture_of
 from ..pretrained.advice.resnets import RESNET_STAGES
 from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.report import LoadReport
@@ -110,17 +111,20 @@ def _of_timm(backbone: nn.Module, report: LoadReport, tensors: Tensors) -> Featu
     }
     stride = stride_of(backbone)
     options = {'features_only': True, **({} if stride == 32 else {'output_stride': stride})}
-    architecture = _timm_architecture(backbone, report.reference)
+    architecture = architecture_in(report.reference)
     network = timm.create_model(architecture, pretrained=False, **options)
-    if set(network.state_dict()) <= set(own):
-        # What was saved from such a network, as inside a TIMMBackbone.
-        network.load_state_dict(own, strict=False)
-    else:
-        # timm's own loader knows how names of whole networks become those of the features.
-        overlay = {'state_dict': own, 'custom_load': False}
-        network = timm.create_model(
-            architecture, pretrained=True, pretrained_cfg_overlay=overlay, **options
-        )
+    try:
+        if set(network.state_dict()) <= set(own):
+            # What was saved from such a network, as inside a TIMMBackbone.
+            network.load_state_dict(own, strict=False)
+        else:
+            # timm's own loader knows how names of whole networks become those of the features.
+            overlay = {'state_dict': own, 'custom_load': False}
+            network = timm.create_model(
+                architecture, pretrained=True, pretrained_cfg_overlay=overlay, **options
+            )
+    except RuntimeError as error:
+        raise _no_such_network(f'timm has no {architecture}', error) from error
     return dict(zip(network.feature_info.module_name(), features_of(network)))
 
 
@@ -130,7 +134,7 @@ def _of_efficientnet_lite(backbone: nn.Module, report: LoadReport, tensors: Tens
     network = library.EfficientNet.from_name(f'efficientnet-lite{size}')
     _load(network, _without_prefix(tensors, '_conv_stem.weight'), 'efficientnet_lite_pytorch')
     timm = importlib.import_module('timm')
-    whole = timm.create_model(_timm_architecture(backbone, report.reference))
+    whole = timm.create_model(architecture_of(backbone))
     sizes = [len(stage) for stage in whole.blocks]
     ends = {stage: sum(sizes[: stage + 1]) - 1 for stage in (0, 1, 2, 4, 6)}
     return _outputs(network, {f'_blocks.{end}': f'blocks.{stage}' for stage, end in ends.items()})
@@ -170,7 +174,13 @@ def library_of(backbone: nn.Module, report: LoadReport) -> Library:
     elif report.reference.startswith('timm://'):
         library = TIMM
     elif hasattr(backbone, 'timm_model') and not report.reference.startswith('torchvision://'):
-        # Names do not tell resnetaa50 from resnet50; what the config builds does.
+        # Names do not tell resnetaa50 from resnet50, so the module's own says nothing of the file.
+        if architecture_in(report.reference) is None:
+            raise NothingToCompareError(
+                f'{report.reference} does not say which network of timm it was made for: nothing '
+                'to compare. Take a timm:// reference, or begin the name of the file with that of '
+                f'its network, such as {architecture_of(backbone)}.pth.'
+            )
         library = TIMM
     else:
         library = BY_LAYOUT.get(report.conversion)
@@ -221,10 +231,14 @@ def _load(network: nn.Module, own: Tensors, library: str) -> None:
     try:
         network.load_state_dict(own)
     except RuntimeError as error:
-        raise NothingToCompareError(
-            f'{library} has no network with just these tensors: nothing to compare '
-            f'({" ".join(str(error).split())[:160]} ...).'
-        ) from error
+        raise _no_such_network(f'{library} has no network', error) from error
+
+
+def _no_such_network(what: str, error: RuntimeError) -> NothingToCompareError:
+    return NothingToCompareError(
+        f'{what} with just these tensors: nothing to compare '
+        f'({" ".join(str(error).split())[:160]} ...).'
+    )
 
 
 def stride_of(backbone: Any) -> int:
@@ -234,16 +248,8 @@ def stride_of(backbone: Any) -> int:
     return 32 // 2 ** sum(dilation > 1 for dilation in getattr(backbone, 'dilations', ()))
 
 
-def _timm_architecture(backbone: nn.Module, reference: str) -> str | None:
-    if reference.startswith('timm://'):
-        return reference[len('timm://') :].partition('.')[0]
-    config = getattr(getattr(backbone, 'timm_model', None), 'pretrained_cfg', None) or {}
-    return config.get('architecture')
-
-
 def _lite_size(backbone: nn.Module, report: LoadReport) -> str | None:
-    architecture = _timm_architecture(backbone, report.reference) or ''
-    found = re.search(r'efficientnet_lite(\d)', architecture)
+    found = re.search(r'efficientnet_lite(\d)', architecture_of(backbone) or '')
     return found and found.group(1)
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .advice.causes import why_empty
-from .advice.lookalikes import notes_on
+from .advice.lookalikes import notes_on, second_networks
 from .advice.refusal import why_refused
 from .errors import PretrainedWeightsError
+from .match.input_channels import image_convolutions
 from .match.plan import LoadPlan, plan_load, tensors_of
 from .match.search import candidates_of, find_match, shapes_of
 from .report import LoadReport, report_on
@@ -55,11 +56,13 @@ def load(module: nn.Module, settings: LoadSettings) -> LoadReport:
         settings.conversion,
         search_prefix=settings.prefix is None,
     )
-    plan = plan_load(own, candidates, match, content.meta, settings)
+    plan = plan_load(own, image_convolutions(module), candidates, match, content.meta, settings)
     refusal = why_refused(plan, module, content, settings)
     if not refusal:
         write(plan, own)
     notes = notes_on(module, match.conversion, settings.checkpoint)
+    if settings.prefix is None:
+        notes = [*second_networks(plan, content, shapes_of(own)), *notes]
     kind = type(module).__name__
     report = report_on(plan, settings.checkpoint, str(path), digest, kind, notes)
     if refusal:

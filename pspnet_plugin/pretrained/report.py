@@ -91,7 +91,7 @@ def report_on(
         mismatched=plan.named('mismatched'),
         own_start=plan.named('own start'),
         left_over=plan.left_over,
-        notes=[*(f'{rival!r} fits as well' for rival in plan.match.rivals), *notes],
+        notes=list(notes),
         stages=_stages(plan),
         received=plan.received,
         expected=plan.expected,

@@ -31,7 +31,8 @@ class LoadSettings:
             :func:`match.input_channels.adapt_to_channels`. ``bands`` means the same as
             ``channels``.
         min_coverage: share of the module's tensors that must receive a value, 0 to 1. None asks for
-            99 % of them and for every one of two or more dimensions: no layer is left at random.
+            99 % of them, for running statistics, and for every one of two or more dimensions, not
+            all of it zeros: no layer is left at random.
         sha256: the hash that the file must have, or its first digits, 8 or more.
         trust_pickle: read a file that holds more than data, although that can run its code.
         classes: ``'by_name'`` copies the rows of a classifier for the classes that both have.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mmseg.models  # noqa: F401  registers the backbones and heads
@@ -52,6 +53,23 @@ def saved(content, path: Path) -> str:
     """Save a network's state dict, or any content, and return the path as a config would say it."""
     torch.save(content.state_dict() if isinstance(content, nn.Module) else content, path)
     return str(path)
+
+
+def empty(make: Callable[[], nn.Module]) -> nn.Module:
+    """A module whose values are whatever the memory holds, without the time to draw them."""
+    with torch.device('meta'):
+        module = make()
+    return module.to_empty(device='cpu')
+
+
+def content_of(network: nn.Module | Callable[[], nn.Module]) -> dict:
+    """Names and shapes of a network; all values are the same one, so that a file is small."""
+    with torch.device('meta'):
+        network = network if isinstance(network, nn.Module) else network()
+    return {
+        name: torch.full((), 0.5, dtype=tensor.dtype).expand(tensor.shape)
+        for name, tensor in network.state_dict().items()
+    }
 
 
 def image(channels: int = 3, size: int = 64) -> Tensor:

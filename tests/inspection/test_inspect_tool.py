@@ -122,6 +122,25 @@ def test_a_comparison_with_timm_takes_its_own_model(inspect, tmp_path):
     assert output.count('differs from the library by') >= 4
 
 
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('resnetaa50.pth', 'layer1 differs from the library by'),
+        ('weights.pth', 'weights.pth does not say which network of timm it was made for'),
+        ('resnet18.pth', 'timm has no resnet18 with just these tensors'),
+    ],
+)
+def test_a_comparison_never_takes_the_module_for_the_network_of_a_file(
+    inspect, config_of, tmp_path, name, said
+):
+    file = saved(randomized(timm.create_model('resnetaa50')), tmp_path / name)
+    backbone = {'type': 'TIMMBackbone', 'model_name': 'resnet50', 'pretrained': False}
+    code, output = inspect(config_of(backbone), '--compare', '--checkpoint', file)
+    assert code == 1
+    assert said in output
+    assert 'layer4 differs from the library by 0.0' not in output
+
+
 def test_stock_configs_are_understood(inspect, tmp_path, monkeypatch):
     # Nothing is downloaded: the address leads nowhere.
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
@@ -329,7 +348,7 @@ def test_a_timm_network_is_compared_under_any_prefix_and_in_both_of_its_namings(
 ):
     network = randomized(timm.create_model('convnext_atto', features_only=joined))
     tensors = {prefix + name: tensor for name, tensor in network.state_dict().items()}
-    file = saved(tensors, tmp_path / 'weights.pth')
+    file = saved(tensors, tmp_path / 'convnext_atto.pth')
     config = config_of({'type': 'TIMMBackbone', 'model_name': 'convnext_atto', 'pretrained': False})
     code, output = inspect(config, '--compare', '--checkpoint', file)
     assert code == 0, output
@@ -337,7 +356,7 @@ def test_a_timm_network_is_compared_under_any_prefix_and_in_both_of_its_namings(
 
 
 def test_a_timm_network_with_names_of_another_is_compared_with_itself(inspect, config_of, tmp_path):
-    file = saved(randomized(timm.create_model('resnetblur18')), tmp_path / 'weights.pth')
+    file = saved(randomized(timm.create_model('resnetblur18')), tmp_path / 'resnetblur18.pth')
     config = config_of({'type': 'TIMMBackbone', 'model_name': 'resnetblur18', 'pretrained': False})
     code, output = inspect(config, '--compare', '--checkpoint', file)
     assert code == 0, output

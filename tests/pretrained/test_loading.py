@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 
 import pytest
 import timm
@@ -12,7 +14,14 @@ from torch import nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.advice.lookalikes import notes_on
-from tests.helpers.networks import NARROW_RESNET, RESNET50_D8, build, randomized, saved
+from tests.helpers.networks import (
+    NARROW_RESNET,
+    RESNET50_D8,
+    build,
+    randomized,
+    saved,
+    small_segmentor,
+)
 
 
 @pytest.fixture(scope='module')
@@ -232,17 +241,53 @@ def test_the_report_says_it_all_as_a_table_and_as_json(files, tmp_path):
     assert values['sha256'] == report.sha256
 
 
-def test_the_report_names_prefixes_that_would_fit_as_well(tmp_path):
-    network = build(**NARROW_RESNET)
+def two_networks(layout: str, network: nn.Module, other: nn.Module) -> dict:
+    ours, theirs = network.state_dict(), other.state_dict()
+    if layout == 'mmengine':
+        averages = {f'module.{name}': tensor for name, tensor in theirs.items()}
+        return {'state_dict': ours, 'ema_state_dict': {'steps': torch.tensor(3), **averages}}
+    if layout == 'timm':
+        return {'state_dict': ours, 'state_dict_ema': theirs}
+    if layout == 'mmcv':
+        averages = {f'ema_{name.replace(".", "_")}': tensor for name, tensor in theirs.items()}
+        return {'state_dict': {**averages, **ours}}
+    names = layout.split()
     content = {
-        f'module.{encoder}.{name}': tensor
-        for encoder in ('base_encoder', 'momentum_encoder')
-        for name, tensor in network.state_dict().items()
+        prefix + name: tensor
+        for prefix, tensors in zip(names, (ours, theirs))
+        for name, tensor in tensors.items()
     }
-    report = load_pretrained(network, saved(content, tmp_path / 'weights.pth'))
-    assert report.prefix == 'module.base_encoder.'
-    assert report.notes == ["'module.momentum_encoder.' fits as well"]
-    assert "note: 'module.momentum_encoder.' fits as well" in str(report)
+    return {'state_dict': content} if 'module' in layout else content
+
+
+@pytest.mark.parametrize(
+    ('layout', 'taken', 'setting'),
+    [
+        ('module.base_encoder. module.momentum_encoder.', "'module.base_encoder.'", 'prefix'),
+        ('student. teacher.', "'student.'", 'prefix'),
+        ('mmengine', "''", 'prefix'),
+        ('timm', "''", 'prefix'),
+        ('mmcv', "the names without 'ema_'", 'key_map'),
+    ],
+)
+@pytest.mark.parametrize('whole', [True, False])
+def test_the_report_says_which_of_two_networks_was_taken_and_how_to_take_the_other(
+    tmp_path, layout, taken, setting, whole
+):
+    make = small_segmentor if whole else lambda: build(**NARROW_RESNET)
+    networks = [randomized(make(), seed) for seed in (0, 1)]
+    file = saved(two_networks(layout, *networks), tmp_path / 'weights.pth')
+    module = make()
+    report = load_pretrained(module, file)
+    (note,) = report.notes
+    assert note.startswith(f'{taken} w')
+    assert f'note: {note}' in str(report)
+    advised = ast.literal_eval(re.search(rf'{setting}=(.+) takes th', note).group(1))
+    for network, settings in zip(networks, ({}, {setting: advised})):
+        load_pretrained(module, file, **settings)
+        loaded = module.state_dict()
+        assert all(torch.equal(loaded[name], t) for name, t in network.state_dict().items())
+    assert not load_pretrained(module, saved(module, tmp_path / 'one.pth')).notes
 
 
 def test_the_report_notes_what_names_do_not_show(files, tmp_path):
@@ -267,11 +312,12 @@ def test_the_report_notes_the_dilation_that_weights_were_trained_with(contracted
     dilated = build(**{**RESNET50_D8, 'contract_dilation': contracted})
     notes = {
         layout: notes_on(dilated, layout, 'weights.pth')
-        for layout in ('torchvision-segmentation', 'semseg', 'torchvision-resnet')
+        for layout in ('torchvision-segmentation', 'semseg', 'smp', 'torchvision-resnet')
     }
-    said = f'these weights were trained with what MMSeg calls contract_dilation={not contracted}'
-    other = 'semseg' if contracted else 'torchvision-segmentation'
-    assert notes == {layout: [said] * (layout == other) for layout in notes}
+    made_for = f'made for dilate as with contract_dilation={not contracted}'
+    others = ['semseg', 'smp'] if contracted else ['torchvision-segmentation']
+    assert [layout for layout in notes if notes[layout]] == others
+    assert all(made_for in notes[layout][0] for layout in others)
     plain = build(type='ResNet', depth=50, contract_dilation=contracted)
     assert not any(notes_on(plain, layout, 'weights.pth') for layout in notes)
 

@@ -2,41 +2,93 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+from collections.abc import Iterable
 
 from torch import nn
 
-from ..match.search import Match, Shapes, is_counted, parents_of
+from ..match.plan import LoadPlan
+from ..match.search import Match, Shapes, find_match, is_counted, parents_of, shapes_of
+from ..settings import LoadSettings
+from ..source.read import Checkpoint
 
 # timm's ResNets that blur or pool where they stride; their files do not show it.
 ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+\w*')
+TIMM = re.compile(r'(?:timm://|hf://timm/)([^./@]+)')
+# What a classifier has behind an HRNet, in the names of its authors and timm, and of MMPretrain.
+HRNET_CLASSIFIER = re.compile(r'(?:^|\.)(?:incre_modules|increase_layers)\.')
+
+AVERAGES = re.compile(r'(?:module\.)?ema_')  # as mmcv 1.x names them
 
 
-def another_network(module: nn.Module, reference: str) -> str | None:
-    """Why the network of a reference is surely not the one that ``module`` is."""
-    name = _anti_aliased(module, reference)
-    if name is None or not reference.startswith('timm://'):
-        return None
-    return (
-        f'fits {type(module).__name__} by names and shapes and is another network: {name} has '
-        "anti-aliased downsampling, which its file does not show. Set the backbone's type to "
-        f'"TIMMBackbone" with model_name={name!r}, or take weights of a plain ResNet.'
-    )
+def another_network(module: nn.Module, plan: LoadPlan, settings: LoadSettings) -> str | None:
+    """Why the network of the weights is surely not the one that ``module`` is, and the way out."""
+    told, own = TIMM.match(settings.checkpoint), architecture_of(module)
+    theirs = told.group(1) if told else None
+    why = ''
+    if own is None and theirs and ANTI_ALIASED.fullmatch(theirs):
+        why = (
+            f'{theirs} has anti-aliased downsampling, which its file does not show. Set the '
+            f'backbone\'s type to "TIMMBackbone" with model_name={theirs!r}, or take weights of a '
+            'plain ResNet.'
+        )
+    elif own and theirs and theirs != own:
+        why = (
+            f'these are weights of {theirs} and the module is {own}. Set model_name={theirs!r} in '
+            f'the backbone, or take weights of {own}.'
+        )
+    elif own and plan.match.conversion == 'efficientnet-pytorch' and not own.startswith('tf_'):
+        why = (
+            f"these weights are of a network with TensorFlow's padding and batch norm, and {own} "
+            f'has others. Set model_name={"tf_" + own!r} in the backbone.'
+        )
+    elif settings.min_coverage is None and _interpolates_otherwise(module, plan):
+        why = (
+            "this HRNet classifier upsamples by nearest neighbours and MMSegmentation's HRNet "
+            'bilinearly. Take a TIMMBackbone with the model_name of the weights, or say '
+            'min_coverage=1 to fine-tune from them nevertheless.'
+        )
+    name = type(module).__name__
+    return f'fits {name} by names and shapes and is another network: {why}' if why else None
 
 
-def _anti_aliased(module: nn.Module, reference: str) -> str | None:
-    """The name in ``reference`` of a network that only timm's own classes can build."""
-    own = any(name.startswith('timm_model.') for name, _ in module.named_parameters())
-    found = ANTI_ALIASED.search(reference)
-    return found.group() if found and not own else None
+def architecture_of(module: nn.Module) -> str | None:
+    """The name by which timm has built ``module`` or its backbone; None for other modules."""
+    backbone = getattr(module, 'backbone', module)
+    config = getattr(getattr(backbone, 'timm_model', backbone), 'pretrained_cfg', None) or {}
+    return config.get('architecture')
+
+
+def architecture_in(reference: str) -> str | None:
+    """timm's architecture that a reference names, or with which the name of its file begins."""
+    told = TIMM.match(reference)
+    if told:
+        return told.group(1)
+    timm = importlib.import_module('timm')
+    name = re.split(r'[/\\]', reference)[-1].removeprefix('timm--').partition('.')[0]
+    ends = [len(name), *(match.start() for match in reversed(list(re.finditer(r'[\W_]', name))))]
+    return next((name[:end] for end in ends if timm.get_pretrained_cfg(name[:end])), None)
+
+
+def _interpolates_otherwise(module: nn.Module, plan: LoadPlan) -> bool:
+    fused = (part for name, part in module.named_modules() if '.fuse_layers.' in name)
+    bilinear = any(getattr(part, 'mode', None) == 'bilinear' for part in fused)
+    return bilinear and any(map(HRNET_CLASSIFIER.search, plan.candidates.tensors))
 
 
 def notes_on(module: nn.Module, conversion: str, reference: str) -> list[str]:
     """What may make another function of the same names and shapes, for a report's notes."""
     notes = []
-    name = _anti_aliased(module, reference)
-    if name is not None:
-        notes.append(f'{name} has anti-aliased downsampling, the module has not: another network')
+    own = architecture_of(module)
+    name, theirs = ANTI_ALIASED.search(reference), architecture_in(reference) if own else None
+    if theirs and theirs != own:
+        notes.append(f'the file is called {theirs} and the module is {own}: another network')
+    elif name and not own:
+        notes.append(
+            f'{name.group()} has anti-aliased downsampling, the module has not: another network'
+        )
     backbone = getattr(module, 'backbone', module)
     style = getattr(backbone, 'style', None)
     if conversion.startswith('torchvision') and style == 'caffe':
@@ -44,11 +96,12 @@ def notes_on(module: nn.Module, conversion: str, reference: str) -> list[str]:
     if style == 'pytorch' and re.search(r'caffe|msra|detectron', reference):
         notes.append("weights of Caffe networks are made for style='caffe'; the module has pytorch")
     dilated = any(dilation > 1 for dilation in getattr(backbone, 'dilations', ()))
-    trained_with = {'torchvision-segmentation': True, 'semseg': False}.get(conversion)
+    trained_with = {'torchvision-segmentation': True, 'semseg': False, 'smp': False}.get(conversion)
     contracted = getattr(backbone, 'contract_dilation', trained_with)
     if dilated and trained_with is not None and bool(contracted) != trained_with:
         notes.append(
-            f'these weights were trained with what MMSeg calls contract_dilation={trained_with}'
+            'the networks that these weights are made for dilate as with '
+            f'contract_dilation={trained_with}'
         )
     return notes
 
@@ -73,3 +126,51 @@ def inner_left_over(match: Match, module_shapes: Shapes) -> list[str]:
         if is_counted(name) and not at_root and last_below[parent] < last_received:
             inner.append(original)
     return inner
+
+
+def second_networks(plan: LoadPlan, content: Checkpoint, module_shapes: Shapes) -> list[str]:
+    """Notes on networks in the file that fill the module like the one that was taken.
+
+    Such are a student and its teacher, an encoder and its average: the same names and shapes below
+    another prefix.
+    """
+    start = plan.candidates.container and f'{plan.candidates.container}.'
+    everything = shapes_of(content.everything)
+    pairs = [
+        (n, start + o) for n, o in plan.match.names.items() if plan.outcomes[n].value is not None
+    ]
+    if not pairs:
+        return []
+    taken, own = (
+        _shared_parents(names) for names in ([o for _, o in pairs], [n for n, _ in pairs])
+    )
+    # What the module's own names have in common is no prefix of the file's.
+    taken = taken.removesuffix(own)
+    rest = {name[len(taken) :]: everything[name] for _, name in pairs}
+    first = min(rest, key=lambda name: (name.count('.'), len(name)))
+    prefixes = (n[: -len(first)] for n in everything if n.endswith(f'.{first}'))
+    notes = [
+        f'{taken.removeprefix(start)!r} was taken and {other.removeprefix(start)!r} fits as well: '
+        f'prefix={other.removeprefix(start)!r} takes that'
+        for other in prefixes
+        if other != taken and all(everything.get(other + n) == shape for n, shape in rest.items())
+    ]
+    raw = not AVERAGES.match(pairs[0][1].removeprefix(start))
+    return notes or (_averages_beside(plan, module_shapes) if raw else [])
+
+
+def _averages_beside(plan: LoadPlan, module_shapes: Shapes) -> list[str]:
+    averages = {n: o for n, o in plan.candidates.names.items() if AVERAGES.match(n)}
+    shapes = shapes_of(plan.candidates.tensors)
+    if not averages or find_match(averages, shapes, module_shapes).fitting < plan.match.fitting:
+        return []
+    others = f'^(?!{AVERAGES.pattern})'
+    return [
+        "the names without 'ema_' were taken and those with it fit as well: "
+        f'key_map=[({others!r}, None)] takes those'
+    ]
+
+
+def _shared_parents(names: Iterable[str]) -> str:
+    shared = os.path.commonprefix(list(names))  # noqa: RUF071  cut at a dot here
+    return shared[: shared.rfind('.') + 1]

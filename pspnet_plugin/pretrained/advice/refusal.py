@@ -17,6 +17,7 @@ from .causes import likeliest_cause, prefix_that_fits
 from .lookalikes import another_network, inner_left_over
 
 USUAL_COVERAGE = 0.99
+STATISTICS = ('running_mean', 'running_var')
 
 
 def why_refused(
@@ -25,15 +26,15 @@ def why_refused(
     """What is wrong with carrying out ``plan``, as the rest of a sentence about the reference.
 
     None where it covers enough, the checkpoint has nothing more inside the module's layers, its
-    network is the module's, and all values are finite.
+    network is the module's, and all values are such as training gives.
     """
     own = tensors_of(module)
     kind = type(module).__name__
     return (
         _too_little(plan, kind, own, content, settings)
         or _too_much(plan, kind, shapes_of(own))
-        or another_network(module, settings.checkpoint)
-        or _not_finite(plan, own)
+        or another_network(module, plan, settings)
+        or _impossible_values(plan, own, settings.min_coverage is None)
     )
 
 
@@ -46,11 +47,15 @@ def _too_little(
 ) -> str | None:
     received, expected, wanted = plan.received, plan.expected, settings.min_coverage
     coverage = received / expected if expected else 0.0
-    random = _left_at_random(plan, own) if wanted is None else []
+    random = _without_a_value(plan, own) if wanted is None else []
     share = USUAL_COVERAGE if wanted is None else wanted
     if received and coverage >= share and not random:
         return None
-    need = f'leaves {shortened(random)} at random' if random else f'{100 * share:g}% are needed'
+    need = (
+        f'leaves {shortened(random)} at {_start_of(random)}'
+        if random
+        else f'{100 * share:g}% are needed'
+    )
     return (
         f'covers {coverage:.1%} of {kind} ({received} of {expected} tensors) and '
         f'{need if received else "gives it nothing"}. {likeliest_cause(plan, shapes_of(own))}'
@@ -58,8 +63,8 @@ def _too_little(
     )
 
 
-def _left_at_random(plan: LoadPlan, own: dict[str, Tensor]) -> list[str]:
-    """The weights of two or more dimensions that would keep their random start.
+def _without_a_value(plan: LoadPlan, own: dict[str, Tensor]) -> list[str]:
+    """Weights of two or more dimensions and running statistics that would keep their start.
 
     A single one changes what the whole network computes, unlike one scale or bias of hundreds.
     Not among them: integer tables, which a module computes by itself, and classifiers for other
@@ -67,7 +72,12 @@ def _left_at_random(plan: LoadPlan, own: dict[str, Tensor]) -> list[str]:
     """
     without = [*plan.named('missing'), *plan.named('mismatched')]
     weights = [n for n in without if own[n].is_floating_point() or own[n].is_complex()]
-    return [name for name in weights if own[name].dim() > 1]
+    return [name for name in weights if own[name].dim() > 1 or name.endswith(STATISTICS)]
+
+
+def _start_of(names: list[str]) -> str:
+    only_statistics = all(name.endswith(STATISTICS) for name in names)
+    return 'a mean of 0 or a variance of 1' if only_statistics else 'random'
 
 
 def _anyway(coverage: float) -> str:
@@ -125,20 +135,29 @@ def _is_not_zero(tensor: Tensor) -> bool:
     return tensor.is_meta or bool(tensor.to_dense().float().any())
 
 
-def _not_finite(plan: LoadPlan, own: dict[str, Tensor]) -> str | None:
+def _impossible_values(plan: LoadPlan, own: dict[str, Tensor], by_default: bool) -> str | None:
     for name, outcome in plan.outcomes.items():
-        if outcome.value is None:
+        extremes = _extremes(outcome.value) if outcome.value is not None else ()
+        if not extremes:
             continue
-        extremes, dtype = _extremes(outcome.value), own[name].dtype
+        said, dtype = f'has in {plan.match.names[name]}', own[name].dtype
         if not all(map(torch.isfinite, extremes)):
             return (
-                f'has in {plan.match.names[name]} NaN or infinite values: the training that made '
-                'the file had diverged. Take an earlier checkpoint.'
+                f'{said} NaN or infinite values: the training that made the file had diverged. '
+                'Take an earlier checkpoint.'
             )
         if not all(torch.isfinite(extreme.to(dtype)) for extreme in extremes):
             return (
-                f'has in {plan.match.names[name]} values that are too large for the {dtype} of '
-                f'the module. Take smaller weights, or a module in {outcome.value.dtype}.'
+                f'{said} values that are too large for the {dtype} of the module. Take smaller '
+                f'weights, or a module in {extremes[0].dtype}.'
+            )
+        if name.endswith('running_var') and extremes[0] < 0:
+            return f'{said} negative variances: the file is broken. Take another copy of it.'
+        # Scales of zero are a start of residual blocks, and tokens and position tables may be zero.
+        if by_default and own[name].dim() > 1 and name.endswith('weight') and not any(extremes):
+            return (
+                f'{said} nothing but zeros: its layer was never trained or lost its values. Take '
+                'other weights, or say min_coverage=1 to load it nevertheless.'
             )
     return None
 

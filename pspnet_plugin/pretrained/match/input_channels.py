@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import PretrainedWeightsError
 
@@ -99,3 +99,17 @@ def _about_channels(theirs: int, ours: int) -> str:
 def first_convolution(module_shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The name of the first convolution's weight: the first tensor with four dimensions."""
     return next((name for name, shape in module_shapes.items() if len(shape) == 4), None)
+
+
+def image_convolutions(module: nn.Module) -> list[str]:
+    """The weights of the convolutions that read the image.
+
+    A network may have several beside each other, as RepVGG and BiSeNetV2 have: they are the first
+    convolution and the others that see as many channels, all at once.
+    """
+    # A layer that stands in two places has two names, and the last value that is written stays.
+    parts = module.named_modules(remove_duplicate=False)
+    found = {f'{name}.weight': part for name, part in parts if isinstance(part, nn.Conv2d)}
+    whole = {name: part.in_channels for name, part in found.items() if part.groups == 1}
+    first = next(iter(whole.values()), None)
+    return [name for name, channels in whole.items() if channels == first]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import PretrainedWeightsError
 from ..settings import LoadSettings
 from .classifier import differs_in_classes_only, is_classifier, rows_by_name
-from .input_channels import adapt_to_channels, adaptation, first_convolution
+from .input_channels import COLOURS, adapt_to_channels, adaptation, first_convolution
 from .search import Candidates, Match, is_counted, shapes_of
 
 
@@ -74,6 +74,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 def plan_load(
     own: Mapping[str, Tensor],
+    read_image: Collection[str],
     candidates: Candidates,
     match: Match,
     meta: Mapping[str, Any],
@@ -83,6 +84,7 @@ def plan_load(
 
     Args:
         own: the module's tensors, as :func:`tensors_of` gives them.
+        read_image: names of the weights of its convolutions that read the image.
         meta: the ``meta`` entry of the checkpoint, which may tell its class names.
 
     Raises:
@@ -93,7 +95,9 @@ def plan_load(
     for name, ours in own.items():
         value = candidates.tensors.get(match.names.get(name, ''))
         if value is not None:
-            outcomes[name] = _outcome(name, value, ours, name == first, meta, settings)
+            of_image = name in read_image and value.dim() == 4 and value.shape[1] == len(COLOURS)
+            of_image = of_image or name == first
+            outcomes[name] = _outcome(name, value, ours, of_image, meta, settings)
         elif is_counted(name):
             outcomes[name] = Outcome('missing')
     used = set(match.names.values())
@@ -105,7 +109,7 @@ def _outcome(
     name: str,
     value: Tensor,
     ours: Tensor,
-    is_first_conv: bool,
+    of_image: bool,
     meta: Mapping[str, Any],
     settings: LoadSettings,
 ) -> Outcome:
@@ -114,7 +118,7 @@ def _outcome(
     only_classes_differ = is_classifier(name) and differs_in_classes_only(value.shape, ours.shape)
     if settings.classes == 'by_name' and only_classes_differ:
         return _shared_classes(value, ours, meta, settings)
-    if is_first_conv and value.dim() == 4 and value[:, 0].shape == ours[:, 0].shape:
+    if of_image and value.dim() == 4 and value[:, 0].shape == ours[:, 0].shape:
         sources = adaptation(settings.first_conv, value.shape[1], ours.shape[1])
         if sources:
             adapted = adapt_to_channels(value.float(), sources)

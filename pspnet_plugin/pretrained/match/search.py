@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
@@ -16,6 +16,10 @@ from ..source.read import Checkpoint
 from .conversions import CONVERSIONS, Conversion, conversion_named
 
 Shapes = Mapping[str, 'tuple[int, ...]']
+# What torch.compile, FSDP and activation checkpointing put into the names below them.
+WRAPPERS = re.compile(
+    r'(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
+)
 
 
 def is_counted(name: str) -> bool:
@@ -136,7 +140,6 @@ class Match:
         nearby: name in the checkpoint -> the name that it would have in the module, for the tensors
             under ``prefix`` that the module does not have.
         fitting: how many tensors agree in name and shape.
-        rivals: other prefixes under which as many fit.
     """
 
     conversion: str
@@ -146,7 +149,6 @@ class Match:
     names: dict[str, str]
     nearby: dict[str, str] = field(default_factory=dict)
     fitting: int = 0
-    rivals: tuple[str, ...] = ()
 
 
 def find_match(
@@ -169,6 +171,8 @@ def find_match(
         PretrainedWeightsError: the checkpoint is not in the layout of ``conversion``.
     """
     named = conversion_named(conversion)
+    if not any(map(WRAPPERS.search, module_shapes)):
+        names = {WRAPPERS.sub('', name): original for name, original in names.items()}
     expected = sum(map(is_counted, module_shapes))
     best = None
     for candidate in CONVERSIONS if named is None else (named,):
@@ -202,9 +206,8 @@ def _matches(
             inside = {n[len(module_prefix) :]: shape for n, shape in module_shapes.items()}
             own = tuple(inside)
             renamed = {_rename(n, conversion, own): original for n, original in below.items()}
-            found = _likeliest_prefixes(renamed, shapes, inside) if search_inner else ['']
-            match = _match(conversion, outer, found[0], module_prefix, renamed, shapes, inside)
-            yield replace(match, rivals=tuple(outer + rival for rival in found[1:]))
+            inner = _likeliest_prefix(renamed, shapes, inside) if search_inner else ''
+            yield _match(conversion, outer, inner, module_prefix, renamed, shapes, inside)
 
 
 def _match(
@@ -265,13 +268,12 @@ def _cuts(name: str) -> list[int]:
     return [0, *(dot + 1 for dot, sign in enumerate(name) if sign == '.')]
 
 
-def _likeliest_prefixes(renamed: Mapping[str, str], shapes: Shapes, inside: Shapes) -> list[str]:
-    """The prefixes behind which most tensors fit, in the order of the file."""
+def _likeliest_prefix(renamed: Mapping[str, str], shapes: Shapes, inside: Shapes) -> str:
+    """The prefix behind which most tensors fit, the first of several in the file."""
     votes: Counter[str] = Counter()
     for name, original in renamed.items():
         for cut in _cuts(name):
             rest = name[cut:]
             if rest in inside and is_counted(rest) and shapes[original] == inside[rest]:
                 votes[name[:cut]] += 1
-    most = max(votes.values(), default=0)
-    return [prefix for prefix, count in votes.items() if count == most] or ['']
+    return max(votes, key=votes.__getitem__, default='')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import mmpretrain.models  # noqa: F401  registers the classifiers
 import pytest
@@ -16,27 +15,10 @@ from torch import nn
 from torchvision.models import detection, segmentation
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-from tests.helpers.networks import build, saved, small_segmentor
+from tests.helpers.networks import build, content_of, empty, saved, small_segmentor
 from tests.helpers.semseg_network import SemsegPSPNet50
 
 NO_WEIGHTS = {'weights': None, 'weights_backbone': None}
-
-
-def empty(make: Callable[[], nn.Module]) -> nn.Module:
-    """A module whose values are whatever the memory holds, without the time to draw them."""
-    with torch.device('meta'):
-        module = make()
-    return module.to_empty(device='cpu')
-
-
-def content_of(network: nn.Module | Callable[[], nn.Module]) -> dict:
-    """Names and shapes of a network; all values are the same one, so that a file is small."""
-    with torch.device('meta'):
-        network = network if isinstance(network, nn.Module) else network()
-    return {
-        name: torch.full((), 0.5, dtype=tensor.dtype).expand(tensor.shape)
-        for name, tensor in network.state_dict().items()
-    }
 
 
 def mmpretrain_classifier(**backbone) -> nn.Module:
@@ -129,6 +111,36 @@ def test_timms_resnets_are_told_apart(mended, name, kind, message, change):
     content = content_of(lambda: timm.create_model(name))
     change = change or {'type': 'TIMMBackbone', 'model_name': name, 'pretrained': False}
     mended(content, {'type': kind, 'depth': 50}, message, change)
+
+
+def test_the_attention_of_mmpretrains_resnets_is_named(tmp_path):
+    content = content_of(lambda: mmpretrain_classifier(type='SEResNet', depth=50))
+    message = r'attention layers .*layer1\.0\.se_layer\.conv1.*TIMMBackbone'
+    module = empty(lambda: build(type='ResNet', depth=50))
+    with pytest.raises(PretrainedWeightsError, match=message):
+        load_pretrained(module, saved(content, tmp_path / 'weights.pth'))
+
+
+def test_a_few_names_in_common_are_not_taken_for_another_width(tmp_path):
+    file = saved(content_of(torchvision.models.swin_t), tmp_path / 'weights.pth')
+    module = build(type='SwinTransformer', depths=(1, 1, 1, 1))
+    message = r'names have little in common: .*features\.0\.0\.weight.*patch_embed.*key_map'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        load_pretrained(module, file)
+
+
+@pytest.mark.parametrize('channels', [4, 5])
+@pytest.mark.parametrize(
+    'config',
+    [
+        {'type': 'BiSeNetV2', 'out_indices': (0,)},
+        {'type': 'TIMMBackbone', 'model_name': 'repvgg_a0', 'pretrained': False},
+    ],
+)
+def test_other_channels_of_several_first_convolutions_are_named(mended, config, channels):
+    content = content_of(lambda: build(**config, in_channels=channels))
+    message = rf'have {channels} input channels and the module 3\. Set in_channels={channels}'
+    mended(content, config, message, {**config, 'in_channels': channels})
 
 
 @pytest.mark.parametrize('name', ['convnext_pico', 'vit_tiny_patch16_224'])
@@ -247,6 +259,40 @@ def test_tensors_that_hold_no_plain_numbers_are_named(tmp_path, convert, message
     for tensors in (content, one):
         with pytest.raises(PretrainedWeightsError, match=message):
             load_pretrained(network, saved(tensors, tmp_path / 'weights.pth'))
+
+
+@pytest.mark.parametrize('name', ['bn1.running_mean', 'layer4.1.bn2.running_var'])
+def test_missing_running_statistics_are_an_error(tmp_path, name):
+    module = build(**RESNET18)
+    content = {n: t for n, t in module.state_dict().items() if n != name}
+    file = saved(content, tmp_path / 'weights.pth')
+    message = (
+        rf'leaves {name} at a mean of 0 or a variance of 1\. .*nothing for.*min_coverage=0\.99'
+    )
+    with pytest.raises(PretrainedWeightsError, match=message):
+        load_pretrained(module, file)
+    assert load_pretrained(module, file, min_coverage=0.99).missing == [name]
+
+
+@pytest.mark.parametrize('settings', [{}, {'min_coverage': 0.9}])
+def test_negative_variances_are_an_error(tmp_path, settings):
+    module = build(**RESNET18)
+    module.layer2[0].bn1.running_var[3] = -0.1
+    file = saved(module, tmp_path / 'weights.pth')
+    with pytest.raises(PretrainedWeightsError, match=r'layer2\.0\.bn1\.running_var negative var'):
+        load_pretrained(module, file, **settings)
+
+
+def test_weights_of_zeros_are_an_error_and_scales_of_zero_are_none(tmp_path):
+    module = build(**RESNET18)
+    torch.nn.init.zeros_(module.layer3[0].bn2.weight)
+    torch.nn.init.zeros_(module.layer3[0].bn1.running_mean)
+    assert load_pretrained(module, saved(module, tmp_path / 'scales.pth')).coverage == 1
+    torch.nn.init.zeros_(module.layer3[0].conv2.weight)
+    file = saved(module, tmp_path / 'weights.pth')
+    with pytest.raises(PretrainedWeightsError, match=r'layer3\.0\.conv2\.weight nothing but zeros'):
+        load_pretrained(module, file)
+    assert load_pretrained(module, file, min_coverage=1).coverage == 1
 
 
 def test_a_state_dict_of_arrays_is_named(tmp_path):

@@ -349,6 +349,36 @@ def test_semsegs_pspnet_gives_the_same_logits(tmp_path):
     assert torch.equal(alone.layer4[2].conv3.weight, network.layer4[2].conv3.weight.float())
 
 
+@pytest.mark.parametrize(
+    'wrapper', ['_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module']
+)
+def test_names_that_wrappers_put_inside_others_make_no_difference(tmp_path, wrapper):
+    network = randomized(torchvision.models.resnet18())
+    for layer in ('layer2', 'layer4.1', 'bn1'):
+        parent, _, name = layer.rpartition('.')
+        inner = torch.nn.Module()
+        inner.add_module(wrapper, network.get_submodule(layer))
+        setattr(network.get_submodule(parent), name, inner)
+    content = under(f'module.{wrapper}.', network)
+    file = saved(content, tmp_path / 'weights.pth')
+    backbone = randomized(build(type='ResNet', depth=18), seed=9)
+    report = load_pretrained(backbone, file)
+    assert (report.conversion, report.coverage) == ('torchvision-resnet', 1)
+    again = randomized(build(type='ResNet', depth=18), seed=9)
+    assert load_pretrained(again, file, prefix=f'module.{wrapper}.').coverage == 1
+    plain = {name.replace(f'{wrapper}.', ''): t for name, t in network.state_dict().items()}
+    for module in (backbone, again):
+        assert all(torch.equal(plain[name], t) for name, t in module.state_dict().items())
+
+
+def test_a_module_with_a_compiled_part_takes_what_was_saved_from_it(tmp_path):
+    network = randomized(build(**NARROW_RESNET))
+    inner = torch.nn.Module()
+    inner.add_module('_orig_mod', network.layer1)
+    network.layer1 = inner
+    assert load_pretrained(network, saved(network, tmp_path / 'weights.pth')).coverage == 1
+
+
 def test_a_key_map_goes_before_every_conversion(tmp_path):
     network = randomized(torchvision.models.resnet18())
     content = {f'{name}_x': tensor for name, tensor in network.state_dict().items()}

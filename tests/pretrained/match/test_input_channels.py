@@ -11,7 +11,15 @@ from pspnet_plugin.pretrained.match.input_channels import (
     adapt_to_channels,
     default_sources,
 )
-from tests.helpers.networks import NARROW_RESNET, build, randomized, saved
+from tests.helpers.networks import (
+    NARROW_RESNET,
+    build,
+    difference,
+    features_of,
+    image,
+    randomized,
+    saved,
+)
 
 lists_of_sources = st.lists(st.sampled_from(SOURCES), min_size=1, max_size=8)
 
@@ -78,6 +86,34 @@ def test_a_network_with_other_channels_answers_grey_as_the_rgb_network(tmp_path,
     with torch.no_grad():
         for a, b in zip(ours(grey.expand(-1, channels, -1, -1)), rgb(grey.expand(-1, 3, -1, -1))):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+SEVERAL = {
+    'BiSeNetV2': {'type': 'BiSeNetV2', 'out_indices': (0,)},
+    **{
+        name: {'type': 'TIMMBackbone', 'model_name': name, 'pretrained': False}
+        for name in ('repvgg_a0', 'fastvit_t8', 'mobileone_s0')
+    },
+}
+
+
+@pytest.mark.parametrize('name', SEVERAL)
+def test_all_convolutions_that_read_the_image_are_adapted(tmp_path, name):
+    rgb = randomized(build(**SEVERAL[name]))
+    file = saved(rgb, tmp_path / 'rgb.pth')
+    picture = image()
+    theirs = features_of(rgb, picture)
+    for channels, pixels in ((['B', 'G', 'R'], picture.flip(1)), (['mean'] * 4, None)):
+        options = {'first_conv': {'channels': channels}}
+        ours = randomized(build(**SEVERAL[name], in_channels=len(channels)), seed=3)
+        report = load_pretrained(ours, file, **options)
+        assert report.coverage == 1
+        assert len(report.adapted) > 1
+        if pixels is None:
+            grey = picture[:, :1]
+            pixels = grey.expand(-1, 4, -1, -1)
+            theirs = features_of(rgb, grey.expand(-1, 3, -1, -1))
+        assert difference(features_of(ours, pixels), theirs) < 1e-5
 
 
 @pytest.mark.parametrize('spelling', ['channels', 'bands'])

@@ -1,0 +1,143 @@
+"""Networks of the same names and shapes are told apart, and the right one gives their features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mmpretrain.models  # noqa: F401  registers the classifiers
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+from mmengine.registry import MODELS as MMENGINE_MODELS
+
+from pspnet_plugin.pretrained import PretrainedWeightsError, load, load_pretrained
+from tests.helpers.networks import (
+    RESNET50_D8,
+    build,
+    content_of,
+    difference,
+    empty,
+    features_of,
+    image,
+    outputs_of,
+    randomized,
+    saved,
+)
+
+
+def timm_backbone(name: str, **options):
+    return build(type='TIMMBackbone', model_name=name, pretrained=False, **options)
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Let every reference lead to one file."""
+    return lambda file: monkeypatch.setattr(load, 'resolve', lambda _: Path(file))
+
+
+@pytest.mark.parametrize(
+    ('reference', 'model_name'),
+    [
+        ('tf_efficientnet_b0.ns_jft_in1k', 'efficientnet_b0'),
+        ('tf_mobilenetv3_large_100.in1k', 'mobilenetv3_large_100'),
+        ('efficientnet_lite0.ra_in1k', 'tf_efficientnet_lite0'),
+        ('resnetaa50.a1h_in1k', 'resnet50'),
+        ('vit_base_patch16_clip_quickgelu_224.openai', 'vit_base_patch16_clip_224'),
+    ],
+)
+def test_timms_weights_go_into_the_architecture_that_they_name_only(
+    tmp_path, served, reference, model_name
+):
+    theirs = reference.partition('.')[0]
+    served(saved(content_of(lambda: timm.create_model(theirs)), tmp_path / 'weights.pth'))
+    message = (
+        f'another network: these are weights of {theirs} and the module is {model_name}\\. '
+        f"Set model_name='{theirs}'"
+    )
+    ours = empty(lambda: timm_backbone(model_name))
+    for wrong in (f'timm://{reference}', f'hf://timm/{reference}/model.safetensors'):
+        with pytest.raises(PretrainedWeightsError, match=message):
+            load_pretrained(ours, wrong)
+    report = load_pretrained(empty(lambda: timm_backbone(theirs)), f'timm://{reference}')
+    assert report.coverage == 1
+    assert not report.notes
+
+
+def test_a_file_named_after_another_architecture_has_a_note(tmp_path):
+    content = content_of(lambda: timm.create_model('resnetaa50'))
+    file = saved(content, tmp_path / 'resnetaa50_a1h-4cf422b3.pth')
+    report = load_pretrained(empty(lambda: timm_backbone('resnet50')), file)
+    assert report.notes == [
+        'the file is called resnetaa50 and the module is resnet50: another network'
+    ]
+    assert not load_pretrained(empty(lambda: timm_backbone('resnetaa50')), file).notes
+
+
+def test_smps_efficientnet_goes_into_timms_of_the_same_padding_only(tmp_path):
+    file = saved(
+        content_of(lambda: smp.Unet('efficientnet-b0', encoder_weights=None)),
+        tmp_path / 'weights.pth',
+    )
+    message = "TensorFlow's padding .* efficientnet_b0 has others. Set model_name='tf_efficient"
+    with pytest.raises(PretrainedWeightsError, match=message):
+        load_pretrained(empty(lambda: timm_backbone('efficientnet_b0')), file)
+    assert load_pretrained(empty(lambda: timm_backbone('tf_efficientnet_b0')), file).coverage == 1
+
+
+@pytest.mark.parametrize('contracted', [True, False])
+def test_an_smp_encoder_is_exact_or_noted_in_a_dilated_resnet(tmp_path, contracted):
+    network = randomized(smp.DeepLabV3('resnet50', encoder_weights=None, encoder_output_stride=8))
+    ours = build(**{**RESNET50_D8, 'contract_dilation': contracted})
+    report = load_pretrained(ours, saved(network, tmp_path / 'weights.pth'))
+    layers = [f'encoder.layer{stage}' for stage in (1, 2, 3, 4)]
+    apart = difference(features_of(ours, image()), outputs_of(network, layers, image()))
+    assert (apart > 1e-2) == contracted
+    assert ('contract_dilation=False' in ' '.join(report.notes)) == contracted
+
+
+HRNET_STAGES = {
+    f'stage{stage}': {
+        'num_modules': 1,
+        'num_branches': stage,
+        'block': 'BOTTLENECK' if stage == 1 else 'BASIC',
+        'num_blocks': (1,) if stage == 1 else (2,) * stage,
+        'num_channels': (32,) if stage == 1 else (16, 32, 64, 128)[:stage],
+    }
+    for stage in (1, 2, 3, 4)
+}
+
+
+def hrnet_of(library: str):
+    if library == 'timm':
+        return timm.create_model('hrnet_w18_small')
+    return MMENGINE_MODELS.build(
+        {
+            'type': 'mmpretrain.ImageClassifier',
+            'backbone': {'type': 'HRNet', 'extra': HRNET_STAGES},
+            'neck': {'type': 'HRFuseScales', 'in_channels': (16, 32, 64, 128)},
+            'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 2048},
+        }
+    )
+
+
+@pytest.mark.parametrize('library', ['timm', 'mmpretrain'])
+def test_hrnet_classifiers_which_upsample_otherwise_are_refused(tmp_path, library):
+    network = randomized(hrnet_of(library))
+    file = saved(network, tmp_path / 'weights.pth')
+    ours = build(type='HRNet', extra=HRNET_STAGES)
+    with pytest.raises(PretrainedWeightsError, match=r'nearest .* bilinearly.*min_coverage=1'):
+        load_pretrained(ours, file)
+    assert load_pretrained(ours, file, min_coverage=1).coverage == 1
+    # That is the whole difference.
+    backbone = network if library == 'timm' else network.backbone
+    theirs = outputs_of(backbone, ['stage4'], image())[0]
+    assert difference(features_of(ours, image()), theirs) > 1e-2
+    for name, part in ours.named_modules():
+        if '.fuse_layers.' in name and hasattr(part, 'align_corners'):
+            part.mode, part.align_corners = 'nearest', None
+    assert difference(features_of(ours, image()), theirs) < 1e-6
+
+
+def test_hrnets_own_segmentation_models_are_no_classifiers(tmp_path):
+    network = build(type='HRNet', extra=HRNET_STAGES)
+    assert load_pretrained(network, saved(network, tmp_path / 'weights.pth')).coverage == 1
