@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import winograd
+from . import torch_state, winograd
 
 
 def pool_pyramid(x: Tensor, pool_scales: tuple[int, ...]) -> list[Tensor]:
@@ -81,7 +81,7 @@ def conv2d_over_pyramid(
 def _conv2d_of_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.conv2d`` with zero padding that keeps the size, by the fastest way there is."""
     # Asked in this order: sizes that are compared become conditions of a recorded graph.
-    if not (_is_recorded(x) or torch.is_autocast_enabled('cpu')) and winograd.pays(x, weight):
+    if not (_is_recorded(x) or torch_state.autocasts_on_cpu()) and winograd.pays(x, weight):
         out = winograd.conv2d_3x3(x, weight)
         return out if bias is None else out.add_(bias.view(-1, 1, 1))
     return F.conv2d(x, weight, bias, padding=[k // 2 for k in weight.shape[2:]])
@@ -209,7 +209,7 @@ def _stacked_bins(bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
 
 def _is_recorded(x: Tensor) -> bool:
     """Whether a compiler or an exporter notes what is done, for other sizes and machines."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
+    return torch_state.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager:
