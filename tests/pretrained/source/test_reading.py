@@ -18,6 +18,7 @@ from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.source.read import file_format, read_checkpoint
 from tests.helpers.attacks import Payload
 from tests.helpers.networks import saved
+from tests.helpers.torch_features import skip_unless_saved
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -81,10 +82,12 @@ def test_the_usual_top_level_keys_are_found(tmp_path, key):
     assert equal(ours, network())
 
 
-@pytest.mark.parametrize(
-    'dtype', [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn]
-)
-def test_other_precisions_go_into_a_float32_module(tmp_path, dtype):
+@pytest.mark.parametrize('kind', ['float16', 'bfloat16', 'float64', 'float8_e4m3fn'])
+def test_other_precisions_go_into_a_float32_module(tmp_path, kind):
+    if not hasattr(torch, kind):
+        pytest.skip(f'torch {torch.__version__} has no {kind}')
+    dtype = getattr(torch, kind)
+    skip_unless_saved(dtype)
     rounded = network().to(dtype)
     ours = network(seed=1)
     assert load_pretrained(ours, saved(rounded, tmp_path / 'weights.pth')).coverage == 1
