@@ -58,9 +58,8 @@ setup(
     },
     # Neither mmcv nor mmcv-lite: they exclude each other, and the choice is the user's.
     install_requires=[
-        # 2.6 is the first whose weights_only reading accepts a stand-in for a global.
-        'torch>=2.6',
-        'torchvision>=0.21',
+        'torch>=2.0',
+        'torchvision>=0.15',
         'mmengine>=0.10',
         'mmsegmentation>=1.2',
         # Imported by mmsegmentation 1.2.2 (ftfy, regex) and mmengine 0.10.7 (pkg_resources of

@@ -20,6 +20,7 @@ import os
 import pickle
 import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..errors import PspnetPluginError
+from . import checkpoints, old_torch
 from .checkpoints import reading_checkpoints, refused_name
 
 
@@ -40,10 +42,6 @@ def patch() -> None:
     loader = mmengine_checkpoint.CheckpointLoader
     read, load_url = loader.load_checkpoint.__func__, mmengine_checkpoint.load_url
 
-    @functools.wraps(load_url)
-    def load_data_from_url(*args, **kwargs):
-        return load_url(*args, **{**kwargs, 'weights_only': _data_only()})
-
     @functools.wraps(read)
     def load_checkpoint(cls, filename, *args, **kwargs):
         try:
@@ -56,7 +54,7 @@ def patch() -> None:
             raise CheckpointError(message) from error
 
     mmengine_checkpoint.torch = _TorchThatLoadsData('torch')
-    mmengine_checkpoint.load_url = load_data_from_url
+    mmengine_checkpoint.load_url = _loading_data(load_url)
     loader.load_checkpoint = classmethod(load_checkpoint)
 
 
@@ -67,8 +65,24 @@ class _TorchThatLoadsData(types.ModuleType):
         return getattr(torch, name)
 
     @staticmethod
-    def load(*args, **kwargs):
-        return torch.load(*args, **{**kwargs, 'weights_only': _data_only()})
+    def load(*args, weights_only=None, **kwargs):
+        return checkpoints.load(*args, data_only=_data_only(), **kwargs)
+
+
+def _loading_data(load_url: Callable) -> Callable:
+    """``torch.hub.load_state_dict_from_url`` that asks ``torch.load`` for data only."""
+    if old_torch.installed():  # cannot be asked: take copies of torch.hub's functions
+        seen = {**load_url.__globals__, 'torch': _TorchThatLoadsData('torch')}
+        for name, value in list(seen.items()):
+            if isinstance(value, types.FunctionType) and value.__globals__ is load_url.__globals__:
+                seen[name] = types.FunctionType(value.__code__, seen, name, value.__defaults__)
+        return functools.wraps(load_url)(seen[load_url.__name__])
+
+    @functools.wraps(load_url)
+    def load_data_from_url(*args, **kwargs):
+        return load_url(*args, **{**kwargs, 'weights_only': _data_only()})
+
+    return load_data_from_url
 
 
 def _data_only() -> bool:
@@ -104,11 +118,19 @@ def explain_load_error(filename: str, error: Exception) -> str | None:
     if name:
         return (
             f'The checkpoint {filename} holds {name}, which is not data: loading it can run code. '
-            'If you trust whoever made the file, allow it by torch.serialization.add_safe_globals '
-            'in a module that your config imports; otherwise save only the state_dict again.'
+            f'If you trust whoever made the file, {_how_to_allow()}; otherwise save only the '
+            'state_dict again.'
         )
     reason = str(error).strip().splitlines()[0]
     return f'The checkpoint {filename} is not one that torch.save wrote: {reason}'
+
+
+def _how_to_allow() -> str:
+    if hasattr(torch.serialization, 'add_safe_globals'):  # torch >= 2.4
+        return (
+            'allow it by torch.serialization.add_safe_globals in a module that your config imports'
+        )
+    return 'set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the environment'
 
 
 def _way_out(path: Path) -> str:

@@ -8,7 +8,7 @@ Changed: while :func:`reading_checkpoints` holds, and no longer, stand-ins for t
 the allow-list. The classes themselves have no place there: with ``numpy.dtype`` and
 ``numpy.ndarray`` a crafted file makes arrays that reach beyond their memory. The stand-ins make
 arrays of numbers and strings whose size fits their data, and nothing else. No attribute of another
-package is replaced.
+package is replaced. Before torch 2.6, whose list takes no stand-ins, :mod:`.old_torch` reads.
 
 Unnecessary as soon as mmengine saves only what torch reads by default.
 
@@ -33,6 +33,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from . import old_torch
+
 # Booleans, integers, floats and strings; the size stands behind the letter.
 _PLAIN_DTYPE = re.compile(r'b1|[iu][1248]|f[248]|U\d{1,6}')
 
@@ -41,17 +43,43 @@ _readers = 0
 _on_the_list = contextlib.ExitStack()
 
 
+def load(file: Any, map_location: Any = None, *, data_only: bool = True, **options: Any) -> Any:
+    """``torch.load`` for checkpoints, on every version of torch that the plugin supports.
+
+    Args:
+        file, map_location, options: as for ``torch.load``.
+        data_only: run no code from the file, and read what mmengine writes; False is torch's
+            ``weights_only=False``.
+
+    Raises:
+        UnpicklingError: the file holds more than data.
+    """
+    file, options = old_torch.fitting(file, {**options, 'map_location': map_location})
+    if not data_only:
+        return torch.load(file, weights_only=False, **options)
+    if old_torch.installed():
+        return old_torch.load(file, {**_by_the_user(), **_stand_ins()}, **options)
+    with reading_checkpoints():
+        return torch.load(file, weights_only=True, **options)
+
+
 @contextlib.contextmanager
 def reading_checkpoints() -> Iterator[None]:
     """Within this context ``torch.load`` with ``weights_only=True`` reads what mmengine writes.
+
+    Before torch 2.6 only :func:`load` does.
 
     torch's allow-list is one for the whole process. The stand-ins go on it with the first thread
     that reads and off it with the last. What the user has put there stays.
     """
     global _readers
+    if old_torch.installed():
+        yield
+        return
     with _lock:
         if not _readers:
-            _on_the_list.enter_context(torch.serialization.safe_globals(_allowed()))
+            added: list[Any] = [(answer, name) for name, answer in _stand_ins().items()]
+            _on_the_list.enter_context(torch.serialization.safe_globals(added))
         _readers += 1
     try:
         yield
@@ -62,8 +90,8 @@ def reading_checkpoints() -> Iterator[None]:
                 _on_the_list.close()
 
 
-def _allowed() -> list[Any]:
-    """Pairs for torch's allow-list: what answers for a name, and the name.
+def _stand_ins() -> dict[str, Any]:
+    """What answers for a name in a checkpoint.
 
     A user who has allowed a name is obeyed. The stand-ins for numpy understand only each other, so
     none of them is added then.
@@ -78,12 +106,19 @@ def _allowed() -> list[Any]:
         # Training scripts such as DINO's store their command line; a Namespace only holds values.
         {'argparse.Namespace': argparse.Namespace},
     ]
-    by_the_user = {
-        entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
-        for entry in torch.serialization.get_safe_globals()
-    }
+    by_the_user = _by_the_user().keys()
     added = [group for group in groups if by_the_user.isdisjoint(group)]
-    return [(answer, name) for group in added for name, answer in group.items()]
+    return {name: answer for group in added for name, answer in group.items()}
+
+
+def _by_the_user() -> dict[str, Any]:
+    """The same for what stands on torch's list, which there is since 2.4."""
+    entries: list[Any] = getattr(torch.serialization, 'get_safe_globals', list)()
+    pairs = [
+        entry if isinstance(entry, tuple) else (entry, f'{entry.__module__}.{entry.__qualname__}')
+        for entry in entries
+    ]
+    return {name: answer for answer, name in pairs}
 
 
 def refused_name(error: Exception) -> str | None:

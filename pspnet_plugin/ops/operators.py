@@ -12,12 +12,14 @@ from typing import Any, Callable, TypeVar
 import torch
 from torch import Tensor
 
+from .torch_state import is_compiling
+
 Built = TypeVar('Built')
 
 
 def is_recorded(x: Tensor) -> bool:
     """Whether a compiler or exporter records what is done with x, to repeat it on other sizes."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
+    return is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
 
 
 def built_once(build: Callable[..., Built]) -> Callable[..., Built]:

@@ -30,6 +30,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from .memory_format import is_channels_last
 from .operators import is_recorded
+from .torch_state import autocasts_on_cpu
 
 G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 # Enough tiles for fast matrix products, and few enough to stay in the cache. Partial sums over 256
@@ -55,7 +56,7 @@ def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         (N, O, H, W), channels-last if x is.
     """
     # Sizes come last, because a compiler makes each comparison a condition of its graph.
-    if not (is_recorded(x) or torch.is_autocast_enabled('cpu')) and pays(x, weight):
+    if not (is_recorded(x) or autocasts_on_cpu()) and pays(x, weight):
         out = conv2d_3x3(x, weight)
         return out if bias is None else out.add_(bias.view(-1, 1, 1))
     return F.conv2d(x, weight, bias, padding=[k // 2 for k in weight.shape[2:]])

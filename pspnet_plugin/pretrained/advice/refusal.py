@@ -169,5 +169,8 @@ def _extremes(tensor: Tensor) -> Sequence[Tensor]:
     if tensor.element_size() == 1:
         # No arithmetic is defined for the numbers of eight bits.
         tensor = tensor.float()
-    # Unlike isfinite() this needs no temporary copy of the tensor.
-    return torch.aminmax(tensor)
+    try:
+        # Unlike isfinite() this needs no temporary copy of the tensor.
+        return torch.aminmax(tensor)
+    except RuntimeError:  # torch 2.1 has none for float16 on CPUs
+        return torch.aminmax(tensor.float())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...compat.checkpoints import reading_checkpoints, refused_name
+from ...compat.checkpoints import load, refused_name
 from ..errors import UnsafeWeightsError, WeightsFileError
 
 # Where training programs put the state dict, in the order in which they are looked for: most of
@@ -119,8 +119,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
     options: dict[str, Any] = {'mmap': True} if zipfile.is_zipfile(path) else {}
     try:
-        with reading_checkpoints():
-            return torch.load(path, map_location='cpu', weights_only=not trust_pickle, **options)
+        return load(path, 'cpu', data_only=not trust_pickle, **options)
     except Exception as error:  # torch reports a broken file in a dozen ways
         refused = refused_name(error) if isinstance(error, pickle.UnpicklingError) else None
         if refused:

@@ -18,6 +18,7 @@ from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.source.read import file_format, read_checkpoint
 from tests.helpers.attacks import Payload
 from tests.helpers.networks import saved
+from tests.helpers.torch_features import skip_unless_saved
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -81,10 +82,12 @@ def test_the_usual_top_level_keys_are_found(tmp_path, key):
     assert equal(ours, network())
 
 
-@pytest.mark.parametrize(
-    'dtype', [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn]
-)
-def test_other_precisions_go_into_a_float32_module(tmp_path, dtype):
+@pytest.mark.parametrize('kind', ['float16', 'bfloat16', 'float64', 'float8_e4m3fn'])
+def test_other_precisions_go_into_a_float32_module(tmp_path, kind):
+    if not hasattr(torch, kind):
+        pytest.skip(f'torch {torch.__version__} has no {kind}')
+    dtype = getattr(torch, kind)
+    skip_unless_saved(dtype)
     rounded = network().to(dtype)
     ours = network(seed=1)
     assert load_pretrained(ours, saved(rounded, tmp_path / 'weights.pth')).coverage == 1
@@ -97,6 +100,9 @@ def test_a_command_line_stored_by_a_training_script_is_harmless(tmp_path):
     assert load_pretrained(network(seed=1), saved(content, tmp_path / 'w.pth')).coverage == 1
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, 'safe_globals'), reason='torch before 2.5 has no safe_globals'
+)
 @pytest.mark.parametrize('allowed', [[], [argparse.Namespace]])
 def test_reading_leaves_torchs_allow_list_as_it_was(file, allowed):
     with torch.serialization.safe_globals(allowed):

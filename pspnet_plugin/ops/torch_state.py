@@ -1,0 +1,21 @@
+"""What torch is doing at this moment, asked in a way that the installed version understands."""
+
+from __future__ import annotations
+
+import torch
+import torch._dynamo
+
+if hasattr(getattr(torch, 'compiler', None), 'is_compiling'):
+    is_compiling = torch.compiler.is_compiling
+else:  # torch < 2.3
+    is_compiling = torch._dynamo.is_compiling
+
+
+def autocasts_on_cpu() -> bool:
+    """Whether ``torch.autocast('cpu')`` is on."""
+    if _ASKED_BY_DEVICE:
+        return torch.is_autocast_enabled('cpu')
+    return torch.is_autocast_cpu_enabled()
+
+
+_ASKED_BY_DEVICE = hasattr(torch.amp, 'is_autocast_available')  # torch >= 2.4
