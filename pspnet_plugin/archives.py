@@ -60,3 +60,9 @@ def pickle_protocol(path: Path) -> int:
         with open(path, 'rb') as file:
             start = file.read(2)
     return start[1] if len(start) == 2 and start[0] == 0x80 else 0
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line, without torch's advice to let the file run code."""
+    lines = str(error).rpartition('WeightsUnpickler error:')[2].strip().splitlines()
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__

@@ -13,7 +13,7 @@ from torch import nn
 
 SCHEDULER_ARGUMENTS = {
     'CosineAnnealing': {'T_max': 4},
-    'CosineRestart': {'periods': [2, 4], 'eta_min': 0.001},
+    'CosineRestart': {'periods': [2, 4], 'restart_weights': [1, 1], 'eta_min': 0.001},
     'Exponential': {'gamma': 0.9},
     'MultiStep': {'milestones': [1, 3]},
     'OneCycle': {'eta_max': 0.1, 'total_steps': 8},

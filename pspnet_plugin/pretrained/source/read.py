@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...archives import fault_of, is_compressed, pickle_protocol
+from ...archives import fault_of, is_compressed, pickle_protocol, reason_of
 from ...compat.checkpoints import reading_checkpoints, refused_name
 from ..errors import UnsafeWeightsError, WeightsFileError
 
@@ -157,10 +157,7 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
 
 
 def _broken(path: Path, error: Exception) -> WeightsFileError:
-    reason = str(error).strip().split('\n')[0]
-    return WeightsFileError(
-        f'{path} is cut or broken ({type(error).__name__}: {reason}). Fetch the file again.'
-    )
+    return WeightsFileError(f'{path} is cut or broken ({reason_of(error)}). Fetch the file again.')
 
 
 # --- the state dict inside ----------------------------------------------------------------------
