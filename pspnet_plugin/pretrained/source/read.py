@@ -24,7 +24,7 @@ CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'student', '
 
 # Beyond what any training program writes. A dict that stands at several places counts at each.
 DEEPEST = 100
-MOST_VALUES = 200_000
+MOST_VALUES = 100_000
 # Bytes of a tensor whose numbers the file does not have one by one, as those of Tensor.expand().
 LARGEST_VIEW = 1 << 24
 
