@@ -16,17 +16,19 @@ Unnecessary as soon as mmengine reads what it writes with ``weights_only=True`` 
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 import pickle
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from ..archives import fault_of, pickle_protocol, reason_of
 from ..errors import PspnetPluginError
 from . import checkpoints, old_torch
 from .checkpoints import reading_checkpoints, refused_name
@@ -44,18 +46,24 @@ def patch() -> None:
 
     @functools.wraps(read)
     def load_checkpoint(cls, filename, *args, **kwargs):
+        _refuse(explain_damage(str(filename)))
         try:
             with reading_checkpoints():
-                return read(cls, filename, *args, **kwargs)
+                content = read(cls, filename, *args, **kwargs)
         except Exception as error:  # torch reports a broken file in a dozen ways
-            message = explain_load_error(str(filename), error)
-            if message is None:
-                raise
-            raise CheckpointError(message) from error
+            _refuse(explain_load_error(str(filename), error), error)
+            raise
+        _refuse(explain_content(str(filename), content))
+        return content
 
     mmengine_checkpoint.torch = _TorchThatLoadsData('torch')
     mmengine_checkpoint.load_url = _loading_data(load_url)
     loader.load_checkpoint = classmethod(load_checkpoint)
+
+
+def _refuse(message: str | None, cause: Exception | None = None) -> None:
+    if message is not None:
+        raise CheckpointError(message) from cause
 
 
 class _TorchThatLoadsData(types.ModuleType):
@@ -91,12 +99,12 @@ def _data_only() -> bool:
     return said.lower() not in ('1', 'y', 'yes', 'true')
 
 
-# --- what an error means ------------------------------------------------------------------------
+# --- what is wrong with a file ------------------------------------------------------------------
 
 
 def is_cut(path: Path) -> bool:
     """Whether a file on this machine is visibly no whole checkpoint of torch."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     with open(path, 'rb') as file:
         start = file.read(4)
@@ -105,24 +113,71 @@ def is_cut(path: Path) -> bool:
     return not start.startswith(b'\x80')  # what torch < 1.6 wrote
 
 
+def explain_damage(filename: str) -> str | None:
+    """What is wrong with a file on this machine before torch reads it; None where nothing is."""
+    path = Path(filename)
+    # os.path also takes an address that is too long for the name of a file.
+    if os.path.islink(path) and not os.path.exists(path):
+        return (
+            f'The checkpoint {filename} is a link to {os.readlink(path)}, which does not exist. '
+            'Name the checkpoint itself.'
+        )
+    fault = fault_of(path) if os.path.isfile(path) and zipfile.is_zipfile(path) else None
+    return f'The checkpoint {filename} {fault} {_way_out(path)}' if fault else None
+
+
+def explain_content(filename: str, content: Any) -> str | None:
+    """What is wrong with what a checkpoint holds, where mmengine would end in a traceback."""
+    state = content.get('state_dict', content) if isinstance(content, dict) else {}
+    if isinstance(state, Mapping):
+        return None
+    return (
+        f"The checkpoint {filename} has a {type(state).__name__} as its 'state_dict', not a "
+        'mapping of names to tensors: save model.state_dict() there.'
+    )
+
+
 def explain_load_error(filename: str, error: Exception) -> str | None:
     """What is wrong with a checkpoint that torch refused, or None where the reason is elsewhere."""
     path = Path(filename)
     if isinstance(error, PermissionError):
         return None
-    if is_cut(path) or isinstance(error, EOFError) or 'truncated' in str(error):
-        return f'The checkpoint {filename} is broken or incomplete. {_way_out(path)}'
-    if not isinstance(error, pickle.UnpicklingError):
-        return None
-    name = refused_name(error)
+    name = refused_name(error) if isinstance(error, pickle.UnpicklingError) else None
     if name:
         return (
             f'The checkpoint {filename} holds {name}, which is not data: loading it can run code. '
             f'If you trust whoever made the file, {_how_to_allow()}; otherwise save only the '
             'state_dict again.'
         )
-    reason = str(error).strip().splitlines()[0]
-    return f'The checkpoint {filename} is not one that torch.save wrote: {reason}'
+    reason = reason_of(error)
+    if is_cut(path):
+        return f'The checkpoint {filename} is broken or incomplete. {_way_out(path)}'
+    if os.path.isfile(path):
+        protocol = pickle_protocol(path)
+        if 3 < protocol <= pickle.HIGHEST_PROTOCOL and isinstance(error, pickle.UnpicklingError):
+            return (
+                f'The checkpoint {filename} was saved with pickle_protocol={protocol}, which torch '
+                'reads only where the file may run code. Save it again with pickle_protocol=2, or '
+                'if you trust whoever made it, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1.'
+            )
+        if not _reads_by_itself(path):
+            return f'The checkpoint {filename} is broken ({reason}). {_way_out(path)}'
+    elif isinstance(error, (EOFError, pickle.UnpicklingError)) or _of_torchs_reader(error):
+        return f'The checkpoint {filename} is broken or incomplete ({reason}). {_way_out(path)}'
+    return None
+
+
+def _of_torchs_reader(error: Exception) -> bool:
+    return any(word in str(error) for word in ('truncated', 'PytorchStreamReader'))
+
+
+def _reads_by_itself(path: Path) -> bool:
+    """Whether torch reads a file into the memory of the CPU, whatever else failed."""
+    try:
+        checkpoints.load(path, 'cpu', data_only=_data_only())
+    except Exception:  # torch reports a broken file in a dozen ways
+        return False
+    return True
 
 
 def _how_to_allow() -> str:
@@ -136,19 +191,40 @@ def _how_to_allow() -> str:
 def _way_out(path: Path) -> str:
     earlier = last_whole_checkpoint_before(path)
     if earlier is None:
-        return 'No whole checkpoint lies beside it: start again, or fetch the file again.'
+        return (
+            'No whole checkpoint of its run lies beside it: start again, or fetch the file again.'
+        )
     return (
-        f'The last whole checkpoint before it is {earlier}: resume with '
+        f'The last whole checkpoint of its run is {earlier}: resume with '
         f'--resume --cfg-options load_from={earlier}'
     )
 
 
 def last_whole_checkpoint_before(broken: Path) -> Path | None:
-    """The newest whole ``.pth`` file beside ``broken`` that is not newer than it, if any."""
+    """The newest whole ``.pth`` file beside ``broken`` that its run wrote before it, if any.
 
-    def written(path: Path) -> float:
-        return path.stat().st_mtime
+    mmengine writes the name of an experiment, which has its time of start in it, into its
+    checkpoints, and the name of the first one too into those of a resumed run. A file whose name
+    ``broken`` does not contain is of another run.
+    """
+    if not os.path.isfile(broken):
+        return None
+    others = [p for p in broken.parent.glob('*.pth') if p.is_file() and p != broken]
+    written = broken.stat().st_mtime
+    earlier = [p for p in others if p.stat().st_mtime <= written]
+    for path in sorted(earlier, key=lambda p: p.stat().st_mtime, reverse=True):
+        if zipfile.is_zipfile(path) and not fault_of(path) and _same_run(path, broken):
+            return path
+    return None
 
-    others = set(broken.parent.glob('*.pth')) - {broken} if broken.is_file() else set()
-    whole = [p for p in others if written(p) <= written(broken) and zipfile.is_zipfile(p)]
-    return max(whole, key=written, default=None)
+
+def _same_run(whole: Path, broken: Path) -> bool:
+    """Whether ``broken`` has the name of the experiment that wrote ``whole`` in it."""
+    try:
+        with reading_checkpoints():
+            content = torch.load(whole, map_location='meta', weights_only=True)
+        name = content['meta']['experiment_name'].encode()
+        with open(broken, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as m:
+            return bool(name) and m.find(name) >= 0
+    except Exception:  # a file that no run of mmengine has written, or an empty one
+        return False

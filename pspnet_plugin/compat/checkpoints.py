@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 from . import old_torch
 
@@ -102,6 +103,7 @@ def _stand_ins() -> dict[str, Any]:
     groups: list[dict[str, Any]] = [
         numpy,
         {'mmengine.logging.history_buffer.HistoryBuffer': PlainHistory},
+        {f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler': PlainOneCycle},
         {'builtins.getattr': _statistic},
         # Training scripts such as DINO's store their command line; a Namespace only holds values.
         {'argparse.Namespace': argparse.Namespace},
@@ -194,8 +196,17 @@ class PlainHistory(HistoryBuffer):
         self.__dict__.update(data)
 
 
+class PlainOneCycle:
+    """Stands for ``OneCycleParamScheduler``, of which a checkpoint holds one of two functions."""
+
+    _annealing_cos = staticmethod(OneCycleParamScheduler._annealing_cos)
+    _annealing_linear = staticmethod(OneCycleParamScheduler._annealing_linear)
+
+
 def _statistic(owner: Any, name: str) -> Any:
     """Stands for ``getattr``, by which a HistoryBuffer pickles the table of its statistics."""
+    if owner is PlainOneCycle and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(PlainOneCycle, name)
     is_history = owner is PlainHistory or owner is HistoryBuffer
     if is_history and isinstance(name, str) and not name.startswith('_'):
         return vars(HistoryBuffer).get(name)

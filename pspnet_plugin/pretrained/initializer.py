@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +91,13 @@ class PretrainedBackbone:
         return report
 
 
-def init_cfgs(init_cfg: dict | Sequence[dict] | None) -> Sequence[dict]:
-    """What an ``init_cfg`` holds, one or several, as a list."""
-    return [init_cfg] if isinstance(init_cfg, dict) else init_cfg or ()
+def init_cfgs(init_cfg: Any) -> list[dict]:
+    """What an ``init_cfg`` holds for mmengine, one or several, as a list.
+
+    Modules of other packages call something of their own so, such as ``{'std': 0.02}``.
+    """
+    several = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+    return [cfg for cfg in several if isinstance(cfg, dict) and 'type' in cfg]
 
 
 def kind_of(cfg: dict) -> str:

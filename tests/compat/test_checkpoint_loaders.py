@@ -1,8 +1,10 @@
 """mmengine's loaders: every scheme still loads, none runs code, each refusal is one clear line."""
 
+import contextlib
 import functools
 import http.server
 import os
+import random
 import sys
 import threading
 import types
@@ -19,6 +21,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from pspnet_plugin.compat.checkpoint_loaders import CheckpointError, explain_load_error
 from tests.helpers.attacks import Payload
+from tests.helpers.mutations import mutated
+from tests.helpers.pretrained_runs import SAVING, make_runner
 from tests.helpers.processes import ROOT, run_python
 from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
@@ -222,9 +226,14 @@ def test_loader_of_the_user_reads_as_written_and_sees_the_environment_as_it_is(
 # --- broken files -------------------------------------------------------------------------------
 
 
-def save_in_turn(folder, *names):
-    for second, name in enumerate(names):
-        torch.save({'state_dict': {'weight': torch.rand(64, 64)}}, folder / name)
+def save_in_turn(folder, *names, run='psp_20260102_030405'):
+    for name in names:
+        content = {
+            'meta': {'experiment_name': run},
+            'state_dict': {'weight': torch.rand(64, 64)},
+        }
+        torch.save(content, folder / name)
+        second = len(list(folder.glob('*.pth')))
         os.utime(folder / name, (second, second))
 
 
@@ -243,6 +252,92 @@ def test_cut_checkpoint_is_refused_and_the_whole_one_before_it_is_named(tmp_path
     message = str(raised.value)
     assert 'iter_30.pth is broken or incomplete' in message
     assert f'load_from={tmp_path / "iter_10.pth"}' in message
+
+
+def test_file_of_another_run_is_not_the_way_out(tmp_path):
+    save_in_turn(tmp_path, 'iter_10.pth', 'best_mIoU_iter_10.pth', run='psp_20251231_000000')
+    torch.save({'weight': torch.rand(64, 64)}, tmp_path / 'resnet50.pth')
+    save_in_turn(tmp_path, 'iter_20.pth')
+    cut_in_half(tmp_path / 'iter_20.pth')
+    with pytest.raises(CheckpointError, match=r'No whole checkpoint of its run'):
+        load(tmp_path / 'iter_20.pth')
+
+
+def test_damaged_file_and_a_link_to_nothing_are_not_the_way_out(tmp_path):
+    save_in_turn(tmp_path, 'iter_10.pth', 'iter_20.pth', 'iter_30.pth')
+    flip_a_value(tmp_path / 'iter_20.pth')
+    cut_in_half(tmp_path / 'iter_30.pth')
+    (tmp_path / 'latest.pth').symlink_to(tmp_path / 'iter_40.pth')
+    with pytest.raises(CheckpointError, match=r'load_from=.*iter_10\.pth'):
+        load(tmp_path / 'iter_30.pth')
+
+
+def test_resumed_run_has_the_files_before_it_as_its_way_out(tmp_path):
+    for iterations, last in ((2, ''), (4, 'iter_2.pth')):
+        resume = {'resume': True, 'load_from': str(tmp_path / last)} if last else {}
+        runner = make_runner(
+            tmp_path, train_cfg={'by_epoch': False, 'max_iters': iterations}, **resume, **SAVING
+        )
+        runner.train()
+    (tmp_path / 'iter_3.pth').unlink()
+    cut_in_half(tmp_path / 'iter_4.pth')
+    with pytest.raises(CheckpointError, match=r'load_from=.*iter_2\.pth'):
+        load(tmp_path / 'iter_4.pth')
+
+
+def flip_a_value(path, place=-9000):
+    written, data = path.stat().st_mtime, bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    os.utime(path, (written, written))
+
+
+def test_value_that_changed_on_the_disk_is_noticed(tmp_path):
+    save_in_turn(tmp_path, 'iter_10.pth', 'iter_20.pth')
+    flip_a_value(tmp_path / 'iter_20.pth')
+    with pytest.raises(CheckpointError, match=r'checksum of .* load_from=.*iter_10\.pth'):
+        load(tmp_path / 'iter_20.pth')
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_mutated_checkpoint_is_refused_or_loads(tmp_path, zipped):
+    path, chance = tmp_path / 'mutated.pth', random.Random(0)
+    content = {'state_dict': {'weight': torch.rand(8, 8)}, 'loss': HistoryBuffer([1.0], [1])}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for _ in range(100):
+        path.write_bytes(mutated(whole, chance))
+        with contextlib.suppress(CheckpointError):
+            load(path)
+
+
+def test_link_to_nothing_is_named(tmp_path):
+    (tmp_path / 'latest.pth').symlink_to(tmp_path / 'iter_40.pth')
+    with pytest.raises(CheckpointError, match=r'latest\.pth is a link to .*iter_40\.pth'):
+        load(tmp_path / 'latest.pth')
+
+
+def test_state_dict_that_is_a_list_is_named(tmp_path):
+    torch.save({'state_dict': [torch.ones(2)]}, tmp_path / 'list.pth')
+    with pytest.raises(CheckpointError, match="has a list as its 'state_dict'"):
+        load(tmp_path / 'list.pth')
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_later_pickle_protocol_loads_with_the_variable_that_is_named(tmp_path, monkeypatch, zipped):
+    path, variable = tmp_path / 'new.pth', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+    content = {'state_dict': {'weight': torch.ones(2)}}
+    torch.save(content, path, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=f'pickle_protocol=4.*{variable}=1'):
+        load(path)
+    monkeypatch.setenv(variable, '1')
+    assert load(path)['state_dict']['weight'].tolist() == [1, 1]
+
+
+def test_memory_that_is_missing_is_not_called_a_broken_file(tmp_path):
+    save_in_turn(tmp_path, 'iter_10.pth')
+    error = RuntimeError('CUDA out of memory')
+    assert explain_load_error(str(tmp_path / 'iter_10.pth'), error) is None
 
 
 @pytest.mark.parametrize(

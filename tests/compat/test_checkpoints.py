@@ -231,6 +231,10 @@ REFUSED = {
     'a private attribute': call(
         'builtins.getattr', b'cmmengine.logging.history_buffer\nHistoryBuffer\n' + text('__init__')
     ),
+    'another attribute of a scheduler': call(
+        'builtins.getattr',
+        b'cmmengine.optim.scheduler.param_scheduler\nOneCycleParamScheduler\n' + text('__init__'),
+    ),
     'an attribute of something else': call('builtins.getattr', DTYPE + text('numpy')),
 }
 

@@ -15,6 +15,7 @@ from mmengine.model import BaseModule, ExponentialMovingAverage
 from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
 from torch import nn
 
+from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.pretrained import (
     PretrainedBackbone,
     PretrainedBackboneHook,
@@ -428,3 +429,20 @@ def test_all_ranks_start_from_the_same_loaded_weights(tmp_path, file, network):
     assert has_weights_of(first, network)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert len(list(tmp_path.glob('*/pretrained_*.json'))) == 1
+
+
+@pytest.mark.parametrize('foreign', [{'std': 0.02}, [{'std': 0.02}], 'normal', 0.02])
+def test_init_cfg_of_another_package_in_a_part_stops_nothing(tmp_path, foreign):
+    net = Net()
+    net.head.init_cfg = foreign
+    make_runner(tmp_path, model=net).train()
+
+
+def test_load_from_whose_state_dict_is_a_list_is_named(tmp_path):
+    torch.save({'state_dict': [torch.ones(2)]}, tmp_path / 'list.pth')
+    weights = {'type': 'PretrainedBackbone', 'checkpoint': str(tmp_path / 'list.pth')}
+    runner = make_runner(
+        tmp_path, model=Net(init_cfg=weights), load_from=str(tmp_path / 'list.pth')
+    )
+    with pytest.raises(PspnetPluginError, match="has a list as its 'state_dict'"):
+        runner.train()

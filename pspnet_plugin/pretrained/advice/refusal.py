@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...text import shortened
-from ..match.plan import LoadPlan, tensors_of
+from ..match.plan import LoadPlan, converts, tensors_of
 from ..match.search import Shapes, find_match, shapes_of
 from ..settings import LoadSettings
 from ..source.read import Checkpoint
@@ -132,7 +132,8 @@ def _is_not_zero(tensor: Tensor) -> bool:
     # Converters from Caffe wrote biases of zero, and step counters or index tables are no weights.
     if not tensor.is_floating_point():
         return False
-    return tensor.is_meta or bool(tensor.to_dense().float().any())
+    plain = tensor.layout == torch.strided and not tensor.is_meta and converts(tensor.dtype)
+    return not plain or bool(tensor.float().any())
 
 
 def _impossible_values(plan: LoadPlan, own: dict[str, Tensor], by_default: bool) -> str | None:

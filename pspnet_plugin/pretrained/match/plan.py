@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -159,4 +160,14 @@ def _same_kind(value: Tensor, ours: Tensor) -> bool:
     """Whether copying one into the other keeps numbers what they are."""
     plain = value.layout == torch.strided and not (value.is_meta or ours.is_meta)
     real = value.is_floating_point() == ours.is_floating_point()
-    return plain and real and value.is_complex() == ours.is_complex()
+    return plain and real and value.is_complex() == ours.is_complex() and converts(value.dtype)
+
+
+@functools.cache
+def converts(dtype: torch.dtype) -> bool:
+    """Whether torch turns such numbers into others, which it does not for those of four bits."""
+    try:
+        torch.empty(1, dtype=dtype).float()
+    except RuntimeError:
+        return False
+    return True

@@ -7,8 +7,8 @@ are downloaded by its own package, into its own cache.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import zipfile
 from pathlib import Path
 
 import pooch
@@ -16,6 +16,7 @@ import requests
 import torch
 from filelock import FileLock
 
+from ...archives import fault_of, has_checksums
 from ...text import did_you_mean
 from ..errors import (
     UnsafeWeightsError,
@@ -91,6 +92,8 @@ def checked_sha256(path: Path, expected: str | None = None) -> str:
 def _not_a_file(path: Path, reference: str) -> str:
     if path.is_dir():
         return f'{path} is a folder. Name the file of weights inside it.'
+    if path.is_symlink():
+        return f'{path} is a link to {os.readlink(path)}, which does not exist. Name a file itself.'
     beside = [p.name for p in path.parent.glob('*')] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, beside)
     return f'There is no file {path.absolute()} (checkpoint={reference!r}).{hint}'
@@ -180,17 +183,12 @@ def _check_whole(file: Path, expected: str | None) -> None:
 
 
 def _check_entries(file: Path) -> None:
-    """Compare the checksums in a zip file, which torch does not look at."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # zipfile reports a broken file in a dozen ways
-        raise WeightsFileError(f'{file} is damaged ({error})') from error
-    if damaged:
-        raise WeightsFileError(
-            f'{file} is damaged: the checksum of {damaged} in it does not agree. If the file was '
-            'saved without checksums, give its sha256=...'
-        )
+    """Raise WeightsFileError unless a zip file has checksums, and they agree with its content."""
+    fault = fault_of(file)
+    if fault:
+        raise WeightsFileError(f'{file} {fault}')
+    if not has_checksums(file):
+        raise WeightsFileError(f'{file} was saved without checksums, give its sha256=...')
 
 
 # --- where a cached file came from --------------------------------------------------------------

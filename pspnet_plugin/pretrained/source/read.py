@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -13,12 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...archives import fault_of, is_compressed, pickle_protocol, reason_of
 from ...compat.checkpoints import load, refused_name
 from ..errors import UnsafeWeightsError, WeightsFileError
 
 # Where training programs put the state dict, in the order in which they are looked for: most of
 # them, torchvision's references, DINO (the teacher is the better network), other wrappers.
 CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'student', 'model_state')
+
+# Beyond what any training program writes. A dict that stands at several places counts at each.
+DEEPEST = 100
+MOST_VALUES = 100_000
+# Bytes of a tensor whose numbers the file does not have one by one, as those of Tensor.expand().
+LARGEST_VIEW = 1 << 24
 
 
 @dataclass
@@ -41,7 +49,7 @@ class Checkpoint:
 def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
     """Read ``path``: a ``.safetensors`` file or what ``torch.save`` wrote, whatever its name.
 
-    Tensors of a file in the zip format are mapped into memory, not copied.
+    Tensors of a file in the zip format are mapped into memory, not copied, unless it is compressed.
 
     Raises:
         UnsafeWeightsError: the file holds objects other than data and is not trusted.
@@ -117,7 +125,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
-    options: dict[str, Any] = {'mmap': True} if zipfile.is_zipfile(path) else {}
+    options: dict[str, Any] = {}
+    if zipfile.is_zipfile(path):
+        fault = fault_of(path)
+        if fault:
+            raise WeightsFileError(f'{path} {fault} Fetch the file again.')
+        options['mmap'] = not is_compressed(path)
     try:
         return load(path, 'cpu', data_only=not trust_pickle, **options)
     except Exception as error:  # torch reports a broken file in a dozen ways
@@ -132,14 +145,18 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
             raise UnsafeWeightsError(
                 f'{path} is a TorchScript program, not a state dict: save its state_dict() instead.'
             ) from error
+        protocol = pickle_protocol(path)
+        if 3 < protocol <= pickle.HIGHEST_PROTOCOL and isinstance(error, pickle.UnpicklingError):
+            raise UnsafeWeightsError(
+                f'{path} was saved with pickle_protocol={protocol}, which torch reads only where '
+                'the file may run code. Save it again with pickle_protocol=2, or if you trust '
+                'whoever made the file, say trust_pickle=True.'
+            ) from error
         raise _broken(path, error) from error
 
 
 def _broken(path: Path, error: Exception) -> WeightsFileError:
-    reason = str(error).strip().split('\n')[0]
-    return WeightsFileError(
-        f'{path} is cut or broken ({type(error).__name__}: {reason}). Fetch the file again.'
-    )
+    return WeightsFileError(f'{path} is cut or broken ({reason_of(error)}). Fetch the file again.')
 
 
 # --- the state dict inside ----------------------------------------------------------------------
@@ -157,14 +174,22 @@ def find_state_dict(content: Any) -> Checkpoint:
         raise WeightsFileError(
             f'The file holds a {type(content).__name__}, not a state dict: save model.state_dict().'
         )
-    values = dict(_named_values(content))
+    values = _all_values(content)
     everything = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    container = _container_of(content)
+    for name, tensor in everything.items():
+        _require_numbers(name, tensor)
+    container = _container_of(content, everything)
+    stated = content.get('state_dict', {})
+    if not container and not isinstance(stated, (Mapping, Tensor)):
+        raise WeightsFileError(
+            f"'state_dict' in the file is a {type(stated).__name__}, not a mapping of names to "
+            'tensors: save model.state_dict() there.'
+        )
     if container:
         start = f'{container}.'
         tensors = {k[len(start) :]: v for k, v in everything.items() if k.startswith(start)}
     else:
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        tensors = {_text(k): v for k, v in content.items() if isinstance(v, Tensor)}
     meta = content.get('meta')
     return Checkpoint(
         tensors,
@@ -175,24 +200,55 @@ def find_state_dict(content: Any) -> Checkpoint:
     )
 
 
-def _container_of(content: Mapping) -> str:
+def _container_of(content: Mapping, everything: Mapping[str, Tensor], path: str = '') -> str:
     for key in CONTAINERS:
-        inner = content.get(key)
+        inner, start = content.get(key), f'{path}{key}.'
         if isinstance(inner, torch.nn.Module):
-            return key
-        if isinstance(inner, Mapping) and any(
-            isinstance(value, Tensor) for _, value in _named_values(inner)
-        ):
-            deeper = _container_of(inner)
-            return f'{key}.{deeper}' if deeper else key
+            return f'{path}{key}'
+        if isinstance(inner, Mapping) and any(name.startswith(start) for name in everything):
+            return _container_of(inner, everything, start) or f'{path}{key}'
     return ''
 
 
-def _named_values(content: Mapping, path: str = '') -> Iterator[tuple[str, Any]]:
+def _all_values(content: Mapping) -> dict[str, Any]:
+    """The values in ``content`` and in the mappings and modules within it, by dotted path."""
+    named = list(itertools.islice(_named_values(content), MOST_VALUES + 1))
+    if len(named) > MOST_VALUES:
+        raise _too_nested()
+    return dict(named)
+
+
+def _named_values(content: Mapping, path: str = '', depth: int = 1) -> Iterator[tuple[str, Any]]:
+    if depth > DEEPEST:
+        raise _too_nested()
     for key, value in content.items():
+        name = f'{path}{_text(key)}'
+        yield name, value
         if isinstance(value, torch.nn.Module):
             value = value.state_dict()
         if isinstance(value, Mapping):
-            yield from _named_values(value, f'{path}{key}.')
-        else:
-            yield f'{path}{key}', value
+            yield from _named_values(value, f'{name}.', depth + 1)
+
+
+def _too_nested() -> WeightsFileError:
+    return WeightsFileError(
+        f'The file holds dicts that are nested more than {DEEPEST} deep, more than '
+        f'{MOST_VALUES:,} values, or a dict that holds itself. Save only the state_dict again.'
+    )
+
+
+def _text(key: Any) -> str:
+    """A key as a part of a name; what is no name could be as large as the whole file."""
+    return str(key) if isinstance(key, (str, int, float)) else type(key).__name__
+
+
+def _require_numbers(name: str, tensor: Tensor) -> None:
+    """Raise WeightsFileError for a large tensor of which the file has a few numbers only."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return
+    size, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if size > max(held, LARGEST_VIEW):
+        raise WeightsFileError(
+            f'{name} in the file has the shape {list(tensor.shape)}, {size:,} bytes, of which the '
+            f'file holds {held:,}. Save its .contiguous() copy, or leave it out.'
+        )
