@@ -14,6 +14,7 @@ import torch
 from mmengine.device import get_device
 
 from . import (
+    checkpoint_files,
     checkpoint_loaders,
     config_scope,
     gloo,
@@ -39,6 +40,7 @@ def apply() -> None:
             mmcv_ops.patch()
     if get_device() in ('cpu', 'mps'):
         gloo.patch()
+    checkpoint_files.patch()
     checkpoint_loaders.patch()
     config_scope.patch()
     optimizer_constructors.patch()

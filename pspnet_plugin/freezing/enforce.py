@@ -54,10 +54,9 @@ def hold_statistics(model: nn.Module, frozen: Collection[str]) -> None:
     for module in model.modules():
         held = any(names[id(buffer)] in frozen for buffer in module.buffers(recurse=False))
         lock = vars(module).get('train')
-        locked = isinstance(lock, EvalLock)
-        if held and not locked:
+        if held and not isinstance(lock, EvalLock):
             vars(module)['train'] = EvalLock(module)
-        elif locked and not held:
+        elif isinstance(lock, EvalLock) and not held:
             lock.release()
 
 

@@ -114,7 +114,8 @@ class LayerFreezeHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse an optimizer's state whose groups are not those of this schedule."""
         state = checkpoint.get('optimizer')
-        if not runner._resume or state is None or self.planned_for() is not runner:
+        planned = self.planned_for() is runner
+        if not runner._resume or state is None or not planned:
             return
         for name, wrapper in by_name(runner.optim_wrapper).items():
             optimizer.check_layout(state[name] if name else state, wrapper.optimizer)
