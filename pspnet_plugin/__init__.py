@@ -15,7 +15,8 @@ __version__ = '0.1.0'
 
 compat.apply()
 
-from .freezing import LayerFreezeHook  # noqa: E402  needs the repaired stack
+from .finite_loss import StopAtNonFiniteLossHook  # noqa: E402  needs the repaired stack
+from .freezing import LayerFreezeHook  # noqa: E402
 from .pretrained import PretrainedBackbone, PretrainedBackboneHook  # noqa: E402
 from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook  # noqa: E402
 
@@ -27,6 +28,7 @@ __all__ = [
     'PretrainedBackbone',
     'PretrainedBackboneHook',
     'PspnetPluginError',
+    'StopAtNonFiniteLossHook',
     '__version__',
     'config_path',
 ]

@@ -10,16 +10,19 @@ import functools
 import os
 import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mmengine import dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.utils.dl_utils import set_multi_processing
 
 from .compat import runner
 from .errors import PspnetPluginError
+from .finite_loss import StopAtNonFiniteLossHook
 from .inspection.planned_loads import refuse_timm_weights
 
 # Which data loaders a stock tool reads.
@@ -47,6 +50,8 @@ def run_stock_tool(name: str) -> None:
         sys.exit(f'error: {plain_message(error)}')
     finally:
         runner.before_build.remove(fit)
+        if StopAtNonFiniteLossHook in runner.added_hooks:
+            runner.added_hooks.remove(StopAtNonFiniteLossHook)
 
 
 def plain_message(error: PspnetPluginError) -> str:
@@ -71,11 +76,37 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
         DatasetError: a folder or a label map is missing; the message says how to get it.
         PretrainedWeightsError: a backbone would fetch other weights than the config's.
     """
-    check_datasets(cfg, loaders)
-    if 'train_dataloader' in loaders:
-        refuse_timm_weights(cfg)
     if get_device() in ('cpu', 'mps'):
         fit_to_cpu(cfg)
+    on_first_rank(cfg, functools.partial(check_datasets, cfg, loaders))
+    if 'train_dataloader' in loaders:
+        refuse_timm_weights(cfg)
+        runner.added_hooks.append(StopAtNonFiniteLossHook)
+
+
+def on_first_rank(cfg: Config, check: Callable[[], None]) -> None:
+    """Run ``check`` in the first process of a run only; all processes raise what it raises there.
+
+    Each of many processes would otherwise look at every file. Processes are connected as mmengine's
+    runner does it a moment later, which leaves them as they are then. With several machines, only
+    the first one's files are looked at.
+    """
+    launcher, env_cfg = cfg.get('launcher', 'none'), cfg.get('env_cfg') or {}
+    if launcher == 'none':
+        check()
+        return
+    if not dist.is_distributed():
+        set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
+        dist.init_dist(launcher, **env_cfg.get('dist_cfg', {}))
+    raised: list[Exception | None] = [None]
+    if dist.is_main_process():
+        try:
+            check()
+        except Exception as error:
+            raised[0] = error if isinstance(error, DatasetError) else DatasetError(repr(error))
+    dist.broadcast_object_list(raised)
+    if raised[0] is not None:
+        raise raised[0]
 
 
 # --- datasets -----------------------------------------------------------------------------------

@@ -25,7 +25,10 @@ def main() -> None:
     parser.add_argument('config', help='config with a LayerFreezeHook in custom_hooks')
     parser.add_argument('--out', help='also write the timeline as an image (.png, .svg, .pdf)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as in train.py')
-    arguments = parser.parse_args()
+    try:
+        arguments = parser.parse_args()
+    except ValueError:  # of DictAction
+        parser.error('--cfg-options takes KEY=VALUE')
     try:
         show(arguments)
     except (PspnetPluginError, OSError) as error:

@@ -13,6 +13,7 @@ import importlib.util
 from mmengine.device import get_device
 
 from . import (
+    checkpoint_files,
     checkpoint_loaders,
     config_scope,
     gloo,
@@ -37,6 +38,7 @@ def apply() -> None:
             mmcv_ops.patch()
     if get_device() in ('cpu', 'mps'):
         gloo.patch()
+    checkpoint_files.patch()
     checkpoint_loaders.patch()
     config_scope.patch()
     optimizer_constructors.patch()

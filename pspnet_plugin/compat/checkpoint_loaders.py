@@ -221,8 +221,7 @@ def last_whole_checkpoint_before(broken: Path) -> Path | None:
 def _same_run(whole: Path, broken: Path) -> bool:
     """Whether ``broken`` has the name of the experiment that wrote ``whole`` in it."""
     try:
-        with reading_checkpoints():
-            content = torch.load(whole, map_location='meta', weights_only=True)
+        content = checkpoints.load(whole, 'meta')
         name = content['meta']['experiment_name'].encode()
         with open(broken, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as m:
             return bool(name) and m.find(name) >= 0

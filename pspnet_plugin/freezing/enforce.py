@@ -10,6 +10,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
+def first_names(model: nn.Module) -> dict[int, str]:
+    """First name of each parameter and buffer by its id: a tensor may have several names."""
+    return {id(t): n for n, t in chain(model.named_parameters(), model.named_buffers())}
+
+
 def set_trainable(
     model: nn.Module, frozen: Collection[str], among: Collection[str]
 ) -> list[tuple[nn.Parameter, bool]]:
@@ -45,13 +50,13 @@ def hold_statistics(model: nn.Module, frozen: Collection[str]) -> None:
     Eval mode is what stops batch norm (and spectral norm) from updating its buffers. A released
     module takes the mode of the last call of its ``train`` method.
     """
-    for prefix, module in model.named_modules():
-        held = any(name in frozen for name, _ in module.named_buffers(prefix, recurse=False))
+    names = first_names(model)
+    for module in model.modules():
+        held = any(names[id(buffer)] in frozen for buffer in module.buffers(recurse=False))
         lock = vars(module).get('train')
-        locked = isinstance(lock, EvalLock)
-        if held and not locked:
+        if held and not isinstance(lock, EvalLock):
             vars(module)['train'] = EvalLock(module)
-        elif locked and not held:
+        elif isinstance(lock, EvalLock) and not held:
             lock.release()
 
 
@@ -112,15 +117,35 @@ def frozen_as_built(model: nn.Module) -> frozenset[str]:
     """Names of the parameters and buffers that the model froze by itself.
 
     OpenMMLab's backbones keep the statistics of their ``frozen_stages`` from changing, so a buffer
-    counts as frozen where its module lies in such a backbone and all its parameters are frozen.
+    counts as frozen where its module lies in such a backbone and all its parameters are frozen, or
+    where it has none (``affine=False``) and the backbone put it into eval mode.
     """
+    names = first_names(model)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    for owner, backbone in freezing_backbones(model):
-        for prefix, module in backbone.named_modules(prefix=owner):
-            own = [name for name, _ in module.named_parameters(prefix, recurse=False)]
-            if own and frozen.issuperset(own):
-                frozen.update(name for name, _ in module.named_buffers(prefix, recurse=False))
+    for _, backbone in freezing_backbones(model):
+        for module in backbone.modules():
+            own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+            if not any(own) if own else not module.training:
+                frozen.update(names[id(buffer)] for buffer in module.buffers(recurse=False))
     return frozenset(frozen)
+
+
+def fixed_as_built(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are constants of the architecture, and no frozen weights.
+
+    Sin-cos position embeddings are parameters that require no gradient beside others of the same
+    module that do. Whoever freezes a part freezes all of it, so where nothing in a module trains,
+    or its backbone has ``frozen_stages``, its parameters are taken for frozen.
+    """
+    names = first_names(model)
+    freezing = {id(m) for _, backbone in freezing_backbones(model) for m in backbone.modules()}
+    return frozenset(
+        names[id(parameter)]
+        for module in model.modules()
+        if id(module) not in freezing and any(p.requires_grad for p in module.parameters())
+        for parameter in module.parameters(recurse=False)
+        if not parameter.requires_grad
+    )
 
 
 def stop_freezing_by_itself(model: nn.Module, unfrozen: frozenset[str]) -> list[str]:
@@ -128,10 +153,10 @@ def stop_freezing_by_itself(model: nn.Module, unfrozen: frozenset[str]) -> list[
 
     They would freeze it again at each call of ``train``. Returns their names.
     """
-    taken = []
+    names, taken = first_names(model), []
     for owner, backbone in freezing_backbones(model):
-        inside = chain(backbone.named_parameters(owner), backbone.named_buffers(owner))
-        if not unfrozen.isdisjoint(name for name, _ in inside):
+        inside = chain(backbone.parameters(), backbone.buffers())
+        if not unfrozen.isdisjoint(names[id(tensor)] for tensor in inside):
             backbone.frozen_stages = -1  # type: ignore[assignment]
             taken.append(owner)
     return taken

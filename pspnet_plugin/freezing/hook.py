@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook, ParamSchedulerHook
@@ -81,6 +82,7 @@ class LayerFreezeHook(Hook):
         self.norm_eval = norm_eval
         refuse_unknown('LayerFreezeHook', unknown, [*self.config, 'by_epoch', 'norm_eval'])
         self.timeline = Timeline()
+        self.planned_for: Callable[[], Runner | None] = lambda: None
         # Set when training starts; looks is how often requires_grad is still to be looked at.
         self.ahead: set[int] = set()
         self.lr_histories: dict[str, dict[int, tuple]] = {}
@@ -89,7 +91,7 @@ class LayerFreezeHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Lay out the optimizer's groups, before weights and states are loaded."""
-        if self.timeline.rules or not isinstance(runner.optim_wrapper, OptimWrapper):
+        if self.planned_for() is runner or not isinstance(runner.optim_wrapper, OptimWrapper):
             return  # a second call, or no training
         refuse_unsupported(runner)
         optim_wrappers = by_name(runner.optim_wrapper)
@@ -105,13 +107,15 @@ class LayerFreezeHook(Hook):
             model, optim_wrappers, schedulers, length, self.config, runner.logger
         )
         stepping = [hook for hook in runner.hooks if isinstance(hook, ParamSchedulerHook)]
+        self.planned_for = weakref.ref(runner)
         first = min((get_priority(hook.priority) for hook in stepping), default=70)
         runner.register_hook(_RestoreScheduledLr(), priority=first - 1)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse an optimizer's state whose groups are not those of this schedule."""
         state = checkpoint.get('optimizer')
-        if not runner._resume or state is None or not self.timeline.rules:
+        planned = self.planned_for() is runner
+        if not runner._resume or state is None or not planned:
             return
         for name, wrapper in by_name(runner.optim_wrapper).items():
             optimizer.check_layout(state[name] if name else state, wrapper.optimizer)
@@ -157,7 +161,8 @@ class LayerFreezeHook(Hook):
             enforce.hold_statistics(model, frozen)
         self._scale(runner, runner.iter)
         optimizers = [wrapper.optimizer for wrapper in by_name(runner.optim_wrapper).values()]
-        runner.logger.info(describe(model, optimizers, runner.iter))
+        fixed = self.timeline.only_fixed(runner.iter)
+        runner.logger.info(describe(model, optimizers, runner.iter, fixed))
 
     def _scale(self, runner: Runner, iteration: int) -> None:
         for name, wrapper in by_name(runner.optim_wrapper).items():

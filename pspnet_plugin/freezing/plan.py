@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .enforce import frozen_as_built
+from .enforce import fixed_as_built, frozen_as_built
 from .schedule import (
     Rule,
     RunLength,
@@ -17,7 +17,7 @@ from .schedule import (
     build_rules,
     expand_preset,
 )
-from .selection import select, stage_patterns
+from .selection import named_alone, select, stage_patterns
 
 
 def plan(
@@ -38,9 +38,12 @@ def plan(
     if isinstance(schedule, dict):
         schedule = expand_preset(schedule, functools.partial(stage_patterns, model), length)
     first = Rule(at=0, freeze=chosen(as_list(freeze), as_list(exclude)))
+    rules = build_rules(schedule, chosen, length)
+    unfreezing = [p for line in schedule for p in as_list(line.get('unfreeze', ()))]
     timeline = Timeline(
-        rules=(first, *build_rules(schedule, chosen, length)),
+        rules=(first, *rules),
         frozen_as_built=frozen_as_built(model),
+        fixed=fixed_as_built(model) - named_alone(model, unfreezing),
         shares=stage_shares(model, stage_lr_decay),
     )
     _something_trains(timeline, model, length)

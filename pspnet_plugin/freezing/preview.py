@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import nn
 
 from ..errors import PspnetPluginError
-from ..text import table_as_text
+from ..text import near_misses, table_as_text
 from .hook import LayerFreezeHook, lay_out_run
 from .optimizer import lr_histories, names_by_id, restore_scheduled_lr, scale_lr
 from .schedule import RunLength, Timeline
@@ -55,13 +55,10 @@ def preview(config: Config) -> Preview:
             what a run of training needs.
         SelectionError, ScheduleError: the hook's arguments are wrong.
     """
-    hooks = [h for h in config.get('custom_hooks', []) if h.get('type') == 'LayerFreezeHook']
-    if len(hooks) != 1:
-        raise PreviewError(f'The config has {len(hooks)} LayerFreezeHook in custom_hooks, not one.')
+    arguments = _arguments(config)
     for key in ('model', 'train_cfg', 'optim_wrapper'):
         if not config.get(key):
             raise PreviewError(f'The config has no {key}, so it describes no run of training.')
-    arguments = {key: value for key, value in hooks[0].items() if key not in ('type', 'priority')}
     hook = LayerFreezeHook(**arguments)
     init_default_scope(config.get('default_scope', 'mmengine'))
     length = _run_length(config, hook.by_epoch)
@@ -76,6 +73,23 @@ def preview(config: Config) -> Preview:
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Detected call of `scheduler.step')
         return _simulate(model, timeline, optim_wrapper.optimizer.param_groups, schedulers, length)
+
+
+def _arguments(config: Config) -> dict:
+    """The arguments of the config's one LayerFreezeHook."""
+    hooks = config.get('custom_hooks') or []
+    if not isinstance(hooks, (list, tuple)) or not all(isinstance(hook, dict) for hook in hooks):
+        raise PreviewError(f'custom_hooks is no list of dict(type=…, …): {hooks!r}')
+    kinds = [hook.get('type') for hook in hooks]
+    names = [kind if isinstance(kind, str) else getattr(kind, '__name__', '') for kind in kinds]
+    found = [h for h, name in zip(hooks, names) if name.split('.')[-1] == 'LayerFreezeHook']
+    if len(found) != 1:
+        misspelt = near_misses('LayerFreezeHook', names) if not found else []
+        hint = f' Is it what you mean by {misspelt[0]}?' if misspelt else ''
+        raise PreviewError(
+            f'The config has {len(found)} LayerFreezeHook in custom_hooks, not one.{hint}'
+        )
+    return {key: value for key, value in found[0].items() if key not in ('type', 'priority')}
 
 
 def _simulate(
@@ -136,7 +150,9 @@ def parts_of(model: nn.Module) -> dict[str, dict[str, int]]:
 
 def _run_length(config: Config, by_epoch: bool) -> RunLength:
     train = config.train_cfg
-    if 'max_iters' in train and not by_epoch:
+    if not train.get('max_iters') and not train.get('max_epochs'):
+        raise PreviewError(f'train_cfg does not say how long the run is: {dict(train)}')
+    if train.get('max_iters') and not by_epoch:
         return RunLength(train.max_iters, 1, by_epoch)
     try:
         samples = len(DATASETS.build(config.train_dataloader.dataset))

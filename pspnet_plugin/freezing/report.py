@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from rich import box
 from rich.table import Table
@@ -12,35 +12,53 @@ from torch.optim import Optimizer
 from ..text import table_as_text
 
 _DEEPEST = 3
-_FROZEN = 'frozen'
+_FROZEN, _FIXED = 'frozen', 'fixed as built'
 
 
-def describe(model: nn.Module, optimizers: Iterable[Optimizer], iteration: int) -> str:
+def describe(
+    model: nn.Module,
+    optimizers: Iterable[Optimizer],
+    iteration: int,
+    fixed: Collection[str] = (),
+) -> str:
     """What trains from ``iteration`` on, by how the model and its optimizers are set now.
 
-    A part of the model is split only where it is neither all frozen nor trained at one rate.
+    ``fixed`` are the names of constants that would train at this iteration if they were none. A
+    part of the model is split only where it is neither all frozen nor trained at one rate.
     """
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     lr_of = {id(parameter): group['lr'] for group in groups for parameter in group['params']}
-    parameters = dict(model.named_parameters())
-    states = {n: lr_of.get(id(p)) if p.requires_grad else _FROZEN for n, p in parameters.items()}
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    states: dict[str, object] = {
+        name: lr_of.get(id(p)) if p.requires_grad else _FIXED if name in fixed else _FROZEN
+        for name, p in model.named_parameters()
+    }
     # ASCII, because a log may be read anywhere.
     table = Table('module', 'parameters', 'state', 'learning rate', box=box.ASCII)
-    all_training = all_frozen = 0
     for part, names in _parts(states):
-        training = [name for name in names if states[name] != _FROZEN]
-        total, trains = (sum(parameters[n].numel() for n in some) for some in (names, training))
-        state = 'trainable' if trains == total else f'{trains:,} trainable' if trains else _FROZEN
-        lrs = (states[name] for name in training)
-        rates = sorted({lr for lr in lrs if isinstance(lr, (int, float))})
+        lrs = {states[name] for name in names}
+        rates = sorted(lr for lr in lrs if isinstance(lr, (int, float)))
         lowest_and_highest = dict.fromkeys([*rates[:1], *rates[-1:]])
         lr = ' to '.join(f'{rate:.4g}' for rate in lowest_and_highest)
-        table.add_row(part, f'{total:,}', state, lr)
-        all_training, all_frozen = all_training + trains, all_frozen + total - trains
+        total = sum(sizes[name] for name in names)
+        table.add_row(part, f'{total:,}', _state(names, states, sizes), lr)
+    still = sum(size for name, size in sizes.items() if states[name] in (_FROZEN, _FIXED))
     return (
-        f'From iteration {iteration} on, {all_training:,} parameters train and '
-        f'{all_frozen:,} are frozen:\n{table_as_text(table)}'
+        f'From iteration {iteration} on, {sum(sizes.values()) - still:,} parameters train and '
+        f'{still:,} are frozen:\n{table_as_text(table)}'
     )
+
+
+def _state(names: list[str], states: Mapping[str, object], sizes: Mapping[str, int]) -> str:
+    """``trainable``, ``frozen``, ``fixed as built``, or how many of the parameters are what."""
+    counts: dict[str, int] = {}
+    for name in names:
+        state = states[name] if states[name] in (_FROZEN, _FIXED) else 'trainable'
+        counts[str(state)] = counts.get(str(state), 0) + sizes[name]
+    if len(counts) == 1:
+        return next(iter(counts))
+    told = [s for s in ('trainable', _FIXED) if s in counts]
+    return ', '.join(f'{counts[state]:,} {state}' for state in told)
 
 
 def _parts(

@@ -72,17 +72,25 @@ class Rule:
 class Timeline:
     """The state of every parameter and buffer at every iteration.
 
-    ``rules`` are in order; ``frozen_as_built`` names what the model froze by itself; ``shares`` are
-    factors on the learning rate that hold for the whole run (layer-wise decay).
+    ``rules`` are in order; ``frozen_as_built`` names what the model froze by itself; ``fixed``
+    names constants of the architecture, which no rule unfreezes; ``shares`` are factors on the
+    learning rate that hold for the whole run (layer-wise decay).
     """
 
     rules: tuple[Rule, ...] = ()
     frozen_as_built: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
     shares: Mapping[str, float] = field(default_factory=dict)
 
     def frozen(self, iteration: int) -> frozenset[str]:
         """Names of what is frozen at ``iteration`` (0 is the first)."""
-        frozen = self.frozen_as_built
+        return self._by_rules(self.frozen_as_built, iteration) | self.fixed
+
+    def only_fixed(self, iteration: int) -> frozenset[str]:
+        """Names of what would train at ``iteration`` if it were no constant."""
+        return self.fixed - self._by_rules(frozenset(), iteration)
+
+    def _by_rules(self, frozen: frozenset[str], iteration: int) -> frozenset[str]:
         for rule in self.rules:
             if rule.at <= iteration:
                 frozen = (frozen - rule.unfreeze) | rule.freeze
@@ -106,7 +114,7 @@ class Timeline:
 
     def unfrozen(self) -> frozenset[str]:
         """Everything that some rule unfreezes."""
-        return frozenset().union(*(rule.unfreeze for rule in self.rules))
+        return frozenset().union(*(rule.unfreeze for rule in self.rules)) - self.fixed
 
     def transitions(self) -> list[int]:
         """The iterations at which rules begin, ascending."""

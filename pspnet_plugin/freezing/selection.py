@@ -57,6 +57,24 @@ def select(
     return covered - kept_out
 
 
+def named_alone(model: nn.Module, patterns: Iterable[str]) -> frozenset[str]:
+    """The parameters that a pattern names by their own last name, not by a module around them.
+
+    ``backbone.pos_embed`` and ``*.pos_embed`` do so; ``backbone`` and ``backbone.*`` do not.
+    """
+    patterns = list(patterns)
+    return frozenset(
+        first
+        for first, names in _all_names(model).items()
+        for name in names
+        if any(fnmatchcase(name, p) and _last(name) == _last(p) for p in patterns)
+    )
+
+
+def _last(name: str) -> str:
+    return name.rpartition('.')[2]
+
+
 def _all_names(model: nn.Module) -> dict[str, list[str]]:
     """First name of each parameter and buffer -> all names under which the model holds it."""
     names: dict[int, list[str]] = {}
@@ -95,10 +113,13 @@ def _upward(name: str) -> Iterator[str]:
 
 
 def _nothing_matches(model: nn.Module, pattern: str) -> str:
-    names = [name for name, _ in chain(model.named_modules(), model.named_parameters()) if name]
+    """Why a pattern covers nothing, and names that cover something."""
+    names = list(dict.fromkeys(part for name in _all_names(model) for part in _upward(name)))
     inside = [name for name in names if name.endswith(f'.{pattern}')]
     near = list(dict.fromkeys(inside + near_misses(pattern, names, 5)))[:5]
     hint = f'Near misses: {", ".join(near)}.' if near else 'Nothing has a similar name.'
+    if any(name == pattern for name, _ in model.named_modules()):
+        hint = f'It is a module without any. {hint}'
     top = ', '.join(name for name, _ in model.named_children())
     return (
         f'The pattern {pattern!r} matches no parameter and no buffer of {type(model).__name__}. '

@@ -8,9 +8,12 @@ import pickle
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmseg.registry import MODELS
+from torch import nn
 
 from pspnet_plugin.freezing import LayerFreezeHook
-from pspnet_plugin.freezing.enforce import hold_statistics
+from pspnet_plugin.freezing.enforce import fixed_as_built, hold_statistics
+from pspnet_plugin.freezing.report import describe
 from tests.helpers.freezing_runs import Backbone, Net, loader, under, watch
 
 
@@ -151,3 +154,89 @@ def test_the_moving_average_of_a_model_is_not_frozen_with_it(tmp_path):
 
     watch(tmp_path, LayerFreezeHook(freeze=['backbone']), {'type': 'EMAHook'}, Look())
     assert looked == {'all train': True, 'equal': True}
+
+
+class StockBackboneNet(Net):
+    """A stock backbone whose norms have statistics and no parameters, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        norm_cfg = {'type': 'BN', 'affine': False}
+        stock = {'type': 'mmseg.ResNet', 'depth': 18, 'base_channels': 4, 'stem_channels': 4}
+        self.backbone = MODELS.build(
+            {**stock, 'norm_cfg': norm_cfg, 'norm_eval': False, 'frozen_stages': 1}
+        )
+        self.head = nn.Conv2d(32, 2, 1)
+
+    def forward(self, x, mode='loss'):
+        return {'loss': (self.head(self.backbone(x)[-1]) - 1).square().mean()}
+
+
+def test_norms_without_parameters_in_frozen_stages_stay_frozen_until_unfrozen(tmp_path):
+    _, stock = watch(tmp_path, model=StockBackboneNet(), max_iters=1)
+    hook = LayerFreezeHook(schedule=[{'at': 2, 'unfreeze': 'backbone.layer1'}])
+    _, watched = watch(tmp_path, hook, model=StockBackboneNet(), max_iters=3)
+    assert watched.changed[0] == watched.changed[1] == stock.changed[0]
+    assert 'backbone.layer1.0.bn1.running_mean' in watched.changed[2] - watched.changed[1]
+    assert 'backbone.bn1.running_mean' not in watched.changed[2]
+
+
+@pytest.mark.parametrize('part', ['backbone.layer1', 'backbone.layer3'])
+def test_statistics_that_two_norms_share_are_held_when_one_of_them_is_frozen(tmp_path, part):
+    class Shares(Net):
+        def __init__(self):
+            super().__init__()
+            self.backbone.layer3[1]._buffers.update(self.backbone.layer1[1]._buffers)
+
+    _, watched = watch(tmp_path, LayerFreezeHook(freeze=[part]), model=Shares())
+    changed = set().union(*watched.changed.values())
+    assert 'backbone.layer2.1.running_mean' in changed
+    assert not {f'backbone.layer{n}.1.running_mean' for n in (1, 3)} & changed
+
+
+# --- constants of the architecture --------------------------------------------------------------
+
+
+class WithPositions(Net):
+    """A backbone with a position embedding that is a parameter and is never trained."""
+
+    def __init__(self, frozen=False):
+        super().__init__()
+        self.backbone.pos_embed = nn.Parameter(torch.ones(1, 4, 9, 9), requires_grad=False)
+        self.backbone.layer2.requires_grad_(not frozen)
+
+    def forward(self, x, mode='loss'):
+        inside = self.backbone
+        features = inside.layer1(inside.stem(x) + inside.pos_embed)
+        out = self.head(inside.layer3(inside.layer2(features)))
+        return {'loss': (out - 1).square().mean()}
+
+
+@pytest.mark.parametrize('freeze', [[], ['backbone']])
+@pytest.mark.parametrize('pattern', ['backbone', 'backbone.*'])
+def test_a_fixed_position_embedding_is_not_unfrozen_with_its_module(tmp_path, freeze, pattern):
+    hook = LayerFreezeHook(freeze=freeze, schedule=[{'at': 1, 'unfreeze': [pattern]}])
+    runner, watched = watch(tmp_path, hook, model=WithPositions(frozen=True), max_iters=3)
+    changed = set().union(*watched.changed.values())
+    assert 'backbone.layer2.0.weight' in watched.changed[1] - watched.changed[0]
+    assert 'backbone.pos_embed' not in changed
+    fixed = hook.timeline.only_fixed(2)
+    table = describe(runner.model, [runner.optim_wrapper.optimizer], 2, fixed)
+    rows = [' '.join(line.split()) for line in table.splitlines()]
+    assert '| backbone.pos_embed | 324 | fixed as built | |' in rows
+    assert not any('| frozen |' in row for row in rows)
+
+
+@pytest.mark.parametrize('pattern', ['backbone.pos_embed', '*.pos_embed'])
+def test_a_fixed_parameter_trains_where_the_schedule_names_it(tmp_path, pattern):
+    hook = LayerFreezeHook(freeze=['backbone'], schedule=[{'at': 1, 'unfreeze': [pattern]}])
+    _, watched = watch(tmp_path, hook, model=WithPositions(), max_iters=3)
+    assert 'backbone.pos_embed' in watched.changed[1] - watched.changed[0]
+    assert 'backbone.stem.0.weight' not in watched.changed[1]
+
+
+def test_the_fixed_embedding_of_a_masked_autoencoder_is_known():
+    from mmpretrain.models import MAEViT
+
+    names = fixed_as_built(nn.ModuleDict({'backbone': MAEViT('b', img_size=32, patch_size=16)}))
+    assert names == {'backbone.pos_embed'}

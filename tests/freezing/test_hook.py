@@ -270,6 +270,16 @@ def test_two_freeze_hooks_are_refused(tmp_path):
         watch(tmp_path, LayerFreezeHook(freeze=['backbone']), LayerFreezeHook(freeze=['head']))
 
 
+def test_one_hook_serves_several_runners_one_after_the_other(tmp_path):
+    schedule = [{'at': 0.5, 'unfreeze': ['backbone'], 'lr_mult': 0.5}]
+    hook = LayerFreezeHook(freeze=['backbone'], schedule=schedule)
+    for max_iters in (4, 8):
+        new = LayerFreezeHook(freeze=['backbone'], schedule=schedule)
+        (_, again), (_, once) = (watch(tmp_path, h, max_iters=max_iters) for h in (hook, new))
+        assert again.changed == once.changed
+        assert again.lrs == once.lrs
+
+
 def test_the_hook_leaves_validation_and_test_runs_alone(tmp_path):
     runner = make_runner(
         tmp_path,

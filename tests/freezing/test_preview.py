@@ -118,6 +118,10 @@ def test_what_is_frozen_is_grey_in_the_image(config, tmp_path):
     [
         ({'custom_hooks': []}, 'has 0 LayerFreezeHook'),
         ({'custom_hooks': [{'type': 'LayerFreezeHook'}] * 2}, 'has 2 LayerFreezeHook'),
+        ({'custom_hooks': [{'type': 'LayerFreezHook'}]}, 'you mean by LayerFreezHook'),
+        ({'custom_hooks': None}, 'has 0 LayerFreezeHook'),
+        ({'custom_hooks': ['LayerFreezeHook']}, 'no list of dict'),
+        ({'train_cfg': {'max_iters': 0}}, 'how long the run is'),
         ({'train_cfg': None}, 'no train_cfg'),
         ({'train_cfg': {'by_epoch': True, 'max_epochs': 2}}, 'Epochs cannot be counted'),
     ],
@@ -125,6 +129,12 @@ def test_what_is_frozen_is_grey_in_the_image(config, tmp_path):
 def test_a_config_that_lacks_something_is_refused(config, changes, told):
     with pytest.raises(PreviewError, match=told):
         preview(Config({**config, **changes}))
+
+
+@pytest.mark.parametrize('kind', [LayerFreezeHook, 'mmengine.LayerFreezeHook'])
+def test_the_hook_may_be_named_by_its_class_or_with_its_scope(config, kind):
+    other = Config({**config, 'custom_hooks': [{'type': kind, **HOOK}]})
+    assert as_table(preview(other)) == as_table(preview(config))
 
 
 # --- the tool -----------------------------------------------------------------------------------
@@ -166,6 +176,34 @@ def test_every_error_of_the_tool_is_one_line(tmp_path, monkeypatch, arguments, t
     assert message.startswith('error: ')
     assert told in message
     assert '\n' not in message
+
+
+@pytest.mark.parametrize(
+    ('line', 'told'),
+    [
+        ("custom_imports = dict(imports=['no_such_package'])", 'no_such_package'),
+        ("param_scheduler = [dict(type='NoSuchLR')]", 'NoSuchLR'),
+        ("optim_wrapper = dict(type='NoSuchWrapper')", 'NoSuchWrapper'),
+        ("model = dict(type='NoSuchSegmentor')", 'NoSuchSegmentor'),
+        ('model = (', 'SyntaxError'),
+        ("raise ValueError('two\\nlines')", 'two lines'),
+    ],
+)
+def test_an_error_inside_the_config_is_one_line(tmp_path, monkeypatch, line, told):
+    config = tmp_path / 'config.py'
+    config.write_text(f'_base_ = {str(CONFIG)!r}\n{line}\n')
+    with pytest.raises(SystemExit) as ended:
+        run_tool(monkeypatch, config)
+    assert ended.value.code.startswith(f'error: {config}: ')
+    assert told in ended.value.code
+    assert '\n' not in ended.value.code
+
+
+def test_an_option_without_a_value_is_an_error_of_the_command_line(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_tool(monkeypatch, CONFIG, '--cfg-options', 'model.backbone')
+    assert ended.value.code == 2
+    assert 'takes KEY=VALUE' in capsys.readouterr().err
 
 
 def test_an_error_is_exit_code_1(tmp_path):

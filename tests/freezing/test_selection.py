@@ -166,6 +166,15 @@ def test_a_pattern_without_a_match_is_refused_with_near_misses(resnet, pattern, 
     assert 'stages' in pattern or repr(pattern) in str(error.value)
 
 
+@pytest.mark.parametrize('pattern', ['backbone.layer1.0.relu', 'backbone.layer1.0.rellu'])
+def test_every_near_miss_would_match(resnet, pattern):
+    with pytest.raises(SelectionError, match='Near misses: ') as error:
+        select(resnet, [pattern])
+    near = str(error.value).split('Near misses: ')[1].split('. ')[0].split(', ')
+    assert pattern not in near
+    assert all(select(resnet, [name]) for name in near)
+
+
 def test_a_wrong_exclude_is_refused_too():
     with pytest.raises(SelectionError, match=r'backbone\.layer9'):
         select(Net(), ['backbone'], ['backbone.layer9'])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,13 @@ def run_python(*arguments: object, cwd: Path | None = None) -> tuple[int, str]:
     process = start_python(*arguments, cwd=cwd)
     output, _ = process.communicate(timeout=600)
     return process.returncode, output
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(('127.0.0.1', 0))
+        return one.getsockname()[1]
 
 
 def run_script(script: Path, *arguments: object) -> int | str | None:

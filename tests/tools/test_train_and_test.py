@@ -5,7 +5,9 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 from pspnet_plugin.launch import stock_tools
 from tests.helpers.attacks import Payload
 from tests.helpers.metrics import metrics_of_files
-from tests.helpers.processes import ROOT, run_python, run_script, start_python
+from tests.helpers.processes import ROOT, free_port, run_python, run_script, start_python
 from tests.helpers.street_scenes import NARROW_MODEL, make_street_scenes, small_run_options
 
 TOOLS = ROOT / 'tools'
@@ -85,6 +87,66 @@ def test_two_processes_train_and_test_without_a_gpu(street_scenes, tmp_path):
     code, output = run_python(*torchrun, *command, *work_dir, *few)
     assert code == 0, output[-4000:]
     assert_metrics_are_those_of_the_predictions(tmp_path, predictions, street_scenes)
+
+
+def test_a_killed_process_ends_the_others_and_leaves_a_whole_checkpoint(
+    street_scenes, tmp_path, monkeypatch
+):
+    beside = str(Path(sys.executable).parent)  # where torchrun is
+    monkeypatch.setenv('PATH', f'{beside}:{os.environ["PATH"]}')
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    monkeypatch.setenv('PORT', str(free_port()))
+    script = [TOOLS / 'dist_train.sh', CONFIG, '3', '--work-dir', tmp_path / 'work']
+    process = subprocess.Popen(
+        ['bash', *map(str, script), *options(street_scenes, iterations=9999)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(tmp_path / 'work' / 'iter_4.pth', process)  # iter_2.pth is whole then
+    workers = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    os.kill(int(workers[1]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert 'exitcode  : -9' in output.split('Root Cause')[1]
+    assert not any(Path('/proc', worker).exists() for worker in workers)
+    last = (tmp_path / 'work' / 'last_checkpoint').read_text()
+    assert torch.load(last, weights_only=False)['meta']['iter'] >= 2
+
+
+ONE_RANK_LOOKS = """
+import os, sys
+from pathlib import Path
+from pspnet_plugin import launch
+look = launch.check_datasets
+def noted(*arguments):
+    Path(sys.argv[3], 'looked' + os.environ['RANK']).touch()
+    look(*arguments)
+launch.check_datasets = noted
+launch.run_stock_tool('train.py')
+"""
+
+
+def test_one_process_looks_at_the_files_and_the_others_end_by_its_verdict(tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    script = tmp_path / 'train.py'
+    script.write_text(ONE_RANK_LOOKS)
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    work_dir = ['--work-dir', tmp_path, '--launcher', 'pytorch']
+    missing = options(tmp_path / 'nowhere')
+    code, output = run_python(*torchrun, script, CONFIG, *work_dir, *missing)
+    assert code == 1
+    assert f'error: {tmp_path / "nowhere"} does not exist' in output
+    assert [path.name for path in tmp_path.glob('looked*')] == ['looked0']
+    assert 'DatasetError' not in output  # as a traceback would have it
+
+
+def test_a_loss_that_is_no_number_is_one_error_with_the_iteration(street_scenes, tmp_path):
+    broken = ['optim_wrapper.optimizer.lr=1e30', 'optim_wrapper.clip_grad=None']
+    arguments = ['--work-dir', tmp_path, *options(street_scenes, 9, 1), *broken]
+    error = run_script(TOOLS / 'train.py', CONFIG, *arguments)
+    assert error.startswith('error: The loss is not finite at iteration ')
+    assert f'is {tmp_path / "iter_"}' in error
 
 
 @pytest.mark.parametrize('tool', ['test.py', 'train.py'])

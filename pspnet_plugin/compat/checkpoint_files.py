@@ -1,0 +1,123 @@
+"""Checkpoints that are whole or not there.
+
+Wrong: mmengine's ``CheckpointHook`` removes the checkpoint that a new one replaces
+(``max_keep_ckpts``, ``save_best``) before it writes the new one, and writes in place. Where the
+disk is full or the process is killed meanwhile, a broken file or none is what is left, and
+``last_checkpoint`` may be empty. All versions of mmengine up to 0.10.
+
+Changed, for as long as the process runs: ``LocalBackend.put`` writes beside the file
+(``NAME.part``) and puts the whole file in its place; ``CheckpointHook`` does so with
+``last_checkpoint``, removes what a checkpoint replaces once that is written, and says what is left
+where it cannot be written. For that moment the disk holds one checkpoint more than
+``max_keep_ckpts``.
+
+Unnecessary as soon as mmengine writes first and removes then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook, checkpoint_hook
+from mmengine.runner import Runner
+
+from ..errors import PspnetPluginError
+
+
+class CheckpointNotWrittenError(PspnetPluginError, OSError):
+    """A checkpoint could not be written; the ones from before are as they were."""
+
+
+@functools.cache  # twice is the same as once
+def patch() -> None:
+    """Write files whole, and remove old checkpoints after new ones are written."""
+    put = LocalBackend.put
+
+    @functools.wraps(put)
+    def put_whole(self, obj, filepath):
+        if os.path.exists(filepath) and not os.path.isfile(filepath):  # a pipe, a device
+            put(self, obj, filepath)
+            return
+        os.makedirs(os.path.dirname(os.path.abspath(filepath)), exist_ok=True)
+        with write_whole(filepath, 'wb') as file:
+            file.write(obj)
+
+    LocalBackend.put = put_whole
+    checkpoint_hook.open = write_whole
+    for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
+        setattr(CheckpointHook, name, remove_afterwards(getattr(CheckpointHook, name)))
+
+
+@contextlib.contextmanager
+def write_whole(path: str | Path, mode: str) -> Iterator[IO[Any]]:
+    """As ``open``, but the file has its name when all of it is on the disk, and not before."""
+    path = os.path.realpath(path)
+    part = f'{path}.part'
+    try:
+        with open(part, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        raise
+
+
+def remove_afterwards(save: Callable) -> Callable:
+    """A method of CheckpointHook that removes files when ``save`` has ended, not within it."""
+
+    @functools.wraps(save)
+    def save_then_remove(self: CheckpointHook, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        backend = self.file_backend
+        self.file_backend = later = _Later(backend)
+        try:
+            save(self, runner, *args, **kwargs)
+        except OSError as error:
+            raise not_written(self, runner, error) from error
+        finally:
+            self.file_backend = backend
+        best = getattr(self, 'best_ckpt_path_dict', {}).values()
+        kept = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
+        for remove, path in later.asked:
+            if path not in kept:
+                remove(path)
+
+    return save_then_remove
+
+
+def not_written(hook: CheckpointHook, runner: Runner, error: OSError) -> OSError:
+    """What to tell where a checkpoint could not be written."""
+    if isinstance(error, CheckpointNotWrittenError):
+        return error
+    record = Path(runner.work_dir, 'last_checkpoint')
+    last = record.read_text().strip() if record.is_file() else ''
+    left = f'{last} is whole: make room and go on from it with --resume.' if last else 'Make room.'
+    return CheckpointNotWrittenError(
+        f'No checkpoint could be written to {hook.out_dir} at iteration {runner.iter}: '
+        f'{error.strerror or error}. {left}'
+    )
+
+
+class _Later:
+    """A file backend that writes down what to remove."""
+
+    def __init__(self, backend: Any):
+        self.backend = backend
+        self.asked: list[tuple[Callable, str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        self.asked.append((self.backend.remove, path))
+
+    def rmtree(self, path: str) -> None:
+        self.asked.append((self.backend.rmtree, path))
