@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 from torch import Tensor, nn
 
-from ..ops.pyramid import conv2d_over_pyramid
+from ..ops.operators import is_transformed
+from ..ops.pyramid import concatenate_pyramid, conv2d_over_pyramid
 from ..ops.winograd import conv2d_same
 
 Made = TypeVar('Made', bound='WinogradConv2d')
@@ -46,6 +46,8 @@ class WinogradConv2d(nn.Conv2d):
         return made
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if is_transformed(input):
+            return super()._conv_forward(input, weight, bias)
         return conv2d_same(input, weight, bias)
 
 
@@ -59,9 +61,12 @@ class PyramidConv2d(WinogradConv2d):
     align_corners = False
 
     def _conv_forward(
-        self, input: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor | None
+        self, input: Tensor | tuple[Tensor, ...], weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        if isinstance(input, Tensor):
+        if not isinstance(input, tuple):
             return super()._conv_forward(input, weight, bias)
         x, *levels = input
+        if is_transformed(x):
+            whole = concatenate_pyramid(x, levels, self.align_corners)
+            return super()._conv_forward(whole, weight, bias)
         return conv2d_over_pyramid(x, levels, weight, bias, self.align_corners)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import PSPHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops.pyramid import pool_pyramid
+from .hooks import is_hooked, runs_as_written
 from .layers import PyramidConv2d
 from .loss_mixin import StreamedLossMixin
 
@@ -20,8 +23,9 @@ class FactorizedPSPHead(StreamedLossMixin, PSPHead):
     """mmseg's ``PSPHead`` computed exactly, with half the arithmetic and without the concatenation.
 
     Same arguments, parameter names, outputs and gradients as ``PSPHead``; the same initial weights
-    from the same seed. Where the bottleneck is not a plain convolution, because of ``conv_cfg`` or
-    because it was replaced later, the stock arithmetic is used.
+    from the same seed. The stock arithmetic is used where the bottleneck is no plain convolution,
+    by ``conv_cfg`` or replaced later, and where a module that is not called here with what stock
+    calls it with was replaced or has hooks: a pool, a level, the bottleneck.
 
     Args:
         pool_scales: bins per side of each pooling level.
@@ -37,12 +41,34 @@ class FactorizedPSPHead(StreamedLossMixin, PSPHead):
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's feature maps to the features to classify, (N, channels, H, W)."""
-        if not isinstance(self.bottleneck.conv, PyramidConv2d):
+        if not self._is_as_built():
             return super()._forward_feature(inputs)
         x = self._transform_inputs(inputs)
-        pooled = pool_pyramid(x, self.pool_scales)
+        pooled = pool_pyramid(x, [pool.output_size for pool, _ in self.psp_modules])
         levels = [conv(bins) for (_, conv), bins in zip(self.psp_modules, pooled)]
         return self.bottleneck((x, *levels))
+
+    def _is_as_built(self) -> bool:
+        """Whether nobody replaced or hooks what is left out here or gets no concatenation."""
+        bottleneck, pyramid = self.bottleneck, self.psp_modules
+        return (
+            runs_as_written(bottleneck, ConvModule)
+            and isinstance(bottleneck.conv, PyramidConv2d)
+            and not is_hooked(bottleneck.conv)
+            and runs_as_written(pyramid, PPM)
+            and all(_is_square_level(level) for level in pyramid)
+        )
+
+
+def _is_square_level(level: nn.Module) -> bool:
+    """Whether a level is a pool to b x b bins and whatever takes these."""
+    return (
+        isinstance(level, nn.Sequential)
+        and len(level) == 2
+        and runs_as_written(level, nn.Sequential)
+        and runs_as_written(level[0], nn.AdaptiveAvgPool2d)
+        and isinstance(level[0].output_size, int)
+    )
 
 
 @MODELS.register_module()

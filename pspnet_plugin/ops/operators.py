@@ -11,6 +11,7 @@ from typing import Any, Callable, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .torch_state import is_compiling
 
@@ -18,8 +19,31 @@ Built = TypeVar('Built')
 
 
 def is_recorded(x: Tensor) -> bool:
-    """Whether a compiler or exporter records what is done with x, to repeat it on other sizes."""
-    return is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
+    """Whether a compiler, exporter or dispatch mode records what is done with x.
+
+    It may repeat that on other sizes, or replace operations that it knows.
+    """
+    return (
+        is_compiling()
+        or torch.jit.is_tracing()
+        or type(x) is not Tensor
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def is_transformed(x: Any) -> bool:
+    """Whether ``torch.fx`` traces x, or ``torch.func`` or forward-mode AD transforms what is done.
+
+    They get the plain formula, of operations that they have rules for: memory that is written into
+    and tensors that are kept for later calls are none of these.
+    """
+    if is_compiling():  # which has its own way with transforms, and no C function
+        return False
+    return (
+        not isinstance(x, Tensor)
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 def built_once(build: Callable[..., Built]) -> Callable[..., Built]:

@@ -24,7 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .memory_format import is_channels_last, multiply, spatial_dims
-from .operators import at_least_float32, interpolation_operator, pooling_operator
+from .operators import (
+    at_least_float32,
+    interpolation_operator,
+    is_transformed,
+    pooling_operator,
+)
 from .winograd import conv2d_same
 
 
@@ -39,6 +44,8 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
         For each level of b bins (N, C, b, b), as ``F.adaptive_avg_pool2d(x, b)`` gives.
     """
     scales = tuple(pool_scales)
+    if is_transformed(x):
+        return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
     channels_last = is_channels_last(x)
     first, second = spatial_dims(channels_last)
     with _without_autocast(x):
@@ -50,6 +57,19 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
     # Cells of rows of one level and columns of another are not used.
     ends = accumulate(scales)
     return [cells[:, :, end - b : end, end - b : end] for b, end in zip(scales, ends)]
+
+
+def concatenate_pyramid(x: Tensor, levels: Sequence[Tensor], align_corners: bool) -> Tensor:
+    """x, (N, C, H, W), with its levels, (N, C_l, h_l, w_l), upsampled behind it.
+
+    Returns:
+        (N, C + C_1 + ... + C_L, H, W).
+    """
+    upsampled = [
+        F.interpolate(level, x.shape[2:], mode='bilinear', align_corners=align_corners)
+        for level in levels
+    ]
+    return torch.cat([x, *upsampled], dim=1)
 
 
 def conv2d_over_pyramid(
@@ -72,6 +92,9 @@ def conv2d_over_pyramid(
     Returns:
         (N, O, H, W), channels-last if x is.
     """
+    # TorchScript's tracer would warn of a comparison that it cannot record.
+    if not torch.jit.is_tracing() and len(x) == 0:
+        return conv2d_same(concatenate_pyramid(x, levels, align_corners), weight, bias)
     channels = [x.shape[1], *(level.shape[1] for level in levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)
     out = conv2d_same(x, weight_of_x, bias)

@@ -1,0 +1,27 @@
+"""Whether a module that a head does not call itself may be left out without anybody noticing."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules import module as registry
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a call of ``module`` runs hooks, also global ones, or a ``forward`` put on it."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or 'forward' in module.__dict__
+        or registry._global_forward_hooks
+        or registry._global_forward_pre_hooks
+        or registry._global_backward_hooks
+        or registry._global_backward_pre_hooks
+    )
+
+
+def runs_as_written(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a call of ``module`` runs the ``forward`` of ``cls`` and nothing else."""
+    # Exporters and FSDP call modules through subclasses of their own.
+    return isinstance(module, cls) and type(module).forward is cls.forward and not is_hooked(module)

@@ -1,0 +1,273 @@
+"""The heads under ``torch.fx``, ``torch.func``, forward-mode differentiation, and without pictures.
+
+All their 3 x 3 convolutions run over tiles, which PyTorch has rules for in the backward pass only.
+"""
+
+import copy
+
+import pytest
+import torch
+from mmseg.models.decode_heads import FCNHead, PSPHead
+from torch import nn
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
+from pspnet_plugin.heads.layers import WinogradConv2d
+from pspnet_plugin.ops import operators, winograd
+
+SMALL = {
+    'in_channels': 6,
+    'channels': 4,
+    'num_classes': 3,
+    'norm_cfg': {'type': 'BN'},
+    'dropout_ratio': 0,
+}
+PSP = {'pool_scales': (1, 2)}
+
+
+class ConcatenatingPSPHead(PlainPSPHead):
+    """The tutorial's forward pass with its parameters."""
+
+    def forward(self, inputs):
+        x = inputs[-1]
+        parts = [x]
+        for conv, bins in zip(self.psp_modules, self.pool_scales):
+            level = conv(nn.functional.adaptive_avg_pool2d(x, bins))
+            parts.append(nn.functional.interpolate(level, x.shape[2:], mode='bilinear'))
+        weight, bias = self.conv_seg.weight, self.conv_seg.bias
+        return nn.functional.conv2d(
+            torch.cat(parts, dim=1), weight, bias, (1, 1), (0, 0), (1, 1), 1
+        )
+
+
+CASES = {
+    'factorized': (PSPHead, FactorizedPSPHead, PSP),
+    'plain': (ConcatenatingPSPHead, PlainPSPHead, PSP),
+    'auxiliary': (FCNHead, StreamedFCNHead, {'num_convs': 2}),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
+def case(request, monkeypatch):
+    """Stock's head and ours with the same parameters, and a feature map, in float64."""
+    monkeypatch.setattr(winograd, 'FEWEST_CHANNELS', 1)
+    monkeypatch.setattr(winograd, 'FEWEST_PIXELS', 1)
+    stock_class, our_class, kwargs = request.param
+    torch.manual_seed(0)
+    stock, ours = stock_class(**SMALL, **kwargs), our_class(**SMALL, **kwargs)
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
+    return stock.double().eval(), ours.double().eval(), x
+
+
+def assert_close(ours, stock):
+    torch.testing.assert_close(ours, stock, rtol=1e-9, atol=1e-9)
+
+
+def test_symbolic_trace_records_a_module_with_the_same_results(case):
+    stock, ours, x = case
+    traced = torch.fx.symbolic_trace(ours)
+    traced.graph.lint()
+    assert_close(traced([x]), stock([x]))
+    assert_close(traced([x[..., :-2]]), stock([x[..., :-2]]))
+
+
+def test_symbolic_trace_of_an_enclosing_model_takes_the_head_along(case):
+    stock, ours, x = case
+    traced = torch.fx.symbolic_trace(Network(ours))
+    assert_close(traced(x), Network(stock)(x))
+
+
+class Network(nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, x):
+        return self.head([x.relu()])
+
+
+@pytest.mark.parametrize('mode', ['real', 'symbolic'])
+def test_make_fx_records_the_same_results(case, mode):
+    stock, ours, x = case
+    state = {**dict(ours.named_parameters()), **dict(ours.named_buffers())}
+
+    def call(state, x):
+        return torch.func.functional_call(ours, state, ([x],))
+
+    with torch.no_grad():
+        recorded = make_fx(call, tracing_mode=mode)(state, x)
+        assert_close(recorded(state, x), stock([x]))
+        assert_close(ours([x]), stock([x]))
+
+
+def input_gradient(head):
+    def gradient(x):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(head([x]).square().sum(), x)[0]
+
+    return gradient
+
+
+def test_make_fx_records_the_backward_pass(case):
+    stock, ours, x = case
+    assert_close(make_fx(input_gradient(ours))(x)(x), input_gradient(stock)(x))
+
+
+def test_vmap_over_pictures(case):
+    stock, ours, x = case
+    assert_close(torch.func.vmap(lambda x: ours([x]))(x[:, None])[:, 0], stock([x]))
+
+
+@pytest.mark.parametrize('part', ['', '.0.', 'bias'])
+def test_vmap_over_parameters_is_an_ensemble(case, part):
+    stock, ours, x = case
+    with torch.no_grad():
+        stacked, dims = {}, {}
+        for name, value in stock.state_dict().items():
+            several = part in name and value.is_floating_point()
+            stacked[name] = torch.stack([value, 1.1 * value]) if several else value
+            dims[name] = 0 if several else None
+        results = []
+        for head in (stock, ours):
+
+            def call(state, x, head=head):
+                return torch.func.functional_call(head, state, ([x],))
+
+            results.append(torch.func.vmap(call, in_dims=(dims, None))(stacked, x))
+    assert_close(results[1], results[0])
+
+
+def test_gradients_of_each_picture_by_vmap(case):
+    results = []
+    *heads, x = case
+    for head in heads:
+        parameters = {name: p.detach() for name, p in head.named_parameters()}
+
+        def loss(parameters, x, head=head):
+            return torch.func.functional_call(head, parameters, ([x[None]],)).square().sum()
+
+        gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+        results.append(gradients)
+    assert_close(results[1], results[0])
+
+
+def test_jvp_is_that_of_stock(case):
+    stock, ours, x = case
+    tangent = torch.randn_like(x)
+    results = [torch.func.jvp(lambda x, h=h: h([x]), (x,), (tangent,)) for h in (stock, ours)]
+    assert_close(results[1], results[0])
+
+
+def test_forward_mode_differentiation_is_that_of_stock(case):
+    stock, ours, x = case
+    tangent, results = torch.randn_like(x), []
+    for head in (stock, ours):
+        with forward_ad.dual_level():
+            out = head([forward_ad.make_dual(x, tangent)])
+            results.append(forward_ad.unpack_dual(out).tangent)
+    assert_close(results[1], results[0])
+
+
+def test_forward_over_reverse_is_that_of_stock(case):
+    stock, ours, x = case
+    tangent, results = torch.randn_like(x), []
+    for head in (stock, ours):
+        gradient = torch.func.grad(lambda x, head=head: head([x]).square().sum())
+        results.append(torch.func.jvp(gradient, (x,), (tangent,)))
+    assert_close(results[1], results[0])
+
+
+def test_nothing_of_a_transform_stays_behind(case):
+    stock, ours, _ = case
+    x = torch.randn(2, 6, 73, 75, dtype=torch.float64)  # a size of this test alone
+    torch.func.vmap(torch.func.grad(lambda x: ours([x]).sum()))(x[:, None])
+    assert_close(ours([x]), stock([x]))
+    kept = [
+        *operators.pooling_operator(73, (1, 2), like=x),
+        operators.interpolation_operator(73, (1, 2), 3, False, like=x),
+    ]
+    assert not any(map(torch._C._functorch.is_functorch_wrapped_tensor, kept))
+
+
+class Names(TorchDispatchMode):
+    """The names of the operations that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_dispatch_mode_sees_the_plain_convolution(case):
+    stock, ours, x = case
+    with torch.no_grad(), Names() as seen:
+        out = ours([x])
+    assert 'convolution' in seen.names
+    assert not any('baddbmm' in name for name in seen.names)
+    assert_close(out, stock([x]))
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_a_batch_without_a_picture_has_the_results_of_stock(case, training):
+    *heads, x = case
+    results = []
+    for head in heads:
+        head.train(training)
+        empty = x[:0].clone().requires_grad_()
+        out = head([empty])
+        out.sum().backward()
+        gradients = [empty.grad, *(p.grad for p in head.parameters())]
+        results.append([out, *gradients, *head.buffers()])
+        assert all(not gradient.any() for gradient in gradients)
+    assert_close(results[1], results[0])
+
+
+def test_compiled_vmap_has_the_results_of_stock():
+    torch.manual_seed(0)
+    stock, ours = PSPHead(**SMALL), FactorizedPSPHead(**SMALL)
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    stock, ours = stock.double().eval(), ours.double().eval()
+    x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
+    compiled = torch.compile(torch.func.vmap(lambda x: ours([x])), backend='aot_eager')
+    assert_close(compiled(x[:, None])[:, 0], stock([x]))
+
+
+def quantized(head, x):
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    prepared = prepare_fx(Network(head), get_default_qconfig_mapping('x86'), (x,))
+    prepared(x)
+    return convert_fx(prepared)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.skipif(
+    'x86' not in torch.backends.quantized.supported_engines, reason='no quantized kernels here'
+)
+def test_graph_mode_quantization_comes_as_near_as_that_of_stock(case):
+    stock, ours, x = case
+    truth = Network(stock)(x)
+    errors = []
+    for head in (stock, ours):
+        network = quantized(copy.deepcopy(head).float(), x.float())
+        assert 'quantize_per_tensor' in network.code
+        errors.append((network(x.float()) - truth).norm() / truth.norm())
+    assert errors[0] < 0.1
+    assert errors[1] < max(1.5 * errors[0], 0.02)
+
+
+def test_otherwise_convolutions_run_over_tiles(monkeypatch, case):
+    taken, convolve = [], winograd.conv2d_3x3
+    monkeypatch.setattr(winograd, 'conv2d_3x3', lambda *a: taken.append(1) or convolve(*a))
+    stock, ours, x = case
+    assert_close(ours([x]), stock([x]))
+    assert bool(taken) == any(
+        isinstance(m, WinogradConv2d) and m.kernel_size == (3, 3) for m in ours.modules()
+    )

@@ -1,0 +1,218 @@
+"""Heads whose modules carry hooks, or were replaced, against mmseg's own head treated alike."""
+
+import pytest
+import torch
+from mmseg.models.decode_heads import PSPHead
+from torch import nn
+from torch.nn.modules import module as registry
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+
+from pspnet_plugin.heads import FactorizedPSPHead, psp_head
+
+SMALL = {
+    'in_channels': 6,
+    'channels': 4,
+    'num_classes': 3,
+    'norm_cfg': {'type': 'BN'},
+    'act_cfg': {'type': 'ReLU', 'inplace': False},  # which stock needs under backward hooks
+    'dropout_ratio': 0,
+}
+NOT_CALLED_AS_IN_STOCK = [
+    'psp_modules',
+    'psp_modules.1',
+    'psp_modules.1.0',
+    'bottleneck',
+    'bottleneck.conv',
+]
+NAMES = [*NOT_CALLED_AS_IN_STOCK, 'psp_modules.1.1', 'bottleneck.bn', 'conv_seg']
+
+
+@pytest.fixture
+def heads():
+    torch.manual_seed(0)
+    stock, ours = PSPHead(**SMALL), FactorizedPSPHead(**SMALL)
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    return stock.double().eval(), ours.double().eval()
+
+
+def results(head):
+    """The output and the gradients of x and of every parameter."""
+    x = torch.randn(2, 6, 9, 11, generator=torch.Generator().manual_seed(1)).double()
+    out = head([x.requires_grad_()])
+    return [out, *torch.autograd.grad(out.square().sum(), [x, *head.parameters()])]
+
+
+def assert_same_results(stock, ours):
+    torch.testing.assert_close(results(ours), results(stock), rtol=1e-10, atol=1e-10)
+
+
+def tensors(values):
+    """All tensors among nested values, copied."""
+    if isinstance(values, torch.Tensor):
+        return [values.detach().clone()]
+    if isinstance(values, (list, tuple)):
+        return [tensor for value in values for tensor in tensors(value)]
+    return []
+
+
+def remember(seen):
+    def hook(module, *values):
+        seen.append((type(module).__name__.replace('Pyramid', ''), tensors(values)))
+
+    return hook
+
+
+def assert_same_calls(ours, stock):
+    assert [name for name, _ in ours] == [name for name, _ in stock]
+    for (_, a), (_, b) in zip(ours, stock):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings('ignore:For backward hooks to be called')
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+    'register',
+    [
+        'register_forward_hook',
+        'register_forward_pre_hook',
+        'register_full_backward_hook',
+        'register_full_backward_pre_hook',
+    ],
+)
+def test_hooks_are_called_with_what_stock_calls_them_with(heads, register, name):
+    calls = []
+    for head in heads:
+        calls.append([])
+        getattr(head.get_submodule(name), register)(remember(calls[-1]))
+        results(head)
+    # Of a module that returns a list, as the pyramid, torch calls no hook of the backward pass.
+    assert calls[0] or name == 'psp_modules'
+    assert_same_calls(calls[1], calls[0])
+
+
+@pytest.mark.filterwarnings('ignore:For backward hooks to be called')
+@pytest.mark.parametrize(
+    'register',
+    [
+        'register_module_forward_hook',
+        'register_module_forward_pre_hook',
+        'register_module_full_backward_hook',
+        'register_module_full_backward_pre_hook',
+    ],
+)
+def test_global_hooks_see_every_module_that_they_see_in_stock(heads, register):
+    calls = []
+    for head in heads:
+        calls.append([])
+        handle = getattr(registry, register)(remember(calls[-1]))
+        try:
+            results(head)
+        finally:
+            handle.remove()
+    assert calls[0]
+    for seen in calls:  # the heads themselves differ in name alone
+        seen[:] = [(name.replace('Factorized', ''), values) for name, values in seen]
+    assert_same_calls(calls[1], calls[0])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_what_a_hook_returns_counts(heads, name):
+    for head in heads:
+        module = head.get_submodule(name)
+        if name == 'psp_modules':
+            module.register_forward_hook(lambda module, args, out: [2 * level for level in out])
+        else:
+            module.register_forward_hook(lambda module, args, out: 2 * out)
+    assert_same_results(*heads)
+
+
+def test_a_removed_hook_gives_the_fast_arithmetic_back(heads, monkeypatch):
+    pooled, pool = [], psp_head.pool_pyramid
+    monkeypatch.setattr(psp_head, 'pool_pyramid', lambda *args: pooled.append(1) or pool(*args))
+    _, head = heads
+    handle = head.psp_modules[1].register_forward_hook(lambda *args: None)
+    results(head)
+    assert not pooled
+    handle.remove()
+    results(head)
+    assert pooled
+
+
+class SecondPower(nn.Module):
+    def forward(self, x):
+        return nn.functional.adaptive_avg_pool2d(x.square(), 2)
+
+
+class PowerPool(nn.AdaptiveAvgPool2d):
+    def forward(self, x):
+        return super().forward(x.square())
+
+
+@pytest.mark.parametrize(
+    'pool',
+    [
+        nn.AdaptiveMaxPool2d(2),
+        nn.AdaptiveAvgPool2d(3),
+        nn.AdaptiveAvgPool2d((2, 3)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Softplus()),
+        nn.AvgPool2d(3),
+        nn.Identity(),
+        SecondPower(),
+        PowerPool(2),
+    ],
+    ids=str,
+)
+def test_a_replaced_pool_pools(heads, pool):
+    for head in heads:
+        head.psp_modules[1][0] = pool
+    assert_same_results(*heads)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda level: level.append(nn.Softplus()),
+        lambda level: level.insert(0, nn.Softplus()),
+        lambda level: setattr(level, 'forward', lambda x: level[1](x)),
+        lambda level: setattr(level[0], 'forward', torch.sin),
+        lambda level: setattr(level[0], 'output_size', 5),
+    ],
+    ids=['longer', 'prepended', 'forward', "pool's forward", 'output_size'],
+)
+def test_a_changed_level_counts(heads, change):
+    for head in heads:
+        change(head.psp_modules[1])
+    assert_same_results(*heads)
+
+
+def test_a_replaced_level_counts(heads):
+    level = nn.Sequential(nn.AdaptiveMaxPool2d(3), nn.Conv2d(6, 4, 1)).double()
+    for head in heads:
+        head.psp_modules[2] = level
+    assert_same_results(*heads)
+
+
+@pytest.mark.parametrize('name', ['psp_modules', 'bottleneck', 'bottleneck.conv'])
+def test_a_forward_put_on_a_module_runs(heads, name):
+    for head in heads:
+        module = head.get_submodule(name)
+        forward = module.forward
+        if name == 'psp_modules':
+            module.forward = lambda x, forward=forward: [2 * level for level in forward(x)]
+        else:
+            module.forward = lambda x, forward=forward: 2 * forward(x[:, :])
+    assert_same_results(*heads)
+
+
+@pytest.mark.parametrize(
+    'normalize',
+    [weight_norm, spectral_norm, parametrizations.weight_norm, parametrizations.spectral_norm],
+    ids=['weight_norm', 'spectral_norm', 'parametrized weight_norm', 'parametrized spectral_norm'],
+)
+@pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')
+def test_a_normalized_bottleneck_is_normalized(heads, normalize):
+    for head in heads:
+        torch.manual_seed(2)
+        normalize(head.bottleneck.conv)
+        head.eval()
+    assert_same_results(*heads)
