@@ -11,6 +11,14 @@ LARGEST_RATIO = 3
 HARMLESS = 1 << 24  # bytes
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file has the directory of a zip file at its end."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it has one that says impossible things
+        return False
+
+
 def fault_of(path: Path) -> str | None:
     """What is wrong with a zip file, as the end of a sentence about it; None where nothing is.
 
@@ -50,7 +58,7 @@ def is_compressed(path: Path) -> bool:
 def pickle_protocol(path: Path) -> int:
     """The pickle protocol that a file of ``torch.save`` announces, in either format; 0 for none."""
     start = b''
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith('/data.pkl'):

@@ -1,7 +1,8 @@
 """mmengine's loaders of checkpoints read data only, and say in one line why a file is refused.
 
 Wrong: mmengine's loaders for the web let a checkpoint run any code, those of its forks try that
-after a refusal, and a file that torch refuses or that is cut ends in a traceback from within torch.
+after a refusal, a file that torch refuses or that is cut ends in a traceback from within torch, and
+nobody compares a file with its checksums.
 
 Changed, for as long as the process runs, all in ``mmengine.runner.checkpoint``: its ``load_url``
 and the ``load`` of its ``torch`` always ask for data only; ``CheckpointLoader.load_checkpoint``
@@ -20,7 +21,6 @@ import mmap
 import os
 import pickle
 import types
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-from ..archives import fault_of, pickle_protocol, reason_of
+from ..archives import fault_of, is_zip, pickle_protocol, reason_of
 from ..errors import PspnetPluginError
 from . import checkpoints, old_torch
 from .checkpoints import reading_checkpoints, refused_name
@@ -109,7 +109,7 @@ def is_cut(path: Path) -> bool:
     with open(path, 'rb') as file:
         start = file.read(4)
     if start == b'PK\x03\x04':
-        return not zipfile.is_zipfile(path)
+        return not is_zip(path)
     return not start.startswith(b'\x80')  # what torch < 1.6 wrote
 
 
@@ -122,7 +122,7 @@ def explain_damage(filename: str) -> str | None:
             f'The checkpoint {filename} is a link to {os.readlink(path)}, which does not exist. '
             'Name the checkpoint itself.'
         )
-    fault = fault_of(path) if os.path.isfile(path) and zipfile.is_zipfile(path) else None
+    fault = fault_of(path) if os.path.isfile(path) and is_zip(path) else None
     return f'The checkpoint {filename} {fault} {_way_out(path)}' if fault else None
 
 
@@ -213,7 +213,7 @@ def last_whole_checkpoint_before(broken: Path) -> Path | None:
     written = broken.stat().st_mtime
     earlier = [p for p in others if p.stat().st_mtime <= written]
     for path in sorted(earlier, key=lambda p: p.stat().st_mtime, reverse=True):
-        if zipfile.is_zipfile(path) and not fault_of(path) and _same_run(path, broken):
+        if is_zip(path) and not fault_of(path) and _same_run(path, broken):
             return path
     return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...archives import fault_of, is_compressed, pickle_protocol, reason_of
+from ...archives import fault_of, is_compressed, is_zip, pickle_protocol, reason_of
 from ...compat.checkpoints import load, refused_name
 from ..errors import UnsafeWeightsError, WeightsFileError
 
@@ -78,7 +77,7 @@ def file_format(path: Path) -> str:
     if not start:
         raise WeightsFileError(f'{path} is empty. Fetch the file again.')
     if start.startswith(b'PK\x03\x04'):
-        if not zipfile.is_zipfile(path):
+        if not is_zip(path):
             raise WeightsFileError(f'{path} is cut: its end is missing. Fetch the file again.')
         return 'zip'
     # A .safetensors file begins with the length of its header, whose first byte can be 0x80 too.
@@ -126,7 +125,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
     options: dict[str, Any] = {}
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         fault = fault_of(path)
         if fault:
             raise WeightsFileError(f'{path} {fault} Fetch the file again.')

@@ -107,6 +107,16 @@ def test_a_file_that_unpacks_to_many_times_its_size_is_refused_unread(tmp_path):
         read_checkpoint(packed)
 
 
+def test_a_zip_directory_that_says_impossible_things_is_refused(tmp_path):
+    file = Path(saved(network(8), tmp_path / 'weights.pth'))
+    data = bytearray(file.read_bytes())
+    locator = data.rindex(b'PK\x06\x07')
+    data[locator + 16] = 5  # the number of disks
+    file.write_bytes(data)
+    with pytest.raises(WeightsFileError, match=r'weights\.pth'):
+        read_checkpoint(file)
+
+
 @pytest.mark.parametrize('kind', FORMATS)
 def test_a_mutated_file_loads_or_is_refused(tmp_path, kind):
     ours = network(8)
