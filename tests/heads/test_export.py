@@ -63,24 +63,16 @@ def dynamic_size():
     return ({2: torch.export.Dim('height', min=16), 3: torch.export.Dim('width', min=16)},)
 
 
-def assert_trains_alike(compiled, model):
+@needs_whole_graphs
+def test_compiled_without_a_break_it_trains_alike():
+    model = Segmenter(FactorizedPSPHead, dropout_ratio=0).eval()
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
     gradients = []
     for forward in (model, compiled):
         forward(image()).square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
         model.zero_grad()
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-3)
-
-
-@needs_whole_graphs
-def test_compiled_without_a_break_it_trains_alike():
-    model = Segmenter(FactorizedPSPHead, dropout_ratio=0).eval()
-    assert_trains_alike(torch.compile(model, fullgraph=True, backend='aot_eager'), model)
-
-
-def test_compiled_it_trains_alike():
-    model = Segmenter(FactorizedPSPHead, dropout_ratio=0).eval()
-    assert_trains_alike(torch.compile(model, backend='aot_eager'), model)
 
 
 @needs_whole_graphs
