@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.losses import CrossEntropyLoss
+from mmseg.models.losses import CrossEntropyLoss, cross_entropy
 from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from ..ops.streamed_loss import streamed_cross_entropy
+from .hooks import is_hooked
 
 
 class StreamedLossMixin(BaseDecodeHead):
     """The first base of a decode head, whose loss then never holds full-size logits.
 
     The numbers are those of ``BaseDecodeHead.loss_by_feat``, which still computes the loss of a
-    head with a pixel sampler, with a single output channel, or with any loss but the softmax
-    ``CrossEntropyLoss``.
+    head with a pixel sampler, with a single output channel, with any loss but the softmax
+    ``CrossEntropyLoss``, or with hooks on the loss.
     """
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
@@ -53,6 +54,8 @@ def _streams(loss: nn.Module) -> bool:
     # Not isinstance: a subclass may compute anything.
     return (
         type(loss) is CrossEntropyLoss
+        and loss.cls_criterion is cross_entropy
+        and not is_hooked(loss)
         and not loss.use_sigmoid
         and not loss.use_mask
         and loss.reduction in ('mean', 'sum')

@@ -12,7 +12,7 @@ from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops.pyramid import pool_pyramid
+from ..ops.pyramid import concatenate_pyramid, pool_pyramid
 from .hooks import is_hooked, runs_as_written
 from .layers import PyramidConv2d
 from .loss_mixin import StreamedLossMixin
@@ -112,10 +112,18 @@ class PlainPSPHead(StreamedLossMixin, BaseDecodeHead):
 
     def cls_seg(self, feat: Sequence[Tensor]) -> Tensor:
         """Classify each pixel: (N, out_channels, H, W)."""
+        if not self._splits():
+            x, *levels = feat
+            return super().cls_seg(concatenate_pyramid(x, levels, self.align_corners))
         # Whole channels are dropped, so before upsampling is the same as after it.
         if self.dropout is not None:
             feat = [self.dropout(part) for part in feat]
         return self.conv_seg(tuple(feat))
+
+    def _splits(self) -> bool:
+        """Whether the convolution takes the parts, and the dropout drops channels or nothing."""
+        classifies = isinstance(self.conv_seg, PyramidConv2d) and not is_hooked(self.conv_seg)
+        return classifies and isinstance(self.dropout, (nn.Dropout2d, nn.Identity, type(None)))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's feature maps to logits, (N, out_channels, H, W)."""

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules import module as registry
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from pspnet_plugin.heads import FactorizedPSPHead, psp_head
+from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, psp_head
 
 SMALL = {
     'in_channels': 6,
@@ -216,3 +216,39 @@ def test_a_normalized_bottleneck_is_normalized(heads, normalize):
         normalize(head.bottleneck.conv)
         head.eval()
     assert_same_results(*heads)
+
+
+# --- PlainPSPHead, whose own convolution also takes a concatenation -------------------------------
+
+
+@pytest.fixture
+def plain():
+    torch.manual_seed(0)
+    return PlainPSPHead(6, (1, 2), num_classes=3).double().eval()
+
+
+@pytest.mark.parametrize('register', ['register_forward_hook', 'register_forward_pre_hook'])
+def test_hooks_of_the_last_convolution_see_the_concatenation(plain, register):
+    seen = []
+    expected = results(plain)
+    getattr(plain.conv_seg, register)(lambda module, args, *out: seen.append(args[0]))
+    torch.testing.assert_close(results(plain), expected, rtol=1e-10, atol=1e-10)
+    assert seen[0].shape == (2, 12, 9, 11)
+
+
+def test_the_last_convolution_may_be_replaced(plain):
+    expected = results(plain)
+    weights = plain.conv_seg.state_dict()
+    plain.conv_seg = nn.Conv2d(12, 3, 1).double()
+    plain.conv_seg.load_state_dict(weights)
+    torch.testing.assert_close(results(plain), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_another_dropout_sees_the_concatenation(plain):
+    seen = []
+    plain.dropout = nn.Dropout(0.5)
+    plain.dropout.register_forward_hook(lambda module, args, out: seen.append(out))
+    plain.train()
+    out = plain([torch.randn(2, 6, 9, 11, dtype=torch.float64)])
+    assert [tuple(tensor.shape) for tensor in seen] == [(2, 12, 9, 11)]
+    torch.testing.assert_close(out, plain.conv_seg(seen[0]))
