@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DistributedDataParallel
 
 from ..wrappers import unwrapped
 from .folding import fold_batch_norms
 from .memory import keep_freed_memory
 
-EXAMPLE_SIZE = 64  # height and width of the input on which a model is folded: 2 x 2 at stride 32
+# Height and width of the inputs on which a model is folded: 2 x 2 and 4 x 5 at stride 32.
+EXAMPLE_SIZES = (64, 64), (128, 160)
 
 
 @HOOKS.register_module()
@@ -39,8 +44,10 @@ class ChannelsLastHook(Hook):
 class FoldBatchNormHook(Hook):
     """Validates and tests on a copy of the model whose batch norms are folded.
 
-    The copy exists during validation or testing only; the model that is trained and saved is not
-    changed. Fully sharded models are left as they are.
+    The copy exists during validation or testing only. It shares the parameters and the hooks of the
+    model that is trained and saved, which is not run meanwhile: its buffers, its training flags and
+    the random state are as they were. A model that cannot be folded is left as it is, and a warning
+    in the log says why. Fully sharded models are left as they are.
 
     Example:
         custom_hooks=[dict(type='FoldBatchNormHook')]
@@ -51,19 +58,19 @@ class FoldBatchNormHook(Hook):
 
     def __init__(self) -> None:
         self._model: nn.Module | None = None
-        self._logged = False
+        self._logged = ''
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Replace the runner's model by its folded copy."""
         if is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel):
             return  # a fully sharded model, whose convolutions hold only a part of each weight
         model = unwrapped(runner.model)
-        # The copy of a compiled model calls the model itself, which must then be in eval mode.
-        model.eval()
         try:
-            folded, count = fold_batch_norms(model, _run_example)
+            runs = [partial(_run_example, size=size) for size in EXAMPLE_SIZES]
+            folded, count = fold_batch_norms(model, *runs)
         except Exception as error:  # whatever it is, the run goes on without folding
-            self._log(runner, f'FoldBatchNormHook leaves the model as it is: {error!r}')
+            message = f'FoldBatchNormHook leaves the model as it is: {error!r}'
+            self._log(runner, message, logging.WARNING)
             return
         self._log(runner, f'FoldBatchNormHook folded {count} batch norms for prediction.')
         if count:
@@ -77,10 +84,10 @@ class FoldBatchNormHook(Hook):
     before_test_epoch = before_val_epoch
     after_test_epoch = after_val_epoch
 
-    def _log(self, runner: Runner, message: str) -> None:
-        if not self._logged:
-            runner.logger.info(message)
-        self._logged = True
+    def _log(self, runner: Runner, message: str, level: int = logging.INFO) -> None:
+        if message != self._logged:  # once, not in every validation
+            runner.logger.log(level, message)
+        self._logged = message
 
 
 @HOOKS.register_module()
@@ -99,11 +106,17 @@ class KeepMemoryHook(Hook):
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
 
 
-def _run_example(model: nn.Module) -> Tensor | tuple[Tensor, ...]:
+def _run_example(model: nn.Module, size: tuple[int, int]) -> object:
     if isinstance(model, BaseTTAModel):
         model = model.module
-    weight = next(p for p in model.parameters() if p.dim() == 4)
-    noise = torch.randn(
-        1, weight.shape[1], EXAMPLE_SIZE, EXAMPLE_SIZE, generator=torch.Generator().manual_seed(0)
-    )
-    return model(noise.to(weight), mode='tensor')
+    parameter = next(p for p in model.parameters() if p.is_floating_point())
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, _input_channels(model), *size, generator=generator)
+    return model(noise.to(parameter), mode='tensor')
+
+
+def _input_channels(model: nn.Module) -> int:
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    if mean is not None and len(mean) > 1:  # One mean may serve any number of channels.
+        return len(mean)
+    return next(m.in_channels for m in model.modules() if isinstance(m, _ConvNd))
