@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.device import get_device
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..wrappers import unwrapped
 from .folding import fold_batch_norms
 from .memory import keep_freed_memory
+from .memory_format import OneStep, Step, memory_format_error, set_memory_format
 
 # Height and width of the inputs on which a model is folded: 2 x 2 and 4 x 5 at stride 32.
 EXAMPLE_SIZES = (64, 64), (128, 160)
@@ -25,19 +27,65 @@ EXAMPLE_SIZES = (64, 64), (128, 160)
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Keeps convolution weights channels-last, and with them every feature map.
+    """Keeps weights of 2-d convolutions channels-last, and with them every feature map.
+
+    A copy of the model tries the first batch of each kind. If it fails channels-last and runs
+    without, the model becomes contiguous again, and one warning says why.
+
+    Args:
+        enabled: False adds nothing to the run, also where every run has this hook.
 
     Example:
         custom_hooks=[dict(type='ChannelsLastHook')]
     """
 
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._format = torch.channels_last
+        self._tried: set[str] = set()
+
+    def before_run(self, runner: Runner) -> None:
+        """Start anew with another run."""
+        self._format, self._tried = torch.channels_last, set()
+
     # Not in before_run: random initialization fills weights in the order of their memory, so the
     # same seed would give other weights.
     def before_train(self, runner: Runner) -> None:
         """Convert the model, which by now is initialized or resumed."""
-        runner.model.to(memory_format=torch.channels_last)
+        if self.enabled:
+            set_memory_format(runner.model, self._format)
 
     before_val = before_test = before_train
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Try a training step, with its gradients, on the first batch."""
+
+        def step(model: Any, batch: Any) -> None:
+            model.train_step(batch, OneStep(runner.optim_wrapper.optim_context, model))
+
+        self._try(runner, 'train', data_batch, step)
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Try the first batch."""
+        self._try(runner, 'val', data_batch, lambda model, batch: model.val_step(batch))
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Try the first batch."""
+        self._try(runner, 'test', data_batch, lambda model, batch: model.test_step(batch))
+
+    def _try(self, runner: Runner, phase: str, batch: Any, step: Step) -> None:
+        if phase in self._tried or not self.enabled or self._format != torch.channels_last:
+            return
+        self._tried.add(phase)
+        if _is_sharded(runner.model):
+            return
+        error = memory_format_error(unwrapped(runner.model), batch, step)
+        if error is not None:
+            self._format = torch.contiguous_format
+            set_memory_format(runner.model, self._format)
+            runner.logger.warning(
+                f'ChannelsLastHook leaves the model contiguous, which fails channels-last: {error}'
+            )
 
 
 @HOOKS.register_module()
@@ -49,6 +97,9 @@ class FoldBatchNormHook(Hook):
     the random state are as they were. A model that cannot be folded is left as it is, and a warning
     in the log says why. Fully sharded models are left as they are.
 
+    Args:
+        enabled: False adds nothing to the run, also where every run has this hook.
+
     Example:
         custom_hooks=[dict(type='FoldBatchNormHook')]
     """
@@ -56,14 +107,15 @@ class FoldBatchNormHook(Hook):
     # After EMAHook (NORMAL) puts its weights in, before CheckpointHook (VERY_LOW) saves the model.
     priority = 'LOW'
 
-    def __init__(self) -> None:
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._model: nn.Module | None = None
         self._logged = ''
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Replace the runner's model by its folded copy."""
-        if is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel):
-            return  # a fully sharded model, whose convolutions hold only a part of each weight
+        if not self.enabled or _is_sharded(runner.model):
+            return
         model = unwrapped(runner.model)
         try:
             runs = [partial(_run_example, size=size) for size in EXAMPLE_SIZES]
@@ -96,14 +148,25 @@ class KeepMemoryHook(Hook):
 
     The process then keeps the size of its largest step, see :func:`.memory.keep_freed_memory`.
 
+    Args:
+        enabled: False adds nothing to the run, also where every run has this hook.
+
     Example:
         custom_hooks=[dict(type='KeepMemoryHook')]
     """
 
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+
     def before_run(self, runner: Runner) -> None:
         """Set it for the rest of the process."""
-        if get_device() == 'cpu' and keep_freed_memory():
+        if self.enabled and get_device() == 'cpu' and keep_freed_memory():
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether the convolutions hold only a part of each weight."""
+    return is_model_wrapper(model) and not isinstance(model, DistributedDataParallel)
 
 
 def _run_example(model: nn.Module, size: tuple[int, int]) -> object:

@@ -361,6 +361,49 @@ def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
 
 
+class ContiguousOnly(TinyModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        if mode == self.fails:
+            self.conv(inputs).view(1, -1, 12, 12)
+        return super().forward(inputs, data_samples, mode)
+
+
+@pytest.mark.parametrize(('fails', 'warnings'), [('loss', 1), ('predict', 1), ('never', 0)])
+def test_model_that_fails_channels_last_trains_the_same_contiguous(
+    tmp_path, fails, warnings, monkeypatch
+):
+    states, logged = [], []
+    for hooks in ([], [ChannelsLastHook()]):
+        torch.manual_seed(0)
+        model = ContiguousOnly()
+        model.fails = fails
+        runner = build_runner(tmp_path, hooks, model)
+        monkeypatch.setattr(runner.logger, 'warning', logged.append)
+        runner.train()
+        states.append(copy.deepcopy(model.state_dict()))
+    told = [message for message in logged if 'leaves the model contiguous' in message]
+    assert len(told) == warnings
+    assert model.conv.weight.is_contiguous() == (fails != 'never')
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+class Volumes(TinyModel):
+    def __init__(self):
+        super().__init__()
+        self.volume = nn.Conv3d(1, 1, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return super().forward(self.volume(inputs[:, None])[:, 0], data_samples, mode)
+
+
+@pytest.mark.parametrize('phase', ['train', 'val', 'test'])
+def test_models_with_convolutions_of_three_dimensions_run_channels_last(tmp_path, phase):
+    runner = build_runner(tmp_path, [ChannelsLastHook()], Volumes())
+    getattr(runner, phase)()
+    assert runner.model.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(('device', 'told'), [('cpu', True), ('cuda', False)])
 def test_memory_is_kept_in_runs_on_a_cpu(tmp_path, monkeypatch, device, told):
     calls = []
