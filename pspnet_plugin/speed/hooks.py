@@ -67,11 +67,11 @@ class ChannelsLastHook(Hook):
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Try the first batch."""
-        self._try(runner, 'val', data_batch, lambda model, batch: model.val_step(batch))
+        self._try(runner, 'val', data_batch, _val_step)
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Try the first batch."""
-        self._try(runner, 'test', data_batch, lambda model, batch: model.test_step(batch))
+        self._try(runner, 'test', data_batch, _test_step)
 
     def _try(self, runner: Runner, phase: str, batch: Any, step: Step) -> None:
         if phase in self._tried or not self.enabled or self._format != torch.channels_last:
@@ -162,6 +162,14 @@ class KeepMemoryHook(Hook):
         """Set it for the rest of the process."""
         if self.enabled and get_device() == 'cpu' and keep_freed_memory():
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
+
+
+def _val_step(model: Any, batch: Any) -> object:
+    return model.val_step(batch)
+
+
+def _test_step(model: Any, batch: Any) -> object:
+    return model.test_step(batch)
 
 
 def _is_sharded(model: nn.Module) -> bool:
