@@ -3,10 +3,13 @@
 import argparse
 import copy
 import importlib
+import types
 
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
@@ -20,6 +23,7 @@ from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
 from pspnet_plugin.launch import stock_tools
 from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
+from pspnet_plugin.speed import hooks as speed_hooks
 from tests.helpers.processes import run_python
 from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
@@ -161,6 +165,88 @@ def test_a_hundred_steps_give_the_loss_curve_of_stock(accelerate, dtype, noise):
     ours = loss_curve(build_model().to(memory_format=torch.channels_last), dtype)
     torch.testing.assert_close(ours, stock, rtol=noise, atol=0)
     assert stock[-10:].mean() < 0.9 * stock[:10].mean(), 'nothing was learned'
+
+
+@pytest.mark.parametrize('name', list(STOCK))
+def test_full_name_of_a_stock_class_builds_that_class(accelerate, name):
+    accelerate()
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        assert MODELS.get(f'mmseg.models.{name}') is STOCK[name]
+
+
+PARTS = (ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook)
+
+
+@pytest.mark.parametrize('off', PARTS)
+def test_each_hook_is_switched_off_alone(accelerate, tmp_path, off, monkeypatch):
+    accelerate()
+    runner = Runner(
+        model=TinyModel(),
+        work_dir=str(tmp_path),
+        custom_hooks=[{'type': off.__name__, 'enabled': False}],
+    )
+    hooks = {type(hook): hook for hook in runner.hooks}
+    assert {part: hooks[part].enabled for part in PARTS} == {
+        part: part is not off for part in PARTS
+    }
+    kept = []
+    monkeypatch.setattr(speed_hooks, 'keep_freed_memory', lambda: kept.append(1) or True)
+    monkeypatch.setattr(speed_hooks, 'get_device', lambda: 'cpu')
+    for moment in ('before_run', 'before_test', 'before_test_epoch'):
+        runner.call_hook(moment)
+    channels_last = runner.model.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    done = {
+        ChannelsLastHook: channels_last,
+        FoldBatchNormHook: isinstance(runner.model.norm, torch.nn.Identity),
+        KeepMemoryHook: bool(kept),
+    }
+    assert done == {part: part is not off for part in PARTS}
+
+
+class TinyModel(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.norm(self.conv(inputs))
+
+
+def dynamic_filter_network(training):
+    """DMNet with a batch of two, and the first batch of a run."""
+    cfg = copy.deepcopy(MODEL)
+    cfg.decode_head = dict(HEAD, type='DMHead', in_channels=32, in_index=3, channels=8)
+    cfg.decode_head.filter_sizes = (1, 3)
+    del cfg.auxiliary_head
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg)
+    label = torch.randint(0, 5, (1, 32, 32))
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for _ in range(2)]
+    for sample in samples:
+        sample.set_metainfo({'img_shape': (32, 32), 'ori_shape': (32, 32)})
+    return model.train(training), {'inputs': torch.randn(2, 3, 32, 32), 'data_samples': samples}
+
+
+def test_dynamic_filters_of_dmnet_train_contiguous_with_one_warning(tmp_path):
+    model, batch = dynamic_filter_network(training=True)
+    model.to(memory_format=torch.channels_last)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(RuntimeError, match='view size is not compatible'):
+        model.train_step(copy.deepcopy(batch), wrapper)
+    warnings = []
+    logger = types.SimpleNamespace(warning=warnings.append)
+    runner = types.SimpleNamespace(model=model, optim_wrapper=wrapper, logger=logger)
+    hook = ChannelsLastHook()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    hook.before_train(runner)
+    for step in range(2):
+        hook.before_train_iter(runner, step, batch)
+    (message,) = warnings
+    assert 'view size is not compatible' in message
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.train_step(batch, wrapper)['loss'].isfinite()
 
 
 def write_config(folder, acceleration):

@@ -2,45 +2,103 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+from typing import Any
+
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DistributedDataParallel
 
 from ..wrappers import unwrapped
 from .folding import fold_batch_norms
 from .memory import keep_freed_memory
+from .memory_format import OneStep, Step, memory_format_error, set_memory_format
 
-EXAMPLE_SIZE = 64  # height and width of the input on which a model is folded: 2 x 2 at stride 32
+# Height and width of the inputs on which a model is folded: 2 x 2 and 4 x 5 at stride 32.
+EXAMPLE_SIZES = (64, 64), (128, 160)
 
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Keeps convolution weights channels-last, and with them every feature map.
+    """Keeps weights of 2-d convolutions channels-last, and with them every feature map.
+
+    A copy of the model tries the first batch of each kind. If it fails channels-last and runs
+    without, the model becomes contiguous again, and one warning says why.
+
+    Args:
+        enabled: False adds nothing to the run, also where every run has this hook.
 
     Example:
         custom_hooks=[dict(type='ChannelsLastHook')]
     """
 
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._format = torch.channels_last
+        self._tried: set[str] = set()
+
+    def before_run(self, runner: Runner) -> None:
+        """Start anew with another run."""
+        self._format, self._tried = torch.channels_last, set()
+
     # Not in before_run: random initialization fills weights in the order of their memory, so the
     # same seed would give other weights.
     def before_train(self, runner: Runner) -> None:
         """Convert the model, which by now is initialized or resumed."""
-        runner.model.to(memory_format=torch.channels_last)
+        if self.enabled:
+            set_memory_format(runner.model, self._format)
 
     before_val = before_test = before_train
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Try a training step, with its gradients, on the first batch."""
+
+        def step(model: Any, batch: Any) -> None:
+            model.train_step(batch, OneStep(runner.optim_wrapper.optim_context, model))
+
+        self._try(runner, 'train', data_batch, step)
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Try the first batch."""
+        self._try(runner, 'val', data_batch, _val_step)
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Try the first batch."""
+        self._try(runner, 'test', data_batch, _test_step)
+
+    def _try(self, runner: Runner, phase: str, batch: Any, step: Step) -> None:
+        if phase in self._tried or not self.enabled or self._format != torch.channels_last:
+            return
+        self._tried.add(phase)
+        if _is_sharded(runner.model):
+            return
+        error = memory_format_error(unwrapped(runner.model), batch, step)
+        if error is not None:
+            self._format = torch.contiguous_format
+            set_memory_format(runner.model, self._format)
+            runner.logger.warning(
+                f'ChannelsLastHook leaves the model contiguous, which fails channels-last: {error}'
+            )
 
 
 @HOOKS.register_module()
 class FoldBatchNormHook(Hook):
     """Validates and tests on a copy of the model whose batch norms are folded.
 
-    The copy exists during validation or testing only; the model that is trained and saved is not
-    changed. Fully sharded models are left as they are.
+    The copy exists during validation or testing only. It shares the parameters and the hooks of the
+    model that is trained and saved, which is not run meanwhile: its buffers, its training flags and
+    the random state are as they were. A model that cannot be folded is left as it is, and a warning
+    in the log says why. Fully sharded models are left as they are.
+
+    Args:
+        enabled: False adds nothing to the run, also where every run has this hook.
 
     Example:
         custom_hooks=[dict(type='FoldBatchNormHook')]
@@ -49,21 +107,22 @@ class FoldBatchNormHook(Hook):
     # After EMAHook (NORMAL) puts its weights in, before CheckpointHook (VERY_LOW) saves the model.
     priority = 'LOW'
 
-    def __init__(self) -> None:
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._model: nn.Module | None = None
-        self._logged = False
+        self._logged = ''
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Replace the runner's model by its folded copy."""
-        if is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel):
-            return  # a fully sharded model, whose convolutions hold only a part of each weight
+        if not self.enabled or _is_sharded(runner.model):
+            return
         model = unwrapped(runner.model)
-        # The copy of a compiled model calls the model itself, which must then be in eval mode.
-        model.eval()
         try:
-            folded, count = fold_batch_norms(model, _run_example)
+            runs = [partial(_run_example, size=size) for size in EXAMPLE_SIZES]
+            folded, count = fold_batch_norms(model, *runs)
         except Exception as error:  # whatever it is, the run goes on without folding
-            self._log(runner, f'FoldBatchNormHook leaves the model as it is: {error!r}')
+            message = f'FoldBatchNormHook leaves the model as it is: {error!r}'
+            self._log(runner, message, logging.WARNING)
             return
         self._log(runner, f'FoldBatchNormHook folded {count} batch norms for prediction.')
         if count:
@@ -77,10 +136,10 @@ class FoldBatchNormHook(Hook):
     before_test_epoch = before_val_epoch
     after_test_epoch = after_val_epoch
 
-    def _log(self, runner: Runner, message: str) -> None:
-        if not self._logged:
-            runner.logger.info(message)
-        self._logged = True
+    def _log(self, runner: Runner, message: str, level: int = logging.INFO) -> None:
+        if message != self._logged:  # once, not in every validation
+            runner.logger.log(level, message)
+        self._logged = message
 
 
 @HOOKS.register_module()
@@ -89,21 +148,46 @@ class KeepMemoryHook(Hook):
 
     The process then keeps the size of its largest step, see :func:`.memory.keep_freed_memory`.
 
+    Args:
+        enabled: False adds nothing to the run, also where every run has this hook.
+
     Example:
         custom_hooks=[dict(type='KeepMemoryHook')]
     """
 
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+
     def before_run(self, runner: Runner) -> None:
         """Set it for the rest of the process."""
-        if get_device() == 'cpu' and keep_freed_memory():
+        if self.enabled and get_device() == 'cpu' and keep_freed_memory():
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
 
 
-def _run_example(model: nn.Module) -> Tensor | tuple[Tensor, ...]:
+def _val_step(model: Any, batch: Any) -> object:
+    return model.val_step(batch)
+
+
+def _test_step(model: Any, batch: Any) -> object:
+    return model.test_step(batch)
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether the convolutions hold only a part of each weight."""
+    return is_model_wrapper(model) and not isinstance(model, DistributedDataParallel)
+
+
+def _run_example(model: nn.Module, size: tuple[int, int]) -> object:
     if isinstance(model, BaseTTAModel):
         model = model.module
-    weight = next(p for p in model.parameters() if p.dim() == 4)
-    noise = torch.randn(
-        1, weight.shape[1], EXAMPLE_SIZE, EXAMPLE_SIZE, generator=torch.Generator().manual_seed(0)
-    )
-    return model(noise.to(weight), mode='tensor')
+    parameter = next(p for p in model.parameters() if p.is_floating_point())
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, _input_channels(model), *size, generator=generator)
+    return model(noise.to(parameter), mode='tensor')
+
+
+def _input_channels(model: nn.Module) -> int:
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    if mean is not None and len(mean) > 1:  # One mean may serve any number of channels.
+        return len(mean)
+    return next(m.in_channels for m in model.modules() if isinstance(m, _ConvNd))

@@ -1,12 +1,18 @@
 """Folded batch norms against the models they come from, ours and other people's."""
 
+import threading
+import types
+
 import pytest
+import timm
 import torch
 import torchvision
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from pspnet_plugin import PspnetPluginError
 from pspnet_plugin.speed.folding import FoldingError, fold_batch_norms
+from pspnet_plugin.speed.trial import CopyError
 
 
 def run_on(*size):
@@ -103,11 +109,149 @@ class StandardizedConv2d(nn.Conv2d):
         return super()._conv_forward(x, weight / weight.square().sum((1, 2, 3), True), bias)
 
 
-def test_convolution_that_changes_its_weight_is_an_error():
-    model = nn.Sequential(StandardizedConv2d(3, 4, 3), nn.BatchNorm2d(4))
-    with pytest.raises(FoldingError, match='weight in a way of its own'):
+class ShiftedBatchNorm2d(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) + 1e-3
+
+
+class AlwaysTraining(nn.BatchNorm2d):
+    def train(self, mode=True):
+        return super().train(True)
+
+
+def replaced_forward():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model[1].forward = types.MethodType(
+        lambda self, x: nn.BatchNorm2d.forward(self, x) * 2, model[1]
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        nn.Sequential(StandardizedConv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), ShiftedBatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), AlwaysTraining(4)),
+        replaced_forward(),
+    ],
+    ids=['convolution', 'norm', 'training', 'instance'],
+)
+def test_modules_with_a_forward_of_their_own_or_in_training_stay(model):
+    folded, count = fold_batch_norms(with_random_statistics(model), run_on(3, 9, 9))
+    assert count == 0
+    assert type(folded[1]) is type(model[1])
+
+
+def test_batch_norms_that_stay_in_training_are_not_folded_by_class_alone():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model[1].train = lambda mode=True: model[1]
+    with pytest.raises(CopyError, match='1.train of the model was replaced'):
         fold_batch_norms(with_random_statistics(model), run_on(3, 9, 9))
+
+
+class Regularized(PreActivation):
+    """Reads the weight of its convolution again; what is behind it decides one channel."""
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) + 2e-3 * self.conv.weight.abs().sum()
+
+
+class OneLargeChannel(Regularized):
+    def forward(self, x):
+        y = super().forward(x)
+        return torch.cat([y, torch.full_like(y[:, :1], 1e6)], 1)
+
+
+@pytest.mark.parametrize('network', [Regularized, OneLargeChannel])
+def test_other_outputs_of_one_channel_are_an_error(network):
+    model = network()
+    nn.init.constant_(model.norm.weight, 2)  # folded, the sum is twice as large: 0.5 % of an output
+    with pytest.raises(FoldingError, match='channel 0 of its output differs by'):
+        fold_batch_norms(model, run_on(3, 9, 9))
     assert issubclass(FoldingError, PspnetPluginError)
+
+
+class ByHeight(PreActivation):
+    """Higher maps are normed, and also used without the norm."""
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) if x.shape[2] < 16 else self.norm(y) + y
+
+
+def test_batch_norm_whose_path_depends_on_the_size_stays():
+    model = with_random_statistics(ByHeight())
+    folded, count = fold_batch_norms(model, run_on(3, 9, 9), run_on(3, 20, 20))
+    assert count == 0
+    picture = torch.randn(1, 3, 20, 9).double()
+    torch.testing.assert_close(folded(picture), model.eval()(picture), rtol=0, atol=0)
+
+
+class Unreadable(PreActivation):
+    def forward(self, x):
+        return str(self.norm(self.conv(x)))
+
+
+def test_model_without_an_output_to_compare_is_an_error():
+    with pytest.raises(FoldingError, match='no tensor'):
+        fold_batch_norms(Unreadable().double(), run_on(3, 9, 9))
+
+
+class Recorder:
+    """A hook that cannot be copied."""
+
+    def __init__(self):
+        self.seen, self.lock = [], threading.Lock()
+
+    def __call__(self, module, inputs, output):
+        self.seen.append(output.clone())
+
+
+def test_copy_calls_the_hooks_of_the_model_and_folds_nothing_that_they_look_at():
+    model = with_random_statistics(
+        nn.Sequential(
+            nn.Sequential(nn.Conv2d(3, 4, 3)),
+            nn.BatchNorm2d(4),
+            nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)),
+            nn.Conv2d(4, 4, 1),
+            nn.BatchNorm2d(4),
+        )
+    )
+    recorders = [Recorder() for _ in range(3)]
+    handles = [model[i].register_forward_hook(hook) for i, hook in zip((0, 2, 4), recorders)]
+    folded, count = fold_batch_norms(model, run_on(3, 9, 9))
+    assert count == 1
+    assert not any(hook.seen for hook in recorders), 'a hook saw the example'
+    assert [len(module._forward_hooks) for module in model] == [1, 0, 1, 0, 1]
+    picture = torch.randn(1, 3, 9, 9).double()
+    folded(picture)
+    model.eval()(picture)
+    for hook in recorders:
+        ours, theirs = hook.seen
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    for handle in handles:
+        handle.remove()
+    folded(picture)
+    assert [len(hook.seen) for hook in recorders] == [2] * 3
+
+
+@pytest.mark.parametrize('name', ['tf_efficientnet_lite0', 'densenet121'])
+def test_norms_of_timm_with_an_activation_leave_it_behind(name):
+    model = with_random_statistics(timm.create_model(name, num_classes=5))
+    norms = [m for m in model.modules() if type(m) is BatchNormAct2d]
+    folded, count = fold_batch_norms(model, run_on(3, 64, 64))
+    left = [m for m in folded.modules() if type(m) is BatchNormAct2d]
+    assert count == len(norms) - len(left)
+    assert count > len(norms) / 3 if name == 'densenet121' else not left
+    picture = torch.randn(2, 3, 96, 80).double()
+    torch.testing.assert_close(folded(picture), model.eval()(picture), rtol=1e-9, atol=1e-9)
+
+
+def test_drop_of_a_norm_of_timm_is_kept():
+    norm = BatchNormAct2d(4, drop_layer=nn.Dropout, act_layer=nn.Tanh)
+    folded, _ = fold_batch_norms(nn.Sequential(nn.Conv2d(3, 4, 3), norm), run_on(3, 9, 9))
+    assert [type(module) for module in folded[1]] == [nn.Dropout, nn.Tanh]
 
 
 def test_transposed_and_grouped_convolutions_without_affine_norms_fold():

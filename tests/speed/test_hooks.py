@@ -1,17 +1,29 @@
 """The hooks in real runs of mmengine's Runner over a tiny model."""
 
 import copy
+import logging
+import random
+import types
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel, BaseTTAModel, MMDistributedDataParallel
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.model import (
+    BaseModel,
+    BaseTTAModel,
+    ImgDataPreprocessor,
+    MMDistributedDataParallel,
+)
+from mmengine.registry import MODEL_WRAPPERS, DefaultScope
 from mmengine.runner import Runner
+from mmseg.registry import MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
+from pspnet_plugin import config_path
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 from pspnet_plugin.speed import hooks as hooks_module
 
@@ -156,6 +168,117 @@ def test_model_that_cannot_run_the_example_validates_as_it_is(tmp_path):
     assert watcher.validated == [nn.BatchNorm2d] * 4
 
 
+@pytest.fixture
+def runner_of(tmp_path, monkeypatch):
+    """A runner of ``model`` and the list of (level, message) that it logs."""
+
+    def build(model):
+        runner = build_runner(tmp_path, [], model)
+        logged = []
+        monkeypatch.setattr(runner.logger, 'log', lambda *arguments: logged.append(arguments))
+        return runner, logged
+
+    return build
+
+
+class Noisy(TinyModel):
+    """Changes a buffer and draws random numbers of all kinds whenever it runs, and says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.always = nn.BatchNorm2d(3)
+        self.always.train = types.MethodType(lambda self, mode=True: self, self.always)
+        self.register_buffer('runs', torch.zeros(()))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        self.runs += torch.rand(()) + np.random.rand() + random.random()
+        return super().forward(self.always(inputs), data_samples, mode)
+
+
+def test_validation_leaves_no_trace_in_the_trained_model(runner_of):
+    model = Noisy()
+    calls = []
+    model.out.register_forward_hook(lambda *arguments: calls.append(arguments))
+    runner, _ = runner_of(model)
+    model.conv.eval()
+
+    def trace():
+        tensors = {name: value.clone() for name, value in model.state_dict().items()}
+        flags = [(module.training, dict(module._forward_hooks)) for module in model.modules()]
+        states = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+        return tensors, flags, states
+
+    before = trace()
+    hook = FoldBatchNormHook()
+    hook.before_val_epoch(runner)
+    assert isinstance(runner.model.norm, nn.Identity)
+    assert calls == []
+    hook.after_val_epoch(runner)
+    after = trace()
+    assert runner.model is model
+    assert all(torch.equal(before[0][name], value) for name, value in after[0].items())
+    assert before[1] == after[1]
+    assert torch.equal(before[2][0], after[2][0])
+    assert (before[2][1] == after[2][1]).all()
+    assert before[2][2] == after[2][2]
+
+
+def test_hooks_on_the_model_see_every_image_of_validation_and_nothing_else(tmp_path):
+    model, shapes = TinyModel(), []
+    model.out.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    watcher = Watcher()
+    build_runner(tmp_path, [FoldBatchNormHook(), watcher], model).val()
+    assert watcher.validated == [nn.Identity] * 2
+    assert shapes == [(2, 2, 10, 10)] * 2
+
+
+class FourBands(TinyModel):
+    """The first weight of four dimensions is not the one that reads the image."""
+
+    def __init__(self):
+        super().__init__()
+        out, conv = self.out, nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        del self.out, self.conv
+        self.position = nn.Parameter(torch.zeros(1, 7, 1, 1))
+        self.out, self.conv = out, conv
+        self.extra = nn.Conv2d(2, 4, 1)
+
+
+def test_example_has_the_channels_of_the_preprocessor(runner_of):
+    model = FourBands()
+    model.data_preprocessor = ImgDataPreprocessor()
+    model.data_preprocessor.register_buffer('mean', torch.zeros(4, 1, 1))
+    hook = FoldBatchNormHook()
+    runner, logged = runner_of(model)
+    hook.before_val_epoch(runner)
+    assert isinstance(runner.model.norm, nn.Identity)
+    assert logged == [(logging.INFO, 'FoldBatchNormHook folded 1 batch norms for prediction.')]
+
+
+def test_refusal_is_one_warning_that_says_why(runner_of):
+    runner, logged = runner_of(NeedsDataSamples())
+    hook = FoldBatchNormHook()
+    for _ in range(2):
+        hook.before_val_epoch(runner)
+        hook.after_val_epoch(runner)
+    ((level, message),) = logged
+    assert level == logging.WARNING
+    assert "NotImplementedError('no')" in message
+
+
+def test_network_of_the_demo_is_folded_but_for_the_convolution_of_its_head(runner_of):
+    cfg = Config.fromfile(config_path('psp_efflite0_bluemarble.py')).model
+    cfg.backbone.init_cfg = None
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg)
+    runner, logged = runner_of(model)
+    FoldBatchNormHook().before_val_epoch(runner)
+    left = [n for n, m in runner.model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    # FactorizedPSPHead computes this convolution in parts.
+    assert left == ['decode_head.bottleneck.bn']
+    assert logged[0][0] == logging.INFO
+
+
 def test_model_whose_methods_are_replaced_as_by_compilation_predicts_the_same(tmp_path):
     means = []
     for hooks in ([], [FoldBatchNormHook()]):
@@ -235,6 +358,49 @@ def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path
         states.append(copy.deepcopy(runner.model.state_dict()))
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-12)
+
+
+class ContiguousOnly(TinyModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        if mode == self.fails:
+            self.conv(inputs).view(1, -1, 12, 12)
+        return super().forward(inputs, data_samples, mode)
+
+
+@pytest.mark.parametrize(('fails', 'warnings'), [('loss', 1), ('predict', 1), ('never', 0)])
+def test_model_that_fails_channels_last_trains_the_same_contiguous(
+    tmp_path, fails, warnings, monkeypatch
+):
+    states, logged = [], []
+    for hooks in ([], [ChannelsLastHook()]):
+        torch.manual_seed(0)
+        model = ContiguousOnly()
+        model.fails = fails
+        runner = build_runner(tmp_path, hooks, model)
+        monkeypatch.setattr(runner.logger, 'warning', logged.append)
+        runner.train()
+        states.append(copy.deepcopy(model.state_dict()))
+    told = [message for message in logged if 'leaves the model contiguous' in message]
+    assert len(told) == warnings
+    assert model.conv.weight.is_contiguous() == (fails != 'never')
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+class Volumes(TinyModel):
+    def __init__(self):
+        super().__init__()
+        self.volume = nn.Conv3d(1, 1, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return super().forward(self.volume(inputs[:, None])[:, 0], data_samples, mode)
+
+
+@pytest.mark.parametrize('phase', ['train', 'val', 'test'])
+def test_models_with_convolutions_of_three_dimensions_run_channels_last(tmp_path, phase):
+    runner = build_runner(tmp_path, [ChannelsLastHook()], Volumes())
+    getattr(runner, phase)()
+    assert runner.model.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(('device', 'told'), [('cpu', True), ('cuda', False)])

@@ -1,0 +1,116 @@
+"""A model tried on an example, without a trace in the model that is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+from collections import OrderedDict
+from collections.abc import Iterator
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ..errors import PspnetPluginError
+
+FORWARD_HOOKS = (
+    '_forward_pre_hooks',
+    '_forward_pre_hooks_with_kwargs',
+    '_forward_hooks',
+    '_forward_hooks_with_kwargs',
+    '_forward_hooks_always_called',
+)
+
+
+class CopyError(PspnetPluginError):
+    """A copy of a model would run code of the model itself."""
+
+
+def copy_without_hooks(model: nn.Module, shared: list[Tensor] | None = None) -> nn.Module:
+    """A copy of ``model`` that calls no hooks of its modules before or after their forward pass.
+
+    Args:
+        shared: tensors that the copy has in common with ``model``.
+
+    Raises:
+        CopyError: a method of a module was replaced by a function, as by ``torch.compile``, whose
+            copy would call the module itself.
+    """
+    memo: dict[int, object] = {id(tensor): tensor for tensor in shared or []}
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            replaces = callable(value) and hasattr(type(module), attribute)
+            if replaces and not isinstance(value, MethodType):
+                path = f'{name}.{attribute}' if name else attribute
+                raise CopyError(
+                    f'{path} of the model was replaced, as by torch.compile; the replacement in a '
+                    'copy of the model would run the model itself.'
+                )
+        memo.update({id(hooks): OrderedDict() for hooks in _forward_hooks(module).values()})
+    return copy.deepcopy(model, memo)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether ``module`` calls a hook before or after its forward pass."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)
+
+
+def share_hooks(modules: list[nn.Module], copies: list[nn.Module]) -> None:
+    """Make each copy call the hooks of its module, also those that are added or removed later."""
+    for module, copied in zip(modules, copies):
+        vars(copied).update(_forward_hooks(module))
+
+
+def _forward_hooks(module: nn.Module) -> dict[str, Any]:
+    return {name: hooks for name, hooks in vars(module).items() if name in FORWARD_HOOKS}
+
+
+@contextlib.contextmanager
+def trial(model: nn.Module) -> Iterator[None]:
+    """Within this context a copy of ``model`` may run: random states are restored afterwards.
+
+    Raises:
+        CopyError: a module of ``model`` itself is called.
+    """
+    originals = {id(module) for module in model.modules()}
+
+    def refuse(module: nn.Module, inputs: tuple) -> None:
+        if id(module) in originals:
+            raise CopyError(f'A copy of the model would run {type(module).__name__} of the model.')
+
+    devices = {parameter.device for parameter in model.parameters()}
+    gpus = [device for device in devices if device.type == 'cuda']
+    states = random.getstate(), np.random.get_state()
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        handle.remove()
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Within this context float32 is not rounded to TensorFloat-32 or bfloat16."""
+    backends: Any = torch.backends
+    exact: object
+    if hasattr(backends.cudnn, 'conv'):  # since torch 2.9, which refuses the older names beside it
+        owners = [backends.cudnn.conv, backends.cuda.matmul]
+        owners += [backends.mkldnn.conv, backends.mkldnn.matmul]
+        name, exact = 'fp32_precision', 'ieee'
+    else:
+        owners, name, exact = [backends.cudnn, backends.cuda.matmul], 'allow_tf32', False
+    before = [getattr(owner, name) for owner in owners]
+    try:
+        for owner in owners:
+            setattr(owner, name, exact)
+        yield
+    finally:
+        for owner, value in zip(owners, before):
+            setattr(owner, name, value)
