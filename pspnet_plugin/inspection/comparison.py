@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
+from ..pretrained.load import tensors_of
 from ..pretrained.match.input_channels import first_convolution
-from ..pretrained.match.plan import tensors_of
 from ..pretrained.match.search import shapes_of
 from ..pretrained.report import LoadReport
 from ..pretrained.source.read import read_checkpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,8 +11,7 @@ from .advice.causes import why_empty
 from .advice.lookalikes import notes_on, second_networks
 from .advice.refusal import why_refused
 from .errors import PretrainedWeightsError
-from .match.input_channels import image_convolutions
-from .match.plan import LoadPlan, plan_load, tensors_of
+from .match.plan import LoadPlan, plan_load
 from .match.search import candidates_of, find_match, shapes_of
 from .report import LoadReport, report_on
 from .settings import LoadSettings
@@ -56,10 +54,10 @@ def load(module: nn.Module, settings: LoadSettings) -> LoadReport:
         settings.conversion,
         search_prefix=settings.prefix is None,
     )
-    plan = plan_load(own, image_convolutions(module), candidates, match, content.meta, settings)
+    plan = plan_load(module, own, candidates, match, content.meta, settings)
     refusal = why_refused(plan, module, content, settings)
     if not refusal:
-        write(plan, own)
+        write(plan)
     notes = notes_on(module, match.conversion, settings.checkpoint)
     if settings.prefix is None:
         notes = [*second_networks(plan, content, shapes_of(own)), *notes]
@@ -70,13 +68,20 @@ def load(module: nn.Module, settings: LoadSettings) -> LoadReport:
     return report
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of ``module`` themselves, by name."""
+    if not isinstance(module, nn.Module):
+        raise PretrainedWeightsError(f'{module!r} is no torch.nn.Module.')
+    return {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+
+
 @torch.no_grad()
-def write(plan: LoadPlan, own: Mapping[str, Tensor]) -> None:
+def write(plan: LoadPlan) -> None:
     """Copy the values of ``plan`` into the module's tensors, one at a time."""
     for name, outcome in plan.outcomes.items():
         if outcome.value is None:
             continue
         if outcome.rows is None:
-            own[name].copy_(outcome.value)
+            plan.own[name].copy_(outcome.value)
         else:
-            own[name][outcome.rows] = outcome.value.to(own[name])
+            plan.own[name][outcome.rows] = outcome.value.to(plan.own[name])

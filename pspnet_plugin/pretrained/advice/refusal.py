@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...text import shortened
-from ..match.plan import LoadPlan, converts, tensors_of
+from ..match.plan import LoadPlan, converts
 from ..match.search import Shapes, find_match, shapes_of
 from ..settings import LoadSettings
 from ..source.read import Checkpoint
@@ -28,8 +28,7 @@ def why_refused(
     None where it covers enough, the checkpoint has nothing more inside the module's layers, its
     network is the module's, and all values are such as training gives.
     """
-    own = tensors_of(module)
-    kind = type(module).__name__
+    own, kind = plan.own, type(module).__name__
     return (
         _too_little(plan, kind, own, content, settings)
         or _too_much(plan, kind, shapes_of(own))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import PretrainedWeightsError
 from ..settings import LoadSettings
 from .classifier import differs_in_classes_only, is_classifier, rows_by_name
-from .input_channels import COLOURS, adapt_to_channels, adaptation, first_convolution
+from .input_channels import (
+    COLOURS,
+    adapt_to_channels,
+    adaptation,
+    first_convolution,
+    image_convolutions,
+)
 from .search import Candidates, Match, is_counted, shapes_of
 
 
@@ -40,11 +45,13 @@ class LoadPlan:
     """What would be written where, and what the checkpoint has beyond that.
 
     Attributes:
+        own: the module's tensors, by name, in its order.
         candidates, match: the tensors of the file, and how their names map to the module's.
         outcomes: by name, for each tensor of the module in its order.
         left_over: names in the file of the candidates that go nowhere.
     """
 
+    own: dict[str, Tensor]
     candidates: Candidates
     match: Match
     outcomes: dict[str, Outcome]
@@ -66,16 +73,9 @@ class LoadPlan:
         return self.received + sum(map(is_counted, without))
 
 
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of ``module`` themselves, by name."""
-    if not isinstance(module, nn.Module):
-        raise PretrainedWeightsError(f'{module!r} is no torch.nn.Module.')
-    return {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
-
-
 def plan_load(
-    own: Mapping[str, Tensor],
-    read_image: Collection[str],
+    module: nn.Module,
+    own: dict[str, Tensor],
     candidates: Candidates,
     match: Match,
     meta: Mapping[str, Any],
@@ -84,46 +84,49 @@ def plan_load(
     """Decide for each tensor of a module what it receives.
 
     Args:
-        own: the module's tensors, as :func:`tensors_of` gives them.
-        read_image: names of the weights of its convolutions that read the image.
+        own: the module's tensors, by name.
         meta: the ``meta`` entry of the checkpoint, which may tell its class names.
 
     Raises:
         PretrainedWeightsError: ``first_conv`` or ``classes`` cannot be done with these weights.
     """
-    first = first_convolution(shapes_of(own))
     outcomes = {}
-    for name, ours in own.items():
+    for name in own:
         value = candidates.tensors.get(match.names.get(name, ''))
         if value is not None:
-            of_image = name in read_image and value.dim() == 4 and value.shape[1] == len(COLOURS)
-            of_image = of_image or name == first
-            outcomes[name] = _outcome(name, value, ours, of_image, meta, settings)
+            outcomes[name] = _outcome(name, value, own, module, meta, settings)
         elif is_counted(name):
             outcomes[name] = Outcome('missing')
     used = set(match.names.values())
     left_over = [n for n in candidates.tensors if n not in used and is_counted(n)]
-    return LoadPlan(candidates, match, outcomes, left_over)
+    return LoadPlan(own, candidates, match, outcomes, left_over)
 
 
 def _outcome(
     name: str,
     value: Tensor,
-    ours: Tensor,
-    of_image: bool,
+    own: dict[str, Tensor],
+    module: nn.Module,
     meta: Mapping[str, Any],
     settings: LoadSettings,
 ) -> Outcome:
+    ours = own[name]
     if not _same_kind(value, ours):
         return _mismatch(value, ours)
+    as_it_is = isinstance(settings.first_conv, str) and settings.classes is None
+    if value.shape == ours.shape and as_it_is:
+        return Outcome('loaded', value=value)
     only_classes_differ = is_classifier(name) and differs_in_classes_only(value.shape, ours.shape)
     if settings.classes == 'by_name' and only_classes_differ:
         return _shared_classes(value, ours, meta, settings)
-    if of_image and value.dim() == 4 and value[:, 0].shape == ours[:, 0].shape:
-        sources = adaptation(settings.first_conv, value.shape[1], ours.shape[1])
-        if sources:
-            adapted = adapt_to_channels(value.float(), sources)
-            return Outcome('adapted', f'input channels {", ".join(sources)}', adapted)
+    sources = None
+    if value.dim() == 4 and value[:, 0].shape == ours[:, 0].shape:
+        of_others = value.shape[1] == len(COLOURS) and name in image_convolutions(module)
+        if of_others or name == first_convolution(shapes_of(own)):
+            sources = adaptation(settings.first_conv, value.shape[1], ours.shape[1])
+    if sources:
+        adapted = adapt_to_channels(value.float(), sources)
+        return Outcome('adapted', f'input channels {", ".join(sources)}', adapted)
     if value.shape == ours.shape:
         return Outcome('loaded', value=value)
     if only_classes_differ:

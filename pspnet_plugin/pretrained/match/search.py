@@ -170,7 +170,7 @@ def find_match(
     Raises:
         PretrainedWeightsError: the checkpoint is not in the layout of ``conversion``.
     """
-    named = conversion_named(conversion)
+    named = None if conversion == 'auto' else conversion_named(conversion)
     if not any(map(WRAPPERS.search, module_shapes)):
         names = {WRAPPERS.sub('', name): original for name, original in names.items()}
     expected = sum(map(is_counted, module_shapes))
