@@ -112,7 +112,11 @@ def _names_of_torch() -> dict[str, Any]:
 # --- the unpickler ------------------------------------------------------------------------------
 
 
-class DataUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
+# Written in Python, so that its opcodes can be overridden; typeshed does not know it.
+_Unpickler: Any = pickle._Unpickler
+
+
+class DataUnpickler(_Unpickler):
     """Python's own unpickler, less all opcodes that torch's does not know, with torch's conditions.
 
     What may be called, created and filled stands in ``allowed``, by name. All else that a file can
