@@ -120,7 +120,7 @@ def _outcome(
     if settings.classes == 'by_name' and only_classes_differ:
         return _shared_classes(value, ours, meta, settings)
     sources = None
-    if value.dim() == 4 and value[:, 0].shape == ours[:, 0].shape:
+    if value.dim() == ours.dim() == 4 and value[:, 0].shape == ours[:, 0].shape:
         of_others = value.shape[1] == len(COLOURS) and name in image_convolutions(module)
         if of_others or name == first_convolution(shapes_of(own)):
             sources = adaptation(settings.first_conv, value.shape[1], ours.shape[1])

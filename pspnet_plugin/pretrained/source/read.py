@@ -25,7 +25,7 @@ CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'student', '
 DEEPEST = 100
 MOST_VALUES = 100_000
 # Bytes of a tensor whose numbers the file does not have one by one, as those of Tensor.expand().
-LARGEST_VIEW = 1 << 24
+LARGEST_VIEW = 1 << 30
 
 
 @dataclass
