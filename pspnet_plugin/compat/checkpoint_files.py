@@ -76,6 +76,9 @@ def remove_afterwards(save: Callable) -> Callable:
 
     @functools.wraps(save)
     def save_then_remove(self: CheckpointHook, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(self, 'file_backend'):  # a run that only validates: there is nothing to save
+            save(self, runner, *args, **kwargs)
+            return
         backend = self.file_backend
         self.file_backend = later = _Later(backend)
         try:

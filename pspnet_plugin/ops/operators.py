@@ -13,22 +13,17 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .torch_state import is_compiling
+from .torch_state import is_compiling, is_proxied
 
 Built = TypeVar('Built')
 
 
 def is_recorded(x: Tensor) -> bool:
-    """Whether a compiler, exporter or dispatch mode records what is done with x.
+    """Whether a compiler, exporter or ``make_fx`` records what is done with x.
 
     It may repeat that on other sizes, or replace operations that it knows.
     """
-    return (
-        is_compiling()
-        or torch.jit.is_tracing()
-        or type(x) is not Tensor
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
+    return is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor or is_proxied()
 
 
 def is_transformed(x: Any) -> bool:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import torch
 import torch._dynamo
+from torch.fx.experimental import proxy_tensor
 
 if hasattr(getattr(torch, 'compiler', None), 'is_compiling'):
     is_compiling = torch.compiler.is_compiling
 else:  # torch < 2.3
     is_compiling = torch._dynamo.is_compiling
+
+
+# get_innermost_proxy_mode: torch < 2.2
+_PROXY_MODES = [
+    getattr(proxy_tensor, name)
+    for name in ('get_proxy_mode', 'get_innermost_proxy_mode')
+    if hasattr(proxy_tensor, name)
+]
+
+
+def is_proxied() -> bool:
+    """Whether ``make_fx`` traces what is done."""
+    return any(mode() is not None for mode in _PROXY_MODES[:1])
 
 
 def autocasts_on_cpu() -> bool:

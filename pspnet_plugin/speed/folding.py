@@ -26,11 +26,13 @@ CONVOLUTIONS = {
     'mmcv.cnn.bricks.wrappers.Conv2d',
     'mmcv.cnn.bricks.conv2d_adaptive_padding.Conv2dAdaptivePadding',
     'timm.layers.conv2d_same.Conv2dSame',
+    *(f'pspnet_plugin.heads.layers.{kind}Conv2d' for kind in ('Pyramid', 'Winograd')),
 }
 NORMS = {
     *(f'torch.nn.modules.batchnorm.BatchNorm{d}d' for d in (1, 2, 3)),
     'torch.nn.modules.batchnorm.SyncBatchNorm',
     'mmengine.model.utils._BatchNormXd',
+    'mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm',
     'timm.layers.norm_act.BatchNormAct2d',
     'timm.layers.norm_act.SyncBatchNormAct',
 }

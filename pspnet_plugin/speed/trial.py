@@ -7,7 +7,7 @@ import copy
 import random
 from collections import OrderedDict
 from collections.abc import Iterator
-from types import MethodType
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ def copy_without_hooks(model: nn.Module, shared: list[Tensor] | None = None) -> 
     memo: dict[int, object] = {id(tensor): tensor for tensor in shared or []}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
-            replaces = callable(value) and hasattr(type(module), attribute)
-            if replaces and not isinstance(value, MethodType):
+            # deepcopy keeps functions as they are, and gives other objects the copy in its place.
+            if isinstance(value, FunctionType) and hasattr(type(module), attribute):
                 path = f'{name}.{attribute}' if name else attribute
                 raise CopyError(
                     f'{path} of the model was replaced, as by torch.compile; the replacement in a '

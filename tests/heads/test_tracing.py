@@ -11,7 +11,6 @@ from mmseg.models.decode_heads import FCNHead, PSPHead
 from torch import nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
 from pspnet_plugin.heads.layers import WinogradConv2d
@@ -190,27 +189,6 @@ def test_nothing_of_a_transform_stays_behind(case):
         operators.interpolation_operator(73, (1, 2), 3, False, like=x),
     ]
     assert not any(map(torch._C._functorch.is_functorch_wrapped_tensor, kept))
-
-
-class Names(TorchDispatchMode):
-    """The names of the operations that run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_dispatch_mode_sees_the_plain_convolution(case):
-    stock, ours, x = case
-    with torch.no_grad(), Names() as seen:
-        out = ours([x])
-    assert 'convolution' in seen.names
-    assert not any('baddbmm' in name for name in seen.names)
-    assert_close(out, stock([x]))
 
 
 @pytest.mark.parametrize('training', [False, True])
