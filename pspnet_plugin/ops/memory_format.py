@@ -1,4 +1,4 @@
-"""How a map lies in memory, which decides how a product with it is computed without a copy."""
+"""How a map lies in memory, and products with it that keep its memory format."""
 
 from __future__ import annotations
 
