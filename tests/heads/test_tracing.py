@@ -1,4 +1,4 @@
-"""The heads under ``torch.fx``, ``torch.func``, forward-mode differentiation, and without pictures.
+"""The heads under ``torch.fx``, ``torch.func``, forward-mode differentiation, and without images.
 
 All their 3 x 3 convolutions run over tiles, which PyTorch has rules for in the backward pass only.
 """
@@ -115,7 +115,7 @@ def test_make_fx_records_the_backward_pass(case):
     assert_close(make_fx(input_gradient(ours))(x)(x), input_gradient(stock)(x))
 
 
-def test_vmap_over_pictures(case):
+def test_vmap_over_images(case):
     stock, ours, x = case
     assert_close(torch.func.vmap(lambda x: ours([x]))(x[:, None])[:, 0], stock([x]))
 
@@ -139,7 +139,7 @@ def test_vmap_over_parameters_is_an_ensemble(case, part):
     assert_close(results[1], results[0])
 
 
-def test_gradients_of_each_picture_by_vmap(case):
+def test_gradients_of_each_image_by_vmap(case):
     results = []
     *heads, x = case
     for head in heads:
@@ -192,7 +192,7 @@ def test_nothing_of_a_transform_stays_behind(case):
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_a_batch_without_a_picture_has_the_results_of_stock(case, training):
+def test_a_batch_without_an_image_has_the_results_of_stock(case, training):
     *heads, x = case
     results = []
     for head in heads:

@@ -184,8 +184,8 @@ def test_batch_norm_whose_path_depends_on_the_size_stays():
     model = with_random_statistics(ByHeight())
     folded, count = fold_batch_norms(model, run_on(3, 9, 9), run_on(3, 20, 20))
     assert count == 0
-    picture = torch.randn(1, 3, 20, 9).double()
-    torch.testing.assert_close(folded(picture), model.eval()(picture), rtol=0, atol=0)
+    image = torch.randn(1, 3, 20, 9).double()
+    torch.testing.assert_close(folded(image), model.eval()(image), rtol=0, atol=0)
 
 
 class Unreadable(PreActivation):
@@ -224,15 +224,15 @@ def test_copy_calls_the_hooks_of_the_model_and_folds_nothing_that_they_look_at()
     assert count == 1
     assert not any(hook.seen for hook in recorders), 'a hook saw the example'
     assert [len(module._forward_hooks) for module in model] == [1, 0, 1, 0, 1]
-    picture = torch.randn(1, 3, 9, 9).double()
-    folded(picture)
-    model.eval()(picture)
+    image = torch.randn(1, 3, 9, 9).double()
+    folded(image)
+    model.eval()(image)
     for hook in recorders:
         ours, theirs = hook.seen
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     for handle in handles:
         handle.remove()
-    folded(picture)
+    folded(image)
     assert [len(hook.seen) for hook in recorders] == [2] * 3
 
 
@@ -244,8 +244,8 @@ def test_norms_of_timm_with_an_activation_leave_it_behind(name):
     left = [m for m in folded.modules() if type(m) is BatchNormAct2d]
     assert count == len(norms) - len(left)
     assert count > len(norms) / 3 if name == 'densenet121' else not left
-    picture = torch.randn(2, 3, 96, 80).double()
-    torch.testing.assert_close(folded(picture), model.eval()(picture), rtol=1e-9, atol=1e-9)
+    image = torch.randn(2, 3, 96, 80).double()
+    torch.testing.assert_close(folded(image), model.eval()(image), rtol=1e-9, atol=1e-9)
 
 
 def test_drop_of_a_norm_of_timm_is_kept():

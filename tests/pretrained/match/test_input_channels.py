@@ -101,16 +101,16 @@ SEVERAL = {
 def test_all_convolutions_that_read_the_image_are_adapted(tmp_path, name):
     rgb = randomized(build(**SEVERAL[name]))
     file = saved(rgb, tmp_path / 'rgb.pth')
-    picture = image()
-    theirs = features_of(rgb, picture)
-    for channels, pixels in ((['B', 'G', 'R'], picture.flip(1)), (['mean'] * 4, None)):
+    rgb_image = image()
+    theirs = features_of(rgb, rgb_image)
+    for channels, pixels in ((['B', 'G', 'R'], rgb_image.flip(1)), (['mean'] * 4, None)):
         options = {'first_conv': {'channels': channels}}
         ours = randomized(build(**SEVERAL[name], in_channels=len(channels)), seed=3)
         report = load_pretrained(ours, file, **options)
         assert report.coverage == 1
         assert len(report.adapted) > 1
         if pixels is None:
-            grey = picture[:, :1]
+            grey = rgb_image[:, :1]
             pixels = grey.expand(-1, 4, -1, -1)
             theirs = features_of(rgb, grey.expand(-1, 3, -1, -1))
         assert difference(features_of(ours, pixels), theirs) < 1e-5
