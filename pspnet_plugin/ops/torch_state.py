@@ -12,17 +12,15 @@ else:  # torch < 2.3
     is_compiling = torch._dynamo.is_compiling
 
 
-# get_innermost_proxy_mode: torch < 2.2
-_PROXY_MODES = [
-    getattr(proxy_tensor, name)
-    for name in ('get_proxy_mode', 'get_innermost_proxy_mode')
-    if hasattr(proxy_tensor, name)
-]
+if hasattr(proxy_tensor, 'get_proxy_mode'):
+    _proxy_mode = proxy_tensor.get_proxy_mode
+else:  # torch < 2.2
+    _proxy_mode = proxy_tensor.get_innermost_proxy_mode
 
 
 def is_proxied() -> bool:
     """Whether ``make_fx`` traces what is done."""
-    return any(mode() is not None for mode in _PROXY_MODES[:1])
+    return _proxy_mode() is not None
 
 
 def autocasts_on_cpu() -> bool:
