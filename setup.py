@@ -78,6 +78,7 @@ setup(
         'rich',
         'safetensors',
     ],
+    entry_points={'console_scripts': ['pspnet = pspnet_plugin.commands:main']},
     extras_require={
         'timm': timm,
         'onnx': onnx,

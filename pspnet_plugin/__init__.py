@@ -15,9 +15,9 @@ __version__ = '0.1.0'
 
 compat.apply()
 
-from .finite_loss import StopAtNonFiniteLossHook  # noqa: E402  needs the repaired stack
 from .freezing import LayerFreezeHook  # noqa: E402
 from .pretrained import PretrainedBackbone, PretrainedBackboneHook  # noqa: E402
+from .runs.finite_loss import StopAtNonFiniteLossHook  # noqa: E402
 from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook  # noqa: E402
 
 __all__ = [

@@ -18,13 +18,13 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import nn
 
-from ..compat.config_scope import SCOPE, config_path
-from ..launch import dicts_within
+from ..compat.config_scope import SCOPE, find_config
 from ..pretrained import load_pretrained
 from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.report import LoadReport
 from ..pretrained.source.read import read_checkpoint
 from ..replacements import REPLACEMENTS
+from ..runs.launch import dicts_within
 from ..speed.examples import example_runs
 from ..speed.folding import Run, fold_batch_norms
 from ..speed.memory import keep_freed_memory
@@ -63,7 +63,8 @@ def init_model(
         ``classes`` and their ``palette``. mmseg's ``inference_model`` takes it as well.
 
     Raises:
-        PredictionError: config, device or dtype are not understood, some weights are not in the
+        PspnetPluginError: there is no such config.
+        PredictionError: device or dtype are not understood, some weights are not in the
             checkpoint, or it is of a model with another number of classes.
         PretrainedWeightsError: the checkpoint cannot be read.
     """
@@ -87,20 +88,14 @@ def read_config(config: str | os.PathLike | Config) -> Config:
     """A copy of a config, or the one at a path, or the plugin's or mmseg's of a name.
 
     Raises:
-        PredictionError: there is no such config.
+        PspnetPluginError: there is no such config.
     """
     if isinstance(config, Config):
         return copy.deepcopy(config)
     name = os.fspath(config)
-    if os.path.isfile(name):
-        return Config.fromfile(name)
     if '::' in name and not name.startswith(SCOPE):
         return get_config(name)
-    own = name[len(SCOPE) :] if name.startswith(SCOPE) else name
-    try:
-        return Config.fromfile(config_path(own if own.endswith('.py') else f'{own}.py'))
-    except FileNotFoundError as error:
-        raise PredictionError(f'There is no config file {name}, and {error}') from error
+    return Config.fromfile(find_config(name))
 
 
 def device_named(device: str | torch.device | None) -> torch.device:
@@ -187,8 +182,8 @@ def what_is_not_there(checkpoint: str, report: LoadReport) -> str:
     groups = {'missing': report.missing, 'of another shape': shapes, 'unused': report.left_over}
     told = [f'{what}: {shortened(names)}' for what, names in groups.items() if names]
     return (
-        f"{checkpoint} has {report.received} of the model's {report.expected} weights, and none may "
-        f'be random ({"; ".join(told)}). Use the config that it was trained with.'
+        f"{checkpoint} has {report.received} of the model's {report.expected} weights, and none "
+        f'may be random ({"; ".join(told)}). Use the config that it was trained with.'
     )
 
 

@@ -12,10 +12,12 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
 import pspnet_plugin
+from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.heads import FactorizedPSPHead
-from pspnet_plugin.launch import stock_tools
 from pspnet_plugin.prediction import PredictionError, init_model
+from pspnet_plugin.prediction.model import read_config
 from pspnet_plugin.pretrained.errors import PretrainedWeightsError
+from pspnet_plugin.runs.launch import stock_tools
 from tests.helpers.prediction import (
     CONFIGS,
     random_checkpoint,
@@ -70,13 +72,13 @@ def test_class_that_a_config_names_in_full_stays_the_stock_one(trained):
 
 @pytest.mark.parametrize('name', ['psp_r18_cityscapes', 'pspnet_plugin::psp_r18_cityscapes.py'])
 def test_config_can_be_named(name):
-    from pspnet_plugin.prediction.model import read_config
-
     assert read_config(name).model.backbone.depth == 18
 
 
 def test_config_that_does_not_exist_is_an_error_with_near_names():
-    with pytest.raises(PredictionError, match=r'no config file psp_r50_cityscape,.*Did you mean'):
+    with pytest.raises(
+        PspnetPluginError, match=r'config psp_r50_cityscape is no file. Did you mean'
+    ):
         init_model('psp_r50_cityscape', 'any.pth')
 
 

@@ -1,4 +1,4 @@
-"""``predict``: the labels of mmseg's ``inference_model``, for everything that is called an image."""
+"""``predict``: the labels of mmseg's ``inference_model``, for all that is called an image."""
 
 import copy
 import functools
