@@ -20,6 +20,7 @@ COMMANDS = {
     'config': "print one of the plugin's configs, or list them",
     'train': "train a model (options of MMSegmentation's train tool)",
     'test': "measure a checkpoint on labelled images (options of MMSegmentation's test tool)",
+    'predict': 'write label maps and overlays of images and videos, no labels needed',
     'inspect': 'show which pretrained weights a config loads, and what becomes of each',
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
@@ -30,6 +31,7 @@ examples:
   pspnet config psp_r50_cityscapes --out my_streets.py
   pspnet train my_streets.py
   pspnet test my_streets.py work_dirs/my_streets/iter_40000.pth
+  pspnet predict my_streets.py work_dirs/my_streets/iter_40000.pth photos --out predictions
 
   torchrun --nproc_per_node 4 -m pspnet_plugin train CONFIG --launcher pytorch
 
@@ -58,7 +60,7 @@ def _run(words: list[str]) -> int:
     named = words[0] if words and words[0] in COMMANDS else None
     parser = argparse.ArgumentParser(
         prog='pspnet',
-        description='PSPNet in MMSegmentation: train, test and look into it.',
+        description='PSPNet in MMSegmentation: train, test, predict and look into it.',
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -85,19 +85,23 @@ class Predictor:
     def predict(
         self, sources: Iterable[Source], on_error: OnError | None = None
     ) -> Iterator[Prediction]:
-        """Predict one source after another; the next images are read meanwhile."""
+        """Predict one source after another; the next images are read meanwhile.
+
+        A batch has its images among as many sources as it may hold, counted from the first: which
+        images are predicted together does not depend on which of them can be read.
+        """
         batch: list[Loaded] = []
-        for future in ahead(self.pipeline, sources, self.batch_size + 1):
+        for count, future in enumerate(ahead(self.pipeline, sources, self.batch_size + 1), 1):
             try:
                 loaded = future.result()
             except ImageError as error:
                 yield from self._flush(batch, on_error)
                 report(error, on_error)
-                continue
-            if batch and loaded.inputs[0].shape != batch[0].inputs[0].shape:
-                yield from self._flush(batch, on_error)
-            batch.append(loaded)
-            if len(batch) == self.batch_size:
+            else:
+                if batch and loaded.inputs[0].shape != batch[0].inputs[0].shape:
+                    yield from self._flush(batch, on_error)
+                batch.append(loaded)
+            if count % self.batch_size == 0:
                 yield from self._flush(batch, on_error)
         yield from self._flush(batch, on_error)
 
