@@ -37,6 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='also write probabilities/: TIFF files with a 16-bit page for each class',
     )
+    parser.add_argument(
+        '--window',
+        type=positive,
+        help='predict images of any size at that size, in overlapping windows of this side; GeoTIFF '
+        'keeps its georeference',
+    )
+    parser.add_argument(
+        '--overlap', type=int, help='pixels that neighbouring windows share (default: a quarter)'
+    )
     parser.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
     parser.add_argument(
         '--dtype',
@@ -75,7 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
         own_device(arguments.device),
         arguments.dtype,
     )
-    options = Options(arguments.batch, arguments.tta, arguments.probabilities, arguments.opacity)
+    options = Options(
+        arguments.batch,
+        arguments.tta,
+        arguments.probabilities,
+        arguments.opacity,
+        arguments.window,
+        arguments.overlap,
+    )
     first = os.environ.get('RANK', '0') == '0'
     columns = TextColumn('predict'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not first) as progress:

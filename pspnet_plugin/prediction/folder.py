@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from .api import predictor_for
 from .errors import ImageError, PredictionError
+from .large import WindowPredictor, is_raster, predict_raster
 from .outputs import (
     SHARES,
     Job,
@@ -37,15 +39,20 @@ class Options(NamedTuple):
     """What is asked of :func:`predict_folder` beyond the images.
 
     Attributes:
-        batch_size, tta, probabilities: as for :func:`.predictor.predict`; probabilities are written
+        batch_size, tta, probabilities: as for :func:`.api.predict`; probabilities are written
             as TIFF files of one 16-bit page for each class.
         opacity: of the colours over the images, 0 to 1.
+        window, overlap: predict images at their own size in windows, see
+            :class:`.large.WindowPredictor`. Rasters such as GeoTIFF are read and written in windows
+            and keep their georeference.
     """
 
     batch_size: int = 1
     tta: bool = False
     probabilities: bool = False
     opacity: float = 0.5
+    window: int | None = None
+    overlap: int | None = None
 
 
 class Summary(NamedTuple):
@@ -78,16 +85,24 @@ def predict_folder(
 
     Args:
         model: from :func:`.model.init_model`.
-        inputs: as for :func:`.predictor.predict`, but without pixels; also videos.
+        inputs: as for :func:`.api.predict`, but without pixels; also videos.
         advance: is called with the number of images that are done, and of all.
 
     Raises:
         PredictionError: nothing is named, ``out`` has predictions of another model or with other
             options, or cannot be written.
     """
-    predictor = Predictor(model, options.batch_size, options.probabilities, options.tta)
+    predictor = predictor_for(
+        model,
+        options.batch_size,
+        options.probabilities,
+        options.tta,
+        options.window,
+        options.overlap,
+    )
     sources = listed(inputs, out)
-    jobs = jobs_of(sources, out, options.probabilities)
+    windows = isinstance(predictor, WindowPredictor)
+    jobs = jobs_of(sources, out, options.probabilities, lambda s: windows and is_raster(s))
     with connected() as ranks:
         ranks.first(lambda: claim(out, record_of(model, options)))
         mine = _Share(predictor, options, advance).work(jobs[ranks.rank :: ranks.world])
@@ -114,6 +129,8 @@ def record_of(model: Any, options: Options) -> dict[str, Any]:
         'dtype': model.computes_in,
         'tta': options.tta,
         'opacity': options.opacity,
+        'window': options.window,
+        'overlap': options.overlap,
         **model.dataset_meta,
     }
 
@@ -152,7 +169,7 @@ class _Share:
 
     def work(self, jobs: Sequence[Job]) -> tuple[dict[str, list[str]], dict[str, str]]:
         self.total = len(jobs)
-        images = [job for job in jobs if not job.source.is_video]
+        images = [job for job in jobs if not job.source.is_video and job.overlay is not None]
         # A batch is predicted as a whole or not at all: alone, an image might be rounded otherwise.
         size = self.predictor.batch_size
         batches = [images[first : first + size] for first in range(0, len(images), size)]
@@ -160,6 +177,8 @@ class _Share:
         for job in jobs:
             if job.source.is_video and not self._are_done([job]):
                 self._video(job)
+            elif job.overlay is None and not self._are_done([job]):
+                self._raster(job)
         return self.rows, self.failures
 
     def _are_done(self, jobs: Sequence[Job]) -> bool:
@@ -194,6 +213,15 @@ class _Share:
             self._failed(ImageError(job.source.name, error.reason))
         else:
             self._done(job, shares_of(job, len(self.predictor.classes)))
+
+    def _raster(self, job: Job) -> None:
+        assert isinstance(self.predictor, WindowPredictor)
+        try:
+            row = predict_raster(self.predictor, job)
+        except ImageError as error:
+            self._failed(error)
+        else:
+            self._done(job, row)
 
     def _done(self, job: Job, row: list[str]) -> None:
         self.rows[job.source.name] = row

@@ -7,7 +7,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..compat.checkpoint_files import write_whole
 from .errors import PredictionError
+from .rasters import count_labels
 from .result import Prediction
 from .sources import Source
 
@@ -27,10 +28,13 @@ LARGEST = 2**16 - 1
 
 
 class Job(NamedTuple):
-    """A source and its files; a video has no label map and no probabilities, an image no frames."""
+    """A source and its files.
+
+    A video has no label map and no probabilities, an image no frames, a raster no overlay.
+    """
 
     source: Source
-    overlay: Path
+    overlay: Path | None = None
     labels: Path | None = None
     probabilities: Path | None = None
     frames: Path | None = None
@@ -51,7 +55,12 @@ class Job(NamedTuple):
         return oldest >= os.stat(self.source.name).st_mtime
 
 
-def jobs_of(sources: Sequence[Source], out: Path, probabilities: bool) -> list[Job]:
+def jobs_of(
+    sources: Sequence[Source],
+    out: Path,
+    probabilities: bool,
+    is_raster: Callable[[Source], bool] = lambda source: False,
+) -> list[Job]:
     """A job for each source; below ``out``, folders keep their tree.
 
     Raises:
@@ -63,14 +72,12 @@ def jobs_of(sources: Sequence[Source], out: Path, probabilities: bool) -> list[J
             video, frames = out / OVERLAYS / f'{name}.mp4', out / FRAMES / f'{name}.csv'
             jobs.append(Job(source, video, frames=frames))
             continue
-        jobs.append(
-            Job(
-                source,
-                out / OVERLAYS / f'{name}.jpg',
-                out / LABELS / f'{name}.png',
-                out / PROBABILITIES / f'{name}.tif' if probabilities else None,
-            )
-        )
+        pages = out / PROBABILITIES / f'{name}.tif' if probabilities else None
+        if is_raster(source):
+            jobs.append(Job(source, None, out / LABELS / f'{name}.tif', pages))
+        else:
+            overlay, labels = out / OVERLAYS / f'{name}.jpg', out / LABELS / f'{name}.png'
+            jobs.append(Job(source, overlay, labels, pages))
     return jobs
 
 
@@ -121,6 +128,7 @@ def write_prediction(job: Job, prediction: Prediction, opacity: float) -> None:
     """Write the files of an image, its label map last."""
     if job.probabilities is not None and prediction.probabilities is not None:
         write_probabilities(job.probabilities, prediction.probabilities)
+    assert job.overlay is not None
     with writing(job.overlay) as file:
         picture = Image.fromarray(prediction.overlay(opacity, legend=True))
         picture.save(file, 'JPEG', quality=JPEG_QUALITY)
@@ -167,6 +175,8 @@ def shares_of(job: Job, classes: int) -> list[str]:
     if job.frames is not None:
         return mean_shares(job.frames)
     assert job.labels is not None
+    if job.overlay is None:
+        return shares(count_labels(job.labels, classes))
     return shares(np.bincount(read_label_map(job.labels).ravel(), minlength=classes))
 
 

@@ -61,15 +61,8 @@ class Pipeline:
         Raises:
             ImageError: it cannot be read, or does not fit the network.
         """
-        results = self._read(source)
+        results = self.read(source)
         image = results['img']
-        found = image.shape[2] if image.ndim == 3 else 1
-        if found != self.channels or 0 in image.shape:
-            raise ImageError(
-                source.name,
-                f'has the shape {image.shape}, but the model reads images of {self.channels} '
-                f'channel{"s"[: self.channels > 1]}, (H, W, {self.channels}).',
-            )
         try:
             packed = self.prepare(results)
         except (cv2.error, ValueError, TypeError, ZeroDivisionError) as error:
@@ -82,6 +75,23 @@ class Pipeline:
         if isinstance(inputs, Tensor):
             inputs, samples = [inputs], [samples]
         return Loaded(source, image, inputs, samples)
+
+    def read(self, source: Source) -> dict[str, Any]:
+        """What the loader of the config returns for one image, checked.
+
+        Raises:
+            ImageError: it cannot be read, or does not have the channels of the network.
+        """
+        results = self._read(source)
+        image = results['img']
+        found = image.shape[2] if image.ndim == 3 else 1
+        if found != self.channels or 0 in image.shape:
+            raise ImageError(
+                source.name,
+                f'has the shape {image.shape}, but the model reads images of {self.channels} '
+                f'channel{"s"[: self.channels > 1]}, (H, W, {self.channels}).',
+            )
+        return results
 
     def _read(self, source: Source) -> dict[str, Any]:
         item, path = source.item, source.path

@@ -109,6 +109,22 @@ def written(path: Path, like: Raster, bands: int, dtype: str, nodata: int | None
         part.unlink(missing_ok=True)
 
 
+def write_colours(target: Any, palette: list[list[int]]) -> None:
+    """Give label values the colours of their classes, RGB from 0 to 255."""
+    if target.dtypes[0] == 'uint8':  # no others can have a colour table
+        target.write_colormap(1, {n: tuple(colour) for n, colour in enumerate(palette)})
+
+
+def count_labels(path: Path, classes: int) -> np.ndarray:
+    """How many pixels of a written label map have each label, (classes,)."""
+    counts = np.zeros(classes, np.int64)
+    with rasterio.open(path) as file:
+        for _, window in file.block_windows(1):
+            found = file.read(1, window=window)
+            counts += np.bincount(found[found < classes], minlength=classes)
+    return counts
+
+
 def write_block(target: Any, values: np.ndarray, row: int, column: int) -> None:
     """Write (h, w) or (bands, h, w) with its upper left pixel at (row, column)."""
     height, width = values.shape[-2:]

@@ -29,6 +29,7 @@ def predict_video(predictor: Predictor, job: Job, opacity: float) -> None:
         PredictionError: it cannot be written.
     """
     assert job.frames is not None
+    assert job.overlay is not None
     part = job.overlay.with_name(f'{job.overlay.stem}.part{job.overlay.suffix}')
     rows = []
     with contextlib.ExitStack() as stack:

@@ -96,11 +96,7 @@ def line_of_windows(length: int, window: int, overlap: int) -> Line:
     Neighbours share ``overlap`` pixels or more, and no pixel lies in more than two windows, except
     that a single pixel of rounding may.
     """
-    if not 0 <= overlap <= window // 2 or window < 1:
-        raise PredictionError(
-            f'Windows of {window} pixels cannot share {overlap}: at most half of them, and no less '
-            'than 0.'
-        )
+    check_windows(window, overlap)
     size = min(window, length)
     step = max(window - overlap, 1)
     count = 1 + max(0, -(-(length - size) // step))
@@ -113,6 +109,15 @@ def line_of_windows(length: int, window: int, overlap: int) -> Line:
         total[start : start + size] += tent
     weights = torch.stack([tent / total[start : start + size] for start in starts])
     return Line(starts, size, weights.float())
+
+
+def check_windows(window: int, overlap: int) -> None:
+    """Raise PredictionError for windows that share more than half their pixels, or less than 0."""
+    if window < 1 or not 0 <= overlap <= window // 2:
+        raise PredictionError(
+            f'Windows of {window} pixels cannot share {overlap}: at most half of them, and no less '
+            'than 0.'
+        )
 
 
 def largest(probabilities: Tensor, threshold: float | None = None) -> np.ndarray:
