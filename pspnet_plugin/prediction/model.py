@@ -20,12 +20,12 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from ..compat.config_scope import SCOPE, find_config
+from ..config_parts import dicts_within
 from ..pretrained import load_pretrained
 from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.report import LoadReport
 from ..pretrained.source.read import read_checkpoint
 from ..replacements import REPLACEMENTS
-from ..runs.launch import dicts_within
 from ..speed.examples import example_runs
 from ..speed.folding import Run, fold_batch_norms
 from ..speed.memory import keep_freed_memory

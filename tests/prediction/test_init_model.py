@@ -17,7 +17,7 @@ from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.prediction import PredictionError, init_model
 from pspnet_plugin.prediction.model import read_config
 from pspnet_plugin.pretrained.errors import PretrainedWeightsError
-from pspnet_plugin.runs.launch import stock_tools
+from pspnet_plugin.runs.tools import stock_tools
 from tests.helpers.prediction import (
     CONFIGS,
     random_checkpoint,
