@@ -7,7 +7,6 @@ looked at first.
 from __future__ import annotations
 
 import io
-import warnings
 from typing import Any
 
 import cv2
@@ -77,11 +76,9 @@ def require_whole(content: bytes, name: str) -> None:
     if content.startswith(JPEG_START) and content.rstrip(b'\0').endswith(JPEG_END):
         return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            image = Image.open(io.BytesIO(content))
-            # PNG has a checksum for each part, which is faster to look at than its pixels.
-            image.verify() if content.startswith(PNG_START) else image.load()
+        image = Image.open(io.BytesIO(content))
+        # PNG has a checksum for each part, which is faster to look at than its pixels.
+        image.verify() if content.startswith(PNG_START) else image.load()
     except Image.UnidentifiedImageError:
         return  # mmcv may know it, or says that it is none.
     except (Image.DecompressionBombError, MemoryError):
