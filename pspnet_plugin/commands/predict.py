@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--window',
         type=positive,
-        help='predict images of any size at that size, in overlapping windows of this side; GeoTIFF '
-        'keeps its georeference',
+        help='predict images of any size at that size, in overlapping windows of this side; '
+        'GeoTIFF keeps its georeference',
     )
     parser.add_argument(
         '--overlap', type=int, help='pixels that neighbouring windows share (default: a quarter)'
