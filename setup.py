@@ -73,6 +73,7 @@ setup(
         'huggingface_hub',
         'matplotlib',
         'numpy',
+        'pillow',
         'pooch[progress]>=1.8',
         'pyyaml',
         'requests',

@@ -32,7 +32,7 @@ from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, sources_of
 from .video import predict_video
 
 RECORD = 'prediction.json'
-WAITING = 4  # predictions that may wait to be written
+WAITING = 1  # predictions that wait to be written; those of many classes are large
 
 
 class Options(NamedTuple):

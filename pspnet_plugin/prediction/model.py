@@ -138,9 +138,13 @@ def build_segmentor(cfg: Config) -> nn.Module:
     settings.pop('train_cfg', None)
     settings.test_cfg = ConfigDict({'seg_logits': False, **(settings.get('test_cfg') or {})})
     init_default_scope(cfg.get('default_scope') or 'mmseg')  # also for mmseg's own calls later
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module=r'mmseg\.')  # what its heads say of their losses
-        return MODELS.build(settings)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module=r'mmseg\.')  # what heads say of their losses
+            return MODELS.build(settings)
+    except Exception as error:  # whatever the classes in the config raise
+        reason = ' '.join(str(error).split())
+        raise PredictionError(f'The model of the config cannot be built: {reason}') from error
 
 
 def replaced(kind: Any) -> Any:
