@@ -17,8 +17,9 @@ from ..source.read import Checkpoint
 # timm's ResNets that blur or pool where they stride; their files do not show it.
 ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+\w*')
 TIMM = re.compile(r'(?:timm://|hf://timm/)([^./@]+)')
-# What a classifier has behind an HRNet, in the names of its authors and timm, and of MMPretrain.
-HRNET_CLASSIFIER = re.compile(r'(?:^|\.)(?:incre_modules|increase_layers)\.')
+# What a classifier has behind an HRNet, in the names of its authors and timm, of MMPretrain, and of
+# the weights that MMPose downloads.
+HRNET_CLASSIFIER = re.compile(r'(?:^|\.)(?:incre_modules|increase_layers|head\.0\.0\.0)\.')
 
 AVERAGES = re.compile(r'(?:module\.)?ema_')  # as mmcv 1.x names them
 
@@ -43,6 +44,11 @@ def another_network(module: nn.Module, plan: LoadPlan, settings: LoadSettings) -
         why = (
             f"these weights are of a network with TensorFlow's padding and batch norm, and {own} "
             f'has others. Set model_name={"tf_" + own!r} in the backbone.'
+        )
+    elif own and own.startswith('tf_') and _pads_as_pytorch(plan):
+        why = (
+            f'segmentation_models.pytorch pads as PyTorch does where {own} pads as TensorFlow. Set '
+            f'model_name={own[3:]!r} in the backbone.'
         )
     elif settings.min_coverage is None and _interpolates_otherwise(module, plan):
         why = (
@@ -70,6 +76,12 @@ def architecture_in(reference: str) -> str | None:
     name = re.split(r'[/\\]', reference)[-1].removeprefix('timm--').partition('.')[0]
     ends = [len(name), *(match.start() for match in reversed(list(re.finditer(r'[\W_]', name))))]
     return next((name[:end] for end in ends if timm.get_pretrained_cfg(name[:end])), None)
+
+
+def _pads_as_pytorch(plan: LoadPlan) -> bool:
+    """Whether the weights are of a ``timm-efficientnet`` encoder, or its kin, of smp's."""
+    stem = 'encoder.conv_stem.weight'  # A `tu-` encoder, which is timm's own, has `model.` between.
+    return plan.match.conversion == 'smp' and any(n.endswith(stem) for n in plan.candidates.tensors)
 
 
 def _interpolates_otherwise(module: nn.Module, plan: LoadPlan) -> bool:
