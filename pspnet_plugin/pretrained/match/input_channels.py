@@ -16,7 +16,7 @@ from ..errors import PretrainedWeightsError
 COLOURS = ('R', 'G', 'B')
 SOURCES = (*COLOURS, 'mean')
 # Height and width of the images on which a module is tried; some networks take one size alone.
-EXAMPLE_SIZES = (64, 224, 256)
+EXAMPLE_SIZES = (64, 224, 240, 256, 384, 512)
 
 
 def adapt_to_channels(weight: Tensor, sources: Sequence[str]) -> Tensor:
