@@ -17,10 +17,11 @@ from ..source.read import Checkpoint
 # timm's ResNets that blur or pool where they stride; their files do not show it.
 ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+\w*')
 TIMM = re.compile(r'(?:timm://|hf://timm/)([^./@]+)')
-# What a classifier has behind an HRNet, in the names of its authors and timm, of MMPretrain, and of
-# the weights that MMPose downloads.
-HRNET_CLASSIFIER = re.compile(r'(?:^|\.)(?:incre_modules|increase_layers|head\.0\.0\.0)\.')
-
+# What stands behind an HRNet that upsamples by nearest neighbours: the classifiers of its authors,
+# timm and MMPretrain, the weights that MMPose starts from, MMPose's and MMDetection's models.
+OTHER_HRNETS = re.compile(
+    r'(?:^|\.)(?:incre_modules|increase_layers|(?:|keypoint_|bbox_|rpn_)head)\.'
+)
 AVERAGES = re.compile(r'(?:module\.)?ema_')  # as mmcv 1.x names them
 
 
@@ -52,9 +53,9 @@ def another_network(module: nn.Module, plan: LoadPlan, settings: LoadSettings) -
         )
     elif settings.min_coverage is None and _interpolates_otherwise(module, plan):
         why = (
-            "this HRNet classifier upsamples by nearest neighbours and MMSegmentation's HRNet "
-            'bilinearly. Take a TIMMBackbone with the model_name of the weights, or say '
-            'min_coverage=1 to fine-tune from them nevertheless.'
+            'this HRNet is none of a segmentation model and upsamples by nearest neighbours, '
+            "MMSegmentation's bilinearly. Take a TIMMBackbone with the model_name of the weights, "
+            'or say min_coverage=1 to fine-tune from them nevertheless.'
         )
     name = type(module).__name__
     return f'fits {name} by names and shapes and is another network: {why}' if why else None
@@ -87,7 +88,7 @@ def _pads_as_pytorch(plan: LoadPlan) -> bool:
 def _interpolates_otherwise(module: nn.Module, plan: LoadPlan) -> bool:
     fused = (part for name, part in module.named_modules() if '.fuse_layers.' in name)
     bilinear = any(getattr(part, 'mode', None) == 'bilinear' for part in fused)
-    return bilinear and any(map(HRNET_CLASSIFIER.search, plan.candidates.tensors))
+    return bilinear and any(map(OTHER_HRNETS.search, plan.candidates.tensors))
 
 
 def notes_on(module: nn.Module, conversion: str, reference: str) -> list[str]:

@@ -141,14 +141,16 @@ def hrnet_of(library: str):
         {
             'type': 'mmpretrain.ImageClassifier',
             'backbone': {'type': 'HRNet', 'extra': HRNET_STAGES},
-            'neck': {'type': 'HRFuseScales', 'in_channels': (16, 32, 64, 128)},
+            'neck': {'type': 'HRFuseScales', 'in_channels': (16, 32, 64, 128)}
+            if library == 'mmpretrain'
+            else {'type': 'GlobalAveragePooling'},
             'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 2048},
         }
     )
 
 
-@pytest.mark.parametrize('library', ['timm', 'mmpretrain', 'mmpose'])
-def test_hrnet_classifiers_which_upsample_otherwise_are_refused(tmp_path, library):
+@pytest.mark.parametrize('library', ['timm', 'mmpretrain', 'mmpretrain, pooled', 'mmpose'])
+def test_hrnets_that_upsample_otherwise_are_refused(tmp_path, library):
     network = randomized(hrnet_of(library))
     content = network.state_dict()
     if library == 'mmpose':  # which downloads timm's network with one part under another name
@@ -159,7 +161,7 @@ def test_hrnet_classifiers_which_upsample_otherwise_are_refused(tmp_path, librar
         load_pretrained(ours, file)
     assert load_pretrained(ours, file, min_coverage=1).coverage == 1
     # That is the whole difference.
-    backbone = network.backbone if library == 'mmpretrain' else network
+    backbone = network if library in ('timm', 'mmpose') else network.backbone
     theirs = outputs_of(backbone, ['stage4'], image())[0]
     assert difference(features_of(ours, image()), theirs) > 1e-2
     for name, part in ours.named_modules():
@@ -168,6 +170,9 @@ def test_hrnet_classifiers_which_upsample_otherwise_are_refused(tmp_path, librar
     assert difference(features_of(ours, image()), theirs) < 1e-6
 
 
-def test_hrnets_own_segmentation_models_are_no_classifiers(tmp_path):
+def test_hrnets_of_segmentation_models_are_taken(tmp_path):
     network = build(type='HRNet', extra=HRNET_STAGES)
-    assert load_pretrained(network, saved(network, tmp_path / 'weights.pth')).coverage == 1
+    others = ('decode_head.conv_seg.weight', 'auxiliary_head.0.conv_seg.weight')
+    content = {f'backbone.{name}': tensor for name, tensor in network.state_dict().items()}
+    file = saved({**content, **dict.fromkeys(others, torch.ones(2))}, tmp_path / 'weights.pth')
+    assert load_pretrained(network, file).coverage == 1
