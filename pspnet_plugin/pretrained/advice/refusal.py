@@ -37,8 +37,8 @@ def judge(
         _too_little(plan, kind, own, content, settings)
         or _too_much(plan, kind, shapes_of(own))
         or another_network(module, plan, settings)
-        or (_about_the_image(plan, kind) if elsewhere else None)
         or _impossible_values(plan, own, settings.min_coverage is None)
+        or (_about_the_image(plan, kind) if elsewhere else None)
     )
     notes = notes_on(module, plan.match.conversion, settings.checkpoint)
     if settings.prefix is None:
