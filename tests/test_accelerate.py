@@ -20,7 +20,7 @@ from mmseg.structures import SegDataSample
 
 from pspnet_plugin.compat import runner as moments
 from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
-from pspnet_plugin.launch import stock_tools
+from pspnet_plugin.runs.launch import stock_tools
 from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 from pspnet_plugin.speed import hooks as speed_hooks

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from pspnet_plugin.launch import stock_tools
+from pspnet_plugin.runs.launch import stock_tools
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
@@ -112,6 +112,20 @@ def test_tool_in_the_wheel_has_the_stock_command_line(environment, run_installed
         assert option in output
 
 
+# What the script that pip writes for an entry point does.
+CONSOLE_COMMAND = """
+import sys
+from importlib.metadata import distribution
+(command,) = (e for e in distribution('pspnet-plugin').entry_points if e.name == 'pspnet')
+sys.exit(command.load()())
+"""
+
+
+def test_console_command_of_the_wheel_runs_without_a_clone(run_installed):
+    output = run_installed('-c', CONSOLE_COMMAND, 'config')
+    assert 'psp_r50_cityscapes.py' in output.splitlines()
+
+
 def tool_in(environment):
     return next(environment.rglob('pspnet_plugin/.mim/tools/train.py'))
 
@@ -136,6 +150,7 @@ def test_train_tool_runs_a_config_elsewhere_that_builds_on_one_in_the_wheel(
     script = {'own': tool_in(environment), 'stock': stock_tools() / 'train.py'}[tool]
     options = [*small_run_options(street_scenes, iterations=2), *NARROW_MODEL, *BATCH_NORM]
     output = run_installed(script, 'mine.py', '--work-dir', 'runs', *options)
-    assert 'FactorizedPSPHead' in output
+    (log,) = (tmp_path / 'runs').glob('*/*.log')
+    assert 'FactorizedPSPHead' in log.read_text()
     assert 'mIoU' in output
     assert (tmp_path / 'runs' / 'iter_2.pth').is_file()

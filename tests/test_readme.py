@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS, DefaultScope
 from mmseg.registry import DATASETS, MODELS
 
-from pspnet_plugin.launch import datasets_within, dicts_within, stock_tools
+from pspnet_plugin.runs.launch import datasets_within, dicts_within, stock_tools
 from tests.helpers.processes import ROOT
 
 ENGLISH, CHINESE = ROOT / 'README.md', ROOT / 'README_zh-CN.md'

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Test a segmentor: MMSegmentation's own test tool, with the plugin's checks before it builds."""
+"""Measure a checkpoint on labelled images; the same as ``pspnet test``."""
 
-import pspnet_plugin  # noqa: F401  registers, and repairs the stock stack before mmseg is imported
-from pspnet_plugin.launch import run_stock_tool
+import sys
+
+from pspnet_plugin.commands import main
 
 if __name__ == '__main__':
-    run_stock_tool('test.py')
+    sys.exit(main(['test', *sys.argv[1:]]))

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Train a segmentor: MMSegmentation's own train tool, with the plugin's checks before it builds."""
+"""Train a model; the same as ``pspnet train``."""
 
-import pspnet_plugin  # noqa: F401  registers, and repairs the stock stack before mmseg is imported
-from pspnet_plugin.launch import run_stock_tool
+import sys
+
+from pspnet_plugin.commands import main
 
 if __name__ == '__main__':
-    run_stock_tool('train.py')
+    sys.exit(main(['train', *sys.argv[1:]]))

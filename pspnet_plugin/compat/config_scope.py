@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..errors import PspnetPluginError
 from ..text import did_you_mean
 
 SCOPE = 'pspnet_plugin::'
@@ -31,13 +32,35 @@ def config_path(name: str) -> str:
     """
     path = CONFIGS / name
     if not path.is_file():
-        found = sorted(str(config.relative_to(CONFIGS)) for config in CONFIGS.rglob('*.py'))
-        known = [config for config in found if not config.startswith('_base_')]
         raise FileNotFoundError(
-            f'pspnet_plugin has no config {name!r}.{did_you_mean(name, found)} '
-            f'It has: {", ".join(known)}.'
+            f'pspnet_plugin has no config {name!r}.{did_you_mean(name, config_names())} '
+            f'It has: {", ".join(config_names())}.'
         )
     return str(path)
+
+
+def config_names() -> list[str]:
+    """The names that :func:`config_path` takes, without those of the parts in ``_base_/``."""
+    found = sorted(config.relative_to(CONFIGS).as_posix() for config in CONFIGS.rglob('*.py'))
+    return [name for name in found if not name.startswith('_base_/')]
+
+
+def find_config(name: str) -> str:
+    """The file that ``name`` means: a path, or a config of the plugin with or without ``.py``.
+
+    Raises:
+        PspnetPluginError: there is neither.
+    """
+    if Path(name).is_file():
+        return name
+    own = name[len(SCOPE) :] if name.startswith(SCOPE) else name
+    own = own if own.endswith('.py') else f'{own}.py'
+    if own in config_names():
+        return config_path(own)
+    hint = did_you_mean(own, config_names())
+    raise PspnetPluginError(
+        f'The config {name} is no file.{hint} `pspnet config` lists those of the plugin.'
+    )
 
 
 @functools.cache  # twice is the same as once

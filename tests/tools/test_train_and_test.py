@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pspnet_plugin.launch import stock_tools
+from pspnet_plugin.runs.launch import stock_tools
 from tests.helpers.attacks import Payload
 from tests.helpers.metrics import metrics_of_files
 from tests.helpers.processes import ROOT, free_port, run_python, run_script, start_python
@@ -42,6 +42,11 @@ def assert_metrics_are_those_of_the_predictions(work_dir, predictions, street_sc
     assert {name: logged[name] for name in expected} == pytest.approx(expected, abs=0.006)
 
 
+def last_error(capsys):
+    """The message that the command ended with."""
+    return capsys.readouterr().err.rpartition('error: ')[2]
+
+
 def wait_for(path, process):
     for _ in range(3000):
         if path.is_file():
@@ -64,14 +69,17 @@ def test_a_killed_run_is_resumed_and_then_tested(tools, street_scenes, tmp_path)
     reached = int(re.search(r'iter_(\d+)\.pth', saved).group(1))
     longer = options(street_scenes, iterations=reached + 2)
     code, output = run_python(*command, '--resume', *longer)
-    assert code == 0, output[-4000:]
+    assert code == 0, output[-20000:]
     assert f'resumed epoch: 0, iter: {reached}\n' in output
 
     last, predictions = tmp_path / f'iter_{reached + 2}.pth', tmp_path / 'predictions'
-    folders = ['--work-dir', tmp_path, '--out', predictions]
+    drawn = tmp_path / 'drawn'
+    folders = ['--work-dir', tmp_path, '--out', predictions, '--show-dir', drawn]
     code, output = run_python(tools / 'test.py', CONFIG, last, *folders, *options(street_scenes))
-    assert code == 0, output[-4000:]
+    assert code == 0, output[-20000:]
     assert_metrics_are_those_of_the_predictions(tmp_path, predictions, street_scenes)
+    pictures = {path.name.partition('.png')[0] for path in drawn.rglob('*.png')}
+    assert pictures == {f'test_{path.stem}' for path in predictions.iterdir()}
 
 
 def test_two_processes_train_and_test_without_a_gpu(street_scenes, tmp_path):
@@ -79,13 +87,13 @@ def test_two_processes_train_and_test_without_a_gpu(street_scenes, tmp_path):
     work_dir = ['--launcher', 'pytorch', '--work-dir', tmp_path]
     few = options(street_scenes, iterations=2)
     code, output = run_python(*torchrun, TOOLS / 'train.py', CONFIG, *work_dir, *few)
-    assert code == 0, output[-4000:]
+    assert code == 0, output[-20000:]
     assert output.count('SyncBN in the config became BN') == 1
 
     predictions = tmp_path / 'predictions'
     command = [TOOLS / 'test.py', CONFIG, tmp_path / 'iter_2.pth', '--out', predictions]
     code, output = run_python(*torchrun, *command, *work_dir, *few)
-    assert code == 0, output[-4000:]
+    assert code == 0, output[-20000:]
     assert_metrics_are_those_of_the_predictions(tmp_path, predictions, street_scenes)
 
 
@@ -117,13 +125,14 @@ def test_a_killed_process_ends_the_others_and_leaves_a_whole_checkpoint(
 ONE_RANK_LOOKS = """
 import os, sys
 from pathlib import Path
-from pspnet_plugin import launch
+from pspnet_plugin.commands import main
+from pspnet_plugin.runs import launch
 look = launch.check_datasets
 def noted(*arguments):
     Path(sys.argv[3], 'looked' + os.environ['RANK']).touch()
     look(*arguments)
 launch.check_datasets = noted
-launch.run_stock_tool('train.py')
+sys.exit(main(['train', *sys.argv[1:]]))
 """
 
 
@@ -141,16 +150,29 @@ def test_one_process_looks_at_the_files_and_the_others_end_by_its_verdict(tmp_pa
     assert 'DatasetError' not in output  # as a traceback would have it
 
 
-def test_a_loss_that_is_no_number_is_one_error_with_the_iteration(street_scenes, tmp_path):
+def test_a_loss_that_is_no_number_is_one_error_with_the_iteration(street_scenes, tmp_path, capsys):
     broken = ['optim_wrapper.optimizer.lr=1e30', 'optim_wrapper.clip_grad=None']
     arguments = ['--work-dir', tmp_path, *options(street_scenes, 9, 1), *broken]
-    error = run_script(TOOLS / 'train.py', CONFIG, *arguments)
-    assert error.startswith('error: The loss is not finite at iteration ')
+    assert run_script(TOOLS / 'train.py', CONFIG, *arguments) == 1
+    error = last_error(capsys)
+    assert error.startswith('The loss is not finite at iteration ')
     assert f'is {tmp_path / "iter_"}' in error
 
 
+def test_run_in_mixed_precision_keeps_its_best_checkpoint_and_stops_early(street_scenes, tmp_path):
+    config = tmp_path / 'stops.py'
+    config.write_text(f'_base_ = {str(CONFIG)!r}\ncustom_hooks = [_base_.early_stopping]\n')
+    stops = ['custom_hooks.0.min_delta=1000', 'custom_hooks.0.patience=1']
+    arguments = ['--amp', '--work-dir', tmp_path, *options(street_scenes, 1, 1), *stops]
+    assert run_script(TOOLS / 'train.py', config, *arguments, 'train_cfg.max_iters=50') == 0
+    # The second validation is the first without the rise that is asked for.
+    assert {path.name for path in tmp_path.glob('iter_*')} == {'iter_1.pth', 'iter_2.pth'}
+    (best,) = tmp_path.glob('best_mIoU_iter_*.pth')
+    assert torch.load(best, weights_only=False)['meta']['iter'] in (1, 2)
+
+
 @pytest.mark.parametrize('tool', ['test.py', 'train.py'])
-def test_checkpoint_with_code_inside_is_refused(tool, street_scenes, tmp_path):
+def test_checkpoint_with_code_inside_is_refused(tool, street_scenes, tmp_path, capsys):
     made = tmp_path / 'made'
     checkpoint = tmp_path / 'downloaded.pth'
     torch.save({'state_dict': {}, 'meta': Payload(exec, f'open({str(made)!r}, "w")')}, checkpoint)
@@ -159,21 +181,23 @@ def test_checkpoint_with_code_inside_is_refused(tool, street_scenes, tmp_path):
         arguments = [checkpoint, *arguments]
     else:
         arguments = ['--resume', *arguments, f'load_from={checkpoint}']
-    error = run_script(TOOLS / tool, CONFIG, *arguments)
-    assert error.startswith(f'error: The checkpoint {checkpoint} holds')
+    assert run_script(TOOLS / tool, CONFIG, *arguments) == 1
+    error = last_error(capsys)
+    assert error.startswith(f'The checkpoint {checkpoint} holds')
     assert 'exec' in error
     assert not made.exists()
 
 
 def test_resuming_from_a_cut_checkpoint_is_refused_and_the_whole_one_is_named(
-    street_scenes, tmp_path
+    street_scenes, tmp_path, capsys
 ):
     arguments = [CONFIG, '--work-dir', tmp_path, *options(street_scenes)]
     assert run_script(TOOLS / 'train.py', *arguments) == 0
     last = tmp_path / 'iter_4.pth'
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-    error = run_script(TOOLS / 'train.py', '--resume', *arguments)
-    assert error.startswith(f'error: The checkpoint {last} is broken or incomplete')
+    assert run_script(TOOLS / 'train.py', '--resume', *arguments) == 1
+    error = last_error(capsys)
+    assert error.startswith(f'The checkpoint {last} is broken or incomplete')
     assert f'load_from={tmp_path / "iter_2.pth"}' in error
 
 
@@ -189,12 +213,13 @@ def test_missing_dataset_is_an_error_before_anything_is_built(tmp_path):
     assert not work_dir.exists()
 
 
-def test_wrong_label_value_stops_training_and_keeps_the_checkpoints(tmp_path):
+def test_wrong_label_value_stops_training_and_keeps_the_checkpoints(tmp_path, capsys):
     root = make_street_scenes(tmp_path / 'cityscapes')
     wrong = sorted((root / 'gtFine' / 'val').rglob('*.png'))[0]
     Image.fromarray(np.full((64, 128), 33, np.uint8)).save(wrong)
-    error = run_script(TOOLS / 'train.py', CONFIG, '--work-dir', tmp_path, *options(root))
-    assert error.startswith(f'error: {wrong} holds the label values 33')
+    assert run_script(TOOLS / 'train.py', CONFIG, '--work-dir', tmp_path, *options(root)) == 1
+    error = last_error(capsys)
+    assert error.startswith(f'{wrong} holds the label values 33')
     assert (tmp_path / 'iter_4.pth').is_file()
 
 

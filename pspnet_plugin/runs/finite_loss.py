@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .errors import PspnetPluginError
+from ..errors import PspnetPluginError
 
 
 class NonFiniteLossError(PspnetPluginError):

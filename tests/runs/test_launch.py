@@ -7,9 +7,9 @@ import pytest
 from mmengine.config import Config
 from torch._utils import ExceptionWrapper
 
-from pspnet_plugin import launch
 from pspnet_plugin.compat import runner as moments
 from pspnet_plugin.datasets.check_labels import LabelValueError
+from pspnet_plugin.runs import launch
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import make_street_scenes
 
@@ -143,6 +143,14 @@ def test_wrapper_that_the_user_chose_stays(cityscapes):
     assert cityscapes.model_wrapper_cfg.a == 1
 
 
+def test_mixed_precision_without_a_gpu_is_bfloat16_with_one_log_line(cityscapes, capsys):
+    cityscapes.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', clip_grad=None)
+    launch.fit_to_cpu(cityscapes)
+    assert capsys.readouterr().out.count('bfloat16') == 1
+    assert cityscapes.optim_wrapper.type == 'CpuAmpOptimWrapper'
+    assert set(cityscapes.optim_wrapper) == {'type', 'optimizer', 'clip_grad'}
+
+
 def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
     message = 'aachen_0.png holds the label values 33: see the docs'
     try:
@@ -156,10 +164,9 @@ def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
 
 
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])
-def test_stock_tool_that_has_ended_leaves_no_check_behind(name, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', [name, '--help'])
-    before = list(moments.before_build)
+def test_stock_tool_that_has_ended_leaves_no_check_behind(name):
+    before, words = list(moments.before_build), list(sys.argv)
     with pytest.raises(SystemExit) as raised:
-        launch.run_stock_tool(name)
+        launch.run_stock_tool(name, ['--help'])
     assert raised.value.code == 0
-    assert moments.before_build == before
+    assert (moments.before_build, moments.logger_built, sys.argv) == (before, [], words)

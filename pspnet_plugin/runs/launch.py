@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` and ``tools/test.py`` add to the stock tools of MMSegmentation.
+"""What ``pspnet train`` and ``pspnet test`` add to the stock tools of MMSegmentation.
 
 The stock tool does the work; between its reading of the config and its building of the runner,
 :func:`prepare` looks at the datasets and fits the config to a machine without a GPU.
@@ -6,11 +6,12 @@ The stock tool does the work; between its reading of the config and its building
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 
-from .compat import runner
-from .errors import PspnetPluginError
+from ..compat import runner
+from ..compat.config_scope import find_config
+from ..errors import PspnetPluginError
+from ..inspection.planned_loads import refuse_timm_weights
+from ..speed import CpuAmpOptimWrapper
+from .console import fold_console
 from .finite_loss import StopAtNonFiniteLossHook
-from .inspection.planned_loads import refuse_timm_weights
 
 # Which data loaders a stock tool reads.
 LOADERS = {
@@ -32,26 +36,58 @@ LOADERS = {
 }
 
 
+OWN_TOOLS = Path(__file__).parents[1] / '.mim' / 'tools'
+FULL_LOG = '--full-log'
+
+
 class DatasetError(PspnetPluginError):
     """A dataset that the config names is missing or incomplete."""
 
 
-def run_stock_tool(name: str) -> None:
-    """Run ``train.py`` or ``test.py`` of the installed MMSegmentation with ``sys.argv`` as it is.
+def run_stock_tool(name: str, words: Sequence[str]) -> int:
+    """Run ``train.py`` or ``test.py`` of the installed MMSegmentation.
 
-    Same command line and exit codes as the stock tool; an error of the plugin is printed as one
-    message without a traceback, with exit code 1.
+    Same command line as the stock tool, except that the first word may also be the name of one of
+    the plugin's configs, and that ``--full-log`` shows long log entries in full.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PspnetPluginError: with one message, also where a worker of a data loader raised it.
     """
     fit = functools.partial(prepare, loaders=LOADERS[name])
+    words = list(words)
+    if words and not words[0].startswith('-'):
+        words[0] = find_config(words[0])
+    full = FULL_LOG in words
+    words = [word for word in words if word != FULL_LOG]
     runner.before_build.append(fit)
+    if not full:
+        runner.logger_built.append(fold_console)
     try:
-        runpy.run_path(str(stock_tools() / name), run_name='__main__')
+        with as_command_line(f'pspnet {name[:-3]}', words):
+            runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
-        sys.exit(f'error: {plain_message(error)}')
+        raise PspnetPluginError(plain_message(error)) from error
     finally:
         runner.before_build.remove(fit)
+        if not full:
+            runner.logger_built.remove(fold_console)
         if StopAtNonFiniteLossHook in runner.added_hooks:
             runner.added_hooks.remove(StopAtNonFiniteLossHook)
+    return 0
+
+
+@contextlib.contextmanager
+def as_command_line(program: str, words: Sequence[str]) -> Iterator[None]:
+    """Within this context the process looks as if ``program`` had been started with ``words``."""
+    before = list(sys.argv)
+    sys.argv[:] = [program, *words]
+    try:
+        yield
+    finally:
+        sys.argv[:] = before
 
 
 def plain_message(error: PspnetPluginError) -> str:
@@ -126,9 +162,8 @@ def preparation(cfg: Config) -> str:
     command = cfg.get('prepare_dataset')
     if not command:
         return 'Set data_root in the config to where it is.'
-    own_tools = Path(__file__).parent / '.mim' / 'tools'
     command = command.replace('{mmseg_tools}', str(stock_tools()))
-    command = command.replace('{plugin_tools}', str(own_tools))
+    command = command.replace('{plugin_tools}', str(OWN_TOOLS))
     return f'Set data_root in the config to where it is, or make it: {command}'
 
 
@@ -202,12 +237,14 @@ def dicts_within(node: Any) -> Iterator[dict]:
 
 
 def fit_to_cpu(cfg: Config) -> None:
-    """SyncBN becomes BN, and distributed runs use gloo: both need a GPU otherwise."""
+    """SyncBN becomes BN, ``--amp`` bfloat16, and distributed runs use gloo: all need a GPU else."""
     synchronized = [n for n in dicts_within(cfg.model) if n.get('type') in ('SyncBN', 'MMSyncBN')]
     for norm in synchronized:
         norm['type'] = 'BN'
     if synchronized:
         _log('No GPU: SyncBN in the config became BN.')
+    if get_device() == 'cpu':
+        use_bfloat16(cfg)
     if cfg.get('launcher', 'none') == 'none':
         return
     backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')
@@ -222,6 +259,19 @@ def fit_to_cpu(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
+
+
+def use_bfloat16(cfg: Config) -> None:
+    """``AmpOptimWrapper``, which ``--amp`` asks for, becomes the plugin's for CPUs."""
+    mixed = [
+        n for n in dicts_within(cfg.get('optim_wrapper')) if n.get('type') == 'AmpOptimWrapper'
+    ]
+    for wrapper in mixed:
+        wrapper['type'] = CpuAmpOptimWrapper.__name__
+        for setting in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(setting, None)
+    if mixed:
+        _log('No GPU: mixed precision (--amp) is bfloat16, without a loss scale.')
 
 
 def _log(message: str) -> None:

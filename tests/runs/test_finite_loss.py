@@ -7,7 +7,7 @@ import torch
 from mmengine.hooks import Hook
 
 from pspnet_plugin.errors import PspnetPluginError
-from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
+from pspnet_plugin.runs.finite_loss import StopAtNonFiniteLossHook
 from tests.helpers.freezing_runs import Net, make_runner
 
 CHECKPOINTS = {'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}}

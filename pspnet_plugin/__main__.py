@@ -1,0 +1,8 @@
+"""``python -m pspnet_plugin`` is the console command ``pspnet``."""
+
+import sys
+
+from .commands import main
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""``pspnet benchmark``: the benchmarks in ``tools/``, which travel with the package."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from ..runs.launch import OWN_TOOLS, as_command_line
+
+
+def run_words(words: list[str]) -> int:
+    sys.path.insert(0, str(OWN_TOOLS))  # as Python does for a script
+    try:
+        with as_command_line('pspnet benchmark', words):
+            return importlib.import_module('benchmark.command').main()
+    finally:
+        sys.path.remove(str(OWN_TOOLS))

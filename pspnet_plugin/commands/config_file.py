@@ -1,0 +1,50 @@
+"""Configs as the commands take them: a file, or the name of one of the plugin's."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from ..compat.config_scope import find_config
+from ..errors import PspnetPluginError
+
+
+class Options(DictAction):
+    """mmengine's ``KEY=VALUE ...``, where anything else is an error of the command line."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__call__(parser, *args, **kwargs)
+        except ValueError:
+            parser.error('--cfg-options takes KEY=VALUE')
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``config`` and ``--cfg-options``, as in MMSegmentation's tools."""
+    parser.add_argument('config', help="a config file, or the name of one of the plugin's")
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=Options,
+        default={},
+        metavar='KEY=VALUE',
+        help='change settings of the config, such as model.backbone.depth=18',
+    )
+
+
+def read_config(name: str, options: dict[str, Any] | None = None) -> Config:
+    """Read the config ``name`` and merge ``options``, dotted keys with values.
+
+    Raises:
+        PspnetPluginError: there is no such config, or it cannot be read.
+    """
+    path = find_config(name)
+    try:
+        config = Config.fromfile(path)
+        config.merge_from_dict(options or {})
+    except Exception as error:  # whatever the code in the file raises
+        message = ' '.join(str(error).split())
+        raise PspnetPluginError(f'{name}: {type(error).__name__}: {message}') from error
+    return config
