@@ -26,10 +26,10 @@ from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.report import LoadReport
 from ..pretrained.source.read import read_checkpoint
 from ..replacements import REPLACEMENTS
+from ..speed.channels_last import set_memory_format
 from ..speed.examples import example_runs
-from ..speed.folding import Run, fold_batch_norms
+from ..speed.folding import fold_batch_norms
 from ..speed.memory import keep_freed_memory
-from ..speed.memory_format import memory_format_error, set_memory_format
 from ..text import shortened
 from .classes import class_info
 from .errors import PredictionError
@@ -205,7 +205,9 @@ def make_fast(model: nn.Module) -> nn.Module:
     model.eval()
     runs = example_runs()
     set_memory_format(model, torch.channels_last)
-    if memory_format_error(model, runs[0], _run) is not None:
+    try:
+        runs[0](model)
+    except RuntimeError:
         set_memory_format(model, torch.contiguous_format)
     try:
         model, _ = fold_batch_norms(model, *runs)
@@ -214,10 +216,6 @@ def make_fast(model: nn.Module) -> nn.Module:
     if next(model.parameters()).device.type == 'cpu':
         keep_freed_memory()
     return model
-
-
-def _run(model: nn.Module, run: Run) -> object:
-    return run(model)
 
 
 def compile_network(model: nn.Module) -> None:
