@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import utils
 
-
 # torch 2.0 has only the older one.
 parametrized_weight_norm = getattr(utils.parametrizations, 'weight_norm', utils.weight_norm)
 
