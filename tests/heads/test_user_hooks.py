@@ -9,6 +9,7 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, psp_head
 from tests.helpers.heads import HOOK_KINDS
+from tests.helpers.torch_features import parametrized_weight_norm
 
 SMALL = {
     'in_channels': 6,
@@ -191,7 +192,7 @@ def test_a_forward_put_on_a_module_runs(heads, name):
 
 @pytest.mark.parametrize(
     'normalize',
-    [weight_norm, spectral_norm, parametrizations.weight_norm, parametrizations.spectral_norm],
+    [weight_norm, spectral_norm, parametrized_weight_norm, parametrizations.spectral_norm],
     ids=['weight_norm', 'spectral_norm', 'parametrized weight_norm', 'parametrized spectral_norm'],
 )
 @pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')
