@@ -19,6 +19,7 @@ COMMANDS = {
     'config': "print one of the plugin's configs, or list them",
     'train': "train a model (options of MMSegmentation's train tool)",
     'test': "measure a checkpoint on labelled images (options of MMSegmentation's test tool)",
+    'export': 'write a trained network as a file for ONNX Runtime, OpenVINO or torch.export',
     'inspect': 'show which pretrained weights a config loads, and what becomes of each',
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
@@ -29,6 +30,7 @@ examples:
   pspnet config psp_r50_cityscapes --out my_streets.py
   pspnet train my_streets.py
   pspnet test my_streets.py work_dirs/my_streets/iter_40000.pth
+  pspnet export my_streets.py work_dirs/my_streets/iter_40000.pth --out my_streets.onnx
 
   torchrun --nproc_per_node 4 -m pspnet_plugin train CONFIG --launcher pytorch
 
