@@ -36,13 +36,19 @@ __all__ = [
 if importlib.util.find_spec('mmseg') is not None:
     from .datasets import CheckLabels
     from .heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
+    from .prediction import ImageError, Prediction, PredictionError, init_model, predict
     from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
 
     __all__ += [
         'CheckLabels',
         'FactorizedPSPHead',
+        'ImageError',
         'LabelMapEncoderDecoder',
         'LogitsTTAModel',
         'PlainPSPHead',
+        'Prediction',
+        'PredictionError',
         'StreamedFCNHead',
+        'init_model',
+        'predict',
     ]

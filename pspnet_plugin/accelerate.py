@@ -13,23 +13,9 @@ from mmengine.logging import print_log
 from mmseg.registry import MODELS
 
 from .compat import runner
-from .heads import FactorizedPSPHead, StreamedFCNHead
-from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
+from .replacements import REPLACEMENTS
 from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 
-
-class AcceleratedEncoderDecoder(LabelMapEncoderDecoder):
-    """Leaves out the full-size logits unless ``test_cfg`` asks for them."""
-
-    keep_seg_logits = False
-
-
-REPLACEMENTS = {
-    'PSPHead': FactorizedPSPHead,
-    'FCNHead': StreamedFCNHead,
-    'EncoderDecoder': AcceleratedEncoderDecoder,
-    'SegTTAModel': LogitsTTAModel,
-}
 HOOKS = (ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook)
 
 

@@ -71,6 +71,9 @@ def pipeline_without_checks(dataset):
 @pairs
 def test_recipe_is_the_published_one(ours, stock):
     mine, theirs = read_ours(ours), read_stock(stock)
+    # Beyond the recipe: the best checkpoint is kept too, and --show-dir draws every image.
+    assert mine.default_hooks.checkpoint.pop('save_best') == 'mIoU'
+    assert mine.default_hooks.visualization.pop('interval') == 1
     for part in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'val_evaluator', 'default_hooks'):
         assert mine[part] == theirs[part], part
     assert mine.model.data_preprocessor == theirs.model.data_preprocessor

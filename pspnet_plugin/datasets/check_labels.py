@@ -13,12 +13,17 @@ class LabelValueError(PspnetPluginError):
     """A label map holds a value that is neither a class nor the ignored one."""
 
 
+class LabelsNotLoadedError(PspnetPluginError):
+    """A sample has a label map, and nothing has loaded it before it is to be checked."""
+
+
 @TRANSFORMS.register_module()
 class CheckLabels(BaseTransform):
     """Stop at a label map with values outside the classes; its place is after ``LoadAnnotations``.
 
     Without it such a value is a device-side assert in training on a GPU, an IndexError without a
-    file name on a CPU, and silently left out by the evaluation.
+    file name on a CPU, and silently left out by the evaluation. Images without labels pass, so that
+    a model predicts with the pipeline that it was tested with.
 
     Args:
         num_classes: how many classes the model has; label values are 0 to ``num_classes - 1``.
@@ -26,6 +31,8 @@ class CheckLabels(BaseTransform):
 
     Raises:
         LabelValueError: naming the file, the values and the number of classes.
+        LabelsNotLoadedError: the dataset has a label map for the image, but no step before this one
+            loads it.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -33,7 +40,15 @@ class CheckLabels(BaseTransform):
         self.ignore_index = ignore_index
 
     def transform(self, results: dict) -> dict:
-        """Return ``results`` unchanged, or raise; reads ``gt_seg_map``, (H, W)."""
+        """Return ``results`` unchanged, or raise; reads ``gt_seg_map``, (H, W), where it is."""
+        if 'gt_seg_map' not in results:
+            # Only a dataset names a label map; an image that is to be predicted has none.
+            if results.get('seg_map_path') is None:
+                return results
+            raise LabelsNotLoadedError(
+                f'{results["seg_map_path"]} is not loaded where CheckLabels stands in the '
+                'pipeline. Put LoadAnnotations before it, or take CheckLabels out.'
+            )
         wrong = values_outside(results['gt_seg_map'], self.num_classes, self.ignore_index)
         if wrong.size:
             # reduce_zero_label made 0 of 1, 1 of 2, ...; the message names the values of the file.

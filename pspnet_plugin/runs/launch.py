@@ -25,6 +25,7 @@ from ..compat import runner
 from ..compat.config_scope import find_config
 from ..errors import PspnetPluginError
 from ..inspection.planned_loads import refuse_timm_weights
+from ..speed import CpuAmpOptimWrapper
 from .console import fold_console
 from .finite_loss import StopAtNonFiniteLossHook
 
@@ -236,12 +237,14 @@ def dicts_within(node: Any) -> Iterator[dict]:
 
 
 def fit_to_cpu(cfg: Config) -> None:
-    """SyncBN becomes BN, and distributed runs use gloo: both need a GPU otherwise."""
+    """SyncBN becomes BN, ``--amp`` bfloat16, and distributed runs use gloo: all need a GPU else."""
     synchronized = [n for n in dicts_within(cfg.model) if n.get('type') in ('SyncBN', 'MMSyncBN')]
     for norm in synchronized:
         norm['type'] = 'BN'
     if synchronized:
         _log('No GPU: SyncBN in the config became BN.')
+    if get_device() == 'cpu':
+        use_bfloat16(cfg)
     if cfg.get('launcher', 'none') == 'none':
         return
     backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')
@@ -256,6 +259,19 @@ def fit_to_cpu(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
+
+
+def use_bfloat16(cfg: Config) -> None:
+    """``AmpOptimWrapper``, which ``--amp`` asks for, becomes the plugin's for CPUs."""
+    mixed = [
+        n for n in dicts_within(cfg.get('optim_wrapper')) if n.get('type') == 'AmpOptimWrapper'
+    ]
+    for wrapper in mixed:
+        wrapper['type'] = CpuAmpOptimWrapper.__name__
+        for setting in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(setting, None)
+    if mixed:
+        _log('No GPU: mixed precision (--amp) is bfloat16, without a loss scale.')
 
 
 def _log(message: str) -> None:

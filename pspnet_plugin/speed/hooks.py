@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DistributedDataParallel
 
 from ..wrappers import unwrapped
+from .examples import example_runs
 from .folding import fold_batch_norms
 from .memory import keep_freed_memory
 from .memory_format import OneStep, Step, memory_format_error, set_memory_format
-
-# Height and width of the inputs on which a model is folded: 2 x 2 and 4 x 5 at stride 32.
-EXAMPLE_SIZES = (64, 64), (128, 160)
 
 
 @HOOKS.register_module()
@@ -118,8 +114,7 @@ class FoldBatchNormHook(Hook):
             return
         model = unwrapped(runner.model)
         try:
-            runs = [partial(_run_example, size=size) for size in EXAMPLE_SIZES]
-            folded, count = fold_batch_norms(model, *runs)
+            folded, count = fold_batch_norms(model, *example_runs())
         except Exception as error:  # whatever it is, the run goes on without folding
             message = f'FoldBatchNormHook leaves the model as it is: {error!r}'
             self._log(runner, message, logging.WARNING)
@@ -175,19 +170,3 @@ def _test_step(model: Any, batch: Any) -> object:
 def _is_sharded(model: nn.Module) -> bool:
     """Whether the convolutions hold only a part of each weight."""
     return is_model_wrapper(model) and not isinstance(model, DistributedDataParallel)
-
-
-def _run_example(model: nn.Module, size: tuple[int, int]) -> object:
-    if isinstance(model, BaseTTAModel):
-        model = model.module
-    parameter = next(p for p in model.parameters() if p.is_floating_point())
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, _input_channels(model), *size, generator=generator)
-    return model(noise.to(parameter), mode='tensor')
-
-
-def _input_channels(model: nn.Module) -> int:
-    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    if mean is not None and len(mean) > 1:  # One mean may serve any number of channels.
-        return len(mean)
-    return next(m.in_channels for m in model.modules() if isinstance(m, _ConvNd))

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from mmseg.registry import TRANSFORMS
 
-from pspnet_plugin.datasets.check_labels import LabelValueError, values_outside
+from pspnet_plugin.datasets.check_labels import (
+    LabelsNotLoadedError,
+    LabelValueError,
+    values_outside,
+)
 
 
 def check(label_map, **results):
@@ -34,6 +38,17 @@ def test_error_names_the_value_that_stands_in_the_file_when_zero_is_no_class():
 def test_many_wrong_values_are_shown_shortened():
     with pytest.raises(LabelValueError, match=r'19, 20, 21, 22, 23, 24, 25, 26, …'):
         check(np.arange(60)[None])
+
+
+def test_image_without_labels_passes():
+    transform = TRANSFORMS.build(dict(type='CheckLabels', num_classes=19))
+    assert transform(dict(img_path='a.png')) == dict(img_path='a.png')
+
+
+def test_label_map_that_nothing_has_loaded_is_an_error():
+    transform = TRANSFORMS.build(dict(type='CheckLabels', num_classes=19))
+    with pytest.raises(LabelsNotLoadedError, match='aachen_0.png .* Put LoadAnnotations before it'):
+        transform(dict(img_path='a.png', seg_map_path='aachen_0.png'))
 
 
 def test_negative_values_are_outside():

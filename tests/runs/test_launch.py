@@ -143,6 +143,14 @@ def test_wrapper_that_the_user_chose_stays(cityscapes):
     assert cityscapes.model_wrapper_cfg.a == 1
 
 
+def test_mixed_precision_without_a_gpu_is_bfloat16_with_one_log_line(cityscapes, capsys):
+    cityscapes.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', clip_grad=None)
+    launch.fit_to_cpu(cityscapes)
+    assert capsys.readouterr().out.count('bfloat16') == 1
+    assert cityscapes.optim_wrapper.type == 'CpuAmpOptimWrapper'
+    assert set(cityscapes.optim_wrapper) == {'type', 'optimizer', 'clip_grad'}
+
+
 def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
     message = 'aachen_0.png holds the label values 33: see the docs'
     try:

@@ -73,10 +73,13 @@ def test_a_killed_run_is_resumed_and_then_tested(tools, street_scenes, tmp_path)
     assert f'resumed epoch: 0, iter: {reached}\n' in output
 
     last, predictions = tmp_path / f'iter_{reached + 2}.pth', tmp_path / 'predictions'
-    folders = ['--work-dir', tmp_path, '--out', predictions]
+    drawn = tmp_path / 'drawn'
+    folders = ['--work-dir', tmp_path, '--out', predictions, '--show-dir', drawn]
     code, output = run_python(tools / 'test.py', CONFIG, last, *folders, *options(street_scenes))
     assert code == 0, output[-20000:]
     assert_metrics_are_those_of_the_predictions(tmp_path, predictions, street_scenes)
+    pictures = {path.name.partition('.png')[0] for path in drawn.rglob('*.png')}
+    assert pictures == {f'test_{path.stem}' for path in predictions.iterdir()}
 
 
 def test_two_processes_train_and_test_without_a_gpu(street_scenes, tmp_path):
@@ -154,6 +157,18 @@ def test_a_loss_that_is_no_number_is_one_error_with_the_iteration(street_scenes,
     error = last_error(capsys)
     assert error.startswith('The loss is not finite at iteration ')
     assert f'is {tmp_path / "iter_"}' in error
+
+
+def test_run_in_mixed_precision_keeps_its_best_checkpoint_and_stops_early(street_scenes, tmp_path):
+    config = tmp_path / 'stops.py'
+    config.write_text(f'_base_ = {str(CONFIG)!r}\ncustom_hooks = [_base_.early_stopping]\n')
+    stops = ['custom_hooks.0.min_delta=1000', 'custom_hooks.0.patience=1']
+    arguments = ['--amp', '--work-dir', tmp_path, *options(street_scenes, 1, 1), *stops]
+    assert run_script(TOOLS / 'train.py', config, *arguments, 'train_cfg.max_iters=50') == 0
+    # The second validation is the first without the rise that is asked for.
+    assert {path.name for path in tmp_path.glob('iter_*')} == {'iter_1.pth', 'iter_2.pth'}
+    (best,) = tmp_path.glob('best_mIoU_iter_*.pth')
+    assert torch.load(best, weights_only=False)['meta']['iter'] in (1, 2)
 
 
 @pytest.mark.parametrize('tool', ['test.py', 'train.py'])

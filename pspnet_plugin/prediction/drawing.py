@@ -1,0 +1,84 @@
+"""Pictures of label maps: over their image, and with a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
+
+FONT_SIZE, LINE, MARGIN = 14, 20, 6  # pixels
+PAPER, INK = (255, 255, 255), (0, 0, 0)
+
+Colours = Sequence[Sequence[int]]
+
+
+def shown(image: np.ndarray) -> np.ndarray:
+    """An image as a picture, (H, W, 3) uint8 RGB.
+
+    Args:
+        image: (H, W, C) or (H, W). Three or more channels begin with blue, green and red; of two,
+            the first is shown. What is not uint8 is stretched, unless it lies within 0 to 255.
+    """
+    pixels = image[..., None] if image.ndim == 2 else image
+    pixels = pixels[..., 2::-1] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
+    if pixels.dtype != np.uint8:
+        low, high = float(pixels.min()), float(pixels.max())
+        if low < 0 or high > 255:
+            pixels = (pixels.astype(np.float32) - low) * (255 / max(high - low, 1e-12))
+        pixels = pixels.astype(np.uint8)
+    return np.ascontiguousarray(pixels)
+
+
+def blend(
+    picture: np.ndarray, label_map: np.ndarray, palette: Colours, opacity: float
+) -> np.ndarray:
+    """The colours of a label map (H, W) over a picture (H, W, 3).
+
+    Args:
+        opacity: of the colours, 0 to 1.
+    """
+    colours = np.asarray(palette, dtype=np.uint8)[label_map]
+    return cv2.addWeighted(picture, 1 - opacity, colours, opacity, 0)
+
+
+def with_legend(picture: np.ndarray, names: Sequence[str], palette: Colours) -> np.ndarray:
+    """A picture (H, W, 3) and below it, in rows, the names of classes beside their colours.
+
+    Args:
+        names, palette: of the classes to be shown.
+    """
+    font = legend_font()
+    widths = [LINE + MARGIN + round(font.getlength(name)) + 2 * MARGIN for name in names]
+    width = max(picture.shape[1], *widths) if widths else picture.shape[1]
+    places = flow(widths, width)
+    rows = places[-1][1] + 1 if places else 0
+    sheet = Image.new('RGB', (width, picture.shape[0] + rows * LINE + MARGIN), PAPER)
+    sheet.paste(Image.fromarray(picture))
+    pen = ImageDraw.Draw(sheet)
+    for (left, row), name, colour in zip(places, names, palette):
+        top = picture.shape[0] + MARGIN + row * LINE
+        box = left + MARGIN, top, left + LINE, top + FONT_SIZE
+        pen.rectangle(box, fill=tuple(colour), outline=INK)
+        pen.text((left + LINE + MARGIN, top + FONT_SIZE), name, INK, font, anchor='ls')
+    return np.asarray(sheet)
+
+
+def flow(widths: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Left edge and row of entries that fill rows of at most ``limit`` pixels one after another."""
+    places, left, row = [], 0, 0
+    for width in widths:
+        if left and left + width > limit:
+            left, row = 0, row + 1
+        places.append((left, row))
+        left += width
+    return places
+
+
+@lru_cache(maxsize=1)
+def legend_font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings."""
+    return ImageFont.truetype(font_manager.findfont('DejaVu Sans'), FONT_SIZE)

@@ -1,0 +1,20 @@
+"""What can go wrong between a checkpoint and a label map."""
+
+from ..errors import PspnetPluginError
+
+
+class PredictionError(PspnetPluginError):
+    """A model cannot be made ready, or nothing can be predicted as asked."""
+
+
+class ImageError(PredictionError):
+    """One image cannot be read or predicted; the message names it.
+
+    Attributes:
+        name: the image, as it was given.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f'{name}: {reason}')
+        self.name, self.reason = name, reason

@@ -1,0 +1,219 @@
+"""A config and a checkpoint -> a model of mmseg that is ready to predict, and fast."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import mmseg.models
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.hub import get_config
+from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from torch import nn
+
+from ..compat.config_scope import SCOPE, find_config
+from ..pretrained import load_pretrained
+from ..pretrained.errors import PretrainedWeightsError
+from ..pretrained.report import LoadReport
+from ..pretrained.source.read import read_checkpoint
+from ..replacements import REPLACEMENTS
+from ..runs.launch import dicts_within
+from ..speed.examples import example_runs
+from ..speed.folding import Run, fold_batch_norms
+from ..speed.memory import keep_freed_memory
+from ..speed.memory_format import memory_format_error, set_memory_format
+from ..text import shortened
+from .classes import class_info
+from .errors import PredictionError
+
+# What is run for a label map, each compiled by itself.
+NETWORK_PARTS = ('backbone', 'neck', 'decode_head')
+
+
+def init_model(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    compile: bool = False,
+) -> nn.Module:
+    """A segmentor of mmseg with the weights of a checkpoint, as fast as the plugin makes it.
+
+    PSP and FCN heads, folded batch norms, channels-last, label maps without the full-size logits
+    and, on CPUs, memory that is kept from image to image: the same labels up to rounding. Only this
+    model is changed; kept memory alone is a matter of the process. The model has no auxiliary head.
+
+    Args:
+        config: a path, a ``Config``, or a name such as ``'psp_r50_cityscapes'`` or
+            ``'mmseg::pspnet/….py'``. Pretrained weights that it names are not fetched.
+        checkpoint: a path or a reference such as ``mmseg://MODEL-ZOO-NAME``.
+        device: ``'cpu'``, ``'cuda:1'`` …; None for a GPU where there is one.
+        dtype: ``'bfloat16'`` or, on GPUs, ``'float16'``: the forward pass runs under autocast.
+        compile: compile backbone and head with ``torch.compile`` at their first image.
+
+    Returns:
+        The model in evaluation mode. ``model.cfg`` is the config, ``model.dataset_meta`` holds the
+        ``classes`` and their ``palette``. mmseg's ``inference_model`` takes it as well.
+
+    Raises:
+        PspnetPluginError: there is no such config.
+        PredictionError: device or dtype are not understood, some weights are not in the
+            checkpoint, or it is of a model with another number of classes.
+        PretrainedWeightsError: the checkpoint cannot be read.
+    """
+    cfg = read_config(config)
+    place = device_named(device)
+    precision = dtype_named(dtype, place)
+    model = build_segmentor(cfg)
+    meta = load_weights(model, os.fspath(checkpoint))
+    model = make_fast(revert_sync_batchnorm(model).to(place))
+    if compile:
+        compile_network(model)
+    if precision is not None:
+        model.forward = torch.autocast(place.type, dtype=precision)(model.forward)
+    classes, palette = class_info(cfg, meta, class_count(model))
+    holder: Any = model
+    holder.cfg, holder.dataset_meta = cfg, {'classes': classes, 'palette': palette}
+    return model
+
+
+def read_config(config: str | os.PathLike | Config) -> Config:
+    """A copy of a config, or the one at a path, or the plugin's or mmseg's of a name.
+
+    Raises:
+        PspnetPluginError: there is no such config.
+    """
+    if isinstance(config, Config):
+        return copy.deepcopy(config)
+    name = os.fspath(config)
+    if '::' in name and not name.startswith(SCOPE):
+        return get_config(name)
+    return Config.fromfile(find_config(name))
+
+
+def device_named(device: str | torch.device | None) -> torch.device:
+    """The device of a name, checked."""
+    try:
+        place = torch.device(device or get_device())
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip('.')
+        raise PredictionError(f'device={str(device)!r}: {reason}. Use cpu, or cuda:N.') from error
+    return place
+
+
+def dtype_named(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """What autocast computes in; None for float32."""
+    name = 'float32' if dtype is None else str(dtype).rpartition('.')[2]
+    if name not in ('float32', 'bfloat16', 'float16'):
+        raise PredictionError(f'dtype={dtype!r} is none of float32, bfloat16 and float16.')
+    if name == 'float16' and device.type == 'cpu':
+        raise PredictionError("dtype='float16' needs a GPU. On CPUs use bfloat16.")
+    return None if name == 'float32' else getattr(torch, name)
+
+
+# --- building -----------------------------------------------------------------------------------
+
+
+def build_segmentor(cfg: Config) -> nn.Module:
+    """The segmentor of a config, with the plugin's classes where mmseg's compute the same."""
+    settings = copy.deepcopy(cfg.model)
+    for node in dicts_within(settings):
+        if 'type' in node:
+            node['type'] = replaced(node['type'])
+        if node.get('type') == 'TIMMBackbone':
+            node['pretrained'] = False  # timm would download while it is built
+    settings.pop('pretrained', None)
+    settings.pop('auxiliary_head', None)
+    settings.pop('train_cfg', None)
+    settings.test_cfg = ConfigDict({'seg_logits': False, **(settings.get('test_cfg') or {})})
+    init_default_scope(cfg.get('default_scope') or 'mmseg')  # also for mmseg's own calls later
+    return MODELS.build(settings)
+
+
+def replaced(kind: Any) -> Any:
+    """The plugin's class in place of a name of one of mmseg's; anything else as it is."""
+    name = kind[len('mmseg.') :] if str(kind).startswith('mmseg.') else kind
+    # Another class that a user has registered by that name stays.
+    if name in REPLACEMENTS and MODELS.get(name) is getattr(mmseg.models, name):
+        return REPLACEMENTS[name]
+    return kind
+
+
+def class_count(model: nn.Module) -> int:
+    """How many classes a segmentor tells apart."""
+    head: Any = model.decode_head
+    last: Any = head[-1] if isinstance(head, nn.ModuleList) else head
+    return last.num_classes
+
+
+def load_weights(model: nn.Module, checkpoint: str) -> dict[str, Any]:
+    """Load all of a model's weights from a checkpoint, and return its ``meta``.
+
+    Raises:
+        PretrainedWeightsError: the checkpoint cannot be read.
+        PredictionError: one of the weights is not there, or is that of another number of classes.
+    """
+    try:
+        report = load_pretrained(model, checkpoint, first_conv='error', min_coverage=1.0)
+    except PretrainedWeightsError as error:
+        if error.report is None:
+            raise
+        raise PredictionError(what_is_not_there(checkpoint, error.report)) from error
+    if report.own_start:
+        name, story = next(iter(report.own_start.items()))
+        raise PredictionError(
+            f'{checkpoint} is of another number of classes than the config: {name} has {story}. '
+            'Use the config that it was trained with, or set num_classes in the decode head.'
+        )
+    return read_checkpoint(Path(report.path)).meta
+
+
+def what_is_not_there(checkpoint: str, report: LoadReport) -> str:
+    """Why a model with these weights would predict at random."""
+    shapes = [f'{name} {theirs} for {ours}' for name, (theirs, ours) in report.mismatched.items()]
+    groups = {'missing': report.missing, 'of another shape': shapes, 'unused': report.left_over}
+    told = [f'{what}: {shortened(names)}' for what, names in groups.items() if names]
+    return (
+        f"{checkpoint} has {report.received} of the model's {report.expected} weights, and none "
+        f'may be random ({"; ".join(told)}). Use the config that it was trained with.'
+    )
+
+
+# --- speed --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def make_fast(model: nn.Module) -> nn.Module:
+    """``model`` channels-last and without batch norms, each where that is possible."""
+    model.eval()
+    runs = example_runs()
+    set_memory_format(model, torch.channels_last)
+    if memory_format_error(model, runs[0], _run) is not None:
+        set_memory_format(model, torch.contiguous_format)
+    try:
+        model, _ = fold_batch_norms(model, *runs)
+    except Exception as error:  # whatever it is, the model predicts without folding
+        print_log(f'Batch norms are not folded: {error!r}', logger='current')
+    if next(model.parameters()).device.type == 'cpu':
+        keep_freed_memory()
+    return model
+
+
+def _run(model: nn.Module, run: Run) -> object:
+    return run(model)
+
+
+def compile_network(model: nn.Module) -> None:
+    """Let ``torch.compile`` compile each part of the network when it is first run."""
+    for part in NETWORK_PARTS:
+        module = getattr(model, part, None)
+        if isinstance(module, nn.Module):
+            module.forward = torch.compile(module.forward)

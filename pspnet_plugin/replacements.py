@@ -1,0 +1,21 @@
+"""Which of the plugin's classes computes what which of mmseg's computes."""
+
+from __future__ import annotations
+
+from .heads import FactorizedPSPHead, StreamedFCNHead
+from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
+
+
+class AcceleratedEncoderDecoder(LabelMapEncoderDecoder):
+    """Leaves out the full-size logits unless ``test_cfg`` asks for them."""
+
+    keep_seg_logits = False
+
+
+# By the name of mmseg's class.
+REPLACEMENTS = {
+    'PSPHead': FactorizedPSPHead,
+    'FCNHead': StreamedFCNHead,
+    'EncoderDecoder': AcceleratedEncoderDecoder,
+    'SegTTAModel': LogitsTTAModel,
+}

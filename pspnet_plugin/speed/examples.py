@@ -1,0 +1,37 @@
+"""Example inputs of a segmentor, on which it is folded and tried."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from mmengine.model import BaseTTAModel
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from .folding import Run
+
+# Height and width of the inputs on which a model is folded: 2 x 2 and 4 x 5 at stride 32.
+EXAMPLE_SIZES = (64, 64), (128, 160)
+
+
+def example_runs() -> list[Run]:
+    """Calls of a segmentor on noise of two sizes, which find out what depends on the size."""
+    return [partial(_run_example, size=size) for size in EXAMPLE_SIZES]
+
+
+def _run_example(model: nn.Module, size: tuple[int, int]) -> object:
+    if isinstance(model, BaseTTAModel):
+        model = model.module
+    parameter = next(p for p in model.parameters() if p.is_floating_point())
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, input_channels(model), *size, generator=generator)
+    return model(noise.to(parameter), mode='tensor')
+
+
+def input_channels(model: nn.Module) -> int:
+    """How many channels an image has that ``model`` reads."""
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    if mean is not None and len(mean) > 1:  # One mean may serve any number of channels.
+        return len(mean)
+    return next(m.in_channels for m in model.modules() if isinstance(m, _ConvNd))

@@ -1,0 +1,53 @@
+"""mmseg's own calls for prediction work on every config of the plugin, accelerated or not."""
+
+import importlib
+
+import mmcv
+import numpy as np
+import pytest
+from mmseg.apis import MMSegInferencer, inference_model, init_model, show_result_pyplot
+from mmseg.registry import MODELS
+
+from pspnet_plugin.compat import runner as moments
+from tests.helpers.prediction import CONFIGS, random_checkpoint, small_config, write_photo
+
+ACCELERATED = ('PSPHead', 'FCNHead', 'EncoderDecoder', 'SegTTAModel')
+# The configs below configs/finetune change other things than prediction.
+CASES = [(path, False) for path in CONFIGS]
+CASES += [(path, True) for path in CONFIGS if path.parent.name == 'configs']
+
+
+@pytest.fixture
+def accelerate(monkeypatch):
+    """Turns ``pspnet_plugin.accelerate`` on when called, and everything back after the test."""
+    monkeypatch.setattr(moments, 'added_hooks', [])
+    for name in ACCELERATED:
+        monkeypatch.setitem(MODELS._module_dict, name, MODELS.get(name))
+    return lambda: importlib.import_module('pspnet_plugin.accelerate').enable()
+
+
+@pytest.mark.parametrize(
+    ('config', 'accelerated'), CASES, ids=lambda value: getattr(value, 'stem', value)
+)
+def test_stock_calls_predict_draw_and_agree(config, accelerated, accelerate, tmp_path):
+    if accelerated:
+        accelerate()
+    cfg = small_config(config)
+    checkpoint = random_checkpoint(cfg, tmp_path / 'random.pth')
+    image = write_photo(tmp_path / 'image.png')
+    cfg.dump(tmp_path / 'config.py')
+
+    model = init_model(tmp_path / 'config.py', checkpoint, device='cpu')
+    result = inference_model(model, image)
+    labels = result.pred_sem_seg.data[0].numpy()
+    assert labels.shape == (67, 101)
+    assert np.unique(labels).size > 1
+    drawn = tmp_path / 'drawn.png'
+    show_result_pyplot(model, image, result, show=False, out_file=str(drawn))
+    assert mmcv.imread(str(drawn)).shape == (67, 101, 3)
+    by_array = inference_model(model, mmcv.imread(image)).pred_sem_seg.data[0].numpy()
+    assert np.array_equal(by_array, labels)
+
+    inferencer = MMSegInferencer(str(tmp_path / 'config.py'), checkpoint, device='cpu')
+    again = inferencer(image, out_dir=str(tmp_path / 'out'))['predictions']
+    assert np.array_equal(again, labels)
