@@ -22,6 +22,7 @@ COMMANDS = {
     'train': "train a model (options of MMSegmentation's train tool)",
     'test': "measure a checkpoint on labelled images (options of MMSegmentation's test tool)",
     'predict': 'write label maps and overlays of images and videos, no labels needed',
+    'export': 'write a trained network as a file for ONNX Runtime, OpenVINO or torch.export',
     'inspect': 'show which pretrained weights a config loads, and what becomes of each',
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
@@ -33,6 +34,7 @@ examples:
   pspnet train my_streets.py
   pspnet test my_streets.py work_dirs/my_streets/iter_40000.pth
   pspnet predict my_streets.py work_dirs/my_streets/iter_40000.pth photos --out predictions
+  pspnet export my_streets.py work_dirs/my_streets/iter_40000.pth --out my_streets.onnx
 
   torchrun --nproc_per_node 4 -m pspnet_plugin train CONFIG --launcher pytorch
 

@@ -30,6 +30,7 @@ from .operators import (
     is_transformed,
     pooling_operator,
 )
+from .torch_state import is_exporting
 from .winograd import conv2d_same
 
 
@@ -92,8 +93,9 @@ def conv2d_over_pyramid(
     Returns:
         (N, O, H, W), channels-last if x is.
     """
-    # TorchScript's tracer would warn of a comparison that it cannot record.
-    if not torch.jit.is_tracing() and len(x) == 0:
+    # TorchScript's tracer would warn of a comparison that it cannot record, and len() would make the
+    # batch a constant of what torch.export records.
+    if not torch.jit.is_tracing() and x.shape[0] == 0:
         return conv2d_same(concatenate_pyramid(x, levels, align_corners), weight, bias)
     channels = [x.shape[1], *(level.shape[1] for level in levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)
@@ -114,6 +116,13 @@ def apply_taps(level: Tensor, weight: Tensor) -> Tensor:
         (N, O, h k_h, w k_w): row ``i * k_h + t`` holds tap t at bin i, and so do the columns.
     """
     n, c, h, w = level.shape
+    if is_exporting():
+        # Other runtimes transpose the kernel once, when they read the file, and take a convolution
+        # whose weight is a feature map slowly or not at all.
+        kernel = weight.transpose(0, 1).flatten(1)
+        product = level.to(weight.dtype).flatten(2).transpose(1, 2) @ kernel
+        taps = product.view(n, h, w, -1, *weight.shape[2:])
+        return taps.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     # The kernel is taken as O images of k_h x k_w pixels and convolved with the bins as 1 x 1
     # kernels; a matrix product would first make, and keep, a transposed copy of the kernel.
     bins = level.to(weight.dtype).permute(0, 2, 3, 1).reshape(-1, c, 1, 1)

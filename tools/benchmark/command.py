@@ -168,8 +168,7 @@ def draw(tables: list[Table], args: argparse.Namespace, settings: Settings) -> N
         by_pixels = {h * w: table for (h, w), table in zip(settings.sizes, tables)}
         plots.draw_over_sizes(by_pixels, [head.FORWARD, head.BOTH], args.plot)
     else:
-        (table,) = tables
-        plots.draw_bars(table, args.plot)
+        plots.draw_bars(tables[0], args.plot)
 
 
 def main(arguments: list[str] | None = None) -> int:

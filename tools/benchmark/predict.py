@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Callable
@@ -18,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pspnet_plugin.speed.folding import fold_batch_norms
 
+from . import runtimes
 from .inputs import write_image
 from .memory import peak_memory
 from .models import CHANNELS_LAST, HEAD, KEPT_MEMORY, STRIPS, build, cumulative, stock_config
@@ -87,8 +89,28 @@ def prepare(parts: tuple[str, ...], image: str, settings: Settings) -> Callable[
     return step
 
 
-def measure(settings: Settings) -> list[Table]:
-    """One table: stock, then the parts added; the image has twice the network's input size."""
+def measure(settings: Settings) -> Iterator[Table]:
+    """From file to label map with the parts of ours, and on a CPU logits in other runtimes."""
+    yield measure_parts(settings)
+    if settings.device == 'cpu' and settings.dtype == 'float32' and not settings.compile:
+        yield measure_runtimes(settings)
+
+
+def measure_runtimes(settings: Settings) -> Table:
+    """PyTorch, ONNX Runtime and OpenVINO, each with stock's network and with ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = str(Path(folder, 'image.png'))
+        write_image(Path(image), settings.crop)
+        build_with = partial(build_for_prediction, image=image, settings=settings)
+        stock = build_with(())
+        models = {runtimes.STOCK: stock, runtimes.OURS: build_with((HEAD, CHANNELS_LAST, FOLDING))}
+        exported = {runtimes.STOCK: stock, runtimes.OURS: build_with((HEAD, FOLDING))}
+        inputs = example(image, stock, settings)
+        return runtimes.measure(models, exported, inputs, settings)
+
+
+def measure_parts(settings: Settings) -> Table:
+    """Stock, then the parts added; the image has twice the network's input size."""
     last = f'+ {KEPT_MEMORY}'
     height, width = settings.crop
     with tempfile.TemporaryDirectory() as folder:
@@ -102,24 +124,22 @@ def measure(settings: Settings) -> list[Table]:
         seconds = time_alternately(steps, settings, (last,))
         labels = {name: step() for name, step in steps.items()}
         memory = peak_memory(preparations, settings, (last,))
-    return [
-        Table(
-            title=(
-                f'Prediction by PSPNet-R50-d8 at {height} x {width}, image of {2 * height} x '
-                f'{2 * width}'
-            ),
-            baselines=(Baseline('stock'), Baseline(ABOVE)),
-            quantities=(
-                Quantity(TIME, 's', seconds),
-                Quantity('peak memory', 'bytes', memory),
-                Quantity(LABELS, '%', {name: [share_equal(labels, name)] for name in labels}),
-            ),
-            wanted=(
-                Wanted(TIME, last, 'stock', low=1.6),
-                Wanted(LABELS, last, None, low=99.99),
-            ),
-        )
-    ]
+    return Table(
+        title=(
+            f'Prediction by PSPNet-R50-d8 at {height} x {width}, image of {2 * height} x '
+            f'{2 * width}'
+        ),
+        baselines=(Baseline('stock'), Baseline(ABOVE)),
+        quantities=(
+            Quantity(TIME, 's', seconds),
+            Quantity('peak memory', 'bytes', memory),
+            Quantity(LABELS, '%', {name: [share_equal(labels, name)] for name in labels}),
+        ),
+        wanted=(
+            Wanted(TIME, last, 'stock', low=1.6),
+            Wanted(LABELS, last, None, low=99.99),
+        ),
+    )
 
 
 def share_equal(labels: dict[str, Tensor], name: str) -> float:

@@ -1,0 +1,87 @@
+"""What a program that knows only the exported file needs to know, as texts to put into it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmseg.registry import DATASETS
+
+from ..runs.launch import datasets_within, dicts_within
+from .images import test_steps
+from .settings import ExportSettings
+
+
+def metadata(config: Config, segmentor: Any, settings: ExportSettings) -> dict[str, str]:
+    """Keys and values, each value in JSON.
+
+    ``classes``: names; ``palette``: a colour (red, green, blue) for each; ``input``: what has to be
+    done with an image before the file gets it; ``output``: what the file gives.
+    """
+    names = classes_and_palette(config, segmentor)
+    content = {
+        'classes': names.get('classes'),
+        'palette': names.get('palette'),
+        'input': input_description(config, segmentor, settings),
+        'output': {
+            'kind': settings.output,
+            'align_corners': segmentor.align_corners,
+            'threshold': last_head(segmentor).threshold,
+        },
+        'precision': 'int8' if settings.int8 else settings.dtype,
+    }
+    return {key: json.dumps(value) for key, value in content.items()}
+
+
+def classes_and_palette(config: Config, segmentor: Any) -> dict[str, Any]:
+    """From the checkpoint, else from the config's dataset; nothing where neither says."""
+    if segmentor.dataset_meta:
+        return dict(segmentor.dataset_meta)
+    for loader in ('val_dataloader', 'test_dataloader', 'train_dataloader'):
+        for dataset in datasets_within((config.get(loader) or {}).get('dataset')):
+            kind = DATASETS.get(dataset['type'])
+            return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    return {}
+
+
+def input_description(config: Config, segmentor: Any, settings: ExportSettings) -> dict[str, Any]:
+    """What has to be done with an image, in this order.
+
+    ``resize`` as the config's test pipeline (``scale`` is width, height); ``channel_order``, of
+    three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null; pad to
+    multiples of ``size_divisor``. ``window`` is the crop, and its stride, that the config predicts
+    in: the file predicts whole images, as large as they come.
+    """
+    preprocessor = segmentor.data_preprocessor
+    takes_rgb = preprocessor.channel_conversion and not settings.normalize
+    steps = [s for s in dicts_within(test_steps(config, False)) if s.get('type') == 'Resize']
+    windows = (segmentor.test_cfg or {}).get('mode') == 'slide'
+    return {
+        'layout': 'NCHW',
+        'resize': [{k: v for k, v in step.items() if k != 'type'} for step in steps],
+        'channel_order': 'RGB' if takes_rgb else 'BGR',
+        'mean': None if settings.normalize else numbers(preprocessor, 'mean'),
+        'std': None if settings.normalize else numbers(preprocessor, 'std'),
+        'size_divisor': size_divisor(segmentor),
+        'size': settings.size,
+        'window': {k: segmentor.test_cfg[k] for k in ('crop_size', 'stride')} if windows else None,
+    }
+
+
+def numbers(preprocessor: Any, name: str) -> list[float] | None:
+    """One number for each channel, or None where the preprocessor does not normalize."""
+    values = getattr(preprocessor, name, None)
+    return None if values is None else values.flatten().tolist()
+
+
+def size_divisor(segmentor: Any) -> int:
+    """Sides of test images are padded to multiples of it."""
+    return (segmentor.data_preprocessor.test_cfg or {}).get('size_divisor') or 1
+
+
+def last_head(segmentor: Any) -> Any:
+    """The decode head that predicts; a cascade has several."""
+    head = segmentor.decode_head
+    return head[-1] if isinstance(head, torch.nn.ModuleList) else head

@@ -1,0 +1,48 @@
+"""What an exported file takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import ExportError
+
+FORMATS = ('onnx', 'openvino', 'torch-export')
+OUTPUTS = ('logits', 'probabilities', 'labels')
+DTYPES = ('float32', 'float16')
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a network is written.
+
+    Args:
+        to: the format: ``'onnx'``, ``'openvino'`` or ``'torch-export'``.
+        size: height and width of the only size that the file takes, with one image at a time; None
+            leaves batch, height and width open.
+        normalize: whether the file does what the config's preprocessor does to an image as it was
+            read: channel order, mean and standard deviation. Otherwise the caller does it.
+        output: ``'logits'`` of the decode head, (N, C, h, w); ``'probabilities'`` at the size of
+            the input, (N, C, H, W) in [0, 1]; or ``'labels'`` at the size of the input, (N, H, W),
+            uint8 (int32 with more than 256 classes).
+        dtype: of the weights and, where the runtime has it, of the arithmetic; the input and the
+            output stay float32.
+        int8: whether convolutions are quantized, calibrated on images of the training set.
+    """
+
+    to: str = 'onnx'
+    size: tuple[int, int] | None = None
+    normalize: bool = False
+    output: str = 'logits'
+    dtype: str = 'float32'
+    int8: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (('to', FORMATS), ('output', OUTPUTS), ('dtype', DTYPES)):
+            if getattr(self, name) not in known:
+                raise ExportError(f'{name}={getattr(self, name)!r} is none of {", ".join(known)}.')
+        if self.size is not None and min(self.size) < 1:
+            raise ExportError(f'size={self.size} is no height and width in pixels.')
+        if self.int8 and self.to == 'torch-export':
+            raise ExportError('int8 is for onnx and openvino, not for torch-export.')
+        if self.int8 and self.dtype != 'float32':
+            raise ExportError('int8 quantizes a float32 network: leave dtype as it is.')

@@ -1,0 +1,100 @@
+"""Small networks with random weights as config and checkpoint, and mmseg's predictions of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmseg.apis import inference_model, init_model
+
+import pspnet_plugin
+from tests.helpers.networks import NARROW_RESNET, randomized
+
+CLASSES = ('road', 'wall', 'sky', 'person', 'train')
+PALETTE = [[128, 64, 128], [102, 102, 156], [70, 130, 180], [220, 20, 60], [0, 80, 100]]
+BN = {'type': 'BN'}
+HEAD = {'channels': 16, 'num_classes': len(CLASSES), 'norm_cfg': BN}
+RESNET = {**NARROW_RESNET, 'type': 'ResNetV1c', 'norm_cfg': BN}
+DILATED = {**RESNET, 'strides': (1, 2, 1, 1), 'dilations': (1, 1, 2, 4), 'contract_dilation': True}
+# The decode heads and backbones of mmseg's own configs, narrow.
+NETWORKS = {
+    'PSPNet': (DILATED, {'type': 'PSPHead', 'in_channels': 64, 'in_index': 3}),
+    'FCN': (DILATED, {'type': 'FCNHead', 'in_channels': 64, 'in_index': 3}),
+    'DeepLabV3+': (
+        DILATED,
+        {
+            'type': 'DepthwiseSeparableASPPHead',
+            'in_channels': 64,
+            'in_index': 3,
+            'dilations': (1, 12, 24, 36),
+            'c1_in_channels': 8,
+            'c1_channels': 4,
+        },
+    ),
+    'UPerNet': (
+        RESNET,
+        {'type': 'UPerHead', 'in_channels': [8, 16, 32, 64], 'in_index': [0, 1, 2, 3]},
+    ),
+    'SegFormer': (
+        {
+            'type': 'MixVisionTransformer',
+            'embed_dims': 8,
+            'num_layers': [1, 1, 1, 1],
+            'num_heads': [1, 2, 4, 8],
+            'patch_sizes': [7, 3, 3, 3],
+            'sr_ratios': [8, 4, 2, 1],
+        },
+        {'type': 'SegformerHead', 'in_channels': [8, 16, 32, 64], 'in_index': [0, 1, 2, 3]},
+    ),
+}
+
+
+def small_config(network: str = 'PSPNet', data_root: Path | None = None, **model) -> Config:
+    """The config of a narrow network on Cityscapes, as mmseg writes one.
+
+    Args:
+        network: a key of NETWORKS.
+        data_root: of the datasets; without it the config names a folder that does not exist.
+        model: settings of the segmentor.
+    """
+    backbone, head = NETWORKS[network]
+    base = Config.fromfile(pspnet_plugin.config_path('psp_r18_cityscapes.py'))
+    root = str(data_root or 'no_such_folder')
+    for split in ('train', 'val', 'test'):
+        base[f'{split}_dataloader'].dataset.data_root = root
+    base.model = {
+        'type': 'EncoderDecoder',
+        'data_preprocessor': dict(base.model.data_preprocessor),
+        'backbone': backbone,
+        'decode_head': {**HEAD, **head},
+        'test_cfg': {'mode': 'whole'},
+        **model,
+    }
+    base.test_pipeline[1].scale = (128, 64)
+    return base
+
+
+def write_checkpoint(config: Config, path: Path) -> Path:
+    """Save random weights of the config's network as mmengine saves a checkpoint."""
+    network = randomized(init_model(config, None, device='cpu'))
+    meta = {'dataset_meta': {'classes': CLASSES, 'palette': PALETTE}}
+    torch.save({'meta': meta, 'state_dict': network.state_dict()}, path)
+    return path
+
+
+def pixels(size: tuple[int, int], batch: int = 1) -> np.ndarray:
+    """Images as OpenCV reads them, (batch, H, W, 3), uint8, with structure."""
+    generator = torch.Generator().manual_seed(sum(size))
+    coarse = torch.rand(batch, 3, 9, 11, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size, mode='bicubic').clamp(0, 1)
+    return (255 * smooth).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def stock_labels(config: Config, checkpoint: Path, images: np.ndarray) -> np.ndarray:
+    """The label maps of mmseg's own inference, one image at a time and not resized."""
+    model = init_model(config.copy(), str(checkpoint), device='cpu')
+    model.cfg.test_pipeline = [{'type': 'LoadImageFromNDArray'}, {'type': 'PackSegInputs'}]
+    results = inference_model(model, list(images))
+    return np.stack([result.pred_sem_seg.data[0].numpy() for result in results])

@@ -1,0 +1,135 @@
+"""Logits of one image by what users would pick instead: other runtimes and half precision."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pspnet_plugin.export.network import ExportedNetwork
+from pspnet_plugin.export.onnx_file import write_onnx
+from pspnet_plugin.export.settings import ExportSettings
+
+from .settings import Settings
+from .table import ABOVE, Baseline, Quantity, Table, Wanted
+from .timing import time_alternately
+
+Predict = Callable[[], Tensor]  # logits (1, classes, h, w)
+
+TIME, LABELS = 'logits', 'labels equal to stock'
+STOCK, OURS = 'stock', 'ours'
+PYTORCH, ONNX_RUNTIME = 'PyTorch', 'ONNX Runtime'
+# Ours beside the file of stock's network in the same runtime, at least.
+WANTED = {ONNX_RUNTIME: 1.35, 'OpenVINO float32': 1.45, 'OpenVINO bfloat16': 1.8}
+BFLOAT16_UNIT = 'amx_bf16'  # without it bfloat16 takes as long as float32, or longer
+
+
+def measure(
+    models: dict[str, nn.Module], exported: dict[str, nn.Module], image: Tensor, settings: Settings
+) -> Table:
+    """Each runtime with stock's network and with ours, in turn, on a CPU in float32 and bfloat16.
+
+    Args:
+        models: STOCK and OURS as PyTorch runs them.
+        exported: the same two as they are written to files.
+        image: (1, 3, H, W), normalized.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = {
+            name: write(network, image, Path(folder, f'{name}.onnx'))
+            for name, network in exported.items()
+        }
+        steps = prepare(models, files, image, settings)
+        seconds = time_alternately(steps, settings)
+        labels = {row: step().argmax(1) for row, step in steps.items()}
+    first = labels[f'{PYTORCH}, {STOCK}']
+    equal = {row: [100 * (found == first).double().mean().item()] for row, found in labels.items()}
+    height, width = settings.crop
+    return Table(
+        title=f'Logits of PSPNet-R50-d8 at {height} x {width} in other runtimes',
+        baselines=(Baseline(f'{PYTORCH}, {STOCK}'), Baseline(ABOVE)),
+        quantities=(Quantity(TIME, 's', seconds), Quantity(LABELS, '%', equal)),
+        wanted=tuple(
+            Wanted(TIME, f'{runtime}, {OURS}', ABOVE, low=ratio)
+            for runtime, ratio in WANTED.items()
+            if f'{runtime}, {OURS}' in steps and ('bfloat16' not in runtime or has_bfloat16_unit())
+        ),
+    )
+
+
+def write(network: nn.Module, image: Tensor, path: Path) -> Path:
+    """Write the network as ONNX for images of this size."""
+    height, width = image.shape[2:]
+    export = ExportSettings(size=(height, width))
+    write_onnx(ExportedNetwork(network, export), image, export, {}, path)
+    return path
+
+
+def prepare(
+    models: dict[str, nn.Module], files: dict[str, Path], image: Tensor, settings: Settings
+) -> dict[str, Predict]:
+    """The rows: stock and ours beside each other for each runtime that is installed."""
+    runtimes: dict[str, Callable[[str], Predict]] = {
+        PYTORCH: lambda name: partial(run_pytorch, models[name], image, False)
+    }
+    if importlib.util.find_spec('onnxruntime'):
+        runtimes[ONNX_RUNTIME] = lambda name: open_onnxruntime(files[name], image, settings)
+    if importlib.util.find_spec('openvino'):
+        precisions = openvino_precisions()
+        for precision, hint in precisions.items():
+            runtimes[f'OpenVINO {precision}'] = partial(
+                lambda hint, name: open_openvino(files[name], image, hint, settings), hint
+            )
+    runtimes[f'{PYTORCH} bfloat16'] = lambda name: partial(run_pytorch, models[name], image, True)
+    return {
+        f'{runtime}, {name}': make(name)
+        for runtime, make in runtimes.items()
+        for name in (STOCK, OURS)
+    }
+
+
+@torch.no_grad()
+def run_pytorch(model: nn.Module, image: Tensor, bfloat16: bool) -> Tensor:
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=bfloat16):
+        return model(image, mode='tensor').float()
+
+
+def open_onnxruntime(path: Path, image: Tensor, settings: Settings) -> Predict:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    session = onnxruntime.InferenceSession(str(path), options, ['CPUExecutionProvider'])
+    feed = {session.get_inputs()[0].name: image.numpy()}
+    return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+
+def open_openvino(path: Path, image: Tensor, hint: str, settings: Settings) -> Predict:
+    import openvino
+
+    properties = {
+        'INFERENCE_PRECISION_HINT': hint,
+        'INFERENCE_NUM_THREADS': settings.threads,
+        'PERFORMANCE_HINT': 'LATENCY',
+    }
+    network = openvino.Core().compile_model(path, 'CPU', properties)
+    return lambda: torch.from_numpy(network(image.numpy())[0].copy())
+
+
+def openvino_precisions() -> dict[str, str]:
+    """What the CPU plugin computes in on this machine."""
+    import openvino
+
+    known = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    return {'float32': 'f32', **({'bfloat16': 'bf16'} if 'BF16' in known else {})}
+
+
+def has_bfloat16_unit() -> bool:
+    """Whether the CPU multiplies matrices of bfloat16 by a unit of its own (AMX)."""
+    cpuinfo = Path('/proc/cpuinfo')
+    return cpuinfo.is_file() and BFLOAT16_UNIT in cpuinfo.read_text()
