@@ -14,7 +14,7 @@ from mmengine.dataset import Compose
 from mmseg.registry import DATASETS
 from torch import Tensor
 
-from ..runs.launch import datasets_within
+from ..config_parts import datasets_within
 from .errors import ExportError
 
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}

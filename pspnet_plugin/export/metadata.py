@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmseg.registry import DATASETS
 
-from ..runs.launch import datasets_within, dicts_within
+from ..config_parts import datasets_within, dicts_within
 from .images import test_steps
 from .settings import ExportSettings
 

@@ -1,6 +1,5 @@
 """An ONNX file gives mmseg's label maps in ONNX Runtime, which is asked here without our code."""
 
-
 import numpy as np
 import onnxruntime
 import pytest
