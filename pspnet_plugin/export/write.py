@@ -86,7 +86,9 @@ class ExportReport:
         ]
         if self.mean_ious:
             exact, int8 = self.mean_ious['float32'], self.mean_ious['int8']
-            lines.append(f'mIoU {exact:.2f} in float32, {int8:.2f} in int8: {exact - int8:.2f} lost.')
+            lines.append(
+                f'mIoU {exact:.2f} in float32, {int8:.2f} in int8: {exact - int8:.2f} lost.'
+            )
         return lines
 
 
