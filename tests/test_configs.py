@@ -9,7 +9,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
-from pspnet_plugin.runs.launch import dicts_within, stock_tools
+from pspnet_plugin.config_parts import dicts_within
+from pspnet_plugin.runs.tools import stock_tools
 from tests.helpers.processes import ROOT
 
 STOCK = {

@@ -21,7 +21,9 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS, DefaultScope
 from mmseg.registry import DATASETS, MODELS
 
-from pspnet_plugin.runs.launch import datasets_within, dicts_within, stock_tools
+from pspnet_plugin.commands import main
+from pspnet_plugin.config_parts import datasets_within, dicts_within
+from pspnet_plugin.runs.tools import stock_tools
 from tests.helpers.processes import ROOT
 
 ENGLISH, CHINESE = ROOT / 'README.md', ROOT / 'README_zh-CN.md'
@@ -151,9 +153,12 @@ def command_lines(document: Path) -> list[list[str]]:
 
 
 def tool_calls(document: Path) -> list[list[str]]:
-    """Tool and arguments of every ``python tools/…``; a tool without arguments stands alone."""
+    """Tool and arguments of every ``python tools/…`` and ``pspnet …``."""
     calls = []
     for words in command_lines(document):
+        for start in (['pspnet'], ['-m', 'pspnet_plugin']):
+            places = [n for n in range(len(words)) if words[n : n + len(start)] == start]
+            calls += [['pspnet', *words[place + len(start) :]] for place in places]
         for place, (word, tool) in enumerate(zip(words, words[1:])):
             if word == 'python' and tool.startswith('tools/'):
                 calls.append(words[place + 1 :])
@@ -164,6 +169,11 @@ def tool_calls(document: Path) -> list[list[str]]:
 def options_of(tool: str, *subcommand: str) -> set[str]:
     """The options in what the tool prints for ``--help``, run in this process."""
     output = io.StringIO()
+    if tool == 'pspnet':
+        with contextlib.redirect_stdout(output), pytest.raises(SystemExit) as end:
+            main([*subcommand, '--help'])
+        assert not end.value.code, subcommand
+        return set(re.findall(r'--[\w-]+', output.getvalue()))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
         patch.setattr(sys, 'argv', [tool, *subcommand, '--help'])
         patch.syspath_prepend((ROOT / tool).parent)
@@ -176,7 +186,8 @@ def options_of(tool: str, *subcommand: str) -> set[str]:
 @documents
 def test_every_subcommand_and_option_is_in_the_help_of_its_tool(document):
     for tool, *arguments in tool_calls(document):
-        subcommand = arguments[:1] if tool == 'tools/benchmark.py' else []
+        count = {'tools/benchmark.py': 1, 'pspnet': 1 + (arguments[:1] == ['benchmark'])}
+        subcommand = [word for word in arguments[: count.get(tool, 0)] if word[0] != '-']
         options = {argument for argument in arguments if argument.startswith('--')}
         if options or subcommand:
             assert options <= options_of(tool, *subcommand), tool

@@ -16,9 +16,12 @@ from types import ModuleType
 from ..errors import PspnetPluginError
 
 COMMANDS = {
+    'init': 'write a config for a folder of images and one of masks',
+    'check': 'look at the data of a config before it trains',
     'config': "print one of the plugin's configs, or list them",
     'train': "train a model (options of MMSegmentation's train tool)",
     'test': "measure a checkpoint on labelled images (options of MMSegmentation's test tool)",
+    'predict': 'write label maps and overlays of images and videos, no labels needed',
     'export': 'write a trained network as a file for ONNX Runtime, OpenVINO or torch.export',
     'inspect': 'show which pretrained weights a config loads, and what becomes of each',
     'freezing': 'show which layers a config freezes, and when',
@@ -30,6 +33,7 @@ examples:
   pspnet config psp_r50_cityscapes --out my_streets.py
   pspnet train my_streets.py
   pspnet test my_streets.py work_dirs/my_streets/iter_40000.pth
+  pspnet predict my_streets.py work_dirs/my_streets/iter_40000.pth photos --out predictions
   pspnet export my_streets.py work_dirs/my_streets/iter_40000.pth --out my_streets.onnx
 
   torchrun --nproc_per_node 4 -m pspnet_plugin train CONFIG --launcher pytorch
@@ -59,7 +63,7 @@ def _run(words: list[str]) -> int:
     named = words[0] if words and words[0] in COMMANDS else None
     parser = argparse.ArgumentParser(
         prog='pspnet',
-        description='PSPNet in MMSegmentation: train, test and look into it.',
+        description='PSPNet in MMSegmentation: train, test, predict and look into it.',
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

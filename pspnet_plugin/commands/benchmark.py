@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from ..runs.launch import OWN_TOOLS, as_command_line
+from ..runs.launch import as_command_line
+from ..runs.tools import OWN_TOOLS
 
 
 def run_words(words: list[str]) -> int:

@@ -15,6 +15,7 @@ from mmengine.device import get_device
 from . import (
     checkpoint_files,
     checkpoint_loaders,
+    comm_hooks,
     config_scope,
     gloo,
     mmcv_ops,
@@ -34,10 +35,12 @@ def apply() -> None:
     """
     if importlib.util.find_spec('mmseg') is not None:
         mmcv_ops.require_mmcv()
-        if importlib.util.find_spec('mmcv._ext') is None:
+        if mmcv_ops.needed():
             mmcv_ops.patch()
     if get_device() in ('cpu', 'mps'):
         gloo.patch()
+    if comm_hooks.needed():
+        comm_hooks.patch()
     checkpoint_files.patch()
     checkpoint_loaders.patch()
     config_scope.patch()

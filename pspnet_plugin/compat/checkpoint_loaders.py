@@ -1,15 +1,16 @@
 """mmengine's loaders of checkpoints read data only, and say in one line why a file is refused.
 
-Wrong: mmengine's loaders for the web let a checkpoint run any code, those of its forks try that
-after a refusal, a file that torch refuses or that is cut ends in a traceback from within torch, and
-nobody compares a file with its checksums.
+Wrong: mmengine's loaders for the web let a checkpoint run any code, those of its fork
+``onedl-mmengine`` try that after a refusal, a file that torch refuses or that is cut ends in a
+traceback from within torch, and nobody compares a file with its checksums.
 
-Changed, for as long as the process runs, all in ``mmengine.runner.checkpoint``: its ``load_url``
-and the ``load`` of its ``torch`` always ask for data only; ``CheckpointLoader.load_checkpoint``
-explains errors and reads what mmengine itself wrote (:mod:`.checkpoints`). Every loader stands
-behind it: paths, ``http://``, ``torchvision://``, ``open-mmlab://`` and the rest, for the test
-tool, ``--resume``, ``load_from`` and ``Pretrained``. TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD stays the
-user's word that all files may run code. ``torch.load`` itself is as it was.
+Changed, for as long as the process runs, all in ``mmengine.runner.checkpoint``: its ``load_url``,
+the ``load`` of its ``torch``, and the ``_safe_torch_load`` that the fork calls in place of that
+always ask for data only; ``CheckpointLoader.load_checkpoint`` explains errors and reads what
+mmengine itself wrote (:mod:`.checkpoints`). Every loader stands behind it: paths, ``http://``,
+``torchvision://``, ``open-mmlab://`` and the rest, for the test tool, ``--resume``, ``load_from``
+and ``Pretrained``. TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD stays the user's word that all files may run
+code. ``torch.load`` itself is as it was.
 
 Unnecessary as soon as mmengine reads what it writes with ``weights_only=True`` everywhere.
 """
@@ -57,6 +58,8 @@ def patch() -> None:
         return content
 
     mmengine_checkpoint.torch = _TorchThatLoadsData('torch')
+    if hasattr(mmengine_checkpoint, '_safe_torch_load'):  # the fork
+        mmengine_checkpoint._safe_torch_load = _TorchThatLoadsData.load
     mmengine_checkpoint.load_url = _loading_data(load_url)
     loader.load_checkpoint = classmethod(load_checkpoint)
 

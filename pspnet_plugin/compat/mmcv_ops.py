@@ -1,12 +1,12 @@
 """``mmcv.ops`` where mmcv has no compiled operators (``mmcv-lite``).
 
-Wrong: ``mmseg.models`` imports operators that it rarely uses, so without compiled ones it cannot be
-imported at all.
+Wrong: MMSegmentation 1.2 imports operators that it rarely uses, so without compiled ones it cannot
+be imported at all. Its fork ``onedl-mmsegmentation`` can, and is left as it is.
 
-Changed, with mmcv-lite and for as long as the process runs: ``mmcv.ops`` is imported from the
-Python sources that mmcv-lite carries, with a stand-in for ``mmcv._ext`` during that import, which
-its modules keep as ``ext_module``. Operators written in Python (``point_sample``,
-``CrissCrossAttention`` …) work. A module that needs compiled code raises
+Changed, with mmcv-lite and MMSegmentation 1.2, for as long as the process runs: ``mmcv.ops`` is
+imported from the Python sources that mmcv-lite carries, with a stand-in for ``mmcv._ext`` during
+that import, which its modules keep as ``ext_module``. Operators written in Python
+(``point_sample``, ``CrissCrossAttention`` …) work. A module that needs compiled code raises
 :class:`MissingOperatorError` when it is built, a function when it is called; so code that falls
 back on an ImportError of ``mmcv.ops`` no longer does.
 
@@ -40,6 +40,17 @@ def require_mmcv() -> None:
             'mmsegmentation needs mmcv and none is installed: run "pip install mmcv-lite==2.1.0", '
             'or build mmcv 2.1.0 if you need its compiled operators (PSPNet needs none).'
         )
+
+
+def needed() -> bool:
+    """Whether mmseg cannot be imported because mmcv has no compiled operators."""
+    try:
+        importlib.import_module('mmseg.utils')  # the first of its packages that imports one
+    except ModuleNotFoundError as error:
+        if error.name != 'mmcv._ext':
+            raise
+        return True
+    return False
 
 
 @functools.cache  # twice is the same as once

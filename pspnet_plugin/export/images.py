@@ -13,8 +13,8 @@ from mmengine.dataset import Compose
 from mmseg.registry import DATASETS
 from torch import Tensor
 
+from ..config_parts import datasets_within
 from ..prediction.pipeline import stated_pipeline, without_labels
-from ..runs.launch import datasets_within
 from .errors import ExportError
 
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from ..runs.launch import dicts_within
+from ..config_parts import dicts_within
 from .images import test_steps
 from .settings import ExportSettings
 

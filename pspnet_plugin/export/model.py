@@ -38,8 +38,7 @@ def reference_segmentor(config: Config, checkpoint: str | Path) -> Any:
             f'{type(segmentor).__name__} has a way of its own from images to logits; EncoderDecoder'
             ' and CascadeEncoderDecoder can be exported.'
         )
-    meta: Any = prediction.load_weights(segmentor, os.fspath(checkpoint))
-    meta = meta[0] if isinstance(meta, tuple) else meta
+    meta, _ = prediction.load_weights(segmentor, os.fspath(checkpoint))
     names = class_info(config, meta, prediction.class_count(segmentor))
     segmentor.dataset_meta = dict(zip(('classes', 'palette'), names))
     return segmentor

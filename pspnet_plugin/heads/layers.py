@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -44,6 +44,12 @@ class WinogradConv2d(nn.Conv2d):
         )
         made.weight, made.bias = conv.weight, conv.bias
         return made
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'qconfig' and value is not None:
+            # Eager-mode quantization goes by the exact class, and leaves others in float.
+            self.__class__ = nn.Conv2d  # type: ignore[assignment]
+        nn.Conv2d.__setattr__(self, name, value)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if is_transformed(input):

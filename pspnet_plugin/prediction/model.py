@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,16 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from ..compat.config_scope import SCOPE, find_config
+from ..config_parts import dicts_within
 from ..pretrained import load_pretrained
 from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.report import LoadReport
 from ..pretrained.source.read import read_checkpoint
 from ..replacements import REPLACEMENTS
-from ..runs.launch import dicts_within
+from ..speed.channels_last import set_memory_format
 from ..speed.examples import example_runs
-from ..speed.folding import Run, fold_batch_norms
+from ..speed.folding import fold_batch_norms
 from ..speed.memory import keep_freed_memory
-from ..speed.memory_format import memory_format_error, set_memory_format
 from ..text import shortened
 from .classes import class_info
 from .errors import PredictionError
@@ -60,7 +61,8 @@ def init_model(
 
     Returns:
         The model in evaluation mode. ``model.cfg`` is the config, ``model.dataset_meta`` holds the
-        ``classes`` and their ``palette``. mmseg's ``inference_model`` takes it as well.
+        ``classes`` and their ``palette``, ``model.weights_sha256`` the hash of the checkpoint.
+        mmseg's ``inference_model`` takes it as well.
 
     Raises:
         PspnetPluginError: there is no such config.
@@ -72,7 +74,7 @@ def init_model(
     place = device_named(device)
     precision = dtype_named(dtype, place)
     model = build_segmentor(cfg)
-    meta = load_weights(model, os.fspath(checkpoint))
+    meta, digest = load_weights(model, os.fspath(checkpoint))
     model = make_fast(revert_sync_batchnorm(model).to(place))
     if compile:
         compile_network(model)
@@ -81,6 +83,7 @@ def init_model(
     classes, palette = class_info(cfg, meta, class_count(model))
     holder: Any = model
     holder.cfg, holder.dataset_meta = cfg, {'classes': classes, 'palette': palette}
+    holder.weights_sha256, holder.computes_in = digest, str(precision or torch.float32)
     return model
 
 
@@ -135,7 +138,13 @@ def build_segmentor(cfg: Config) -> nn.Module:
     settings.pop('train_cfg', None)
     settings.test_cfg = ConfigDict({'seg_logits': False, **(settings.get('test_cfg') or {})})
     init_default_scope(cfg.get('default_scope') or 'mmseg')  # also for mmseg's own calls later
-    return MODELS.build(settings)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module=r'mmseg\.')  # what heads say of their losses
+            return MODELS.build(settings)
+    except Exception as error:  # whatever the classes in the config raise
+        reason = ' '.join(str(error).split())
+        raise PredictionError(f'The model of the config cannot be built: {reason}') from error
 
 
 def replaced(kind: Any) -> Any:
@@ -154,8 +163,8 @@ def class_count(model: nn.Module) -> int:
     return last.num_classes
 
 
-def load_weights(model: nn.Module, checkpoint: str) -> dict[str, Any]:
-    """Load all of a model's weights from a checkpoint, and return its ``meta``.
+def load_weights(model: nn.Module, checkpoint: str) -> tuple[dict[str, Any], str]:
+    """Load all of a model's weights from a checkpoint, and return its ``meta`` and its sha256.
 
     Raises:
         PretrainedWeightsError: the checkpoint cannot be read.
@@ -173,7 +182,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict[str, Any]:
             f'{checkpoint} is of another number of classes than the config: {name} has {story}. '
             'Use the config that it was trained with, or set num_classes in the decode head.'
         )
-    return read_checkpoint(Path(report.path)).meta
+    return read_checkpoint(Path(report.path)).meta, report.sha256
 
 
 def what_is_not_there(checkpoint: str, report: LoadReport) -> str:
@@ -196,7 +205,9 @@ def make_fast(model: nn.Module) -> nn.Module:
     model.eval()
     runs = example_runs()
     set_memory_format(model, torch.channels_last)
-    if memory_format_error(model, runs[0], _run) is not None:
+    try:
+        runs[0](model)
+    except RuntimeError:
         set_memory_format(model, torch.contiguous_format)
     try:
         model, _ = fold_batch_norms(model, *runs)
@@ -205,10 +216,6 @@ def make_fast(model: nn.Module) -> nn.Module:
     if next(model.parameters()).device.type == 'cpu':
         keep_freed_memory()
     return model
-
-
-def _run(model: nn.Module, run: Run) -> object:
-    return run(model)
 
 
 def compile_network(model: nn.Module) -> None:

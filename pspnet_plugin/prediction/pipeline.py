@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -61,18 +60,11 @@ class Pipeline:
         Raises:
             ImageError: it cannot be read, or does not fit the network.
         """
-        results = self._read(source)
+        results = self.read(source)
         image = results['img']
-        found = image.shape[2] if image.ndim == 3 else 1
-        if found != self.channels or 0 in image.shape:
-            raise ImageError(
-                source.name,
-                f'has the shape {image.shape}, but the model reads images of {self.channels} '
-                f'channel{"s"[: self.channels > 1]}, (H, W, {self.channels}).',
-            )
         try:
             packed = self.prepare(results)
-        except (cv2.error, ValueError, TypeError, ZeroDivisionError) as error:
+        except Exception as error:  # whatever a step raises, the other images go on
             raise ImageError(
                 source.name,
                 f'of {image.shape[1]} x {image.shape[0]} pixels does not go through the test '
@@ -82,6 +74,23 @@ class Pipeline:
         if isinstance(inputs, Tensor):
             inputs, samples = [inputs], [samples]
         return Loaded(source, image, inputs, samples)
+
+    def read(self, source: Source) -> dict[str, Any]:
+        """What the loader of the config returns for one image, checked.
+
+        Raises:
+            ImageError: it cannot be read, or does not have the channels of the network.
+        """
+        results = self._read(source)
+        image = results['img']
+        found = image.shape[2] if image.ndim == 3 else 1
+        if found != self.channels or 0 in image.shape:
+            raise ImageError(
+                source.name,
+                f'has the shape {image.shape}, but the model reads images of {self.channels} '
+                f'channel{"s"[: self.channels > 1]}, (H, W, {self.channels}).',
+            )
+        return results
 
     def _read(self, source: Source) -> dict[str, Any]:
         item, path = source.item, source.path

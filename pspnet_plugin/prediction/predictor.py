@@ -20,48 +20,15 @@ from ..speed.examples import input_channels
 from .errors import ImageError, PredictionError
 from .pipeline import Loaded, Pipeline
 from .result import PALETTE_SIZE, Prediction
-from .sources import Source, sources_of
+from .sources import Source
 
 OnError = Callable[[ImageError], object]
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 
-def predict(
-    model: nn.Module,
-    images: Any,
-    batch_size: int = 1,
-    probabilities: bool = False,
-    tta: bool = False,
-    on_error: OnError | None = None,
-) -> Iterator[Prediction]:
-    """Predict label maps, and yield each as it comes, in the order of the images.
-
-    Images go through the test pipeline of ``model.cfg`` and get the labels that mmseg's
-    ``inference_model`` gives them. Files are read as the config's ``LoadImageFromFile`` says: by
-    default with 8 bits and three channels, turned upright where EXIF says so.
-
-    Args:
-        model: from :func:`.model.init_model`, or from mmseg's ``init_model``.
-        images: one or many, in any iterable, of: a path, a folder (with all below it), a glob, an
-            address ``http(s)://``, a Pillow image, an array (H, W, C). As everywhere in mmseg, the
-            channels of an array are **BGR**.
-        batch_size: how many images of the same size at the network's input go through it at once.
-        probabilities: give the probability of each class, too.
-        tta: average the probabilities over the scales and flips of the config's ``tta_pipeline``.
-        on_error: is called with the error of an image that cannot be read or predicted, and the
-            others go on; without it the error is raised.
-
-    Raises:
-        ImageError: an image cannot be read or predicted; it names the image.
-        PredictionError: an argument cannot be used, or names nothing.
-    """
-    predictor = Predictor(model, batch_size, probabilities, tta)
-    return predictor.predict(sources_of(images), on_error)
-
-
 class Predictor:
-    """A model with its pipeline and what is asked of it; the arguments of :func:`predict`."""
+    """A model with its pipeline and what is asked of it; the arguments of :func:`.api.predict`."""
 
     def __init__(
         self,
@@ -85,21 +52,29 @@ class Predictor:
     def predict(
         self, sources: Iterable[Source], on_error: OnError | None = None
     ) -> Iterator[Prediction]:
-        """Predict one source after another; the next images are read meanwhile."""
+        """Predict one source after another; the next images are read meanwhile.
+
+        A batch has its images among as many sources as it may hold, counted from the first: which
+        images are predicted together does not depend on which of them can be read.
+        """
         batch: list[Loaded] = []
-        for future in ahead(self.pipeline, sources, self.batch_size + 1):
+        for count, future in enumerate(ahead(self.load, sources, self.batch_size + 1), 1):
             try:
                 loaded = future.result()
             except ImageError as error:
                 yield from self._flush(batch, on_error)
                 report(error, on_error)
-                continue
-            if batch and loaded.inputs[0].shape != batch[0].inputs[0].shape:
-                yield from self._flush(batch, on_error)
-            batch.append(loaded)
-            if len(batch) == self.batch_size:
+            else:
+                if batch and loaded.inputs[0].shape != batch[0].inputs[0].shape:
+                    yield from self._flush(batch, on_error)
+                batch.append(loaded)
+            if count % self.batch_size == 0:
                 yield from self._flush(batch, on_error)
         yield from self._flush(batch, on_error)
+
+    def load(self, source: Source) -> Loaded:
+        """Read and prepare one image."""
+        return self.pipeline(source)
 
     def _flush(self, batch: list[Loaded], on_error: OnError | None) -> Iterator[Prediction]:
         """Predict a batch and empty it; where that fails, each image by itself."""

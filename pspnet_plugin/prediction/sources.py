@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -72,7 +73,8 @@ def sources_of(images: Any, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterat
 
 def _named(name: str, suffixes: frozenset[str]) -> Iterator[Source]:
     if is_address(name):
-        yield Source(name, name, Path(name.partition('?')[0].rstrip('/').rpartition('/')[2]))
+        last = unquote(urlsplit(name).path).rstrip('/').rpartition('/')[2]
+        yield Source(name, name, Path(last or 'image'))
     elif os.path.isdir(name):
         found = list(_files_below(Path(name), suffixes))
         if not found:

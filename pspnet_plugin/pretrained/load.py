@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .advice.causes import why_empty
-from .advice.lookalikes import notes_on, second_networks
-from .advice.refusal import why_refused
+from .advice.refusal import judge
 from .errors import PretrainedWeightsError
 from .match.plan import LoadPlan, plan_load
 from .match.search import candidates_of, find_match, shapes_of
@@ -55,12 +54,9 @@ def load(module: nn.Module, settings: LoadSettings) -> LoadReport:
         search_prefix=settings.prefix is None,
     )
     plan = plan_load(module, own, candidates, match, content.meta, settings)
-    refusal = why_refused(plan, module, content, settings)
+    refusal, notes = judge(plan, module, content, settings)
     if not refusal:
         write(plan)
-    notes = notes_on(module, match.conversion, settings.checkpoint)
-    if settings.prefix is None:
-        notes = [*second_networks(plan, content, shapes_of(own)), *notes]
     kind = type(module).__name__
     report = report_on(plan, settings.checkpoint, str(path), digest, kind, notes)
     if refusal:

@@ -15,18 +15,18 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..wrappers import unwrapped
+from .channels_last import fall_back_once, set_memory_format
 from .examples import example_runs
 from .folding import fold_batch_norms
 from .memory import keep_freed_memory
-from .memory_format import OneStep, Step, memory_format_error, set_memory_format
 
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
     """Keeps weights of 2-d convolutions channels-last, and with them every feature map.
 
-    A copy of the model tries the first batch of each kind. If it fails channels-last and runs
-    without, the model becomes contiguous again, and one warning says why.
+    A model whose first step of a kind fails becomes contiguous and does the step again, as if the
+    step had not begun; one warning says why.
 
     Args:
         enabled: False adds nothing to the run, also where every run has this hook.
@@ -54,34 +54,29 @@ class ChannelsLastHook(Hook):
     before_val = before_test = before_train
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Try a training step, with its gradients, on the first batch."""
-
-        def step(model: Any, batch: Any) -> None:
-            model.train_step(batch, OneStep(runner.optim_wrapper.optim_context, model))
-
-        self._try(runner, 'train', data_batch, step)
+        """Have the first step done again if it fails."""
+        self._fall_back(runner, 'train_step')
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Try the first batch."""
-        self._try(runner, 'val', data_batch, _val_step)
+        """Have the first step done again if it fails."""
+        self._fall_back(runner, 'val_step')
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Try the first batch."""
-        self._try(runner, 'test', data_batch, _test_step)
+        """Have the first step done again if it fails."""
+        self._fall_back(runner, 'test_step')
 
-    def _try(self, runner: Runner, phase: str, batch: Any, step: Step) -> None:
-        if phase in self._tried or not self.enabled or self._format != torch.channels_last:
+    def _fall_back(self, runner: Runner, step: str) -> None:
+        if not self.enabled or step in self._tried or self._format != torch.channels_last:
             return
-        self._tried.add(phase)
-        if _is_sharded(runner.model):
-            return
-        error = memory_format_error(unwrapped(runner.model), batch, step)
-        if error is not None:
+        self._tried.add(step)
+
+        def tell(error: Exception) -> None:
             self._format = torch.contiguous_format
-            set_memory_format(runner.model, self._format)
             runner.logger.warning(
                 f'ChannelsLastHook leaves the model contiguous, which fails channels-last: {error}'
             )
+
+        fall_back_once(runner.model, step, tell)
 
 
 @HOOKS.register_module()
@@ -157,14 +152,6 @@ class KeepMemoryHook(Hook):
         """Set it for the rest of the process."""
         if self.enabled and get_device() == 'cpu' and keep_freed_memory():
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
-
-
-def _val_step(model: Any, batch: Any) -> object:
-    return model.val_step(batch)
-
-
-def _test_step(model: Any, batch: Any) -> object:
-    return model.test_step(batch)
 
 
 def _is_sharded(model: nn.Module) -> bool:

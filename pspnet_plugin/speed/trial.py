@@ -6,7 +6,7 @@ import contextlib
 import copy
 import random
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
@@ -82,17 +82,29 @@ def trial(model: nn.Module) -> Iterator[None]:
         if id(module) in originals:
             raise CopyError(f'A copy of the model would run {type(module).__name__} of the model.')
 
-    devices = {parameter.device for parameter in model.parameters()}
-    gpus = [device for device in devices if device.type == 'cuda']
-    states = random.getstate(), np.random.get_state()
+    restore = remember_random_states(model)
     handle = register_module_forward_pre_hook(refuse)
     try:
-        with torch.random.fork_rng(gpus):
-            yield
+        yield
     finally:
         handle.remove()
+        restore()
+
+
+def remember_random_states(model: nn.Module) -> Callable[[], None]:
+    """What gives Python, numpy, and torch on the devices of ``model`` their present states back."""
+    gpus = {p.device for p in model.parameters() if p.device.type == 'cuda'}
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    gpu_states = [(gpu, torch.cuda.get_rng_state(gpu)) for gpu in gpus]
+
+    def restore() -> None:
         random.setstate(states[0])
         np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        for gpu, state in gpu_states:
+            torch.cuda.set_rng_state(state, gpu)
+
+    return restore
 
 
 @contextlib.contextmanager

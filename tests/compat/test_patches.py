@@ -2,17 +2,31 @@
 
 import ast
 import fnmatch
-import importlib.util
 import json
 import re
 
 import pytest
+import torch
 
 from tests.helpers.processes import ROOT, run_python
+from tests.helpers.stack import LACKS_OPERATORS, is_installed
 
 PACKAGE = ROOT / 'pspnet_plugin'
 DOCS = (ROOT / 'docs' / 'compat.md').read_text(encoding='utf-8')
-ON_LITE = importlib.util.find_spec('mmcv._ext') is None
+CONDITIONS = {  # as they stand in the table, and whether they hold here
+    '': True,
+    'with mmcv-lite and MMSegmentation 1.2': LACKS_OPERATORS,
+    'with onedl-mmengine': is_installed('onedl-mmengine'),
+    'without a GPU': True,  # run_python hides those that there are
+    'on torch 2.1 and before': torch.__version__ < '2.2',
+    'on torch before 2.6': torch.__version__ < '2.6',
+}
+WITH_OPERATORS_AND_GPU = """
+import sys, types, mmengine.device.utils
+sys.modules['mmcv._ext'] = types.ModuleType('mmcv._ext')
+sys.modules['mmcv._ext'].__getattr__ = lambda name: len
+mmengine.device.utils.DEVICE = 'cuda'
+"""
 
 
 def table(heading):
@@ -30,8 +44,18 @@ def quoted(cell):
     return re.findall(r'`([^` ]+)`', cell)
 
 
-def find_patches(code=''):
-    status, output = run_python('-W', 'ignore', '-m', 'tests.helpers.patches', code)
+def listed(conditions):
+    """The dotted names that the table lists for these conditions, some with an asterisk."""
+    return [
+        name
+        for row in table('File')
+        if conditions[''.join(re.findall(r', (.+) only$', row[3]))]
+        for name in quoted(row[1])
+    ]
+
+
+def find_patches(*code):
+    status, output = run_python('-W', 'ignore', '-m', 'tests.helpers.patches', *code)
     assert status == 0, output[-4000:]
     return json.loads(output.splitlines()[-1])
 
@@ -41,21 +65,29 @@ def found():
     return find_patches()
 
 
-@pytest.fixture(scope='module')
-def listed():
-    """The dotted names in the table, some with an asterisk; those of the installed mmcv only."""
-    names = [name for row in table('File') for name in quoted(row[1])]
-    return [name for name in names if ON_LITE or not name.startswith('mmcv.')]
+def unlisted(patched, names):
+    return [n for n in patched if not any(fnmatch.fnmatchcase(n, p) for p in names)]
 
 
-def test_everything_that_is_replaced_stands_in_the_table(found, listed):
-    missing = [n for n in found['patched'] if not any(fnmatch.fnmatchcase(n, p) for p in listed)]
-    assert missing == []
+def test_everything_that_is_replaced_stands_in_the_table(found):
+    assert unlisted(found['patched'], listed(CONDITIONS)) == []
 
 
-def test_everything_in_the_table_is_replaced(found, listed):
-    assert len(listed) > 5
-    assert [p for p in listed if not fnmatch.filter(found['patched'], p)] == []
+def test_everything_in_the_table_is_replaced(found):
+    names = listed(CONDITIONS)
+    assert len(names) > 5
+    assert [p for p in names if not fnmatch.filter(found['patched'], p)] == []
+
+
+def test_what_needs_no_repair_is_left_alone():
+    """Where mmcv has its operators and there is a GPU, as far as a process can be made to think so.
+
+    The other conditions are those of the installed versions, which the tests above look at.
+    """
+    repaired = {'with mmcv-lite and MMSegmentation 1.2': False, 'without a GPU': False}
+    patched = find_patches('', WITH_OPERATORS_AND_GPU)['patched']
+    assert len(patched) > 5
+    assert unlisted(patched, listed(CONDITIONS | repaired)) == []
 
 
 def test_every_repair_has_a_row_and_every_row_a_file():

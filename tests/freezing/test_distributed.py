@@ -11,7 +11,7 @@ from mmengine.model import MMDistributedDataParallel, MMSeparateDistributedDataP
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
-from pspnet_plugin.runs.launch import stock_tools
+from pspnet_plugin.runs.tools import stock_tools
 from tests.helpers.communication import CountBytes
 from tests.helpers.freezing_runs import Net, watch
 from tests.helpers.processes import ROOT, run_python

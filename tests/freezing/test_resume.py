@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from mmengine.runner import amp
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
+from tests.helpers.checkpoints import assert_same, last_state
 from tests.helpers.freezing_runs import Net, loader, make_runner, watch
 
 ITERATIONS = 8
@@ -79,36 +79,11 @@ def build(work_dir, wrapper, by_epoch=False, **settings):
     )
 
 
-def everything(runner):
-    """All that the last checkpoint holds of a run's state, but for its own record of the run."""
-    last = Path(runner.work_dir, 'last_checkpoint').read_text()
-    saved = torch.load(last, weights_only=False)
-    return {
-        key: saved[key] for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
-    }
-
-
-def assert_same(one, other, where=''):
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f'{where}.{key}')
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for number, (left, right) in enumerate(zip(one, other)):
-            assert_same(left, right, f'{where}[{number}]')
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
-
-
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_resumed_run_ends_bit_identical(tmp_path, kind, amp_on_cpu):
     whole = build(tmp_path / 'whole', KINDS[kind])
     whole.train()
-    reference = everything(whole)
+    reference = last_state(whole.work_dir)
     if 'loss_scale' in KINDS[kind]:
         unused = (0.0, KINDS[kind]['loss_scale']['init_scale'])
         assert reference['optimizer']['loss_scaler']['scale'] not in unused
@@ -120,7 +95,7 @@ def test_a_resumed_run_ends_bit_identical(tmp_path, kind, amp_on_cpu):
             load_from=f'{whole.work_dir}/iter_{interrupted}.pth',
         )
         resumed.train()
-        assert_same(reference, everything(resumed), f'interrupted at {interrupted}')
+        assert_same(reference, last_state(resumed.work_dir), f'interrupted at {interrupted}')
 
 
 def test_a_run_of_epochs_resumes_bit_identical(tmp_path):
@@ -135,7 +110,8 @@ def test_a_run_of_epochs_resumes_bit_identical(tmp_path):
             load_from=f'{whole.work_dir}/epoch_{interrupted}.pth',
         )
         resumed.train()
-        assert_same(everything(whole), everything(resumed), f'interrupted at {interrupted}')
+        ended = last_state(resumed.work_dir)
+        assert_same(last_state(whole.work_dir), ended, f'interrupted at {interrupted}')
 
 
 def test_a_resumed_run_freezes_the_same_layers(tmp_path):

@@ -16,14 +16,15 @@ HAS_DYNAMO_EXPORTER = 'dynamo' in inspect.signature(torch.onnx.export).parameter
 BY_TORCHSCRIPT = {'dynamo': False} if HAS_DYNAMO_EXPORTER else {}
 
 needs_sizes_in_export = pytest.mark.skipif(
-    not hasattr(torch.export, 'Dim'), reason='torch.export before 2.2 has no Dim for unknown sizes'
+    not hasattr(getattr(torch, 'export', None), 'Dim'),
+    reason='torch.export before 2.2 has no Dim for unknown sizes',
 )
 needs_dynamo_exporter = pytest.mark.skipif(
     not HAS_DYNAMO_EXPORTER, reason='torch.onnx.export before 2.5 has no dynamo=True'
 )
 needs_whole_graphs = pytest.mark.skipif(
-    not hasattr(torch.compiler, 'is_compiling'),
-    reason='torch.compile of 2.1 leaves the graph for promote_types() and accumulate()',
+    not hasattr(getattr(torch, 'compiler', None), 'is_compiling'),
+    reason='torch.compile before 2.3 leaves the graph for promote_types() and accumulate()',
 )
 
 

@@ -12,13 +12,12 @@ from mmengine.structures import PixelData
 from mmseg.models.decode_heads import PSPHead
 from mmseg.structures import SegDataSample
 from torch import nn
-from torch.nn.utils import parametrizations
 
 from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.heads.layers import PyramidConv2d
 from tests.helpers.heads import BN, SMALL, assert_equal_results, run
 from tests.helpers.maps import Convolutions
-from tests.helpers.torch_features import skip_unless_computed
+from tests.helpers.torch_features import parametrized_weight_norm, skip_unless_computed
 
 
 def both_heads(**kwargs):
@@ -194,7 +193,7 @@ def convolve_with_folded_weight(head):
 
 
 def normalize_weight(head):
-    parametrizations.weight_norm(head.bottleneck.conv)
+    parametrized_weight_norm(head.bottleneck.conv)
     return head
 
 

@@ -11,6 +11,7 @@ from torch.nn.modules import module as registry
 from torch.nn.utils import parametrize
 
 from pspnet_plugin.heads import StreamedFCNHead, loss_mixin
+from tests.helpers.heads import HOOK_KINDS
 
 ONE = {'type': 'CrossEntropyLoss', 'loss_weight': 0.4}
 SEVERAL = [ONE, dict(ONE, loss_name='loss_b')]
@@ -51,19 +52,11 @@ def assert_same_results(heads):
     torch.testing.assert_close(ours, stock, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    'register',
-    [
-        'register_forward_hook',
-        'register_forward_pre_hook',
-        'register_full_backward_hook',
-        'register_full_backward_pre_hook',
-    ],
-)
-def test_hooks_of_a_loss_are_called(heads, register):
+@pytest.mark.parametrize('kind', HOOK_KINDS)
+def test_hooks_of_a_loss_are_called(heads, kind):
     calls = []
     for head in heads:
-        getattr(loss_of(head), register)(lambda *args: calls.append(type(args[1])))
+        getattr(loss_of(head), f'register_{kind}')(lambda *args: calls.append(type(args[1])))
     assert_same_results(heads)
     assert len(calls) == 2
     assert calls[0] == calls[1]

@@ -26,6 +26,11 @@ SMALL = {
 PSP = {'pool_scales': (1, 2)}
 
 
+needs_quantized_kernels = pytest.mark.skipif(
+    'x86' not in torch.backends.quantized.supported_engines, reason='no quantized kernels here'
+)
+
+
 class ConcatenatingPSPHead(PlainPSPHead):
     """The tutorial's forward pass with its parameters."""
 
@@ -216,6 +221,32 @@ def test_compiled_vmap_has_the_results_of_stock():
     assert_close(compiled(x[:, None])[:, 0], stock([x]))
 
 
+def quantized_eagerly(head, x):
+    from torch.ao.quantization import DeQuantStub, QuantStub, convert, get_default_qconfig, prepare
+
+    network = nn.Sequential(QuantStub(), Network(head), DeQuantStub())
+    network.qconfig = get_default_qconfig('x86')
+    prepared = prepare(network)
+    prepared(x)
+    return convert(prepared)
+
+
+@pytest.mark.filterwarnings('ignore')
+@needs_quantized_kernels
+@pytest.mark.parametrize('name', ['factorized', 'auxiliary'])
+def test_eager_mode_quantization_has_the_results_of_stock(name):
+    stock_class, our_class, kwargs = CASES[name]
+    torch.manual_seed(0)
+    stock, ours = stock_class(**SMALL, **kwargs), our_class(**SMALL, **kwargs)
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    x, results = torch.randn(2, 6, 9, 11), []
+    for head in (stock, ours):
+        network = quantized_eagerly(head.eval(), x)
+        assert not any(type(module).__mro__[1] is nn.Conv2d for module in network.modules())
+        results.append(network(x))
+    assert torch.equal(*results)
+
+
 def quantized(head, x):
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
@@ -226,9 +257,7 @@ def quantized(head, x):
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.skipif(
-    'x86' not in torch.backends.quantized.supported_engines, reason='no quantized kernels here'
-)
+@needs_quantized_kernels
 def test_graph_mode_quantization_comes_as_near_as_that_of_stock(case):
     stock, ours, x = case
     truth = Network(stock)(x)

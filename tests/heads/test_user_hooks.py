@@ -8,6 +8,8 @@ from torch.nn.modules import module as registry
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, psp_head
+from tests.helpers.heads import HOOK_KINDS
+from tests.helpers.torch_features import parametrized_weight_norm
 
 SMALL = {
     'in_channels': 6,
@@ -70,20 +72,12 @@ def assert_same_calls(ours, stock):
 
 @pytest.mark.filterwarnings('ignore:For backward hooks to be called')
 @pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize(
-    'register',
-    [
-        'register_forward_hook',
-        'register_forward_pre_hook',
-        'register_full_backward_hook',
-        'register_full_backward_pre_hook',
-    ],
-)
-def test_hooks_are_called_with_what_stock_calls_them_with(heads, register, name):
+@pytest.mark.parametrize('kind', HOOK_KINDS)
+def test_hooks_are_called_with_what_stock_calls_them_with(heads, kind, name):
     calls = []
     for head in heads:
         calls.append([])
-        getattr(head.get_submodule(name), register)(remember(calls[-1]))
+        getattr(head.get_submodule(name), f'register_{kind}')(remember(calls[-1]))
         results(head)
     # Of a module that returns a list, as the pyramid, torch calls no hook of the backward pass.
     assert calls[0] or name == 'psp_modules'
@@ -91,20 +85,12 @@ def test_hooks_are_called_with_what_stock_calls_them_with(heads, register, name)
 
 
 @pytest.mark.filterwarnings('ignore:For backward hooks to be called')
-@pytest.mark.parametrize(
-    'register',
-    [
-        'register_module_forward_hook',
-        'register_module_forward_pre_hook',
-        'register_module_full_backward_hook',
-        'register_module_full_backward_pre_hook',
-    ],
-)
-def test_global_hooks_see_every_module_that_they_see_in_stock(heads, register):
+@pytest.mark.parametrize('kind', HOOK_KINDS)
+def test_global_hooks_see_every_module_that_they_see_in_stock(heads, kind):
     calls = []
     for head in heads:
         calls.append([])
-        handle = getattr(registry, register)(remember(calls[-1]))
+        handle = getattr(registry, f'register_module_{kind}')(remember(calls[-1]))
         try:
             results(head)
         finally:
@@ -206,7 +192,7 @@ def test_a_forward_put_on_a_module_runs(heads, name):
 
 @pytest.mark.parametrize(
     'normalize',
-    [weight_norm, spectral_norm, parametrizations.weight_norm, parametrizations.spectral_norm],
+    [weight_norm, spectral_norm, parametrized_weight_norm, parametrizations.spectral_norm],
     ids=['weight_norm', 'spectral_norm', 'parametrized weight_norm', 'parametrized spectral_norm'],
 )
 @pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')

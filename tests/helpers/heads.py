@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 BN = {'type': 'BN'}
+HOOK_KINDS = ('forward_hook', 'forward_pre_hook', 'full_backward_hook', 'full_backward_pre_hook')
 SMALL = {'in_channels': 6, 'channels': 4, 'num_classes': 3, 'norm_cfg': BN, 'dropout_ratio': 0}
 
 

@@ -1,7 +1,8 @@
 """What the plugin changes in other packages, found in a process of its own and printed as JSON.
 
-``python -m tests.helpers.patches [CODE]`` imports the stock stack, then the plugin and
-``pspnet_plugin.accelerate``, runs ``CODE``, and looks at every module and class that is loaded.
+``python -m tests.helpers.patches [CODE [FIRST]]`` runs ``FIRST`` and imports the stock stack, then
+the plugin and ``pspnet_plugin.accelerate``, runs ``CODE``, and looks at every module and class that
+is loaded.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ STOCK = [
 ]
 
 
-def find_patches(code: str = '') -> dict[str, list[str]]:
+def find_patches(code: str = '', first: str = '') -> dict[str, list[str]]:
     """Dotted names that are replaced (``patched``), and names of ``MODELS`` (``registered``)."""
+    exec(first, {})
     for name in STOCK:
         importlib.import_module(name)
     before = dict(attributes())

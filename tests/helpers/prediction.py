@@ -14,8 +14,8 @@ from mmseg.registry import MODELS
 from PIL import Image
 from torch import nn
 
+from pspnet_plugin.config_parts import dicts_within
 from pspnet_plugin.prediction.classes import class_info
-from pspnet_plugin.runs.launch import dicts_within
 from tests.helpers.networks import randomized
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import NARROW_MODEL
@@ -83,3 +83,42 @@ def share_equal(labels: object, expected: object) -> float:
     assert ours.shape == theirs.shape
     assert np.unique(theirs).size > 1
     return float((ours == theirs).mean())
+
+
+def unusual_files(folder: Path) -> list[Path]:
+    """Files of one photo, in the kinds that cameras and programs write."""
+    rgb = Image.fromarray(photo(60, 90))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    rgb.save(folder / 'turned.jpg', exif=exif, quality=95)
+    rgb.convert('CMYK').save(folder / 'cmyk.jpg', quality=95)
+    rgb.convert('L').save(folder / 'grey.png')
+    rgb.convert('RGBA').save(folder / 'rgba.png')
+    rgb.convert('P').save(folder / 'palette.png')
+    Image.fromarray(photo(60, 90)[..., 0].astype(np.uint16) * 257).save(folder / 'deep.png')
+    Image.new('RGB', (1, 1), (200, 30, 60)).save(folder / 'one pixel.png')
+    rgb.save(folder / '名字 mit ü.bmp')
+    return sorted(path for path in folder.iterdir())
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """Files that are no images, by name, and a word of what is said about each."""
+    whole = folder / 'whole.jpg'
+    Image.fromarray(photo(300, 400)).save(whole)
+    content = whole.read_bytes()
+    whole.unlink()
+    png = Path(write_photo(folder / 'whole.png'))
+    pixels = png.read_bytes()
+    png.unlink()
+    middle = len(pixels) // 2
+    files = {
+        'empty.jpg': (b'', 'is empty'),
+        'text.jpg': (b'these are no pixels', "begins with the text 'these are"),
+        'third.jpg': (content[: len(content) // 3], 'is cut or broken'),
+        'half.png': (pixels[:middle], 'is cut or broken'),
+        'flipped.png': (pixels[:middle] + b'\0\1\2\3' + pixels[middle + 4 :], 'is cut or broken'),
+        'bytes.tif': (bytes(range(256)), 'is no image'),
+    }
+    for name, (data, _) in files.items():
+        (folder / name).write_bytes(data)
+    return {str(folder / name): said for name, (_, said) in files.items()}

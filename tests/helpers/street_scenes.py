@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from mmengine.config import Config
 from PIL import Image
+
+from tests.helpers.processes import ROOT
 
 SIZE = (64, 128)  # rows, columns of the street scenes
 CROP = (64, 64)
@@ -34,6 +37,14 @@ def make_street_scenes(root: Path) -> Path:
     for number in range(4, 6):
         write_street_scene(root, 'val', 'frankfurt', number)
     return root
+
+
+def cityscapes_at(root: Path | str) -> Config:
+    """The plugin's Cityscapes config with its data in ``root``."""
+    cfg = Config.fromfile(ROOT / 'configs' / 'psp_r50_cityscapes.py')
+    for loader in ('train', 'val', 'test'):
+        cfg[f'{loader}_dataloader'].dataset.data_root = str(root)
+    return cfg
 
 
 def small_run_options(data_root: Path, iterations: int = 4, interval: int = 2) -> list[str]:

@@ -6,6 +6,10 @@ import io
 
 import pytest
 import torch
+from torch.nn import utils
+
+# torch 2.0 has only the older one.
+parametrized_weight_norm = getattr(utils.parametrizations, 'weight_norm', utils.weight_norm)
 
 
 def skip_unless_computed(dtype: torch.dtype) -> None:

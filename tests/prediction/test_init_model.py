@@ -15,9 +15,10 @@ import pspnet_plugin
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.prediction import PredictionError, init_model
-from pspnet_plugin.prediction.model import read_config
+from pspnet_plugin.prediction.model import make_fast, read_config
 from pspnet_plugin.pretrained.errors import PretrainedWeightsError
-from pspnet_plugin.runs.launch import stock_tools
+from pspnet_plugin.runs.tools import stock_tools
+from tests.helpers.networks import small_segmentor
 from tests.helpers.prediction import (
     CONFIGS,
     random_checkpoint,
@@ -62,6 +63,17 @@ def test_model_of_a_stock_config_is_the_plugins_and_the_registry_stays(trained, 
     result = inference_model(model, image)
     assert 'seg_logits' not in result
     assert share_equal(result.pred_sem_seg.data, expected) >= 0.9999
+
+
+def test_network_that_fails_channels_last_predicts_contiguous():
+    stock, image = small_segmentor().eval(), torch.randn(1, 3, 64, 64)
+    layer = stock.backbone.layer1
+    layer.register_forward_pre_hook(lambda _, args: args[0].view(-1).view_as(args[0]))
+    with torch.no_grad():
+        expected = stock(image, mode='tensor')
+        model = make_fast(stock)
+        assert model.backbone.layer1[0].conv1.weight.is_contiguous()
+        torch.testing.assert_close(model(image, mode='tensor'), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_class_that_a_config_names_in_full_stays_the_stock_one(trained):

@@ -22,10 +22,12 @@ from PIL import Image
 from pspnet_plugin.prediction import ImageError, PredictionError, init_model, predict
 from pspnet_plugin.prediction.drawing import flow
 from tests.helpers.prediction import (
+    broken_files,
     photo,
     random_checkpoint,
     share_equal,
     small_config,
+    unusual_files,
     write_photo,
 )
 from tests.helpers.processes import ROOT
@@ -181,25 +183,9 @@ def test_results_come_while_the_images_do(cityscapes):
     predictions.close()
 
 
-def variants(folder):
-    """Files of one photo, in the kinds that cameras and programs write."""
-    rgb = Image.fromarray(photo(60, 90))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    rgb.save(folder / 'turned.jpg', exif=exif, quality=95)
-    rgb.convert('CMYK').save(folder / 'cmyk.jpg', quality=95)
-    rgb.convert('L').save(folder / 'grey.png')
-    rgb.convert('RGBA').save(folder / 'rgba.png')
-    rgb.convert('P').save(folder / 'palette.png')
-    Image.fromarray(photo(60, 90)[..., 0].astype(np.uint16) * 257).save(folder / 'deep.png')
-    Image.new('RGB', (1, 1), (200, 30, 60)).save(folder / 'one pixel.png')
-    rgb.save(folder / '名字 mit ü.bmp')
-    return sorted(path for path in folder.iterdir())
-
-
 def test_unusual_files_are_read_as_mmcv_reads_them(cityscapes, tmp_path):
     ours, stock = cityscapes
-    for path in variants(tmp_path):
+    for path in unusual_files(tmp_path):
         found = only(predict(ours, path))
         assert found.label_map.shape == mmcv.imread(str(path)).shape[:2]
         expected = stock_labels(stock, str(path))
@@ -209,37 +195,14 @@ def test_unusual_files_are_read_as_mmcv_reads_them(cityscapes, tmp_path):
 
 @pytest.mark.parametrize('name', ['rgba.png', 'grey.png', 'deep.png', 'turned.jpg', 'palette.png'])
 def test_pillow_image_gives_what_its_file_gives(cityscapes, tmp_path, name):
-    variants(tmp_path)
+    unusual_files(tmp_path)
     expected = only(predict(cityscapes[0], tmp_path / name)).label_map
     found = only(predict(cityscapes[0], Image.open(tmp_path / name))).label_map
     assert share_equal(found, expected) > 0.99
 
 
-def broken(folder):
-    """Files that are no images, by name, and a word of what is said about each."""
-    whole = folder / 'whole.jpg'
-    Image.fromarray(photo(300, 400)).save(whole)
-    content = whole.read_bytes()
-    whole.unlink()
-    png = Path(write_photo(folder / 'whole.png'))
-    pixels = png.read_bytes()
-    png.unlink()
-    middle = len(pixels) // 2
-    files = {
-        'empty.jpg': (b'', 'is empty'),
-        'text.jpg': (b'these are no pixels', "begins with the text 'these are"),
-        'third.jpg': (content[: len(content) // 3], 'is cut or broken'),
-        'half.png': (pixels[:middle], 'is cut or broken'),
-        'flipped.png': (pixels[:middle] + b'\0\1\2\3' + pixels[middle + 4 :], 'is cut or broken'),
-        'bytes.tif': (bytes(range(256)), 'is no image'),
-    }
-    for name, (data, _) in files.items():
-        (folder / name).write_bytes(data)
-    return {str(folder / name): said for name, (_, said) in files.items()}
-
-
 def test_broken_files_are_named_and_the_others_go_on(cityscapes, tmp_path):
-    expected = broken(tmp_path)
+    expected = broken_files(tmp_path)
     good = write_photo(tmp_path / 'good.png')
     errors = []
     found = list(predict(cityscapes[0], tmp_path, batch_size=2, on_error=errors.append))

@@ -361,10 +361,14 @@ def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path
 
 
 class ContiguousOnly(TinyModel):
+    """Changes statistics and draws random numbers before it fails."""
+
     def forward(self, inputs, data_samples=None, mode='tensor'):
+        features = self.norm(self.conv(inputs))
+        noise = torch.rand_like(inputs) * np.random.rand() * random.random()
         if mode == self.fails:
-            self.conv(inputs).view(1, -1, 12, 12)
-        return super().forward(inputs, data_samples, mode)
+            features.view(1, -1, 12, 12)
+        return super().forward(inputs + noise, data_samples, mode)
 
 
 @pytest.mark.parametrize(('fails', 'warnings'), [('loss', 1), ('predict', 1), ('never', 0)])
@@ -378,13 +382,25 @@ def test_model_that_fails_channels_last_trains_the_same_contiguous(
         model.fails = fails
         runner = build_runner(tmp_path, hooks, model)
         monkeypatch.setattr(runner.logger, 'warning', logged.append)
+        random.seed(0)
         runner.train()
         states.append(copy.deepcopy(model.state_dict()))
     told = [message for message in logged if 'leaves the model contiguous' in message]
     assert len(told) == warnings
     assert model.conv.weight.is_contiguous() == (fails != 'never')
+    assert not {'train_step', 'val_step'} & set(vars(model))
     for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-12)
+
+
+class FailsAnyway(TinyModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        raise RuntimeError(f'call {len(self.layouts)}{self.layouts.add(len(self.layouts)) or ""}')
+
+
+def test_an_error_that_is_not_the_formats_is_the_one_that_is_raised(tmp_path):
+    with pytest.raises(RuntimeError, match='call 0'):
+        build_runner(tmp_path, [ChannelsLastHook()], FailsAnyway()).train()
 
 
 class Volumes(TinyModel):

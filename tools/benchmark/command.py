@@ -19,7 +19,7 @@ from typing import Callable, NamedTuple
 import torch
 from rich.console import Console
 
-from . import freeze, head, loss, plots, predict, train
+from . import folder, freeze, head, loss, plots, predict, train
 from .models import CHANNELS_STEP
 from .settings import Settings
 from .table import Table
@@ -55,6 +55,11 @@ BENCHMARKS = {
     'predict': Benchmark(
         predict.measure,
         'prediction of one image, from file to label map',
+        {**MODEL, 'crop': (512, 1024)},
+    ),
+    'folder': Benchmark(
+        folder.measure,
+        'prediction of a folder, from files to files',
         {**MODEL, 'crop': (512, 1024)},
     ),
     'freeze': Benchmark(

@@ -17,9 +17,11 @@ from ..source.read import Checkpoint
 # timm's ResNets that blur or pool where they stride; their files do not show it.
 ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+\w*')
 TIMM = re.compile(r'(?:timm://|hf://timm/)([^./@]+)')
-# What a classifier has behind an HRNet, in the names of its authors and timm, and of MMPretrain.
-HRNET_CLASSIFIER = re.compile(r'(?:^|\.)(?:incre_modules|increase_layers)\.')
-
+# What stands behind an HRNet that upsamples by nearest neighbours: the classifiers of its authors,
+# timm and MMPretrain, the weights that MMPose starts from, MMPose's and MMDetection's models.
+OTHER_HRNETS = re.compile(
+    r'(?:^|\.)(?:incre_modules|increase_layers|(?:|keypoint_|bbox_|rpn_)head)\.'
+)
 AVERAGES = re.compile(r'(?:module\.)?ema_')  # as mmcv 1.x names them
 
 
@@ -44,11 +46,16 @@ def another_network(module: nn.Module, plan: LoadPlan, settings: LoadSettings) -
             f"these weights are of a network with TensorFlow's padding and batch norm, and {own} "
             f'has others. Set model_name={"tf_" + own!r} in the backbone.'
         )
+    elif own and own.startswith('tf_') and _pads_as_pytorch(plan):
+        why = (
+            f'segmentation_models.pytorch pads as PyTorch does where {own} pads as TensorFlow. Set '
+            f'model_name={own[3:]!r} in the backbone.'
+        )
     elif settings.min_coverage is None and _interpolates_otherwise(module, plan):
         why = (
-            "this HRNet classifier upsamples by nearest neighbours and MMSegmentation's HRNet "
-            'bilinearly. Take a TIMMBackbone with the model_name of the weights, or say '
-            'min_coverage=1 to fine-tune from them nevertheless.'
+            'this HRNet is none of a segmentation model and upsamples by nearest neighbours, '
+            "MMSegmentation's bilinearly. Take a TIMMBackbone with the model_name of the weights, "
+            'or say min_coverage=1 to fine-tune from them nevertheless.'
         )
     name = type(module).__name__
     return f'fits {name} by names and shapes and is another network: {why}' if why else None
@@ -72,10 +79,16 @@ def architecture_in(reference: str) -> str | None:
     return next((name[:end] for end in ends if timm.get_pretrained_cfg(name[:end])), None)
 
 
+def _pads_as_pytorch(plan: LoadPlan) -> bool:
+    """Whether the weights are of a ``timm-efficientnet`` encoder, or its kin, of smp's."""
+    stem = 'encoder.conv_stem.weight'  # A `tu-` encoder, which is timm's own, has `model.` between.
+    return plan.match.conversion == 'smp' and any(n.endswith(stem) for n in plan.candidates.tensors)
+
+
 def _interpolates_otherwise(module: nn.Module, plan: LoadPlan) -> bool:
     fused = (part for name, part in module.named_modules() if '.fuse_layers.' in name)
     bilinear = any(getattr(part, 'mode', None) == 'bilinear' for part in fused)
-    return bilinear and any(map(HRNET_CLASSIFIER.search, plan.candidates.tensors))
+    return bilinear and any(map(OTHER_HRNETS.search, plan.candidates.tensors))
 
 
 def notes_on(module: nn.Module, conversion: str, reference: str) -> list[str]:

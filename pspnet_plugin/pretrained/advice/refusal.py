@@ -9,32 +9,43 @@ import torch
 from torch import Tensor, nn
 
 from ...text import shortened
+from ..match.input_channels import COLOURS, channels_of, reads_image_elsewhere
 from ..match.plan import LoadPlan, converts
 from ..match.search import Shapes, find_match, shapes_of
 from ..settings import LoadSettings
 from ..source.read import Checkpoint
 from .causes import likeliest_cause, prefix_that_fits
-from .lookalikes import another_network, inner_left_over
+from .lookalikes import another_network, inner_left_over, notes_on, second_networks
 
 USUAL_COVERAGE = 0.99
 STATISTICS = ('running_mean', 'running_var')
 
 
-def why_refused(
+def judge(
     plan: LoadPlan, module: nn.Module, content: Checkpoint, settings: LoadSettings
-) -> str | None:
-    """What is wrong with carrying out ``plan``, as the rest of a sentence about the reference.
+) -> tuple[str | None, list[str]]:
+    """What is wrong with carrying out ``plan``, and notes for the report.
 
-    None where it covers enough, the checkpoint has nothing more inside the module's layers, its
-    network is the module's, and all values are such as training gives.
+    Returns:
+        The rest of a sentence about the reference; None where the plan covers enough, the
+        checkpoint has nothing more inside the module's layers, its network is the module's, and all
+        values are such as training gives. And what a reader should know anyway.
     """
     own, kind = plan.own, type(module).__name__
-    return (
+    elsewhere = _reads_image_elsewhere(plan, module, settings)
+    refusal = (
         _too_little(plan, kind, own, content, settings)
         or _too_much(plan, kind, shapes_of(own))
         or another_network(module, plan, settings)
         or _impossible_values(plan, own, settings.min_coverage is None)
+        or (_about_the_image(plan, kind) if elsewhere else None)
     )
+    notes = notes_on(module, plan.match.conversion, settings.checkpoint)
+    if settings.prefix is None:
+        notes = [*second_networks(plan, content, shapes_of(own)), *notes]
+    if elsewhere is None:
+        notes.append(f'{kind} takes none of the images on which other channels are tried')
+    return refusal, notes
 
 
 def _too_little(
@@ -133,6 +144,26 @@ def _is_not_zero(tensor: Tensor) -> bool:
         return False
     plain = tensor.layout == torch.strided and not tensor.is_meta and converts(tensor.dtype)
     return not plain or bool(tensor.float().any())
+
+
+def _reads_image_elsewhere(
+    plan: LoadPlan, module: nn.Module, settings: LoadSettings
+) -> bool | None:
+    """Whether named channels reach less than all that reads them; None where that is not known."""
+    sources = channels_of(settings.first_conv)
+    if sources in (None, list(COLOURS)):
+        return False
+    outcomes = plan.outcomes.items()
+    values = {n: o.value for n, o in outcomes if o.value is not None and o.rows is None}
+    return reads_image_elsewhere(module, values, len(sources))
+
+
+def _about_the_image(plan: LoadPlan, kind: str) -> str:
+    return (
+        f'cannot be rearranged for other input channels: {kind} reads the image in more places '
+        f'than {", ".join(plan.named("adapted"))}. Leave first_conv out and give it RGB images '
+        '(bgr_to_rgb=True in the data_preprocessor, for files as OpenCV reads them).'
+    )
 
 
 def _impossible_values(plan: LoadPlan, own: dict[str, Tensor], by_default: bool) -> str | None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.model import BaseModel
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from ..errors import PretrainedWeightsError
 
 COLOURS = ('R', 'G', 'B')
 SOURCES = (*COLOURS, 'mean')
+# Height and width of the images on which a module is tried; some networks take one size alone.
+EXAMPLE_SIZES = (64, 224, 240, 256, 384, 512)
 
 
 def adapt_to_channels(weight: Tensor, sources: Sequence[str]) -> Tensor:
@@ -113,3 +118,47 @@ def image_convolutions(module: nn.Module) -> list[str]:
     whole = {name: part.in_channels for name, part in found.items() if part.groups == 1}
     first = next(iter(whole.values()), None)
     return [name for name, channels in whole.items() if channels == first]
+
+
+def reads_image_elsewhere(
+    module: nn.Module, values: Mapping[str, Tensor], channels: int
+) -> bool | None:
+    """Whether something else in ``module`` than :func:`image_convolutions` reads the image.
+
+    It is tried on a copy: if nothing does, an image with its channels in another order gives the
+    same features where the input channels of these convolutions have that order too.
+
+    Args:
+        values: the copy's tensors, by name; it keeps its own where there is none.
+        channels: of the image.
+
+    Returns:
+        None where the module runs on none of the example images.
+    """
+    for size in EXAMPLE_SIZES:
+        try:
+            return _reads_elsewhere(module, values, (1, channels, size, size))
+        except Exception:
+            continue  # The module takes no image of this size.
+    return None
+
+
+def _reads_elsewhere(
+    module: nn.Module, values: Mapping[str, Tensor], shape: tuple[int, ...]
+) -> bool:
+    tried = copy.deepcopy(module)
+    tried.load_state_dict(dict(values), strict=False)
+    tried.double()
+    tried.eval()
+    image = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = _features(tried, image.clone())
+    # A weight that two modules share is one.
+    for weight in {tried.get_parameter(name) for name in image_convolutions(tried)}:
+        weight.data = weight.data.roll(1, dims=1)
+    return not all(map(torch.allclose, _features(tried, image.roll(1, dims=1)), expected))
+
+
+@torch.no_grad()
+def _features(module: nn.Module, image: Tensor) -> list[Tensor]:
+    output = module(image, mode='tensor') if isinstance(module, BaseModel) else module(image)
+    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]

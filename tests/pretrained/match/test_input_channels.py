@@ -17,8 +17,10 @@ from tests.helpers.networks import (
     difference,
     features_of,
     image,
+    logits_of,
     randomized,
     saved,
+    small_segmentor,
 )
 
 lists_of_sources = st.lists(st.sampled_from(SOURCES), min_size=1, max_size=8)
@@ -114,6 +116,37 @@ def test_all_convolutions_that_read_the_image_are_adapted(tmp_path, name):
             pixels = grey.expand(-1, 4, -1, -1)
             theirs = features_of(rgb, grey.expand(-1, 3, -1, -1))
         assert difference(features_of(ours, pixels), theirs) < 1e-5
+
+
+ELSEWHERE = {
+    # They concatenate the image with features.
+    'CGNet': {'type': 'CGNet'},
+    'ERFNet': {'type': 'ERFNet'},
+}
+
+
+@pytest.mark.parametrize('name', ELSEWHERE)
+def test_a_network_that_reads_the_image_elsewhere_too_refuses_other_channels(tmp_path, name):
+    rgb = randomized(build(**ELSEWHERE[name]))
+    file = saved(rgb, tmp_path / 'rgb.pth')
+    with pytest.raises(PretrainedWeightsError, match='reads the image in more places'):
+        load_pretrained(rgb, file, first_conv={'channels': ['B', 'G', 'R']})
+    assert load_pretrained(rgb, file, first_conv={'channels': ['R', 'G', 'B']}).coverage == 1
+
+
+def test_a_note_says_where_that_could_not_be_tried(rgb_weights, monkeypatch):
+    ours = build(**NARROW_RESNET)
+    monkeypatch.setattr(type(ours), 'forward', None)
+    report = load_pretrained(ours, rgb_weights[1], first_conv={'channels': ['B', 'G', 'R']})
+    assert report.notes == ['ResNet takes none of the images on which other channels are tried']
+    assert not load_pretrained(ours, rgb_weights[1]).notes
+
+
+def test_a_whole_model_takes_other_channels(tmp_path):
+    rgb, ours = randomized(small_segmentor()), randomized(small_segmentor(), seed=3)
+    file = saved(rgb, tmp_path / 'rgb.pth')
+    load_pretrained(ours, file, first_conv={'channels': ['B', 'G', 'R']})
+    assert difference(logits_of(ours, image().flip(1)), logits_of(rgb, image())) < 1e-5
 
 
 @pytest.mark.parametrize('spelling', ['channels', 'bands'])

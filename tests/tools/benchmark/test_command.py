@@ -13,6 +13,7 @@ TINY = {
     'loss': '--classes 5 --crop 64x48 --batch 2',
     'train': '--channels 64 --classes 3 --crop 32x48',
     'predict': '--channels 64 --classes 7 --crop 64x96',
+    'folder': '--channels 64 --classes 7 --crop 64x96',
     'freeze': '--channels 64 --classes 3 --crop 32x48',
 }
 ROWS = {
@@ -20,6 +21,7 @@ ROWS = {
     'loss': ['stock', 'streamed'],
     'train': ['stock', '+ heads', '+ streamed loss', '+ channels-last', '+ kept memory'],
     'predict': ['stock', '+ heads', '+ channels-last', '+ folding', '+ strips', '+ kept memory'],
+    'folder': ['stock', 'pspnet predict'],
     'freeze': ['nothing frozen', 'backbone', 'frozen_stages=3', 'backbone.stages[:3]'],
 }
 QUANTITIES = {
@@ -34,6 +36,7 @@ QUANTITIES = {
     'loss': ['loss + backward', 'peak memory'],
     'train': ['training step', 'peak memory'],
     'predict': ['file to label map', 'peak memory', 'labels equal to stock'],
+    'folder': ['files to files', 'labels equal to stock'],
     'freeze': ['training step', 'peak memory', 'kept for backward'],
 }
 
@@ -58,7 +61,7 @@ def test_the_tool_measures_every_variant_and_writes_tables_and_a_figure(name, tm
         expected = [[quantity, row] for quantity in QUANTITIES[name] for row in ROWS[name]]
         assert [line[:2] for line in lines] == expected
         assert all(' to ' in line[3] for line in lines if line[2].endswith(('ms', ' s')))
-    panels = 2 if name == 'head' else len(QUANTITIES[name]) - (name == 'predict')
+    panels = 2 if name == 'head' else len(QUANTITIES[name]) - (name in ('predict', 'folder'))
     with Image.open(figure) as drawn:
         assert drawn.size == (600 * panels, 480)
 

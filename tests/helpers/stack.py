@@ -1,0 +1,18 @@
+"""Which packages of OpenMMLab, or of their forks, are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import metadata
+
+
+def is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+# mmseg has no compiled operators, which its fork onedl-mmsegmentation can be imported without.
+LACKS_OPERATORS = importlib.util.find_spec('mmcv._ext') is None and is_installed('mmsegmentation')
