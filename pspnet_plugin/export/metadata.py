@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmseg.registry import DATASETS
 
-from ..config_parts import datasets_within, dicts_within
+from ..config_parts import dicts_within
 from .images import test_steps
 from .settings import ExportSettings
 
@@ -20,10 +19,8 @@ def metadata(config: Config, segmentor: Any, settings: ExportSettings) -> dict[s
     ``classes``: names; ``palette``: a colour (red, green, blue) for each; ``input``: what has to be
     done with an image before the file gets it; ``output``: what the file gives.
     """
-    names = classes_and_palette(config, segmentor)
     content = {
-        'classes': names.get('classes'),
-        'palette': names.get('palette'),
+        **segmentor.dataset_meta,
         'input': input_description(config, segmentor, settings),
         'output': {
             'kind': settings.output,
@@ -33,17 +30,6 @@ def metadata(config: Config, segmentor: Any, settings: ExportSettings) -> dict[s
         'precision': 'int8' if settings.int8 else settings.dtype,
     }
     return {key: json.dumps(value) for key, value in content.items()}
-
-
-def classes_and_palette(config: Config, segmentor: Any) -> dict[str, Any]:
-    """From the checkpoint, else from the config's dataset; nothing where neither says."""
-    if segmentor.dataset_meta:
-        return dict(segmentor.dataset_meta)
-    for loader in ('val_dataloader', 'test_dataloader', 'train_dataloader'):
-        for dataset in datasets_within((config.get(loader) or {}).get('dataset')):
-            kind = DATASETS.get(dataset['type'])
-            return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
-    return {}
 
 
 def input_description(config: Config, segmentor: Any, settings: ExportSettings) -> dict[str, Any]:
@@ -56,7 +42,7 @@ def input_description(config: Config, segmentor: Any, settings: ExportSettings) 
     """
     preprocessor = segmentor.data_preprocessor
     takes_rgb = preprocessor.channel_conversion and not settings.normalize
-    steps = [s for s in dicts_within(test_steps(config, False)) if s.get('type') == 'Resize']
+    steps = [s for s in dicts_within(test_steps(config)) if s.get('type') == 'Resize']
     windows = (segmentor.test_cfg or {}).get('mode') == 'slide'
     return {
         'layout': 'NCHW',
@@ -73,7 +59,9 @@ def input_description(config: Config, segmentor: Any, settings: ExportSettings) 
 def numbers(preprocessor: Any, name: str) -> list[float] | None:
     """One number for each channel, or None where the preprocessor does not normalize."""
     values = getattr(preprocessor, name, None)
-    return None if values is None else values.flatten().tolist()
+    if values is None:
+        return None
+    return [float(f'{value:.7g}') for value in values.flatten().tolist()]  # float32 has 7 digits
 
 
 def size_divisor(segmentor: Any) -> int:

@@ -16,12 +16,14 @@ from mmengine.registry import init_default_scope
 from rich.progress import track
 from torch import Tensor
 
+from ..prediction.model import read_config
+from ..speed.examples import input_channels
 from . import images
 from .check import Reference, batches, multiple, share_of_other_labels
 from .errors import ExportError
 from .int8 import mean_ious, quantize_onnx, quantize_openvino
 from .metadata import last_head, metadata
-from .model import build_segmentor, faster_segmentor, input_channels
+from .model import exported_segmentor, reference_segmentor
 from .network import ExportedNetwork
 from .onnx_file import HAS_DYNAMO_EXPORTER, Predict, open_onnx, write_onnx
 from .openvino_file import open_openvino, write_openvino
@@ -86,7 +88,9 @@ class ExportReport:
         ]
         if self.mean_ious:
             exact, int8 = self.mean_ious['float32'], self.mean_ious['int8']
-            lines.append(f'mIoU {exact:.2f} in float32, {int8:.2f} in int8: {exact - int8:.2f} lost.')
+            lines.append(
+                f'mIoU {exact:.2f} in float32, {int8:.2f} in int8: {exact - int8:.2f} lost.'
+            )
         return lines
 
 
@@ -104,8 +108,8 @@ def export_model(
     name; a file that was there stays until then.
 
     Args:
-        config: a path or a config.
-        checkpoint: a path or an address.
+        config: a path, a ``Config``, or a name such as ``'psp_r50_cityscapes'``.
+        checkpoint: a path or a reference such as ``mmseg://MODEL-ZOO-NAME``.
         out: the file to write.
         settings: what the file takes and gives.
         check_images: a folder of images to check with, in place of the validation set's.
@@ -114,14 +118,15 @@ def export_model(
 
     Raises:
         ExportError: the network cannot be recorded, a package is missing, or labels differ.
+        PredictionError: the checkpoint is not of this config.
     """
     chosen, out = FORMATS[settings.to], Path(out)
     require(chosen.packages + (chosen.to_quantize if settings.int8 else ()), settings.to)
     if out.suffix != chosen.suffix:
         raise ExportError(f'A file for {settings.to} ends in {chosen.suffix}, unlike {out.name}.')
-    config = config if isinstance(config, Config) else Config.fromfile(config)
+    config = read_config(config)
     init_default_scope(config.get('default_scope', 'mmseg'))
-    reference = Reference(build_segmentor(config, checkpoint), settings)
+    reference = Reference(reference_segmentor(config, checkpoint), settings)
     checked_on, shown = images_to_check(config, reference, check_images)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.export-') as folder:
@@ -180,16 +185,15 @@ def record(
     example = torch.stack([image] * (2 if settings.size is None else 1))
     example = torch.from_numpy(reference.input_of(example))
     texts = metadata(config, segmentor, settings)
-    network = ExportedNetwork(faster_segmentor(config, segmentor), settings)
+    network = ExportedNetwork(exported_segmentor(config, segmentor), settings)
     try:
         chosen.write(network, example, settings, texts, path)
     except ExportError:
         raise
     except Exception as error:
-        way_out = '' if settings.size else ' With --size HEIGHT WIDTH it may be possible.'
         raise ExportError(
             f'{settings.to} cannot record this network ({architecture(segmentor)}): '
-            f'{first_line(error)}.{way_out}'
+            f'{first_line(error)}.{way_out(settings)}'
         ) from error
 
 
@@ -197,9 +201,15 @@ def check(reference: Reference, predict: Predict, shown: list[Tensor], precision
     """The share of the pixels with another label than in PyTorch.
 
     Raises:
-        ExportError: it is too large.
+        ExportError: it is too large, or the file does not take the images.
     """
-    share = share_of_other_labels(reference, predict, batches(shown, reference))
+    try:
+        share = share_of_other_labels(reference, predict, batches(shown, reference))
+    except Exception as error:  # whatever the runtime raises
+        raise ExportError(
+            f'No file was written: it fails on an image that PyTorch takes: {first_line(error)}.'
+            f'{way_out(reference.settings)}'
+        ) from error
     if share > LARGEST_SHARE[precision]:
         raise ExportError(
             f'No file was written: {share:.2%} of the pixels get another label than in PyTorch, '
@@ -248,6 +258,11 @@ def compare_mean_ious(
 def architecture(segmentor: Any) -> str:
     """The names of the backbone's and the decode head's classes."""
     return f'{type(segmentor.backbone).__name__} and {type(last_head(segmentor)).__name__}'
+
+
+def way_out(settings: ExportSettings) -> str:
+    """What may help where a file of any size cannot be made."""
+    return '' if settings.size else ' With --size HEIGHT WIDTH it may be possible.'
 
 
 def first_line(error: Exception) -> str:
