@@ -12,10 +12,10 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
-from pspnet_plugin.launch import stock_tools
 from torch import Tensor
 
 from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
+from pspnet_plugin.runs.launch import stock_tools
 from pspnet_plugin.segmentors import LabelMapEncoderDecoder
 from pspnet_plugin.speed import ChannelsLastHook
 
