@@ -9,11 +9,14 @@ import torch
 from mmengine.config import Config
 
 from ..config_parts import dicts_within
+from ..speed.examples import input_channels
 from .images import test_steps
 from .settings import ExportSettings
 
 
-def metadata(config: Config, segmentor: Any, settings: ExportSettings) -> dict[str, str]:
+def metadata(
+    config: Config, segmentor: Any, settings: ExportSettings, dtype: str
+) -> dict[str, str]:
     """Keys and values, each value in JSON.
 
     ``classes``: names; ``palette``: a colour (red, green, blue) for each; ``input``: what has to be
@@ -21,7 +24,7 @@ def metadata(config: Config, segmentor: Any, settings: ExportSettings) -> dict[s
     """
     content = {
         **segmentor.dataset_meta,
-        'input': input_description(config, segmentor, settings),
+        'input': {'dtype': dtype, **input_description(config, segmentor, settings)},
         'output': {
             'kind': settings.output,
             'align_corners': segmentor.align_corners,
@@ -35,19 +38,19 @@ def metadata(config: Config, segmentor: Any, settings: ExportSettings) -> dict[s
 def input_description(config: Config, segmentor: Any, settings: ExportSettings) -> dict[str, Any]:
     """What has to be done with an image, in this order.
 
-    ``resize`` as the config's test pipeline (``scale`` is width, height); ``channel_order``, of
-    three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null; pad to
-    multiples of ``size_divisor``. ``window`` is the crop, and its stride, that the config predicts
-    in: the file predicts whole images, as large as they come.
+    ``resize`` as the config's test pipeline (``scale`` is width, height); ``channel_order``
+    of three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null; sides
+    are padded to multiples of ``size_divisor``. ``window`` is the crop, and its stride, that the
+    config predicts in: the file predicts whole images, as large as they come.
     """
     preprocessor = segmentor.data_preprocessor
-    takes_rgb = preprocessor.channel_conversion and not settings.normalize
+    order = 'RGB' if preprocessor.channel_conversion and not settings.normalize else 'BGR'
     steps = [s for s in dicts_within(test_steps(config)) if s.get('type') == 'Resize']
     windows = (segmentor.test_cfg or {}).get('mode') == 'slide'
     return {
         'layout': 'NCHW',
         'resize': [{k: v for k, v in step.items() if k != 'type'} for step in steps],
-        'channel_order': 'RGB' if takes_rgb else 'BGR',
+        'channel_order': order if input_channels(segmentor) == 3 else None,
         'mean': None if settings.normalize else numbers(preprocessor, 'mean'),
         'std': None if settings.normalize else numbers(preprocessor, 'std'),
         'size_divisor': size_divisor(segmentor),

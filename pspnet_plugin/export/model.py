@@ -9,15 +9,17 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
 from mmseg.apis import init_model
 from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from torch import nn
 
+from ..config_parts import dicts_within
 from ..prediction import model as prediction
 from ..prediction.classes import class_info
 from ..speed.examples import example_runs
 from ..speed.folding import fold_batch_norms
-from .errors import ExportError
+from .errors import ExportError, one_line
 
 STOCK = (EncoderDecoder.encode_decode, CascadeEncoderDecoder.encode_decode)
 
@@ -26,13 +28,19 @@ def reference_segmentor(config: Config, checkpoint: str | Path) -> Any:
     """The segmentor as mmseg builds it, with all weights of the checkpoint, to compare with.
 
     Raises:
-        ExportError: it does more than one pass through the network for an image.
+        ExportError: it cannot be built, or has a way of its own from images to logits.
         PredictionError: the checkpoint leaves weights random.
         PretrainedWeightsError: the checkpoint cannot be read.
     """
     config = copy.deepcopy(config)
     config.model.pop('auxiliary_head', None)
-    segmentor = init_model(config, None, device='cpu')
+    for node in dicts_within(config.model):
+        if node.get('type') == 'TIMMBackbone':
+            node['pretrained'] = False  # timm would download while it is built
+    try:
+        segmentor = init_model(config, None, device='cpu')
+    except Exception as error:  # whatever mmseg raises for a model that it cannot build
+        raise ExportError(f'MMSegmentation cannot build the model: {one_line(error)}') from error
     if getattr(type(segmentor), 'encode_decode', None) not in STOCK:
         raise ExportError(
             f'{type(segmentor).__name__} has a way of its own from images to logits; EncoderDecoder'
@@ -50,7 +58,7 @@ def exported_segmentor(config: Config, reference: nn.Module) -> Any:
     Returns:
         A segmentor with the tensors of ``reference`` and the same outputs up to rounding.
     """
-    segmentor = prediction.build_segmentor(config)
+    segmentor = revert_sync_batchnorm(prediction.build_segmentor(config))
     segmentor.load_state_dict(reference.state_dict())
     segmentor.eval()
     try:

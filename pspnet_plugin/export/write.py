@@ -20,7 +20,7 @@ from ..prediction.model import read_config
 from ..speed.examples import input_channels
 from . import images
 from .check import Reference, batches, multiple, share_of_other_labels
-from .errors import ExportError
+from .errors import ExportError, one_line
 from .int8 import mean_ious, quantize_onnx, quantize_openvino
 from .metadata import last_head, metadata
 from .model import exported_segmentor, reference_segmentor
@@ -69,21 +69,22 @@ class ExportReport:
 
     Attributes:
         path: of the file.
+        size: in bytes, with what lies beside it.
         checked_on: where the images of the check are from.
         other_labels: the share of pixels with another label than in PyTorch, in the worst batch.
         mean_ious: in percent, ``'float32'`` and ``'int8'``, where an int8 file was measured.
     """
 
     path: Path
+    size: int
     checked_on: str
     other_labels: float
     mean_ious: dict[str, float] | None = None
 
     def lines(self) -> list[str]:
         """The report in sentences."""
-        size = sum(file.stat().st_size for file in self.path.parent.glob(f'{self.path.stem}.*'))
         lines = [
-            f'{self.path} is written, {size / 1e6:.1f} MB; on {self.checked_on} '
+            f'{self.path} is written, {self.size / 1e6:.1f} MB; on {self.checked_on} '
             f'{1 - self.other_labels:.3%} of the labels are those of PyTorch.'
         ]
         if self.mean_ious:
@@ -139,9 +140,11 @@ def export_model(
             quantize(chosen, config, reference, exact, path)
             share = check(reference, chosen.open(path), shown, 'int8')
             measured = compare_mean_ious(chosen, config, reference, (exact, path), val_images)
-        for written in path.parent.glob(f'{out.stem}.*'):
-            written.replace(out.with_name(written.name))
-    return ExportReport(out, checked_on, share, measured)
+        files = [file for file in path.parent.iterdir() if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            file.replace(out.with_name(file.name))
+    return ExportReport(out, size, checked_on, share, measured)
 
 
 def require(packages: tuple[str, ...], to: str) -> None:
@@ -180,11 +183,11 @@ def record(
         ExportError: the exporter cannot record it.
     """
     settings, segmentor = reference.settings, reference.segmentor
-    size = settings.size or EXAMPLE_SIZE
-    image = images.resized(shown[0], multiple(size, reference.divisor))
+    size = settings.size or multiple(EXAMPLE_SIZE, reference.divisor)
+    image = images.resized(shown[0], size)
     example = torch.stack([image] * (2 if settings.size is None else 1))
     example = torch.from_numpy(reference.input_of(example))
-    texts = metadata(config, segmentor, settings)
+    texts = metadata(config, segmentor, settings, str(example.numpy().dtype))
     network = ExportedNetwork(exported_segmentor(config, segmentor), settings)
     try:
         chosen.write(network, example, settings, texts, path)
@@ -193,7 +196,7 @@ def record(
     except Exception as error:
         raise ExportError(
             f'{settings.to} cannot record this network ({architecture(segmentor)}): '
-            f'{first_line(error)}.{way_out(settings)}'
+            f'{one_line(error)}.{way_out(settings)}'
         ) from error
 
 
@@ -207,7 +210,7 @@ def check(reference: Reference, predict: Predict, shown: list[Tensor], precision
         share = share_of_other_labels(reference, predict, batches(shown, reference))
     except Exception as error:  # whatever the runtime raises
         raise ExportError(
-            f'No file was written: it fails on an image that PyTorch takes: {first_line(error)}.'
+            f'No file was written: it fails on an image that PyTorch takes: {one_line(error)}.'
             f'{way_out(reference.settings)}'
         ) from error
     if share > LARGEST_SHARE[precision]:
@@ -263,11 +266,3 @@ def architecture(segmentor: Any) -> str:
 def way_out(settings: ExportSettings) -> str:
     """What may help where a file of any size cannot be made."""
     return '' if settings.size else ' With --size HEIGHT WIDTH it may be possible.'
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the pages that exporters add."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip('.')
