@@ -24,6 +24,7 @@ COMMANDS = {
     'predict': 'write label maps and overlays of images and videos, no labels needed',
     'export': 'write a trained network as a file for ONNX Runtime, OpenVINO or torch.export',
     'inspect': 'show which pretrained weights a config loads, and what becomes of each',
+    'plot': 'draw loss, mIoU and learning rate of training runs, and what was frozen when',
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
 }
