@@ -17,6 +17,7 @@ from ..errors import PspnetPluginError
 
 COMMANDS = {
     'init': 'write a config for a folder of images and one of masks',
+    'prepare': 'make images and label maps of a published dataset from its archives',
     'check': 'look at the data of a config before it trains',
     'config': "print one of the plugin's configs, or list them",
     'train': "train a model (options of MMSegmentation's train tool)",
