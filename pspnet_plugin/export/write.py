@@ -234,7 +234,11 @@ def check(reference: Reference, predict: Predict, shown: list[Tensor], precision
 def quantize(
     chosen: Format, config: Config, reference: Reference, source: Path, target: Path
 ) -> None:
-    """Write ``source`` to ``target`` in int8, with the ranges of images of the training set."""
+    """Write ``source`` to ``target`` in int8, with the ranges of images of the training set.
+
+    Raises:
+        ExportError: the training set is not on this machine, or the network cannot be quantized.
+    """
     assert chosen.quantize is not None
     samples = images.evenly(images.dataset_samples(config, 'train_dataloader'), CALIBRATING)
     if not samples:
@@ -244,7 +248,10 @@ def quantize(
         )
     target.parent.mkdir()
     read = (reference.fitted(sample['inputs']) for sample in images.read(config, samples))
-    chosen.quantize(source, target, (reference.input_of(image[None]) for image in read))
+    try:
+        chosen.quantize(source, target, (reference.input_of(image[None]) for image in read))
+    except Exception as error:  # whatever the quantizer raises
+        raise ExportError(f'The network cannot be quantized: {one_line(error)}.') from error
 
 
 def compare_mean_ious(
