@@ -17,6 +17,7 @@ TESTS = (
     'markdown-it-py',
     'mmpretrain',
     'nncf',
+    'nibabel',
     'onnx',
     'onnxruntime',
     'onnxscript',

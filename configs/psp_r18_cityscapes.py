@@ -1,10 +1,6 @@
 # PSPNet-R18-d8 on Cityscapes, 80k iterations: a quarter of the channels of PSPNet-R50.
 _base_ = [
-    './_base_/models/pspnet_r50-d8.py', './_base_/datasets/cityscapes.py',
+    './_base_/models/pspnet_r18-d8.py', './_base_/datasets/cityscapes.py',
     './_base_/schedules/schedule_80k.py', './_base_/default_runtime.py'
 ]
-model = dict(
-    data_preprocessor=dict(size=(512, 1024)),
-    backbone=dict(depth=18, init_cfg=dict(checkpoint='open-mmlab://resnet18_v1c')),
-    decode_head=dict(in_channels=512, channels=128),
-    auxiliary_head=dict(in_channels=256, channels=64))
+model = dict(data_preprocessor=dict(size=(512, 1024)))

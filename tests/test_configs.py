@@ -15,6 +15,8 @@ from tests.helpers.processes import ROOT
 
 STOCK = {
     'psp_r18_cityscapes': 'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+    'psp_r18_loveda': 'pspnet_r18-d8_4xb4-80k_loveda-512x512',
+    'psp_r18_potsdam': 'pspnet_r18-d8_4xb4-80k_potsdam-512x512',
     'psp_r50_cityscapes': 'pspnet_r50-d8_4xb2-40k_cityscapes-512x1024',
     'psp_r101_cityscapes': 'pspnet_r101-d8_4xb2-40k_cityscapes-512x1024',
     'psp_r50_ade20k': 'pspnet_r50-d8_4xb4-80k_ade20k-512x512',

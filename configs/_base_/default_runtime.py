@@ -7,6 +7,9 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'))
 visualizer = dict(
     type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+# visualizer = dict(vis_backends=_base_.local_and_tensorboard) in a config that builds on this one
+# logs to TensorBoard too, which must be installed.
+local_and_tensorboard = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None

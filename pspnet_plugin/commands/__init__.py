@@ -17,6 +17,7 @@ from ..errors import PspnetPluginError
 
 COMMANDS = {
     'init': 'write a config for a folder of images and one of masks',
+    'prepare': 'make images and label maps of a published dataset from its archives',
     'check': 'look at the data of a config before it trains',
     'config': "print one of the plugin's configs, or list them",
     'train': "train a model (options of MMSegmentation's train tool)",
@@ -24,6 +25,7 @@ COMMANDS = {
     'predict': 'write label maps and overlays of images and videos, no labels needed',
     'export': 'write a trained network as a file for ONNX Runtime, OpenVINO or torch.export',
     'inspect': 'show which pretrained weights a config loads, and what becomes of each',
+    'plot': 'draw loss, mIoU and learning rate of training runs, and what was frozen when',
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -75,13 +76,24 @@ def preview(config: Config) -> Preview:
         return _simulate(model, timeline, optim_wrapper.optimizer.param_groups, schedulers, length)
 
 
-def _arguments(config: Config) -> dict:
-    """The arguments of the config's one LayerFreezeHook."""
-    hooks = config.get('custom_hooks') or []
+def freezes_layers(config: Config) -> bool:
+    """Whether a LayerFreezeHook is among the config's hooks."""
+    names = hook_names(config.get('custom_hooks') or [])
+    return any(name.split('.')[-1] == 'LayerFreezeHook' for name in names)
+
+
+def hook_names(hooks: Any) -> list[str]:
+    """The names of the classes in ``custom_hooks``."""
     if not isinstance(hooks, (list, tuple)) or not all(isinstance(hook, dict) for hook in hooks):
         raise PreviewError(f'custom_hooks is no list of dict(type=…, …): {hooks!r}')
     kinds = [hook.get('type') for hook in hooks]
-    names = [kind if isinstance(kind, str) else getattr(kind, '__name__', '') for kind in kinds]
+    return [kind if isinstance(kind, str) else getattr(kind, '__name__', '') for kind in kinds]
+
+
+def _arguments(config: Config) -> dict:
+    """The arguments of the config's one LayerFreezeHook."""
+    hooks = config.get('custom_hooks') or []
+    names = hook_names(hooks)
     found = [h for h, name in zip(hooks, names) if name.split('.')[-1] == 'LayerFreezeHook']
     if len(found) != 1:
         misspelt = near_misses('LayerFreezeHook', names) if not found else []
@@ -195,11 +207,19 @@ def as_table(shown: Preview) -> str:
 
 def draw(shown: Preview, path: str) -> None:
     """The preview as an image: parts by iterations, coloured by learning rate; grey is frozen."""
-    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(shown.parts)), layout='constrained')
     axes = figure.subplots()
+    draw_timeline(axes, shown)
+    axes.set_xlabel('iteration (grey: frozen)')
+    figure.savefig(path, dpi=120)
+
+
+def draw_timeline(axes: Any, shown: Preview) -> None:
+    """The preview on matplotlib ``axes``, with a colour bar beside them."""
+    from matplotlib.colors import LogNorm
+
     axes.set_facecolor('0.85')
     edges_x = [*shown.iterations, shown.end]
     positive = np.where(shown.rates > 0, shown.rates, np.nan)
@@ -210,6 +230,4 @@ def draw(shown: Preview, path: str) -> None:
         axes.axvline(start, color='white', linewidth=1)
     axes.set_yticks(np.arange(len(shown.parts)) + 0.5, shown.parts)
     axes.invert_yaxis()
-    axes.set_xlabel('iteration (grey: frozen)')
-    figure.colorbar(mesh, label='learning rate')
-    figure.savefig(path, dpi=120)
+    axes.figure.colorbar(mesh, ax=axes, label='learning rate')

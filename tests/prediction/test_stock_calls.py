@@ -34,7 +34,10 @@ def test_stock_calls_predict_draw_and_agree(config, accelerated, accelerate, tmp
         accelerate()
     cfg = small_config(config)
     checkpoint = random_checkpoint(cfg, tmp_path / 'random.pth')
+    flag = cfg.test_pipeline[0].get('color_type', 'color')
     image = write_photo(tmp_path / 'image.png')
+    if flag == 'unchanged':  # one channel of 16 bits
+        mmcv.imwrite(mmcv.imread(image, 'grayscale').astype(np.uint16) * 257, image)
     cfg.dump(tmp_path / 'config.py')
 
     model = init_model(tmp_path / 'config.py', checkpoint, device='cpu')
@@ -45,7 +48,7 @@ def test_stock_calls_predict_draw_and_agree(config, accelerated, accelerate, tmp
     drawn = tmp_path / 'drawn.png'
     show_result_pyplot(model, image, result, show=False, out_file=str(drawn))
     assert mmcv.imread(str(drawn)).shape == (67, 101, 3)
-    by_array = inference_model(model, mmcv.imread(image)).pred_sem_seg.data[0].numpy()
+    by_array = inference_model(model, mmcv.imread(image, flag)).pred_sem_seg.data[0].numpy()
     assert np.array_equal(by_array, labels)
 
     inferencer = MMSegInferencer(str(tmp_path / 'config.py'), checkpoint, device='cpu')

@@ -16,7 +16,7 @@ from run_log import read_log
 
 
 def losses(work_dir: Path) -> dict[int, float]:
-    """The logged loss of the newest run in a work folder, by iteration."""
+    """The logged loss of the run in a work folder, by iteration."""
     return {line['step']: line['loss'] for line in read_log(work_dir) if 'loss' in line}
 
 

@@ -1,0 +1,9 @@
+# PSPNet-R18-d8 on ISPRS Potsdam, 512 x 512 crops, 80k iterations.
+_base_ = [
+    './_base_/models/pspnet_r18-d8.py', './_base_/datasets/potsdam.py',
+    './_base_/schedules/schedule_80k.py', './_base_/default_runtime.py'
+]
+model = dict(
+    data_preprocessor=dict(size=(512, 512)),
+    decode_head=dict(num_classes=6),
+    auxiliary_head=dict(num_classes=6))

@@ -1,0 +1,19 @@
+"""Published datasets of several fields: from the archive as it comes to images and label maps.
+
+A module for each dataset knows which files its archives hold and what their labels mean; reading
+archives, checking and writing are the same for all of them.
+"""
+
+from __future__ import annotations
+
+from . import camvid, ksdd2, loveda, potsdam, severstal, synapse
+from .field import Field
+
+FIELDS: dict[str, Field] = {
+    'camvid': camvid.FIELD,
+    'loveda': loveda.FIELD,
+    'potsdam': potsdam.FIELD,
+    'synapse': synapse.FIELD,
+    'severstal': severstal.FIELD,
+    'ksdd2': ksdd2.FIELD,
+}

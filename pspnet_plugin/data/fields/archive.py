@@ -1,0 +1,104 @@
+"""The files in archives, read one by one without unpacking them."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from ..errors import DataError
+
+BROKEN = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
+
+
+class Member(NamedTuple):
+    """A file in an archive.
+
+    Attributes:
+        archive: the file or folder that holds it.
+        path: its name there, with ``/`` between folders.
+        open: opens it for reading bytes.
+    """
+
+    archive: Path
+    path: str
+    open: Callable[[], Any]
+
+    def __str__(self) -> str:
+        return f'{self.path} in {self.archive}'
+
+    def read(self) -> bytes:
+        """Its content.
+
+        Raises:
+            DataError: it is damaged, or encrypted.
+        """
+        try:
+            with self.open() as file:
+                return file.read()
+        except BROKEN as error:
+            raise DataError(f'{self}: cannot be read ({error})') from error
+
+
+@contextmanager
+def opened(archives: Sequence[Path]) -> Iterator[list[Member]]:
+    """All files in zip and tar archives, or in folders with what was in them.
+
+    Raises:
+        DataError: an archive is missing, is none, or names a file outside of itself.
+    """
+    with ExitStack() as stack:
+        members: list[Member] = []
+        for archive in archives:
+            try:
+                members += files_in(archive, stack)
+            except BROKEN as error:
+                raise DataError(f'{archive}: cannot be read ({error})') from error
+        for member in members:
+            path = PurePosixPath(member.path)
+            if path.is_absolute() or '..' in path.parts:
+                raise DataError(
+                    f'{member.archive}: holds {member.path}, a path outside of the archive; it is '
+                    'not what was published'
+                )
+        yield members
+
+
+def files_in(archive: Path, stack: ExitStack) -> list[Member]:
+    """The files in one archive, which ``stack`` closes."""
+    if not archive.exists():
+        raise DataError(f'{archive}: no such file')
+    if archive.is_dir():
+        return [
+            Member(archive, path.relative_to(archive).as_posix(), partial(open, path, 'rb'))
+            for path in sorted(archive.rglob('*'))
+            if path.is_file()
+        ]
+    if zipfile.is_zipfile(archive):
+        zipped = stack.enter_context(zipfile.ZipFile(archive))
+        return [
+            Member(archive, entry.filename.replace('\\', '/'), partial(zipped.open, entry))
+            for entry in zipped.infolist()
+            if not entry.is_dir()
+        ]
+    if tarfile.is_tarfile(archive):
+        tar = stack.enter_context(tarfile.TarFile.open(archive))
+        return [
+            Member(archive, entry.name, partial(tar.extractfile, entry))
+            for entry in tar
+            if entry.isfile()  # no links and no devices
+        ]
+    raise DataError(f'{archive}: is neither a zip nor a tar archive, or only the beginning of one')
+
+
+def matching(members: Iterable[Member], pattern: str) -> dict[tuple[str, ...], Member]:
+    """The files whose path ends with ``pattern``, by what its groups hold."""
+    expression = re.compile(rf'(?:.*/)?{pattern}')
+    found = ((expression.fullmatch(member.path), member) for member in members)
+    return {match.groups(): member for match, member in found if match}

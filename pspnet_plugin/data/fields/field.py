@@ -1,0 +1,130 @@
+"""What a module of a dataset says, and the checks that all of them share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ...prediction.errors import ImageError
+from ...prediction.reading import require_whole
+from ..errors import DataError
+from .archive import Member
+
+IGNORED = 255
+
+
+class Piece(NamedTuple):
+    """An image and its labels, as they are written.
+
+    Attributes:
+        name: of both files, without a suffix.
+        image: the content of an image file as it was published, or pixels: (H, W) or (H, W, 3) RGB,
+            uint8 or uint16.
+        label_map: (H, W) uint8.
+    """
+
+    name: str
+    image: bytes | np.ndarray
+    label_map: np.ndarray
+
+
+class Source(NamedTuple):
+    """What was published as one image with its labels; large ones become several pieces.
+
+    Attributes:
+        name: of the image, the same in every run.
+        split: ``train``, ``val`` or ``test``.
+        read: reads and checks it; raises DataError.
+    """
+
+    name: str
+    split: str
+    read: Callable[[], Iterable[Piece]]
+
+
+class Field(NamedTuple):
+    """A dataset.
+
+    Attributes:
+        title: its name.
+        archives: the files to name on the command line.
+        suffix: of the images that are written.
+        published: how many sources there are in each split, or in several such as ``train + val``.
+        sources: finds them among the files of the archives.
+    """
+
+    title: str
+    archives: str
+    suffix: str
+    published: dict[str, int]
+    sources: Callable[[Sequence[Member]], list[Source]]
+
+
+def pixels(member: Member, content: bytes | None = None) -> np.ndarray:
+    """The pixels of an image: (H, W), palette indices included, or (H, W, C).
+
+    Raises:
+        DataError: it is cut, broken, or no image.
+    """
+    content = member.read() if content is None else content
+    try:
+        require_whole(content, str(member))
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image)
+    except ImageError as error:
+        raise DataError(str(error)) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f'{member}: is no image that can be decoded ({error})') from error
+
+
+def same_size(image: np.ndarray, labels: np.ndarray, member: Member) -> None:
+    """Raise DataError where an image and its labels, from ``member``, differ in size."""
+    if image.shape[:2] != labels.shape[:2]:
+        (height, width), (rows, columns) = image.shape[:2], labels.shape[:2]
+        raise DataError(
+            f'{member}: {columns} x {rows} pixels, but its image has {width} x {height}'
+        )
+
+
+def by_value(labels: np.ndarray, table: dict[int, int], member: Member) -> np.ndarray:
+    """Labels (H, W) of any integers -> (H, W) uint8, through ``table``.
+
+    Raises:
+        DataError: they have colours, or a value that the table does not have.
+    """
+    if labels.ndim != 2:
+        raise DataError(f'{member}: has {labels.shape[-1]} channels; labels have one')
+    values, indices = np.unique(labels, return_inverse=True)
+    return _look_up([(value,) for value in values.tolist()], indices, table, labels, member)
+
+
+def by_colour(
+    labels: np.ndarray, table: dict[tuple[int, int, int], int], member: Member
+) -> np.ndarray:
+    """Labels (H, W, 3) in colours -> (H, W) uint8, through ``table``.
+
+    Raises:
+        DataError: they have no colours, or one that the table does not have.
+    """
+    if labels.ndim != 3 or labels.shape[2] not in (3, 4):
+        raise DataError(f'{member}: is not in colours')
+    packed = labels[..., :3].astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    values, indices = np.unique(packed, return_inverse=True)
+    colours = [(value >> 16, value >> 8 & 255, value & 255) for value in values.tolist()]
+    return _look_up(colours, indices, table, labels, member)
+
+
+def _look_up(
+    found: list[tuple], indices: np.ndarray, table: dict, labels: np.ndarray, member: Member
+) -> np.ndarray:
+    keys = [value[0] if len(value) == 1 else value for value in found]
+    unknown = [str(key) for key in keys if key not in table]
+    if unknown:
+        more = f' and {len(unknown) - 4} more' if len(unknown) > 4 else ''
+        raise DataError(f'{member}: holds {", ".join(unknown[:4])}{more}, which is no class')
+    numbers = np.array([table[key] for key in keys], np.uint8)
+    return numbers[indices].reshape(labels.shape[:2])
