@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..export.settings import DTYPES, FORMATS, OUTPUTS
@@ -67,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         int8=arguments.int8,
     )
+    print('The network is recorded and compared with PyTorch: a minute or more.', file=sys.stderr)
     report = export_model(
         read_config(arguments.config, arguments.cfg_options),
         arguments.checkpoint,

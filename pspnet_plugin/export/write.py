@@ -32,6 +32,7 @@ from .torch_file import open_program, write_program
 
 CHECKED, CALIBRATING = 4, 32  # images
 EXAMPLE_SIZE = (250, 330)
+NOISE = 'noise'
 # The share of the pixels that may have another label than in PyTorch. Reduced precision moves the
 # borders between classes; what int8 costs is for the user to judge by the mIoU.
 LARGEST_SHARE = {'float32': 0.001, 'float16': 0.01, 'int8': 0.1}
@@ -72,7 +73,8 @@ class ExportReport:
         size: in bytes, with what lies beside it.
         checked_on: where the images of the check are from.
         other_labels: the share of pixels with another label than in PyTorch, in the worst batch.
-        mean_ious: in percent, ``'float32'`` and ``'int8'``, where an int8 file was measured.
+        mean_ious: in percent, ``'float32'`` and ``'int8'`` of an int8 file; empty where there is no
+            validation set, None for other files.
     """
 
     path: Path
@@ -87,7 +89,15 @@ class ExportReport:
             f'{self.path} is written, {self.size / 1e6:.1f} MB; on {self.checked_on} '
             f'{1 - self.other_labels:.3%} of the labels are those of PyTorch.'
         ]
-        if self.mean_ious:
+        if self.checked_on == NOISE:
+            lines.append(
+                'The validation set is not on this machine; --check-images FOLDER takes others.'
+            )
+        if self.mean_ious is not None and not self.mean_ious:
+            lines.append(
+                'The mIoU of int8 is not known: the validation set is not on this machine.'
+            )
+        elif self.mean_ious:
             exact, int8 = self.mean_ious['float32'], self.mean_ious['int8']
             lines.append(
                 f'mIoU {exact:.2f} in float32, {int8:.2f} in int8: {exact - int8:.2f} lost.'
@@ -171,7 +181,7 @@ def images_to_check(
         return origin, [reference.fitted(sample['inputs']) for sample in read]
     channels = input_channels(reference.segmentor)
     made = [images.noise(channels, EXAMPLE_SIZE, number) for number in range(CHECKED)]
-    return 'noise', [reference.fitted(image) for image in made]
+    return NOISE, [reference.fitted(image) for image in made]
 
 
 def record(
@@ -224,7 +234,11 @@ def check(reference: Reference, predict: Predict, shown: list[Tensor], precision
 def quantize(
     chosen: Format, config: Config, reference: Reference, source: Path, target: Path
 ) -> None:
-    """Write ``source`` to ``target`` in int8, with the ranges of images of the training set."""
+    """Write ``source`` to ``target`` in int8, with the ranges of images of the training set.
+
+    Raises:
+        ExportError: the training set is not on this machine, or the network cannot be quantized.
+    """
     assert chosen.quantize is not None
     samples = images.evenly(images.dataset_samples(config, 'train_dataloader'), CALIBRATING)
     if not samples:
@@ -234,7 +248,10 @@ def quantize(
         )
     target.parent.mkdir()
     read = (reference.fitted(sample['inputs']) for sample in images.read(config, samples))
-    chosen.quantize(source, target, (reference.input_of(image[None]) for image in read))
+    try:
+        chosen.quantize(source, target, (reference.input_of(image[None]) for image in read))
+    except Exception as error:  # whatever the quantizer raises
+        raise ExportError(f'The network cannot be quantized: {one_line(error)}.') from error
 
 
 def compare_mean_ious(
@@ -243,11 +260,11 @@ def compare_mean_ious(
     reference: Reference,
     paths: tuple[Path, Path],
     count: int | None,
-) -> dict[str, float] | None:
-    """The mIoU of a float32 file and of its int8 file; None without a validation set."""
+) -> dict[str, float]:
+    """The mIoU of a float32 file and of its int8 file; empty without a validation set."""
     samples = images.evenly(images.dataset_samples(config, 'val_dataloader'), count)
     if not samples:
-        return None
+        return {}
     predictions = {
         name: partial(reference.labels_of_file, chosen.open(path))
         for name, path in zip(('float32', 'int8'), paths)
