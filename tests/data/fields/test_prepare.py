@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pspnet_plugin.commands import main
-from tests.helpers.published import encoded, ksdd2, severstal, zipped
+from tests.helpers.published import camvid, encoded, ksdd2, potsdam, severstal, zipped
 
 
 @pytest.fixture
@@ -111,6 +113,30 @@ def test_an_archive_that_cannot_be_read_is_named(tmp_path, prepare, kind):
     assert code == 1
     assert error.startswith(f'error: {archive}: ')
     assert error.count('\n') == 1
+
+
+def test_label_colours_that_were_stored_with_losses_are_read_as_they_were_meant(tmp_path, prepare):
+    (images, labels), _ = potsdam(tmp_path)
+    _, _, expected = prepare('potsdam', images, labels)
+    files = content_of(labels)
+    for name, content in files.items():
+        with Image.open(io.BytesIO(content)) as image:
+            colours = np.asarray(image).astype(int)
+        noise = np.random.default_rng(0).integers(0, 40, colours.shape)
+        files[name] = encoded(np.abs(colours - noise).astype(np.uint8), 'TIFF')
+    shutil.rmtree(tmp_path / 'data')
+    assert prepare('potsdam', images, zipped(tmp_path / 'lossy.zip', files))[2] == expected
+
+
+def test_a_colour_that_is_no_class_is_named(tmp_path, prepare):
+    (images, labels), _ = camvid(tmp_path)
+    files = content_of(labels)
+    files['0016E5_07959_L.png'] = encoded(np.full((48, 64, 3), (1, 2, 3), np.uint8))
+    code, error, written = prepare('camvid', images, zipped(tmp_path / 'wrong.zip', files))
+    assert code == 1
+    assert '0016E5_07959_L.png in' in error
+    assert 'holds (1, 2, 3), which is no class' in error
+    assert len(written) == 14
 
 
 @pytest.mark.parametrize('runs', ['1 5 7', '0 3', '3071 9', '1 x'])
