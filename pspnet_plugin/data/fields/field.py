@@ -120,8 +120,10 @@ def by_colour(
     numbers = np.full(1 << 24, UNKNOWN, np.uint8)  # by colour, which beats sorting the pixels
     for (red, green, blue), number in table.items():
         numbers[red << 16 | green << 8 | blue] = number
-    red, green, blue = (labels[..., channel].astype(np.int32) for channel in range(3))
-    packed = red << 16 | green << 8 | blue
+    packed = labels[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= labels[..., channel]
     label_map = numbers[packed]
     wrong = np.unique(packed[label_map == UNKNOWN]).tolist()
     refuse_unknown([(value >> 16, value >> 8 & 255, value & 255) for value in wrong], member)

@@ -70,7 +70,7 @@ def test_a_published_archive_is_prepared_and_its_config_trains_and_tests(
     out = tmp_path / 'data'
     assert main(['prepare', name, *map(str, archives), '--out', str(out)]) == 0
     captured = capsys.readouterr()
-    assert 'images with labels, but' in captured.err  # fewer than were published
+    assert 'was published with' in captured.err  # fewer than were published
     assert f'{sum(split == "train" for split, _ in labels)} train' in captured.out
     written = {
         (path.parent.name, path.stem): np.asarray(Image.open(path))
