@@ -10,6 +10,8 @@ from PIL import Image
 
 from pspnet_plugin.commands import main
 from pspnet_plugin.data.confusion import Confusion, count_pairs, draw_confusion
+from pspnet_plugin.runs.log import read_run
+from pspnet_plugin.runs.plot import timeline_of
 from tests.helpers.folders import make_folders
 from tests.helpers.logs import write_log
 
@@ -28,17 +30,24 @@ SMALL = {
 }
 
 
-def test_the_miou_of_the_matrix_is_that_of_the_validation(tmp_path, monkeypatch, capsys):
+def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     make_folders(tmp_path)
     assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '3']) == 0
     cfg = Config.fromfile('mine/mine.py')
     cfg.merge_from_dict(SMALL)
+    freezing = dict(freeze=['backbone'], schedule=[dict(at=2, unfreeze=['backbone'])])
+    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='LayerFreezeHook', **freezing)]
     cfg.work_dir = str(tmp_path / 'run')
     runner = Runner.from_cfg(cfg)
     runner.train()
     validated = runner.message_hub.get_scalar('val/mIoU').current()
-    capsys.readouterr()
+    assert main(['plot', 'run', '--out', 'curves.png']) == 0
+    assert f', the last {validated:.1f}' in capsys.readouterr().out
+    shown = timeline_of(read_run(tmp_path / 'run'))
+    assert list(shown.shares[shown.parts.index('backbone.stages[0]')]) == [0, 0, 1]
     words = ['plot', 'run', '--confusion', 'run/iter_3.pth', '--out', 'confusion.png']
     assert main(words) == 0
     assert float(capsys.readouterr().out.split('mIoU ')[1].split()[0]) == pytest.approx(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +83,32 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, prepare):
     assert written['img_dir/train/10002.png'] == files['train/10002.png']
     assert written['img_dir/train/10001.png'] == b'as it was'
     assert prepare('ksdd2', zipped(tmp_path / 'KolektorSDD2.zip', files))[2] == written
+
+
+def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, prepare, monkeypatch):
+    (archive,), _ = ksdd2(tmp_path)
+    _, _, expected = prepare('ksdd2', archive)
+    shutil.rmtree(tmp_path / 'data')
+    write, written = Path.write_bytes, []
+
+    def write_until_the_disk_is_full(path, content):
+        written.append(path)
+        if len(written) == 6:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'write_bytes', write_until_the_disk_is_full)
+        code, error, files = prepare('ksdd2', archive)
+    assert code == 1
+    assert error.count('\n') == 1
+    assert 'No space left on device; the same command goes on from here' in error
+    whole = {name: content for name, content in files.items() if not name.endswith('.part')}
+    assert len(whole) == 5
+    assert whole.items() <= expected.items()
+    code, _, files = prepare('ksdd2', archive)
+    assert (code, files) == (0, expected)
 
 
 @pytest.mark.parametrize('path', ['../train/10009.png', '/train/10009.png', 'a/../../b.png'])
