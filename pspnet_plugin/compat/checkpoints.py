@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from torch.optim.lr_scheduler import OneCycleLR
 
 from . import old_torch
 
@@ -104,6 +105,7 @@ def _stand_ins() -> dict[str, Any]:
         numpy,
         {'mmengine.logging.history_buffer.HistoryBuffer': PlainHistory},
         {f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler': PlainOneCycle},
+        {'torch.optim.lr_scheduler.OneCycleLR': PlainOneCycleLR},
         {'builtins.getattr': _statistic},
         # Training scripts such as DINO's store their command line; a Namespace only holds values.
         {'argparse.Namespace': argparse.Namespace},
@@ -203,10 +205,18 @@ class PlainOneCycle:
     _annealing_linear = staticmethod(OneCycleParamScheduler._annealing_linear)
 
 
+class PlainOneCycleLR:
+    """The same for torch's own scheduler, as far as torch 2.1 and before write it."""
+
+    _annealing_cos = staticmethod(OneCycleLR._annealing_cos)
+    _annealing_linear = staticmethod(OneCycleLR._annealing_linear)
+
+
 def _statistic(owner: Any, name: str) -> Any:
     """Stands for ``getattr``, by which a HistoryBuffer pickles the table of its statistics."""
-    if owner is PlainOneCycle and name in ('_annealing_cos', '_annealing_linear'):
-        return getattr(PlainOneCycle, name)
+    is_cycle = owner is PlainOneCycle or owner is PlainOneCycleLR
+    if is_cycle and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(owner, name)
     is_history = owner is PlainHistory or owner is HistoryBuffer
     if is_history and isinstance(name, str) and not name.startswith('_'):
         return vars(HistoryBuffer).get(name)

@@ -1,10 +1,12 @@
 """``_base_ = 'pspnet_plugin::NAME.py'`` in any config.
 
 Wrong: mmengine resolves such names for the packages in a table of its own only, wants a folder in
-the name, and looks for an editable installation in the wrong place.
+the name, and looks for an editable installation in the wrong place. Its fork looks for ``mmseg::``
+in a distribution that is named otherwise.
 
 Changed, for as long as the process runs: ``Config._get_cfg_path`` resolves names that begin with
-``pspnet_plugin::``; all others go the stock way. The stock tools resolve ``_base_`` before they
+``pspnet_plugin::``, and those that begin with ``mmseg::`` where ``onedl-mmsegmentation`` is
+installed; all others go the stock way. The stock tools resolve ``_base_`` before they
 import the plugin: a config for them says ``_base_ = __import__('pspnet_plugin').config_path(...)``.
 
 Unnecessary as soon as mmengine finds the configs of any installed package.
@@ -13,9 +15,11 @@ Unnecessary as soon as mmengine finds the configs of any installed package.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.utils import is_installed
 
 from ..errors import PspnetPluginError
 from ..text import did_you_mean
@@ -63,6 +67,13 @@ def find_config(name: str) -> str:
     )
 
 
+def _mmseg_configs() -> Path:
+    found = importlib.util.find_spec('mmseg')
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError('mmseg is not installed: its configs cannot be found.')
+    return Path(found.origin).parent / '.mim' / 'configs'
+
+
 @functools.cache  # twice is the same as once
 def patch() -> None:
     """Let ``mmengine.config.Config`` resolve ``pspnet_plugin::``."""
@@ -73,6 +84,8 @@ def patch() -> None:
         if cfg_path.startswith(SCOPE):
             # No scope for the registries: the plugin registers into mmseg's and mmengine's.
             return config_path(cfg_path[len(SCOPE) :]), None
+        if cfg_path.startswith('mmseg::') and not is_installed('mmsegmentation'):  # but its fork
+            return str(_mmseg_configs() / cfg_path[len('mmseg::') :]), 'mmseg'
         return get_cfg_path(cfg_path, filename)
 
     Config._get_cfg_path = staticmethod(find)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,7 @@ class Reference:
 
     def fitted(self, image: Tensor) -> Tensor:
         """An image as it was read, (C, H, W), at a size that the file takes."""
-        size = self.settings.size or tuple(image.shape[1:])
-        return resized(image, multiple(size, self.divisor))
+        return resized(image, self.settings.size or multiple(image.shape[1:], self.divisor))
 
     @torch.no_grad()
     def labels(self, images: Tensor) -> Tensor:
@@ -83,7 +82,7 @@ def batches(images: list[Tensor], reference: Reference) -> Iterator[Tensor]:
         yield torch.stack([resized(image, size) for image in images])
 
 
-def multiple(size: tuple[int, ...], divisor: int) -> tuple[int, int]:
+def multiple(size: Sequence[int], divisor: int) -> tuple[int, int]:
     """The size with both sides rounded up to multiples of ``divisor``."""
     height, width = (-(-side // divisor) * divisor for side in size)
     return height, width

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +14,10 @@ from mmseg.registry import DATASETS
 from torch import Tensor
 
 from ..config_parts import datasets_within
+from ..prediction.pipeline import stated_pipeline, without_labels
 from .errors import ExportError
 
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
-NOISE_SIZE = (250, 330)
 
 
 def dataset_samples(config: Config, loader: str) -> list[dict]:
@@ -61,28 +60,15 @@ def read(config: Config, samples: list[dict], labels: bool = False) -> Iterator[
         What ``PackSegInputs`` makes: ``inputs``, (C, H, W), not normalized, and ``data_samples``,
         with the label map where ``labels`` asks for it.
     """
-    pipeline = Compose(test_steps(config, labels))
+    steps = stated_pipeline(config, tta=False) if labels else test_steps(config)
+    pipeline = Compose(copy.deepcopy(list(steps)))
     for sample in samples:
-        yield pipeline(copy.deepcopy(sample))
+        yield pipeline(copy.deepcopy(sample) if labels else {'img_path': sample['img_path']})
 
 
-def test_steps(config: Config, labels: bool) -> list[Any]:
-    """The test pipeline, without its steps for label maps unless ``labels`` asks for these."""
-    steps = config.get('test_pipeline')
-    if steps is None:
-        dataset = next(datasets_within((config.get('val_dataloader') or {}).get('dataset')), {})
-        steps = dataset.get('pipeline')
-    if steps is None:
-        raise ExportError(f'{config.filename} has neither test_pipeline nor val_dataloader.')
-    steps = copy.deepcopy(list(steps))
-    if labels:
-        return steps
-    return [step for step in steps if not needs_labels(step)]
-
-
-def needs_labels(step: dict) -> bool:
-    """Whether a step of a pipeline is for label maps."""
-    return 'Annotations' in str(step['type']) or str(step['type']).endswith('CheckLabels')
+def test_steps(config: Config) -> list:
+    """The steps that an image goes through before the network, without those for label maps."""
+    return without_labels(list(stated_pipeline(config, tta=False)))
 
 
 def noise(channels: int, size: tuple[int, int], number: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Callable
 
@@ -24,6 +25,7 @@ def quantize_onnx(source: Path, target: Path, images: Iterable[np.ndarray]) -> N
         images: what the file takes, for the ranges of the feature maps.
     """
     from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -33,9 +35,12 @@ def quantize_onnx(source: Path, target: Path, images: Iterable[np.ndarray]) -> N
             image = next(self.rest, None)
             return None if image is None else {INPUT: image}
 
-    with quiet():
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        # It also computes what is constant, such as the part of a weight that a convolution takes.
+        prepared = Path(folder, 'prepared.onnx')
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
-            source,
+            prepared,
             target,
             Reader(),
             op_types_to_quantize=QUANTIZED,
@@ -54,7 +59,7 @@ def quantize_openvino(source: Path, target: Path, images: Iterable[np.ndarray]) 
 
 
 def mean_ious(
-    predictions: dict[str, Callable[[Tensor], Tensor]],
+    predictions: Mapping[str, Callable[[Tensor], Tensor]],
     samples: Iterable[dict[str, Any]],
     classes: int,
     ignore_index: int,

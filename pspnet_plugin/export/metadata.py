@@ -7,24 +7,24 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmseg.registry import DATASETS
 
-from ..config_parts import datasets_within, dicts_within
+from ..config_parts import dicts_within
+from ..speed.examples import input_channels
 from .images import test_steps
 from .settings import ExportSettings
 
 
-def metadata(config: Config, segmentor: Any, settings: ExportSettings) -> dict[str, str]:
+def metadata(
+    config: Config, segmentor: Any, settings: ExportSettings, dtype: str
+) -> dict[str, str]:
     """Keys and values, each value in JSON.
 
     ``classes``: names; ``palette``: a colour (red, green, blue) for each; ``input``: what has to be
     done with an image before the file gets it; ``output``: what the file gives.
     """
-    names = classes_and_palette(config, segmentor)
     content = {
-        'classes': names.get('classes'),
-        'palette': names.get('palette'),
-        'input': input_description(config, segmentor, settings),
+        **segmentor.dataset_meta,
+        'input': {'dtype': dtype, **input_description(config, segmentor, settings)},
         'output': {
             'kind': settings.output,
             'align_corners': segmentor.align_corners,
@@ -35,33 +35,22 @@ def metadata(config: Config, segmentor: Any, settings: ExportSettings) -> dict[s
     return {key: json.dumps(value) for key, value in content.items()}
 
 
-def classes_and_palette(config: Config, segmentor: Any) -> dict[str, Any]:
-    """From the checkpoint, else from the config's dataset; nothing where neither says."""
-    if segmentor.dataset_meta:
-        return dict(segmentor.dataset_meta)
-    for loader in ('val_dataloader', 'test_dataloader', 'train_dataloader'):
-        for dataset in datasets_within((config.get(loader) or {}).get('dataset')):
-            kind = DATASETS.get(dataset['type'])
-            return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
-    return {}
-
-
 def input_description(config: Config, segmentor: Any, settings: ExportSettings) -> dict[str, Any]:
     """What has to be done with an image, in this order.
 
-    ``resize`` as the config's test pipeline (``scale`` is width, height); ``channel_order``, of
-    three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null; pad to
-    multiples of ``size_divisor``. ``window`` is the crop, and its stride, that the config predicts
-    in: the file predicts whole images, as large as they come.
+    ``resize`` as the config's test pipeline (``scale`` is width, height); ``channel_order``
+    of three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null; sides
+    are padded to multiples of ``size_divisor``. ``window`` is the crop, and its stride, that the
+    config predicts in: the file predicts whole images, as large as they come.
     """
     preprocessor = segmentor.data_preprocessor
-    takes_rgb = preprocessor.channel_conversion and not settings.normalize
-    steps = [s for s in dicts_within(test_steps(config, False)) if s.get('type') == 'Resize']
+    order = 'RGB' if preprocessor.channel_conversion and not settings.normalize else 'BGR'
+    steps = [s for s in dicts_within(test_steps(config)) if s.get('type') == 'Resize']
     windows = (segmentor.test_cfg or {}).get('mode') == 'slide'
     return {
         'layout': 'NCHW',
         'resize': [{k: v for k, v in step.items() if k != 'type'} for step in steps],
-        'channel_order': 'RGB' if takes_rgb else 'BGR',
+        'channel_order': order if input_channels(segmentor) == 3 else None,
         'mean': None if settings.normalize else numbers(preprocessor, 'mean'),
         'std': None if settings.normalize else numbers(preprocessor, 'std'),
         'size_divisor': size_divisor(segmentor),
@@ -73,7 +62,9 @@ def input_description(config: Config, segmentor: Any, settings: ExportSettings) 
 def numbers(preprocessor: Any, name: str) -> list[float] | None:
     """One number for each channel, or None where the preprocessor does not normalize."""
     values = getattr(preprocessor, name, None)
-    return None if values is None else values.flatten().tolist()
+    if values is None:
+        return None
+    return [float(f'{value:.7g}') for value in values.flatten().tolist()]  # float32 has 7 digits
 
 
 def size_divisor(segmentor: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
@@ -83,18 +83,19 @@ class ExportablePooling(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func in (F.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d):
-            bins = square_bins(*args, **(kwargs or {}))
-            if bins is not None:
-                return pool_pyramid(args[0] if args else kwargs['input'], [bins])[0]
-        return func(*args, **(kwargs or {}))
+            return pooled(func, *args, **kwargs)
+        return func(*args, **kwargs)
 
 
-def square_bins(input: Tensor, output_size: Any) -> int | None:
-    """The bins per side of an adaptive pooling to more than one and equally many on both sides."""
+def pooled(stock: Callable[..., Tensor], input: Tensor, output_size: Any) -> Tensor:
+    """Adaptive average pooling: stock's to one cell, and where the sides have unlike bins."""
     sides = {output_size} if isinstance(output_size, int) else set(output_size)
     bins = sides.pop()
-    return bins if not sides and isinstance(bins, int) and bins > 1 else None
+    if sides or bins is None or bins == 1:
+        return stock(input, output_size)
+    return pool_pyramid(input, [bins])[0]
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .errors import ExportError
 from .settings import ExportSettings
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
 # Before torch 2.7 the newer of its two exporters gives the open dimensions no names.
-HAS_DYNAMO_EXPORTER = torch.__version__ >= (2, 7)
+HAS_DYNAMO_EXPORTER = [int(part) for part in torch.__version__.split('.')[:2]] >= [2, 7]
 INPUT = 'image'
 OPEN = {0: 'batch', 2: 'height', 3: 'width'}
 # A protobuf message holds at most 2 GiB; larger weights are written beside it.
@@ -46,6 +47,8 @@ def write_onnx(
         size = sum(p.numel() * p.element_size() for p in network.parameters())
         options.update(dynamo=True, verbose=False, external_data=size > LARGEST_FILE)
         options['dynamic_shapes'] = None if settings.size else (OPEN,)
+    elif settings.dtype == 'float16' and settings.to == 'onnx':
+        raise ExportError(f'float16 needs torch 2.7 or later, here is {torch.__version__}.')
     elif settings.size is None:
         options['dynamic_axes'] = {INPUT: OPEN}
     with torch.no_grad(), quiet():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .onnx_file import Predict, write_onnx
 from .settings import ExportSettings
 
-SECTION = 'pspnet_plugin'
+SECTION = 'pspnet'
 
 
 def write_openvino(

@@ -16,12 +16,14 @@ from mmengine.registry import init_default_scope
 from rich.progress import track
 from torch import Tensor
 
+from ..prediction.model import read_config
+from ..speed.examples import input_channels
 from . import images
 from .check import Reference, batches, multiple, share_of_other_labels
-from .errors import ExportError
+from .errors import ExportError, one_line
 from .int8 import mean_ious, quantize_onnx, quantize_openvino
 from .metadata import last_head, metadata
-from .model import build_segmentor, faster_segmentor, input_channels
+from .model import exported_segmentor, reference_segmentor
 from .network import ExportedNetwork
 from .onnx_file import HAS_DYNAMO_EXPORTER, Predict, open_onnx, write_onnx
 from .openvino_file import open_openvino, write_openvino
@@ -67,26 +69,29 @@ class ExportReport:
 
     Attributes:
         path: of the file.
+        size: in bytes, with what lies beside it.
         checked_on: where the images of the check are from.
         other_labels: the share of pixels with another label than in PyTorch, in the worst batch.
         mean_ious: in percent, ``'float32'`` and ``'int8'``, where an int8 file was measured.
     """
 
     path: Path
+    size: int
     checked_on: str
     other_labels: float
     mean_ious: dict[str, float] | None = None
 
     def lines(self) -> list[str]:
         """The report in sentences."""
-        size = sum(file.stat().st_size for file in self.path.parent.glob(f'{self.path.stem}.*'))
         lines = [
-            f'{self.path} is written, {size / 1e6:.1f} MB; on {self.checked_on} '
+            f'{self.path} is written, {self.size / 1e6:.1f} MB; on {self.checked_on} '
             f'{1 - self.other_labels:.3%} of the labels are those of PyTorch.'
         ]
         if self.mean_ious:
             exact, int8 = self.mean_ious['float32'], self.mean_ious['int8']
-            lines.append(f'mIoU {exact:.2f} in float32, {int8:.2f} in int8: {exact - int8:.2f} lost.')
+            lines.append(
+                f'mIoU {exact:.2f} in float32, {int8:.2f} in int8: {exact - int8:.2f} lost.'
+            )
         return lines
 
 
@@ -104,8 +109,8 @@ def export_model(
     name; a file that was there stays until then.
 
     Args:
-        config: a path or a config.
-        checkpoint: a path or an address.
+        config: a path, a ``Config``, or a name such as ``'psp_r50_cityscapes'``.
+        checkpoint: a path or a reference such as ``mmseg://MODEL-ZOO-NAME``.
         out: the file to write.
         settings: what the file takes and gives.
         check_images: a folder of images to check with, in place of the validation set's.
@@ -114,14 +119,15 @@ def export_model(
 
     Raises:
         ExportError: the network cannot be recorded, a package is missing, or labels differ.
+        PredictionError: the checkpoint is not of this config.
     """
     chosen, out = FORMATS[settings.to], Path(out)
     require(chosen.packages + (chosen.to_quantize if settings.int8 else ()), settings.to)
     if out.suffix != chosen.suffix:
         raise ExportError(f'A file for {settings.to} ends in {chosen.suffix}, unlike {out.name}.')
-    config = config if isinstance(config, Config) else Config.fromfile(config)
+    config = read_config(config)
     init_default_scope(config.get('default_scope', 'mmseg'))
-    reference = Reference(build_segmentor(config, checkpoint), settings)
+    reference = Reference(reference_segmentor(config, checkpoint), settings)
     checked_on, shown = images_to_check(config, reference, check_images)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.export-') as folder:
@@ -134,9 +140,11 @@ def export_model(
             quantize(chosen, config, reference, exact, path)
             share = check(reference, chosen.open(path), shown, 'int8')
             measured = compare_mean_ious(chosen, config, reference, (exact, path), val_images)
-        for written in path.parent.glob(f'{out.stem}.*'):
-            written.replace(out.with_name(written.name))
-    return ExportReport(out, checked_on, share, measured)
+        files = [file for file in path.parent.iterdir() if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            file.replace(out.with_name(file.name))
+    return ExportReport(out, size, checked_on, share, measured)
 
 
 def require(packages: tuple[str, ...], to: str) -> None:
@@ -175,21 +183,20 @@ def record(
         ExportError: the exporter cannot record it.
     """
     settings, segmentor = reference.settings, reference.segmentor
-    size = settings.size or EXAMPLE_SIZE
-    image = images.resized(shown[0], multiple(size, reference.divisor))
+    size = settings.size or multiple(EXAMPLE_SIZE, reference.divisor)
+    image = images.resized(shown[0], size)
     example = torch.stack([image] * (2 if settings.size is None else 1))
     example = torch.from_numpy(reference.input_of(example))
-    texts = metadata(config, segmentor, settings)
-    network = ExportedNetwork(faster_segmentor(config, segmentor), settings)
+    texts = metadata(config, segmentor, settings, str(example.numpy().dtype))
+    network = ExportedNetwork(exported_segmentor(config, segmentor), settings)
     try:
         chosen.write(network, example, settings, texts, path)
     except ExportError:
         raise
     except Exception as error:
-        way_out = '' if settings.size else ' With --size HEIGHT WIDTH it may be possible.'
         raise ExportError(
             f'{settings.to} cannot record this network ({architecture(segmentor)}): '
-            f'{first_line(error)}.{way_out}'
+            f'{one_line(error)}.{way_out(settings)}'
         ) from error
 
 
@@ -197,9 +204,15 @@ def check(reference: Reference, predict: Predict, shown: list[Tensor], precision
     """The share of the pixels with another label than in PyTorch.
 
     Raises:
-        ExportError: it is too large.
+        ExportError: it is too large, or the file does not take the images.
     """
-    share = share_of_other_labels(reference, predict, batches(shown, reference))
+    try:
+        share = share_of_other_labels(reference, predict, batches(shown, reference))
+    except Exception as error:  # whatever the runtime raises
+        raise ExportError(
+            f'No file was written: it fails on an image that PyTorch takes: {one_line(error)}.'
+            f'{way_out(reference.settings)}'
+        ) from error
     if share > LARGEST_SHARE[precision]:
         raise ExportError(
             f'No file was written: {share:.2%} of the pixels get another label than in PyTorch, '
@@ -250,9 +263,6 @@ def architecture(segmentor: Any) -> str:
     return f'{type(segmentor.backbone).__name__} and {type(last_head(segmentor)).__name__}'
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, without the pages that exporters add."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip('.')
+def way_out(settings: ExportSettings) -> str:
+    """What may help where a file of any size cannot be made."""
+    return '' if settings.size else ' With --size HEIGHT WIDTH it may be possible.'

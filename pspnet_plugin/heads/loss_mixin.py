@@ -15,8 +15,8 @@ class StreamedLossMixin(BaseDecodeHead):
     """The first base of a decode head, whose loss then never holds full-size logits.
 
     The numbers are those of ``BaseDecodeHead.loss_by_feat``, which still computes the loss of a
-    head with a pixel sampler, with a single output channel, with any loss but the softmax
-    ``CrossEntropyLoss``, or with hooks on the loss.
+    head with a pixel sampler, with a single output channel, with class weights of which the ignored
+    value is an index, with any loss but the softmax ``CrossEntropyLoss``, or with hooks on it.
     """
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
@@ -31,7 +31,10 @@ class StreamedLossMixin(BaseDecodeHead):
         """
         several = isinstance(self.loss_decode, nn.ModuleList)
         losses = list(self.loss_decode) if several else [self.loss_decode]
-        if self.sampler is not None or seg_logits.shape[1] == 1 or not all(map(_streams, losses)):
+        classes = seg_logits.shape[1]
+        if self.sampler is not None or classes == 1 or not all(map(_streams, losses)):
+            return super().loss_by_feat(seg_logits, batch_data_samples)
+        if any(loss.class_weight is not None for loss in losses) and self._weighs_ignored(classes):
             return super().loss_by_feat(seg_logits, batch_data_samples)
         label = self._stack_batch_gt(batch_data_samples).squeeze(1)
         result: dict[str, Tensor] = {}
@@ -48,6 +51,13 @@ class StreamedLossMixin(BaseDecodeHead):
             result[loss.loss_name] = result.get(loss.loss_name, 0) + loss.loss_weight * value
         result['acc_seg'] = accuracy
         return result
+
+    def _weighs_ignored(self, classes: int) -> bool:
+        """Whether the ignored value is also an index of a class weight.
+
+        mmseg 1.2 counts that weight for ignored pixels, its fork does not.
+        """
+        return -classes <= self.ignore_index < classes
 
 
 def _streams(loss: nn.Module) -> bool:

@@ -93,7 +93,7 @@ def conv2d_over_pyramid(
     Returns:
         (N, O, H, W), channels-last if x is.
     """
-    # TorchScript's tracer would warn of a comparison that it cannot record, and len() would make the
+    # TorchScript's tracer would warn of a comparison that it cannot record; len() would make the
     # batch a constant of what torch.export records.
     if not torch.jit.is_tracing() and x.shape[0] == 0:
         return conv2d_same(concatenate_pyramid(x, levels, align_corners), weight, bias)

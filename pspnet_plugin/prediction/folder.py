@@ -143,8 +143,8 @@ def claim(out: Path, record: dict[str, Any]) -> None:
     """
     path = out / RECORD
     if not path.is_file():
-        with writing(path, 'w') as file:
-            json.dump(record, file, indent=1)
+        with writing(path) as file:
+            file.write(json.dumps(record, indent=1).encode())
         return
     try:
         there = json.loads(path.read_text(encoding='utf-8'))

@@ -133,6 +133,8 @@ def build_segmentor(cfg: Config) -> nn.Module:
             node['type'] = replaced(node['type'])
         if node.get('type') == 'TIMMBackbone':
             node['pretrained'] = False  # timm would download while it is built
+    if cfg.get('data_preprocessor'):  # where mmengine's runner looks for it too
+        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
     settings.pop('pretrained', None)
     settings.pop('auxiliary_head', None)
     settings.pop('train_cfg', None)

@@ -102,7 +102,7 @@ def output_names(sources: Sequence[Source]) -> list[str]:
 
 
 @contextlib.contextmanager
-def writing(path: Path, mode: str = 'wb', **options: Any) -> Iterator[IO[Any]]:
+def writing(path: Path) -> Iterator[IO[bytes]]:
     """A new file at ``path`` that is there when all of it is, with the folders above it.
 
     Raises:
@@ -110,7 +110,7 @@ def writing(path: Path, mode: str = 'wb', **options: Any) -> Iterator[IO[Any]]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(path, mode) as file:
+        with write_whole(path, 'wb') as file:
             yield file
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -184,7 +184,9 @@ def write_table(
     path: Path, first: str, classes: Sequence[str], rows: Iterable[tuple[Any, Sequence[str]]]
 ) -> None:
     """Write a CSV file of a row for each image or frame, and a column for each class."""
-    with writing(path, 'w') as file:
-        table = csv.writer(file, lineterminator='\n')
-        table.writerow([first, *classes])
-        table.writerows([name, *values] for name, values in rows)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator='\n')
+    table.writerow([first, *classes])
+    table.writerows([name, *values] for name, values in rows)
+    with writing(path) as file:  # names of files need not be UTF-8
+        file.write(text.getvalue().encode('utf-8', 'surrogateescape'))

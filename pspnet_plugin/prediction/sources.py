@@ -84,10 +84,10 @@ def _named(name: str, suffixes: frozenset[str]) -> Iterator[Source]:
     elif os.path.exists(name):
         yield Source(name, name, Path(Path(name).name))
     else:
-        matches = sorted(glob.glob(name, recursive=True))
+        matches = sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
         if not matches:
             raise PredictionError(f'There is no image, folder or match of {name}.')
-        for match in filter(os.path.isfile, matches):
+        for match in matches:
             yield Source(match, match, Path(os.path.relpath(match, _fixed_part(name))))
 
 

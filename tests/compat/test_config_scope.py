@@ -1,8 +1,5 @@
 """``_base_ = 'pspnet_plugin::…'`` and ``config_path`` in configs anywhere."""
 
-import inspect
-import re
-
 import pytest
 from mmengine.config import Config
 
@@ -46,13 +43,6 @@ def test_unknown_name_is_an_error_that_lists_the_known_ones_and_the_nearest(tmp_
         Config.fromfile(path)
 
 
-def test_names_of_other_packages_go_the_stock_way(tmp_path):
+def test_names_of_mmseg_are_found(tmp_path):
     path = write_config(tmp_path, "'mmseg::_base_/schedules/schedule_20k.py'")
-    stock = inspect.unwrap(Config._get_cfg_path)
-    try:
-        stock('mmseg::_base_/schedules/schedule_20k.py', str(path))
-    except Exception as error:  # onedl-mmengine looks for mmsegmentation, not for its fork
-        with pytest.raises(type(error), match=re.escape(str(error))):
-            Config.fromfile(path)
-    else:
-        assert Config.fromfile(path).train_cfg.max_iters == 20000
+    assert Config.fromfile(path).train_cfg.max_iters == 20000

@@ -23,8 +23,12 @@ CONDITIONS = {  # as they stand in the table, and whether they hold here
 }
 WITH_OPERATORS_AND_GPU = """
 import sys, types, mmengine.device.utils
-sys.modules['mmcv._ext'] = types.ModuleType('mmcv._ext')
-sys.modules['mmcv._ext'].__getattr__ = lambda name: len
+class Operators(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith('__'):
+            raise AttributeError(name)
+        return len
+sys.modules['mmcv._ext'] = Operators('mmcv._ext')
 mmengine.device.utils.DEVICE = 'cuda'
 """
 

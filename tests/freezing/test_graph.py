@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import activation_checkpointing
 from mmseg.models.backbones import ResNet
 from torch import nn
+from torch._dynamo.backends.registry import lookup_backend
 from torch.utils.checkpoint import checkpoint
 
 from pspnet_plugin.freezing import LayerFreezeHook
@@ -127,7 +128,7 @@ def test_a_compiled_model_is_compiled_again_at_the_transition_only(tmp_path, bac
     @torch._dynamo.register_backend(name=f'counting_{backend}')
     def counting(graph, inputs):
         compiled[-1] += 1
-        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+        return lookup_backend(backend)(graph, inputs)
 
     class Count(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):

@@ -47,6 +47,8 @@ KINDS = {
 @pytest.fixture
 def amp_on_cpu(monkeypatch):
     """mmengine's AmpOptimWrapper with torch's scaler and float16 for the CPU, unknown to it."""
+    if not hasattr(torch.amp, 'GradScaler'):  # torch < 2.3
+        return
     scaler = functools.partial(torch.amp.GradScaler, 'cpu')
     monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
@@ -81,6 +83,8 @@ def build(work_dir, wrapper, by_epoch=False, **settings):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_resumed_run_ends_bit_identical(tmp_path, kind, amp_on_cpu):
+    if kind.startswith('amp') and not hasattr(torch.amp, 'GradScaler'):
+        pytest.skip(f'torch {torch.__version__} scales no gradients on CPUs')
     whole = build(tmp_path / 'whole', KINDS[kind])
     whole.train()
     reference = last_state(whole.work_dir)

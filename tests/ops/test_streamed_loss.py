@@ -1,5 +1,6 @@
 """The streamed loss against mmseg's own heads, losses and accuracy."""
 
+import contextlib
 from unittest import mock
 
 import hypothesis.strategies as st
@@ -20,8 +21,10 @@ from pspnet_plugin.ops.streamed_loss import (
 )
 from pspnet_plugin.ops.strips import STRIP_BYTES
 from tests.helpers.maps import LargestTensor
+from tests.helpers.stack import is_installed
 from tests.helpers.torch_features import skip_unless_computed
 
+ON_FORK = is_installed('onedl-mmsegmentation')
 CROSS_ENTROPY = {'type': 'CrossEntropyLoss'}
 
 
@@ -83,6 +86,8 @@ def test_losses_accuracy_and_gradients_are_the_stock_ones_in_float64(
     torch.manual_seed(seed)
     logits = torch.randn(batch, classes, *small, dtype=torch.float64)
     weight = (torch.rand(classes) + 0.5).tolist() if weighted else None
+    if ON_FORK and weighted and reduction == 'mean':
+        avg_non_ignore = False  # stock raises an IndexError
     # mmseg cannot look up a class weight for the label 255.
     share = 0.0 if weighted and ignored == 255 else 0.3
     label = random_label((batch, *full), classes, ignored, share, seed)
@@ -181,7 +186,7 @@ def test_class_weights_work_with_an_ignored_label_that_has_none():
     logits = torch.randn(2, 5, 6, 7, dtype=torch.float64)
     label, weight = random_label((2, 30, 40), 5), [0.5, 1.0, 2.0, 0.1, 3.0]
     loss = dict(CROSS_ENTROPY, class_weight=weight)
-    with pytest.raises(IndexError):
+    with contextlib.nullcontext() if ON_FORK else pytest.raises(IndexError):
         losses_and_gradient(FCNHead, logits, label, loss_decode=loss)
     ours, _ = losses_and_gradient(StreamedFCNHead, logits, label, loss_decode=loss)
     full = F.interpolate(logits, (30, 40), mode='bilinear')

@@ -82,6 +82,15 @@ def test_class_that_a_config_names_in_full_stays_the_stock_one(trained):
     assert type(init_model(cfg, checkpoint, device='cpu').decode_head) is PSPHead
 
 
+def test_preprocessor_beside_the_model_counts_as_in_a_run(trained):
+    cfg = copy.deepcopy(trained[0])
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+    model = init_model(cfg, trained[1], device='cpu')
+    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(
+        [123.675, 116.28, 103.53]
+    )
+
+
 @pytest.mark.parametrize('name', ['psp_r18_cityscapes', 'pspnet_plugin::psp_r18_cityscapes.py'])
 def test_config_can_be_named(name):
     assert read_config(name).model.backbone.depth == 18

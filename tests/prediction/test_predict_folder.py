@@ -58,7 +58,7 @@ def write_video(path, frames=12, size=(48, 80), rate=10.0):
 
 
 def table(path):
-    with open(path, newline='', encoding='utf-8') as file:
+    with open(path, newline='', encoding='utf-8', errors='surrogateescape') as file:
         return list(csv.reader(file))
 
 
@@ -98,6 +98,7 @@ def test_folder_is_predicted_with_its_tree(trained, tmp_path, capsys):
 def test_bad_images_are_named_at_the_end_and_the_others_predicted(trained, tmp_path, capsys):
     images = tmp_path / 'images'
     images.mkdir()
+    write_photo(images / os.fsdecode(b'\xff is no UTF-8.png'))
     good = unusual_files(images)
     bad = broken_files(images)
     out = tmp_path / 'out'

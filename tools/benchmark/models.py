@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import torch
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.optim import OptimWrapper
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
@@ -16,6 +15,7 @@ from mmseg.utils import register_all_modules
 from torch import Tensor
 
 from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
+from pspnet_plugin.runs.launch import stock_tools
 from pspnet_plugin.segmentors import LabelMapEncoderDecoder
 from pspnet_plugin.speed import ChannelsLastHook
 
@@ -23,7 +23,7 @@ from .inputs import training_batch
 from .settings import Settings
 from .timing import Step
 
-STOCK_CONFIG = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+STOCK_CONFIG = 'pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 # The last feature map of a ResNet-50 has 32 times the channels of its stem, which must be even.
 STEM_FACTOR = 32
 CHANNELS_STEP = 2 * STEM_FACTOR
@@ -52,7 +52,7 @@ class FCNHeadStockLoss(StreamedFCNHead):
 
 def stock_config(settings: Settings) -> Config:
     """The stock config, with random weights and the settings' widths, classes and crop."""
-    config = get_config(STOCK_CONFIG)
+    config = Config.fromfile(stock_tools().parent / 'configs' / STOCK_CONFIG)
     model, channels = config.model, settings.channels
     stem = channels // STEM_FACTOR
     model.pretrained = None

@@ -53,7 +53,9 @@ def test_the_tool_measures_every_variant_and_writes_tables_and_a_figure(name, tm
     assert called.startswith(f'`python tools/benchmark.py {name} {" ".join(options)}')
     assert torch.__version__ in described
     titles, tables = tables[::2], tables[1::2]
-    assert len(titles) == (2 if name == 'head' else 1)
+    assert len(titles) == (2 if name in ('head', 'predict') else 1)
+    if name == 'predict':  # The rows of the other runtimes depend on what is installed.
+        del tables[1]
     for table in tables:
         lines = [
             [cell.strip() for cell in line.strip('|').split('|')] for line in table.splitlines()[2:]

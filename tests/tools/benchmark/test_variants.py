@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from benchmark import freeze, head, inputs, loss, models, predict, train
+from benchmark import freeze, head, inputs, loss, models, predict, runtimes, train
 from benchmark.settings import Settings
 from mmseg.models.decode_heads import FCNHead, PSPHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -98,6 +98,21 @@ def test_prediction_finds_several_classes_and_nearly_the_same_with_all_parts(tmp
     assert len(stock.unique()) >= 3
     # One pixel in a thousand may differ: rounding decides ties, and the image is small.
     assert predict.share_equal({'stock': stock, 'ours': ours}, 'ours') >= 99.9
+
+
+def test_every_runtime_computes_what_stock_does():
+    settings = Settings(channels=64, classes=7, crop=(64, 96), runs=1)
+    labels = predict.measure_runtimes(settings).quantity(runtimes.LABELS)
+    rows = [
+        f'{name}, {network}'
+        for name in ('PyTorch', 'ONNX Runtime', 'OpenVINO float32')
+        for network in ('stock', 'ours')
+    ]
+    assert set(rows) < set(labels.values)
+    for row in rows:
+        assert labels.median(row) >= 99, row
+    for row in ('PyTorch bfloat16, stock', 'PyTorch bfloat16, ours'):
+        assert labels.median(row) >= 80, row
 
 
 def test_equal_labels_are_counted_in_percent_of_the_pixels():
