@@ -41,6 +41,8 @@ def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
     freezing = dict(freeze=['backbone'], schedule=[dict(at=2, unfreeze=['backbone'])])
     cfg.custom_hooks = [*cfg.custom_hooks, dict(type='LayerFreezeHook', **freezing)]
     cfg.work_dir = str(tmp_path / 'run')
+    # Runs of one process share what has one name, also the file that is logged to.
+    cfg.visualizer.name = str(tmp_path)
     runner = Runner.from_cfg(cfg)
     runner.train()
     validated = runner.message_hub.get_scalar('val/mIoU').current()
