@@ -72,7 +72,8 @@ def _run(words: list[str]) -> int:
     parser.add_argument('--version', action='version', version=_versions())
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=f'{summary}.'.capitalize())
+        sentence = f'{summary[0].upper()}{summary[1:]}.'
+        command = commands.add_parser(name, help=summary, description=sentence)
         if name == named:  # The others need not be imported.
             _module(name).add_arguments(command)
             command.set_defaults(run=_module(name).run)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..runs.log import read_run
+import numpy as np
+from rich.progress import track
+
+from ..runs.log import LogError, Run, read_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,14 +19,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--out', required=True, type=Path, metavar='FILE.png', help='the image to write'
     )
+    parser.add_argument(
+        '--confusion',
+        metavar='CHECKPOINT',
+        help='draw instead which class this checkpoint of the run takes for which, on the '
+        'validation images',
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw the runs, and tell the best and the last mIoU of each."""
+    """Draw the runs and tell the best and the last mIoU of each; or draw a confusion matrix."""
+    runs = [read_run(work_dir) for work_dir in arguments.work_dirs]
+    if arguments.confusion is None:
+        plot_curves(runs, arguments.out)
+    else:
+        plot_confusion(runs, arguments.confusion, arguments.out)
+    print(f'written: {arguments.out}')
+    return 0
+
+
+def plot_curves(runs: Sequence[Run], out: Path) -> None:
+    """Draw what was logged, and print the mIoU of each run."""
     from ..runs.plot import draw_runs
 
-    runs = [read_run(work_dir) for work_dir in arguments.work_dirs]
-    draw_runs(runs, arguments.out)
+    draw_runs(runs, out)
     for found in runs:
         scores = found.values('mIoU')
         best = max(scores, key=lambda step: scores[step], default=None)
@@ -31,5 +51,21 @@ def run(arguments: argparse.Namespace) -> int:
             last = list(scores.values())[-1]
             validated = f'best mIoU {scores[best]:.1f} at iteration {best}, the last {last:.1f}'
         print(f'{found.name}: {found.lines[-1]["step"]} iterations, {validated}')
-    print(f'written: {arguments.out}')
-    return 0
+
+
+def plot_confusion(runs: Sequence[Run], checkpoint: str, out: Path) -> None:
+    """Predict the validation images of one run, and draw which class is taken for which."""
+    from ..data.confusion import confusion_of, draw_confusion
+    from ..runs.dataset_files import check_datasets
+
+    if len(runs) > 1:
+        raise LogError(f'--confusion takes one work folder, not {len(runs)}')
+    config = runs[0].read_config()
+    if config is None:
+        raise LogError(f'{runs[0].name}: no vis_data/config.py beside the log')
+    check_datasets(config, ('val_dataloader',))
+    found = confusion_of(
+        config, checkpoint, lambda images: track(images, 'predicting', transient=True)
+    )
+    draw_confusion(found, out)
+    print(f'{runs[0].name}: mIoU {100 * np.nanmean(found.ious):.2f}')

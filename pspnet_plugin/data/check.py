@@ -101,10 +101,10 @@ def class_count(cfg: Config) -> int:
 # --- images -------------------------------------------------------------------------------------
 
 
-def entries_of(cfg: Config) -> Iterator[tuple[str, dict, list]]:
+def entries_of(cfg: Config, loaders: Sequence[str] = LOADERS) -> Iterator[tuple[str, dict, list]]:
     """The data loader, the entry and the pipeline of every image; those of validation once."""
     seen: set[str] = set()
-    for loader in LOADERS:
+    for loader in loaders:
         for dataset in datasets_within((cfg.get(loader) or {}).get('dataset')):
             kind = dataset['type']
             kind = DATASETS.get(kind) if isinstance(kind, str) else kind

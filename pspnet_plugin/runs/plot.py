@@ -18,8 +18,8 @@ def draw_runs(runs: Sequence[Run], path: Path) -> None:
     """Draw loss, mIoU and learning rate of runs, and below them which of them froze what.
 
     The learning rate is the logged one, which is that of the first parameter group. Runs with a
-    ``LayerFreezeHook`` have a timeline of the learning rate in each part of the model, grey where
-    it is frozen, computed from their config.
+    ``LayerFreezeHook`` or a ``paramwise_cfg`` have a timeline of the learning rate in each part of
+    the model, grey where it is frozen, computed from their config.
 
     Raises:
         LogError: the config of a run cannot be read.
@@ -59,10 +59,15 @@ def draw_curves(axes: Any, runs: Sequence[Run], key: str, label: str) -> None:
 
 
 def timeline_of(run: Run) -> Preview | None:
-    """What the config of a run froze; None where it froze nothing or is not known."""
+    """Learning rates by part of the model; None where all parts have the same throughout."""
     config = run.read_config()
-    if config is None or not freezes_layers(config):
+    if config is None:
         return None
+    if not freezes_layers(config):
+        if not (config.get('optim_wrapper') or {}).get('paramwise_cfg'):
+            return None
+        hooks = config.get('custom_hooks') or []
+        config.custom_hooks = [*hooks, dict(type='LayerFreezeHook')]  # which freezes nothing
     try:
         return preview(config)
     except PspnetPluginError:

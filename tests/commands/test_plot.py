@@ -9,6 +9,7 @@ from PIL import Image
 
 from pspnet_plugin.commands import main
 from pspnet_plugin.runs.log import by_iteration, read_run
+from pspnet_plugin.runs.plot import timeline_of
 from tests.helpers.logs import write_log
 from tests.helpers.processes import ROOT
 
@@ -63,6 +64,23 @@ def test_curves_of_several_runs_and_a_timeline_of_what_was_frozen(tmp_path, froz
     assert not area(one, SECOND)
     assert area(two, SECOND)
     assert area(one, FROZEN) < 1000 < area(two[one.shape[0] :], FROZEN)
+
+
+@pytest.mark.parametrize('factor', [None, 0.1])
+def test_parts_with_learning_rates_of_their_own_have_a_timeline(tmp_path, frozen_config, factor):
+    cfg = Config.fromfile(frozen_config)
+    cfg.custom_hooks = []
+    if factor:
+        cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(backbone=dict(lr_mult=factor)))
+    cfg.dump(tmp_path / 'own.py')
+    run = read_run(write_log(tmp_path / 'run', {1: 2.0}, config=tmp_path / 'own.py'))
+    shown = timeline_of(run)
+    if factor is None:
+        assert shown is None
+    else:
+        rates = dict(zip(shown.parts, shown.rates[:, 0]))
+        assert rates['backbone.stages[3]'] == pytest.approx(factor * rates['decode_head'])
+        assert (shown.shares == 1).all()
 
 
 def test_a_resumed_run_is_one_curve_without_what_was_lost(tmp_path):

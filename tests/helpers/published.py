@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel
 import numpy as np
 from PIL import Image
 
@@ -110,8 +111,6 @@ def potsdam(root: Path) -> Published:
 
 
 def synapse(root: Path) -> Published:
-    import nibabel
-
     organs = [0, 8, 4, 3, 2, 6, 11, 1, 7]  # background and eight organs, in the order of classes
     files, expected = {}, {}
     for number, (case, split) in enumerate({'0005': 'train', '0001': 'val'}.items()):

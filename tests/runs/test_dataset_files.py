@@ -28,7 +28,9 @@ def test_relative_data_root_is_relative_to_the_working_directory(street_scenes, 
     check_datasets(cityscapes_at(street_scenes.name), TRAIN)
 
 
-@pytest.mark.parametrize('name', ['psp_r50_cityscapes', 'psp_r50_ade20k', 'psp_r50_voc12aug'])
+@pytest.mark.parametrize(
+    'name', ['psp_r50_cityscapes', 'psp_r50_ade20k', 'psp_r50_voc12aug', 'psp_r18_ksdd2']
+)
 def test_missing_dataset_is_named_with_the_command_that_prepares_it(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')

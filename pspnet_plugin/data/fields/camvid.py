@@ -72,7 +72,7 @@ def sources(members: Sequence[Member]) -> list[Source]:
 
 
 def read(name: str, image: Member, label: Member) -> list[Piece]:
-    content, colours = image.read(), pixels(label)
+    content, colours = image.read(), pixels(label, mode='RGB')
     same_size(pixels(image, content), colours, label)
     return [Piece(name, content, by_colour(colours, TABLE, label))]
 

@@ -15,6 +15,7 @@ from ..errors import DataError
 from .archive import Member
 
 IGNORED = 255
+UNKNOWN = 254  # no class of these datasets
 
 
 class Piece(NamedTuple):
@@ -64,8 +65,12 @@ class Field(NamedTuple):
     sources: Callable[[Sequence[Member]], list[Source]]
 
 
-def pixels(member: Member, content: bytes | None = None) -> np.ndarray:
+def pixels(member: Member, content: bytes | None = None, mode: str | None = None) -> np.ndarray:
     """The pixels of an image: (H, W), palette indices included, or (H, W, C).
+
+    Args:
+        content: of the file, where it has been read already.
+        mode: of Pillow, to convert to, such as ``RGB`` for a palette of colours.
 
     Raises:
         DataError: it is cut, broken, or no image.
@@ -74,7 +79,7 @@ def pixels(member: Member, content: bytes | None = None) -> np.ndarray:
     try:
         require_whole(content, str(member))
         with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image)
+            return np.asarray(image if mode is None else image.convert(mode))
     except ImageError as error:
         raise DataError(str(error)) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -99,32 +104,35 @@ def by_value(labels: np.ndarray, table: dict[int, int], member: Member) -> np.nd
     if labels.ndim != 2:
         raise DataError(f'{member}: has {labels.shape[-1]} channels; labels have one')
     values, indices = np.unique(labels, return_inverse=True)
-    return _look_up([(value,) for value in values.tolist()], indices, table, labels, member)
+    refuse_unknown([value for value in values.tolist() if value not in table], member)
+    numbers = np.array([table[value] for value in values.tolist()], np.uint8)
+    return numbers[indices].reshape(labels.shape)
 
 
 def by_colour(
     labels: np.ndarray, table: dict[tuple[int, int, int], int], member: Member
 ) -> np.ndarray:
-    """Labels (H, W, 3) in colours -> (H, W) uint8, through ``table``.
+    """Labels (H, W, 3) in colours, uint8 -> (H, W) uint8, through ``table``.
 
     Raises:
-        DataError: they have no colours, or one that the table does not have.
+        DataError: they have a colour that the table does not have.
     """
-    if labels.ndim != 3 or labels.shape[2] not in (3, 4):
-        raise DataError(f'{member}: is not in colours')
-    packed = labels[..., :3].astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    values, indices = np.unique(packed, return_inverse=True)
-    colours = [(value >> 16, value >> 8 & 255, value & 255) for value in values.tolist()]
-    return _look_up(colours, indices, table, labels, member)
+    numbers = np.full(1 << 24, UNKNOWN, np.uint8)  # by colour, which beats sorting the pixels
+    for (red, green, blue), number in table.items():
+        numbers[red << 16 | green << 8 | blue] = number
+    packed = labels[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= labels[..., channel]
+    label_map = numbers[packed]
+    wrong = np.unique(packed[label_map == UNKNOWN]).tolist()
+    refuse_unknown([(value >> 16, value >> 8 & 255, value & 255) for value in wrong], member)
+    return label_map
 
 
-def _look_up(
-    found: list[tuple], indices: np.ndarray, table: dict, labels: np.ndarray, member: Member
-) -> np.ndarray:
-    keys = [value[0] if len(value) == 1 else value for value in found]
-    unknown = [str(key) for key in keys if key not in table]
-    if unknown:
-        more = f' and {len(unknown) - 4} more' if len(unknown) > 4 else ''
-        raise DataError(f'{member}: holds {", ".join(unknown[:4])}{more}, which is no class')
-    numbers = np.array([table[key] for key in keys], np.uint8)
-    return numbers[indices].reshape(labels.shape[:2])
+def refuse_unknown(values: Sequence, member: Member) -> None:
+    """Raise DataError where ``values``, which are no classes, are in the labels of ``member``."""
+    if values:
+        more = f' and {len(values) - 4} more' if len(values) > 4 else ''
+        shown = ', '.join(map(str, values[:4]))
+        raise DataError(f'{member}: holds {shown}{more}, which is no class')

@@ -26,7 +26,7 @@ def sources(members: Sequence[Member]) -> list[Source]:
 
 
 def read(name: str, image: Member, label: Member) -> list[Piece]:
-    content, values = image.read(), pixels(label)
+    content, values = image.read(), pixels(label, mode='L')
     same_size(pixels(image, content), values, label)
     return [Piece(name, content, by_value(values, VALUES, label))]
 

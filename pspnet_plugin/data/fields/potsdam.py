@@ -44,17 +44,25 @@ def split_of(name: str) -> str:
 
 
 def read(name: str, image: Member, label: Member) -> Iterator[Piece]:
-    picture, colours = pixels(image), pixels(label)
+    picture, colours = pixels(image), pixels(label, mode='RGB')
     same_size(picture, colours, label)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise DataError(f'{image}: is not an image of three channels of 8 bits')
-    label_map = by_colour(colours, TABLE, label)
+    label_map = by_colour(rounded(colours), TABLE, label)
     for top in starts(label_map.shape[0]):
         for left in starts(label_map.shape[1]):
             bottom, right = top + TILE, left + TILE
             window = slice(top, bottom), slice(left, right)
             bottom, right = min(bottom, label_map.shape[0]), min(right, label_map.shape[1])
             yield Piece(f'{name}_{left}_{top}_{right}_{bottom}', picture[window], label_map[window])
+
+
+def rounded(colours: np.ndarray) -> np.ndarray:
+    """Labels in which each channel is 0 or 255.
+
+    Two published files are not: 4_12 has thousands of shades, 6_7 has cars of (252, 255, 0).
+    """
+    return np.where(colours >= 128, np.uint8(255), np.uint8(0))
 
 
 def starts(length: int) -> list[int]:

@@ -125,7 +125,7 @@ def differences(field: Field, counts: Counter) -> list[str]:
     """Lines for the splits that have another number of images than was published."""
     found = {name: sum(counts[split] for split in name.split(' + ')) for name in field.published}
     return [
-        f'{name}: {found[name]} images with labels, but {field.title} has {number}'
+        f'{name}: found {found[name]}, but {field.title} was published with {number}'
         for name, number in field.published.items()
         if found[name] != number
     ]

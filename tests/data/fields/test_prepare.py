@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pspnet_plugin.commands import main
-from tests.helpers.published import encoded, ksdd2, severstal, zipped
+from tests.helpers.published import camvid, encoded, ksdd2, potsdam, severstal, zipped
 
 
 @pytest.fixture
@@ -81,6 +85,32 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, prepare):
     assert prepare('ksdd2', zipped(tmp_path / 'KolektorSDD2.zip', files))[2] == written
 
 
+def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, prepare, monkeypatch):
+    (archive,), _ = ksdd2(tmp_path)
+    _, _, expected = prepare('ksdd2', archive)
+    shutil.rmtree(tmp_path / 'data')
+    write, written = Path.write_bytes, []
+
+    def write_until_the_disk_is_full(path, content):
+        written.append(path)
+        if len(written) == 6:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'write_bytes', write_until_the_disk_is_full)
+        code, error, files = prepare('ksdd2', archive)
+    assert code == 1
+    assert error.count('\n') == 1
+    assert 'No space left on device; the same command goes on from here' in error
+    whole = {name: content for name, content in files.items() if not name.endswith('.part')}
+    assert len(whole) == 5
+    assert whole.items() <= expected.items()
+    code, _, files = prepare('ksdd2', archive)
+    assert (code, files) == (0, expected)
+
+
 @pytest.mark.parametrize('path', ['../train/10009.png', '/train/10009.png', 'a/../../b.png'])
 def test_a_path_outside_of_the_archive_is_refused(tmp_path, prepare, path):
     (archive,), _ = ksdd2(tmp_path)
@@ -111,6 +141,30 @@ def test_an_archive_that_cannot_be_read_is_named(tmp_path, prepare, kind):
     assert code == 1
     assert error.startswith(f'error: {archive}: ')
     assert error.count('\n') == 1
+
+
+def test_label_colours_that_were_stored_with_losses_are_read_as_they_were_meant(tmp_path, prepare):
+    (images, labels), _ = potsdam(tmp_path)
+    _, _, expected = prepare('potsdam', images, labels)
+    files = content_of(labels)
+    for name, content in files.items():
+        with Image.open(io.BytesIO(content)) as image:
+            colours = np.asarray(image).astype(int)
+        noise = np.random.default_rng(0).integers(0, 40, colours.shape)
+        files[name] = encoded(np.abs(colours - noise).astype(np.uint8), 'TIFF')
+    shutil.rmtree(tmp_path / 'data')
+    assert prepare('potsdam', images, zipped(tmp_path / 'lossy.zip', files))[2] == expected
+
+
+def test_a_colour_that_is_no_class_is_named(tmp_path, prepare):
+    (images, labels), _ = camvid(tmp_path)
+    files = content_of(labels)
+    files['0016E5_07959_L.png'] = encoded(np.full((48, 64, 3), (1, 2, 3), np.uint8))
+    code, error, written = prepare('camvid', images, zipped(tmp_path / 'wrong.zip', files))
+    assert code == 1
+    assert '0016E5_07959_L.png in' in error
+    assert 'holds (1, 2, 3), which is no class' in error
+    assert len(written) == 14
 
 
 @pytest.mark.parametrize('runs', ['1 5 7', '0 3', '3071 9', '1 x'])
