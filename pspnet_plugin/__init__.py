@@ -35,12 +35,24 @@ __all__ = [
 
 if importlib.util.find_spec('mmseg') is not None:
     from .datasets import CheckLabels
-    from .heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
+    from .heads import (
+        FactorizedFCNHead,
+        FactorizedOCRHead,
+        FactorizedPSPHead,
+        FactorizedSegformerHead,
+        FactorizedUPerHead,
+        PlainPSPHead,
+        StreamedFCNHead,
+    )
     from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
 
     __all__ += [
         'CheckLabels',
+        'FactorizedFCNHead',
+        'FactorizedOCRHead',
         'FactorizedPSPHead',
+        'FactorizedSegformerHead',
+        'FactorizedUPerHead',
         'LabelMapEncoderDecoder',
         'LogitsTTAModel',
         'PlainPSPHead',

@@ -1,8 +1,9 @@
 """Existing configs, unchanged, run the plugin's way: same outputs, same checkpoints.
 
-``custom_imports = dict(imports=['pspnet_plugin.accelerate'])`` makes ``PSPHead``, ``FCNHead``,
-``EncoderDecoder`` and ``SegTTAModel`` in a config mean the plugin's classes, and adds
-:class:`ChannelsLastHook`, :class:`FoldBatchNormHook` and :class:`KeepMemoryHook` to every run.
+``custom_imports = dict(imports=['pspnet_plugin.accelerate'])`` makes ``PSPHead``, ``UPerHead``,
+``EncoderDecoder`` and the other names in ``REPLACEMENTS`` mean the plugin's classes in a config,
+and adds :class:`ChannelsLastHook`, :class:`FoldBatchNormHook` and :class:`KeepMemoryHook` to every
+run.
 Predicted samples carry no ``seg_logits``; a config that needs them says
 ``model.test_cfg.seg_logits=True``.
 """
@@ -13,7 +14,13 @@ from mmengine.logging import print_log
 from mmseg.registry import MODELS
 
 from .compat import runner
-from .heads import FactorizedPSPHead, StreamedFCNHead
+from .heads import (
+    FactorizedFCNHead,
+    FactorizedOCRHead,
+    FactorizedPSPHead,
+    FactorizedSegformerHead,
+    FactorizedUPerHead,
+)
 from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
 from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 
@@ -26,7 +33,10 @@ class AcceleratedEncoderDecoder(LabelMapEncoderDecoder):
 
 REPLACEMENTS = {
     'PSPHead': FactorizedPSPHead,
-    'FCNHead': StreamedFCNHead,
+    'FCNHead': FactorizedFCNHead,
+    'UPerHead': FactorizedUPerHead,
+    'SegformerHead': FactorizedSegformerHead,
+    'OCRHead': FactorizedOCRHead,
     'EncoderDecoder': AcceleratedEncoderDecoder,
     'SegTTAModel': LogitsTTAModel,
 }

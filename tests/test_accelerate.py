@@ -13,13 +13,13 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
-from mmseg.models.decode_heads import FCNHead, PSPHead
+from mmseg.models.decode_heads import FCNHead, OCRHead, PSPHead, SegformerHead, UPerHead
 from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from pspnet_plugin.compat import runner as moments
-from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
+from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead
 from pspnet_plugin.launch import stock_tools
 from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
@@ -30,6 +30,9 @@ from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 STOCK = {
     'PSPHead': PSPHead,
     'FCNHead': FCNHead,
+    'UPerHead': UPerHead,
+    'SegformerHead': SegformerHead,
+    'OCRHead': OCRHead,
     'EncoderDecoder': EncoderDecoder,
     'SegTTAModel': SegTTAModel,
 }
@@ -101,7 +104,7 @@ def test_stock_names_mean_the_plugins_classes_once_it_is_imported(accelerate):
         accelerate()
         model = build_model()
         assert type(model.decode_head) is FactorizedPSPHead
-        assert type(model.auxiliary_head) is StreamedFCNHead
+        assert type(model.auxiliary_head) is FactorizedFCNHead
         assert MODELS.get('SegTTAModel') is LogitsTTAModel
         assert moments.added_hooks == [ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook]
 
@@ -317,7 +320,7 @@ def test_stock_train_tool_runs_a_stock_config_accelerated_and_says_so_once(stree
     )
     assert code == 0, output[-4000:]
     (line,) = [line for line in output.splitlines() if 'pspnet_plugin.accelerate replaces' in line]
-    for name, cls in (('PSPHead', FactorizedPSPHead), ('FCNHead', StreamedFCNHead)):
+    for name, cls in (('PSPHead', FactorizedPSPHead), ('FCNHead', FactorizedFCNHead)):
         assert f'{name} by {cls.__name__}' in line
     assert 'FoldBatchNormHook folded' in output
     assert 'mIoU' in output
