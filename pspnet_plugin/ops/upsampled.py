@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .memory_format import is_channels_last
 from .operators import at_least_float32, interpolation_operator, is_recorded
 
 Kind = TypeVar('Kind')
 
-# What is made on the way holds about so many numbers at a time on a CPU, few enough for its cache.
-NUMBERS_AT_ONCE = 2**21
+# A CPU computes about so many numbers of a contiguous map at a time, few enough for its cache.
+NUMBERS_AT_ONCE = 2**20
 
 
 def add_conv2d_of_upsampled(
@@ -75,11 +76,10 @@ class _Addition(torch.autograd.Function):
     @staticmethod
     def forward(out: Tensor, align_corners: bool, *tensors: Tensor) -> Tensor:
         with without_autocast(out):
-            parts = [_Part(out, *pair, align_corners) for pair in zip(*_halves(tensors))]
-            columns = torch.cat([part.columns for part in parts])
-            for images, outputs in _blocks(out, columns):
-                lines = torch.cat([x for part in parts for x in part.lines(images, outputs)], dim=3)
-                _add_product(out[images, outputs], lines.to(out.dtype), columns)
+            parts = _parts(out, tensors, align_corners)
+            for images, outputs in _blocks(out):
+                for part in parts:
+                    part.add_to(out, images, outputs)
         return out
 
     @staticmethod
@@ -97,35 +97,55 @@ class _Addition(torch.autograd.Function):
                 wanted = [tensor for tensor, needs in zip(tensors, needed) if needs]
                 found = iter(torch.autograd.grad(whole, wanted, grad, create_graph=True))
                 return grad, None, *(next(found) if needs else None for needs in needed)
-            parts = [_Part(grad, *pair, ctx.align_corners) for pair in zip(*_halves(tensors))]
+            parts = _parts(grad, tensors, ctx.align_corners)
             for part, *needs in zip(parts, *_halves(needed)):
                 part.need_gradients(*needs)
-            columns = torch.cat([part.columns for part in parts])
-            for images, outputs in _blocks(grad, columns):
-                lines = grad[images, outputs] @ columns.T
-                widths = [len(part.columns) for part in parts]
-                for part, of_part in zip(parts, lines.split(widths, dim=3)):
-                    part.add_gradients(of_part, images, outputs)
-        found = [*(part.of_level for part in parts), *(part.of_weight for part in parts)]
+            for images, outputs in _blocks(grad):
+                for part in parts:
+                    part.add_gradients(grad, images, outputs)
+        sums = [*(part.of_level for part in parts), *(part.of_weight for part in parts)]
         return grad, None, *(g if g is None else g.to(t.dtype) for g, t in zip(sums, tensors))
 
 
+def _halves(both: Sequence[Kind]) -> tuple[Sequence[Kind], Sequence[Kind]]:
+    count = len(both) // 2
+    return both[:count], both[count:]
+
+
+def _parts(out: Tensor, tensors: Sequence[Tensor], align_corners: bool) -> list[_Part]:
+    kind = _ChannelsLastPart if is_channels_last(out) else _ContiguousPart
+    return [kind(out, *pair, align_corners) for pair in zip(*_halves(tensors))]
+
+
+def _blocks(out: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Images and output channels that are computed at a time, on a CPU few enough for its cache."""
+    images, outputs, height, width = out.shape
+    some, one = outputs, images
+    if out.device.type == 'cpu':
+        one = 1
+        if not is_channels_last(out):
+            some = min(outputs, max(1, NUMBERS_AT_ONCE // (height * width)))
+    for first in range(0, outputs, some):
+        for image in range(0, images, one):
+            yield slice(image, image + one), slice(first, min(first + some, outputs))
+
+
 class _Part:
-    """One level, (N, C, h, w), with the kernel for it, (O, C, k_h, k_w)."""
+    """One level, (N, C, h, w), with the kernel for it, (O, C, k_h, k_w).
+
+    Subclasses compute along the axes in the order in which a map lies in memory, so that they copy
+    nothing but kernels.
+    """
 
     def __init__(self, out: Tensor, level: Tensor, weight: Tensor, align_corners: bool) -> None:
         self.level, self.weight, self.dtype = level, weight, out.dtype
-        precise = at_least_float32(out.new_empty(0))
-        rows, columns = (
-            interpolation_operator(*sizes, align_corners, like=precise)
+        # (H, h, k_h) and (W, w, k_w)
+        self.rows, self.columns = (
+            interpolation_operator(*sizes, align_corners, like=at_least_float32(out.new_empty(0)))
             for sizes in zip(out.shape[2:], level.shape[2:], weight.shape[2:])
         )
-        self.rows = rows.mT.flatten(1)  # (H, k_h h)
-        self.columns = columns.permute(2, 1, 0).flatten(0, 1).to(out.dtype)  # (k_w w, W)
         self.of_level: Tensor | None = None
         self.of_weight: Tensor | None = None
-        n, c, h, w = level.shape
-        self.few_bins = n * h * w <= c
 
     def need_gradients(self, of_level: bool, of_weight: bool) -> None:
         """Start the sums of :meth:`add_gradients`."""
@@ -135,68 +155,102 @@ class _Part:
             self.of_weight = at_least_float32(torch.zeros_like(self.weight))
 
     @functools.cached_property
-    def taps(self) -> Tensor:
-        """All taps of few bins, (N, k_w, O, k_h, h, w)."""
+    def few_taps(self) -> Tensor | None:
+        """All taps, (N, O, h, w, k_h, k_w), if there are so few that the kernel is not copied."""
         n, c, h, w = self.level.shape
+        if n * h * w > c:
+            return None
         # The kernel is taken as O images of k_h x k_w pixels, the bins as 1 x 1 kernels.
         bins = self.level.to(self.weight.dtype).permute(0, 2, 3, 1).reshape(-1, c, 1, 1)
-        return F.conv2d(self.weight, bins).unflatten(1, (n, h, w)).permute(1, 5, 0, 4, 2, 3)
+        return F.conv2d(self.weight, bins).unflatten(1, (n, h, w)).transpose(0, 1)
 
-    def _kernels(self, outputs: slice) -> Tensor:
-        """The matrices of all taps below each other, (k_w o k_h, C)."""
-        kernels = self.weight[outputs].permute(3, 0, 2, 1)
-        return kernels.reshape(-1, kernels.shape[3]).to(self.dtype)
 
-    def lines(self, images: slice, outputs: slice) -> list[Tensor]:
-        """For each k_w the taps of some images and outputs with upsampled rows, (n, o, H, w)."""
-        k_h, k_w = self.weight.shape[2:]
+class _ContiguousPart(_Part):
+    """Rows are upsampled in each channel, columns in all of them at once: (o, h, w) as it lies."""
+
+    def _kernels(self, outputs: slice, tap: int) -> Tensor:
+        """(o k_h, C)."""
+        kernels = self.weight[outputs, :, :, tap].transpose(1, 2)
+        return kernels.reshape(-1, kernels.shape[2]).to(self.dtype)
+
+    def _taps(self, images: slice, outputs: slice, tap: int) -> Tensor:
+        """(n o, k_h h, w)."""
         h, w = self.level.shape[2:]
-        # The smaller one of the kernel and the result is brought into another order in memory.
-        if self.few_bins:
-            taps = self.taps[images, :, outputs]
+        if self.few_taps is not None:
+            taps = self.few_taps[images, outputs, ..., tap].permute(0, 1, 4, 2, 3)
         else:
-            level, kernels = self.level[images].flatten(2).to(self.dtype), self._kernels(outputs)
+            level, kernels = (
+                self.level[images].flatten(2).to(self.dtype),
+                self._kernels(outputs, tap),
+            )
             taps = torch.bmm(kernels.expand(len(level), -1, -1), level)
-        taps = at_least_float32(taps).reshape(-1, k_h * h, w)
-        strips = torch.bmm(self.rows.expand(len(taps), -1, -1), taps)
-        return list(strips.unflatten(0, (-1, k_w, outputs.stop - outputs.start)).unbind(1))
+        return at_least_float32(taps).reshape(-1, h * self.rows.shape[2], w)
 
-    def add_gradients(self, lines: Tensor, images: slice, outputs: slice) -> None:
-        """Add to the gradients what comes from those of some lines, (n, o, H, k_w w)."""
-        k_h, k_w = self.weight.shape[2:]
-        h, w = self.level.shape[2:]
-        strips = lines.unflatten(3, (k_w, w)).permute(0, 3, 1, 2, 4).flatten(0, 2)
-        strips = strips.to(self.rows.dtype)
-        taps = torch.bmm(self.rows.T.expand(len(strips), -1, -1), strips).to(self.dtype)
-        taps = taps.view(len(lines), -1, h * w)  # (n, k_w o k_h, h w)
-        if self.of_level is not None:
-            kernels = self._kernels(outputs).T.expand(len(lines), -1, -1)
-            self.of_level[images] += torch.bmm(kernels, taps).unflatten(2, (h, w))
-        if self.of_weight is not None:
-            level = self.level[images].flatten(2).to(self.dtype)
-            kernels = torch.einsum('nkp,ncp->kc', taps, level).unflatten(0, (k_w, -1, k_h))
-            self.of_weight[outputs] += kernels.permute(1, 3, 2, 0)
+    def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
+        rows, target = self.rows.mT.flatten(1), out[images, outputs]
+        for tap, columns in enumerate(self.columns.to(self.dtype).unbind(2)):
+            taps = self._taps(images, outputs, tap)
+            lines = torch.bmm(rows.expand(len(taps), -1, -1), taps).to(self.dtype)
+            target.view(-1, target.shape[3]).addmm_(lines.flatten(0, 1), columns.T)
 
-
-def _halves(both: Sequence[Kind]) -> tuple[Sequence[Kind], Sequence[Kind]]:
-    count = len(both) // 2
-    return both[:count], both[count:]
-
-
-def _blocks(out: Tensor, columns: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Some images and some output channels at a time, see ``NUMBERS_AT_ONCE``."""
-    images, outputs, height, _ = out.shape
-    at_once = NUMBERS_AT_ONCE if out.device.type == 'cpu' else out.numel() * len(columns)
-    lines = max(1, at_once // (height * len(columns)))
-    some = min(lines, outputs)
-    for first in range(0, outputs, some):
-        for image in range(0, images, step := max(1, lines // outputs)):
-            yield slice(image, image + step), slice(first, min(first + some, outputs))
+    def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
+        n, _, h, w = self.level[images].shape
+        height, width = grad.shape[2:]
+        rows = self.rows.mT.flatten(1).T
+        for tap, columns in enumerate(self.columns.to(self.dtype).unbind(2)):
+            lines = (grad[images, outputs].reshape(-1, width) @ columns).unflatten(0, (-1, height))
+            taps = torch.bmm(rows.expand(len(lines), -1, -1), lines.to(rows.dtype))
+            taps = taps.view(n, -1, h * w).to(self.dtype)
+            if self.of_level is not None:
+                kernels = self._kernels(outputs, tap).T.expand(n, -1, -1)
+                self.of_level[images] += torch.bmm(kernels, taps).unflatten(2, (h, w))
+            if self.of_weight is not None:
+                level = self.level[images].flatten(2).to(self.dtype)
+                kernels = torch.einsum('nkp,ncp->kc', taps, level)
+                target = self.of_weight[outputs, :, :, tap]
+                target += kernels.unflatten(0, (-1, target.shape[2])).transpose(1, 2)
 
 
-def _add_product(out: Tensor, lines: Tensor, columns: Tensor) -> None:
-    """Add lines @ columns to some images and channels of a map."""
-    if out.is_contiguous():
-        out.view(-1, out.shape[3]).addmm_(lines.flatten(0, 2), columns)
-    else:
-        out += lines @ columns
+class _ChannelsLastPart(_Part):
+    """Columns are upsampled in each row, rows in all columns at once: (h, w, O) as it lies."""
+
+    def _kernels(self, tap: int) -> Tensor:
+        """(k_w O, C)."""
+        return self.weight[:, :, tap].permute(2, 0, 1).flatten(0, 1).to(self.dtype)
+
+    def _taps(self, images: slice, tap: int) -> Tensor:
+        """(n h, w k_w, O)."""
+        outputs, k_w = self.weight.shape[0], self.columns.shape[2]
+        if self.few_taps is not None:
+            taps = self.few_taps[images, ..., tap, :].permute(0, 2, 3, 4, 1)
+        else:
+            level = self.level[images].permute(0, 2, 3, 1).to(self.dtype)
+            taps = F.linear(level, self._kernels(tap))
+        return at_least_float32(taps).reshape(-1, self.level.shape[3] * k_w, outputs)
+
+    def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
+        some = out[images].permute(0, 2, 3, 1)
+        target = some.view(*some.shape[:2], -1)  # never a copy
+        columns = self.columns.flatten(1)
+        for tap, rows in enumerate(self.rows.to(self.dtype).unbind(2)):
+            taps = self._taps(images, tap)
+            lines = torch.bmm(columns.expand(len(taps), -1, -1), taps).to(self.dtype)
+            lines = lines.view(len(target), rows.shape[1], -1)
+            target.baddbmm_(rows.expand(len(target), -1, -1), lines)
+
+    def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
+        n, _, h, w = self.level[images].shape
+        count, width = grad.shape[1], grad.shape[3]
+        whole = grad[images].permute(0, 2, 3, 1).flatten(2)
+        columns = self.columns.flatten(1).T
+        for tap, rows in enumerate(self.rows.to(self.dtype).unbind(2)):
+            lines = torch.bmm(rows.T.expand(n, -1, -1), whole).view(-1, width, count)
+            taps = torch.bmm(columns.expand(n * h, -1, -1), lines.to(columns.dtype))
+            taps = taps.view(n * h * w, -1).to(self.dtype)  # (n h w, k_w O)
+            if self.of_level is not None:
+                bins = (taps @ self._kernels(tap)).unflatten(0, (n, h, w))
+                self.of_level[images] += bins.permute(0, 3, 1, 2)
+            if self.of_weight is not None:
+                level = self.level[images].permute(0, 2, 3, 1).flatten(0, 2).to(self.dtype)
+                kernels = (taps.T @ level).unflatten(0, (-1, count))
+                self.of_weight[:, :, tap] += kernels.permute(1, 2, 0)
