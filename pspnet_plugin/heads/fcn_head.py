@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .hooks import runs_as_written
 from .loss_mixin import StreamedLossMixin
-from .pyramid import split_convolution, takes_pyramid, tile_convolutions
+from .pyramid import speed_up_convolutions, split_convolution, takes_pyramid
 
 
 @MODELS.register_module(name=['FactorizedFCNHead', 'StreamedFCNHead'])
@@ -29,7 +29,7 @@ class FactorizedFCNHead(StreamedLossMixin, FCNHead):
         several = self.input_transform == 'resize_concat' and not self.concat_input
         if several and self.num_convs > 0:
             split_convolution(self.convs[0], self.align_corners)
-        tile_convolutions([self])
+        speed_up_convolutions(self)
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's feature maps to the features to classify, (N, channels, H, W)."""

@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from .loss_mixin import StreamedLossMixin
-from .pyramid import split_convolution, takes_pyramid, tile_convolutions
+from .pyramid import speed_up_convolutions, split_convolution, takes_pyramid
 
 
 @MODELS.register_module()
@@ -26,7 +26,7 @@ class FactorizedOCRHead(StreamedLossMixin, OCRHead):
         super().__init__(**kwargs)
         if self.input_transform == 'resize_concat':
             split_convolution(self.bottleneck, self.align_corners)
-        tile_convolutions([self.bottleneck])
+        speed_up_convolutions(self)
 
     def _transform_inputs(self, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         """What the bottleneck takes: the maps themselves, or their concatenation."""

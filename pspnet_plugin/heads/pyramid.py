@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
-
 from mmcv.cnn import ConvModule
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.psp_head import PPM
 from torch import Tensor, nn
 
@@ -21,11 +19,13 @@ def split_convolution(module: ConvModule, align_corners: bool) -> None:
         module.conv.align_corners = align_corners
 
 
-def tile_convolutions(modules: Iterable[nn.Module]) -> None:
-    """Compute the plain convolutions within ``modules`` by :func:`.conv2d_same`."""
-    for module in list(chain.from_iterable(module.modules() for module in modules)):
+def speed_up_convolutions(head: BaseDecodeHead) -> None:
+    """Compute the plain convolutions of ``head`` by :func:`.conv2d_same`."""
+    for module in list(head.modules()):
         if isinstance(module, ConvModule) and WinogradConv2d.can_replace(module.conv):
             module.conv = WinogradConv2d.from_conv(module.conv)
+    if WinogradConv2d.can_replace(head.conv_seg):
+        head.conv_seg = WinogradConv2d.from_conv(head.conv_seg)
 
 
 def takes_pyramid(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from .loss_mixin import StreamedLossMixin
-from .pyramid import split_convolution, takes_pyramid
+from .pyramid import speed_up_convolutions, split_convolution, takes_pyramid
 
 
 @MODELS.register_module()
@@ -25,6 +25,7 @@ class FactorizedSegformerHead(StreamedLossMixin, SegformerHead):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         split_convolution(self.fusion_conv, self.align_corners)
+        speed_up_convolutions(self)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's feature maps to logits, (N, out_channels, H, W)."""

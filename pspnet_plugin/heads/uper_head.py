@@ -14,9 +14,9 @@ from .loss_mixin import StreamedLossMixin
 from .pyramid import (
     pooled_levels,
     pools_squares,
+    speed_up_convolutions,
     split_convolution,
     takes_pyramid,
-    tile_convolutions,
 )
 
 
@@ -38,7 +38,7 @@ class FactorizedUPerHead(StreamedLossMixin, UPerHead):
         super().__init__(pool_scales=pool_scales, **kwargs)
         split_convolution(self.bottleneck, self.align_corners)
         split_convolution(self.fpn_bottleneck, self.align_corners)
-        tile_convolutions(self.fpn_convs)
+        speed_up_convolutions(self)
 
     def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the feature maps to the coarsest map of the feature pyramid."""
