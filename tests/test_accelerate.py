@@ -20,6 +20,7 @@ from mmseg.structures import SegDataSample
 
 from pspnet_plugin.compat import runner as moments
 from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead
+from pspnet_plugin.heads.layers import PyramidConv2d
 from pspnet_plugin.launch import stock_tools
 from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
@@ -107,6 +108,33 @@ def test_stock_names_mean_the_plugins_classes_once_it_is_imported(accelerate):
         assert type(model.auxiliary_head) is FactorizedFCNHead
         assert MODELS.get('SegTTAModel') is LogitsTTAModel
         assert moments.added_hooks == [ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook]
+
+
+@pytest.mark.parametrize(
+    ('config', 'classes'),
+    [
+        ('upernet/upernet_r18_4xb2-40k_cityscapes-512x1024', ['FactorizedUPerHead']),
+        (
+            'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512',
+            ['FactorizedUPerHead'],
+        ),
+        ('segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512', ['FactorizedSegformerHead']),
+        ('hrnet/fcn_hr18s_4xb2-40k_cityscapes-512x1024', ['FactorizedFCNHead']),
+        (
+            'ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024',
+            ['FactorizedFCNHead', 'FactorizedOCRHead'],
+        ),
+    ],
+)
+def test_heads_of_stock_configs_split_their_convolutions(accelerate, config, classes):
+    cfg = Config.fromfile(stock_tools().parent / 'configs' / f'{config}.py')
+    heads = cfg.model.decode_head if len(classes) > 1 else [cfg.model.decode_head]
+    accelerate()
+    for head, name in zip(heads, classes):
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            built = MODELS.build(head)
+        assert type(built).__name__ == name
+        assert any(isinstance(module, PyramidConv2d) for module in built.modules())
 
 
 def test_checkpoints_go_both_ways(accelerate):
