@@ -35,13 +35,25 @@ __all__ = [
 
 if importlib.util.find_spec('mmseg') is not None:
     from .datasets import CheckLabels
-    from .heads import FactorizedPSPHead, PlainPSPHead, StreamedFCNHead
+    from .heads import (
+        FactorizedFCNHead,
+        FactorizedOCRHead,
+        FactorizedPSPHead,
+        FactorizedSegformerHead,
+        FactorizedUPerHead,
+        PlainPSPHead,
+        StreamedFCNHead,
+    )
     from .prediction import ImageError, Prediction, PredictionError, init_model, predict
     from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
 
     __all__ += [
         'CheckLabels',
+        'FactorizedFCNHead',
+        'FactorizedOCRHead',
         'FactorizedPSPHead',
+        'FactorizedSegformerHead',
+        'FactorizedUPerHead',
         'ImageError',
         'LabelMapEncoderDecoder',
         'LogitsTTAModel',

@@ -1,8 +1,9 @@
 """Existing configs, unchanged, run the plugin's way: same outputs, same checkpoints.
 
-``custom_imports = dict(imports=['pspnet_plugin.accelerate'])`` makes ``PSPHead``, ``FCNHead``,
-``EncoderDecoder`` and ``SegTTAModel`` in a config mean the plugin's classes, and adds
-:class:`ChannelsLastHook`, :class:`FoldBatchNormHook` and :class:`KeepMemoryHook` to every run.
+``custom_imports = dict(imports=['pspnet_plugin.accelerate'])`` makes ``PSPHead``, ``UPerHead``,
+``EncoderDecoder`` and the other names in ``REPLACEMENTS`` mean the plugin's classes in a config,
+and adds :class:`ChannelsLastHook`, :class:`FoldBatchNormHook` and :class:`KeepMemoryHook` to every
+run.
 Predicted samples carry no ``seg_logits``; a config that needs them says
 ``model.test_cfg.seg_logits=True``.
 """

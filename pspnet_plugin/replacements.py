@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from .heads import FactorizedPSPHead, StreamedFCNHead
+from .heads import (
+    FactorizedFCNHead,
+    FactorizedOCRHead,
+    FactorizedPSPHead,
+    FactorizedSegformerHead,
+    FactorizedUPerHead,
+)
 from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
 
 
@@ -15,7 +21,10 @@ class AcceleratedEncoderDecoder(LabelMapEncoderDecoder):
 # By the name of mmseg's class.
 REPLACEMENTS = {
     'PSPHead': FactorizedPSPHead,
-    'FCNHead': StreamedFCNHead,
+    'FCNHead': FactorizedFCNHead,
+    'UPerHead': FactorizedUPerHead,
+    'SegformerHead': FactorizedSegformerHead,
+    'OCRHead': FactorizedOCRHead,
     'EncoderDecoder': AcceleratedEncoderDecoder,
     'SegTTAModel': LogitsTTAModel,
 }

@@ -13,13 +13,14 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
-from mmseg.models.decode_heads import FCNHead, PSPHead
+from mmseg.models.decode_heads import FCNHead, OCRHead, PSPHead, SegformerHead, UPerHead
 from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from pspnet_plugin.compat import runner as moments
-from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
+from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead
+from pspnet_plugin.heads.layers import PyramidConv2d
 from pspnet_plugin.runs.tools import stock_tools
 from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
@@ -30,6 +31,9 @@ from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 STOCK = {
     'PSPHead': PSPHead,
     'FCNHead': FCNHead,
+    'UPerHead': UPerHead,
+    'SegformerHead': SegformerHead,
+    'OCRHead': OCRHead,
     'EncoderDecoder': EncoderDecoder,
     'SegTTAModel': SegTTAModel,
 }
@@ -101,9 +105,36 @@ def test_stock_names_mean_the_plugins_classes_once_it_is_imported(accelerate):
         accelerate()
         model = build_model()
         assert type(model.decode_head) is FactorizedPSPHead
-        assert type(model.auxiliary_head) is StreamedFCNHead
+        assert type(model.auxiliary_head) is FactorizedFCNHead
         assert MODELS.get('SegTTAModel') is LogitsTTAModel
         assert moments.added_hooks == [ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook]
+
+
+@pytest.mark.parametrize(
+    ('config', 'classes'),
+    [
+        ('upernet/upernet_r18_4xb2-40k_cityscapes-512x1024', ['FactorizedUPerHead']),
+        (
+            'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512',
+            ['FactorizedUPerHead'],
+        ),
+        ('segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512', ['FactorizedSegformerHead']),
+        ('hrnet/fcn_hr18s_4xb2-40k_cityscapes-512x1024', ['FactorizedFCNHead']),
+        (
+            'ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024',
+            ['FactorizedFCNHead', 'FactorizedOCRHead'],
+        ),
+    ],
+)
+def test_heads_of_stock_configs_split_their_convolutions(accelerate, config, classes):
+    cfg = Config.fromfile(stock_tools().parent / 'configs' / f'{config}.py')
+    heads = cfg.model.decode_head if len(classes) > 1 else [cfg.model.decode_head]
+    accelerate()
+    for head, name in zip(heads, classes):
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            built = MODELS.build(head)
+        assert type(built).__name__ == name
+        assert any(isinstance(module, PyramidConv2d) for module in built.modules())
 
 
 def test_checkpoints_go_both_ways(accelerate):
@@ -315,7 +346,7 @@ def test_stock_train_tool_runs_a_stock_config_accelerated_and_says_so_once(stree
     )
     assert code == 0, output[-4000:]
     (line,) = [line for line in output.splitlines() if 'pspnet_plugin.accelerate replaces' in line]
-    for name, cls in (('PSPHead', FactorizedPSPHead), ('FCNHead', StreamedFCNHead)):
+    for name, cls in (('PSPHead', FactorizedPSPHead), ('FCNHead', FactorizedFCNHead)):
         assert f'{name} by {cls.__name__}' in line
     assert 'FoldBatchNormHook folded' in output
     assert 'mIoU' in output

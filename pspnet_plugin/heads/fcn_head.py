@@ -1,27 +1,50 @@
-"""The auxiliary head of PSPNet with the streamed loss and the faster convolution."""
+"""FCN's decode head, of several maps (HRNet) or as an auxiliary one (PSPNet)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
+from torch import Tensor, nn
 
-from .layers import WinogradConv2d
+from .hooks import runs_as_written
 from .loss_mixin import StreamedLossMixin
+from .pyramid import speed_up_convolutions, split_convolution, takes_pyramid
 
 
-@MODELS.register_module()
-class StreamedFCNHead(StreamedLossMixin, FCNHead):
+@MODELS.register_module(name=['FactorizedFCNHead', 'StreamedFCNHead'])
+class FactorizedFCNHead(StreamedLossMixin, FCNHead):
     """mmseg's ``FCNHead`` with a loss that never holds full-size logits.
 
     Same arguments, parameter names, outputs and gradients; on CPUs wide 3 x 3 convolutions are
-    computed as in :class:`FactorizedPSPHead`.
+    computed as in :class:`FactorizedPSPHead`. With ``input_transform='resize_concat'`` and without
+    ``concat_input``, the first convolution is applied to each map before it is upsampled, unless it
+    is no plain one or it or ``convs`` has hooks.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for module in list(self.modules()):
-            if isinstance(module, ConvModule) and WinogradConv2d.can_replace(module.conv):
-                module.conv = WinogradConv2d.from_conv(module.conv)
+        several = self.input_transform == 'resize_concat' and not self.concat_input
+        if several and self.num_convs > 0:
+            split_convolution(self.convs[0], self.align_corners)
+        speed_up_convolutions(self)
+
+    def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
+        """From the backbone's feature maps to the features to classify, (N, channels, H, W)."""
+        if not self._takes_maps():
+            return super()._forward_feature(inputs)
+        return self.convs(tuple(inputs[i] for i in self.in_index))
+
+    def _takes_maps(self) -> bool:
+        """Whether the convolutions take the maps, and nobody looks for a concatenation."""
+        return (
+            self.input_transform == 'resize_concat'
+            and not self.concat_input
+            and runs_as_written(self.convs, nn.Sequential)
+            and takes_pyramid(self.convs[0])
+        )
+
+
+StreamedFCNHead = FactorizedFCNHead

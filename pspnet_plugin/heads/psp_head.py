@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import PSPHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops.pyramid import concatenate_pyramid, pool_pyramid
-from .hooks import is_hooked, runs_as_written
+from .hooks import is_hooked
 from .layers import PyramidConv2d
 from .loss_mixin import StreamedLossMixin
+from .pyramid import pooled_levels, pools_squares, split_convolution, takes_pyramid
 
 
 @MODELS.register_module()
@@ -34,41 +33,14 @@ class FactorizedPSPHead(StreamedLossMixin, PSPHead):
 
     def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs: Any) -> None:
         super().__init__(pool_scales=pool_scales, **kwargs)
-        square = pool_scales and all(isinstance(bins, int) for bins in pool_scales)
-        if square and PyramidConv2d.can_replace(self.bottleneck.conv):
-            self.bottleneck.conv = PyramidConv2d.from_conv(self.bottleneck.conv)
-            self.bottleneck.conv.align_corners = self.align_corners
+        if pool_scales and pools_squares(self.psp_modules):
+            split_convolution(self.bottleneck, self.align_corners)
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's feature maps to the features to classify, (N, channels, H, W)."""
-        if not self._is_as_built():
+        if not (takes_pyramid(self.bottleneck) and pools_squares(self.psp_modules)):
             return super()._forward_feature(inputs)
-        x = self._transform_inputs(inputs)
-        pooled = pool_pyramid(x, [pool.output_size for pool, _ in self.psp_modules])
-        levels = [conv(bins) for (_, conv), bins in zip(self.psp_modules, pooled)]
-        return self.bottleneck((x, *levels))
-
-    def _is_as_built(self) -> bool:
-        """Whether nobody replaced or hooks what is left out here or gets no concatenation."""
-        bottleneck, pyramid = self.bottleneck, self.psp_modules
-        return (
-            runs_as_written(bottleneck, ConvModule)
-            and isinstance(bottleneck.conv, PyramidConv2d)
-            and not is_hooked(bottleneck.conv)
-            and runs_as_written(pyramid, PPM)
-            and all(_is_square_level(level) for level in pyramid)
-        )
-
-
-def _is_square_level(level: nn.Module) -> bool:
-    """Whether a level is a pool to b x b bins and whatever takes these."""
-    return (
-        isinstance(level, nn.Sequential)
-        and len(level) == 2
-        and runs_as_written(level, nn.Sequential)
-        and runs_as_written(level[0], nn.AdaptiveAvgPool2d)
-        and isinstance(level[0].output_size, int)
-    )
+        return self.bottleneck(pooled_levels(self.psp_modules, self._transform_inputs(inputs)))
 
 
 @MODELS.register_module()

@@ -87,21 +87,22 @@ def pooling_operator(size: int, bins: tuple[int, ...], like: Tensor) -> tuple[Te
 
 @built_once
 def interpolation_operator(
-    size: int, bins: tuple[int, ...], kernel_size: int, align_corners: bool, like: Tensor
+    size: int, bins: int, kernel_size: int, align_corners: bool, like: Tensor
 ) -> Tensor:
-    """Linear upsampling of a line of every level to ``size`` pixels, shifted by each kernel tap.
+    """Linear upsampling of a line of ``bins`` to ``size`` pixels, shifted by each kernel tap.
 
     Integers are divided once, at the end, so each weight is the exact one, rounded.
 
     Args:
-        bins: the number of bins of each level.
+        bins: how many there are; they may outnumber the pixels.
         kernel_size: the number of taps, odd; what a shift moves in from outside is zero.
         like: its dtype and device are those of the result.
 
     Returns:
-        (size, sum of bins * kernel_size); column ``i * kernel_size + t`` is tap t of bin i.
+        (size, bins, kernel_size): the weight in each pixel of each tap of each bin.
     """
-    count, index = _stacked_bins(bins, like)
+    index = torch.arange(bins, device=like.device)[:, None]
+    count = torch.zeros_like(index) + bins  # an exporter may know ``bins`` as a tensor
     tap = torch.arange(kernel_size, device=like.device) - kernel_size // 2
     pixel = torch.arange(size, device=like.device)[:, None, None] + tap
     # The pixel's position on the axis of bins, in units of which ``unit`` make a bin.
@@ -113,7 +114,7 @@ def interpolation_operator(
     weight = (unit - (position - index * unit).abs()).clamp(min=0)
     inside = (pixel >= 0) & (pixel < size)
     exact = at_least_float32(like.new_ones(())) * (weight * inside) / unit
-    return exact.to(like.dtype).flatten(1)
+    return exact.to(like.dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

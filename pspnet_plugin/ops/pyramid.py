@@ -16,7 +16,6 @@ Nothing is approximated. docs/performance.md derives the identity and counts the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 
 import torch
@@ -24,13 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .memory_format import is_channels_last, multiply, spatial_dims
-from .operators import (
-    at_least_float32,
-    interpolation_operator,
-    is_transformed,
-    pooling_operator,
-)
-from .torch_state import is_exporting
+from .operators import at_least_float32, is_transformed, pooling_operator
+from .upsampled import add_conv2d_of_upsampled, without_autocast
 from .winograd import conv2d_same
 
 
@@ -49,7 +43,7 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
         return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
     channels_last = is_channels_last(x)
     first, second = spatial_dims(channels_last)
-    with _without_autocast(x):
+    with without_autocast(x):
         powers, factors = pooling_operator(x.shape[first], scales, like=x)
         strips = at_least_float32(multiply(powers, x, first, channels_last))
         means = torch.mul(*pooling_operator(x.shape[second], scales, like=strips))
@@ -100,65 +94,6 @@ def conv2d_over_pyramid(
     channels = [x.shape[1], *(level.shape[1] for level in levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)
     out = conv2d_same(x, weight_of_x, bias)
-    with _without_autocast(x):
-        taps = [apply_taps(level, w) for level, w in zip(levels, weights)]
-        return out.add_(upsample_taps(taps, weight.shape[2:], out, align_corners))
-
-
-def apply_taps(level: Tensor, weight: Tensor) -> Tensor:
-    """Multiply each bin with the matrix that the kernel holds at each tap.
-
-    Args:
-        level: (N, C, h, w).
-        weight: (O, C, k_h, k_w).
-
-    Returns:
-        (N, O, h k_h, w k_w): row ``i * k_h + t`` holds tap t at bin i, and so do the columns.
-    """
-    n, c, h, w = level.shape
-    if is_exporting():
-        # Other runtimes transpose the kernel once, when they read the file, and take a convolution
-        # whose weight is a feature map slowly or not at all.
-        kernel = weight.transpose(0, 1).flatten(1)
-        product = level.to(weight.dtype).flatten(2).transpose(1, 2) @ kernel
-        taps = product.view(n, h, w, -1, *weight.shape[2:])
-        return taps.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-    # The kernel is taken as O images of k_h x k_w pixels and convolved with the bins as 1 x 1
-    # kernels; a matrix product would first make, and keep, a transposed copy of the kernel.
-    bins = level.to(weight.dtype).permute(0, 2, 3, 1).reshape(-1, c, 1, 1)
-    taps = F.conv2d(weight, bins).unflatten(1, (n, h, w))
-    return taps.permute(1, 0, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)
-
-
-def upsample_taps(
-    taps: Sequence[Tensor], kernel_size: Sequence[int], output: Tensor, align_corners: bool
-) -> Tensor:
-    """Upsample what :func:`apply_taps` made of each level, shift each tap, and sum all.
-
-    Args:
-        taps: (N, O, h_l k_h, w_l k_w) each.
-        kernel_size: k_h, k_w.
-        output: (N, O, H, W), what the result is to be added to.
-
-    Returns:
-        (N, O, H, W), in the dtype and the memory format of ``output``.
-    """
-    channels_last = is_channels_last(output)
-    last, first = spatial_dims(channels_last)
-    taps = [at_least_float32(tap) for tap in taps]
-
-    def operator(dim: int, like: Tensor) -> Tensor:
-        size, kernel = output.shape[dim], kernel_size[dim - 2]
-        bins = tuple(tap.shape[dim] // kernel for tap in taps)
-        return interpolation_operator(size, bins, kernel, align_corners, like=like)
-
-    # Along the first axis one product per level, along the last one for all of them, which sums.
-    operators = operator(first, like=taps[0]).split([tap.shape[first] for tap in taps], dim=1)
-    strips = [multiply(m, tap, first, channels_last) for m, tap in zip(operators, taps)]
-    stacked = torch.cat(strips, dim=last).to(output.dtype)
-    return multiply(operator(last, like=stacked), stacked, last, channels_last)
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager:
-    on_meta = x.device.type == 'meta'  # has shapes only, and no autocast
-    return nullcontext() if on_meta else torch.autocast(x.device.type, enabled=False)
+    if not levels:
+        return out
+    return add_conv2d_of_upsampled(out, levels, weights, align_corners)

@@ -56,10 +56,29 @@ def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         (N, O, H, W), channels-last if x is.
     """
     # Sizes come last, because a compiler makes each comparison a condition of its graph.
-    if not (is_recorded(x) or autocasts_on_cpu()) and pays(x, weight):
-        out = conv2d_3x3(x, weight)
-        return out if bias is None else out.add_(bias.view(-1, 1, 1))
+    if not (is_recorded(x) or autocasts_on_cpu()):
+        if pays(x, weight):
+            out = conv2d_3x3(x, weight)
+            return out if bias is None else out.add_(bias.view(-1, 1, 1))
+        if weight.shape[2:] == (1, 1) and _is_matrix_product(x, weight):
+            out = torch.bmm(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2))
+            out = out.view(len(x), len(weight), *x.shape[2:])
+            return out if bias is None else out.add_(bias.view(-1, 1, 1))
     return F.conv2d(x, weight, bias, padding=[k // 2 for k in weight.shape[2:]])
+
+
+def _is_matrix_product(x: Tensor, weight: Tensor) -> bool:
+    """Whether a 1 x 1 kernel is a product of matrices as they lie in memory.
+
+    PyTorch's convolution would bring a contiguous map into another order on CPUs, and back.
+    """
+    return (
+        x.device.type == 'cpu'
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and x.is_contiguous()
+        and not is_channels_last(x)
+    )
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -104,8 +123,7 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            # This sums over the output channels, which are few: tiles would save no time.
-            grad_x = conv2d_input(x.shape, weight, grad, padding=1)
+            grad_x = _grad_x(x, weight, grad)
         if ctx.needs_input_grad[1] and torch.is_grad_enabled():  # create_graph=True
             grad_weight = conv2d_weight(x, weight.shape, grad, padding=1)
         elif ctx.needs_input_grad[1]:
@@ -123,11 +141,18 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     for image, target in zip(x.split(1), out.split(1)):
         for rows in _strips(image):
             tiles, sums = _empty_tiles(x, weight.shape[0], len(rows), columns)
-            sums.zero_()
-            for part, kernel in zip(image.split(CHANNELS_AT_ONCE, 1), kernels):
-                _add_product(sums, kernel, _transform_input(part, rows))
+            for i, (part, kernel) in enumerate(zip(image.split(CHANNELS_AT_ONCE, 1), kernels)):
+                _add_product(sums, kernel, _transform_input(part, rows), beta=min(i, 1))
             _transform_output(tiles, target[:, :, 2 * rows.start : 2 * rows.stop])
     return out
+
+
+def _grad_x(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of x: the convolution of that of the output with the transposed kernel."""
+    transposed = weight.flip(2, 3).transpose(0, 1)
+    if pays(grad, transposed):
+        return conv2d_3x3(grad, transposed)
+    return conv2d_input(x.shape, weight, grad, padding=1)
 
 
 def _grad_weight(x: Tensor, grad: Tensor) -> Tensor:
@@ -172,13 +197,16 @@ def _empty_tiles(x: Tensor, channels: int, rows: int, columns: int) -> tuple[Ten
     return tiles, matrices
 
 
-def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add 16 products (O, C) @ (C, tiles) to ``sums``, (16, O, tiles), any axis innermost."""
+def _add_product(sums: Tensor, a: Tensor, b: Tensor, beta: int) -> None:
+    """Add 16 products (O, C) @ (C, tiles) to ``sums``, (16, O, tiles), any axis innermost.
+
+    With ``beta`` 0 whatever ``sums`` held is forgotten, NaN too.
+    """
     # baddbmm_ is fastest where it writes to contiguous memory, so else all three are transposed.
     if sums.is_contiguous():
-        sums.baddbmm_(a, b)
+        sums.baddbmm_(a, b, beta=beta)
     else:
-        sums.mT.baddbmm_(b.mT, a.mT)
+        sums.mT.baddbmm_(b.mT, a.mT, beta=beta)
 
 
 def _transform_input(x: Tensor, rows: range) -> Tensor:

@@ -9,9 +9,10 @@ from mmseg.models.decode_heads import PSPHead
 from torch import nn
 
 from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead
+from tests.helpers.heads import FAMILIES, OfOneMap
 
 HEIGHT_WIDTH = (250, 330)  # a feature map of 32 x 42: not divisible by 3 or 6
-OTHER_SIZES = [(333, 201), (40, 57)]
+OTHER_SIZES = [(333, 201), (80, 97)]
 HAS_DYNAMO_EXPORTER = 'dynamo' in inspect.signature(torch.onnx.export).parameters
 BY_TORCHSCRIPT = {'dynamo': False} if HAS_DYNAMO_EXPORTER else {}
 
@@ -34,18 +35,29 @@ class Segmenter(nn.Module):
     def __init__(self, cls, **kwargs):
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = nn.Conv2d(3, 16, 3, stride=8, padding=1)
-        self.head = cls(
-            in_channels=16, channels=8, num_classes=5, norm_cfg={'type': 'BN'}, **kwargs
-        )
+        of_maps = 'in_index' in kwargs
+        self.backbone = nn.Conv2d(3, 6 if of_maps else 16, 3, stride=8, padding=1)
+        small = {'in_channels': 16, 'channels': 8, 'num_classes': 5, 'norm_cfg': {'type': 'BN'}}
+        head = cls(**{**small, **kwargs})
+        self.head = OfOneMap(head) if of_maps else head
 
     def forward(self, image):
         return self.head([self.backbone(image)])
 
 
+OURS = {name: (cls, kwargs) for name, (_, cls, kwargs) in FAMILIES.items() if name != 'ocr'}
+OURS['psp'] = (FactorizedPSPHead, {})
+
+
 @pytest.fixture(params=[False, True], ids=['half-pixel', 'align-corners'])
-def segmenter(request):
-    return Segmenter(FactorizedPSPHead, align_corners=request.param).eval()
+def align_corners(request):
+    return request.param
+
+
+@pytest.fixture(params=OURS.values(), ids=OURS)
+def segmenter(request, align_corners):
+    cls, kwargs = request.param
+    return Segmenter(cls, **kwargs, align_corners=align_corners).eval()
 
 
 def image(size=HEIGHT_WIDTH):
@@ -61,7 +73,7 @@ def assert_onnx_runtime_agrees(path, model, sizes):
 
 
 def dynamic_size():
-    return ({2: torch.export.Dim('height', min=16), 3: torch.export.Dim('width', min=16)},)
+    return ({2: torch.export.Dim('height', min=64), 3: torch.export.Dim('width', min=64)},)
 
 
 @needs_whole_graphs

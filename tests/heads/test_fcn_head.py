@@ -1,10 +1,10 @@
-"""``StreamedFCNHead`` against mmseg's ``FCNHead``; its loss is tested in ``test_streamed_loss``."""
+"""``FactorizedFCNHead`` against mmseg's ``FCNHead``; ``test_streamed_loss`` tests its loss."""
 
 import pytest
 import torch
 from mmseg.models.decode_heads import FCNHead
 
-from pspnet_plugin.heads import StreamedFCNHead
+from pspnet_plugin.heads import FactorizedFCNHead
 from tests.helpers.heads import SMALL, assert_equal_results, run
 from tests.helpers.maps import Convolutions
 
@@ -23,7 +23,7 @@ from tests.helpers.maps import Convolutions
 )
 def test_auxiliary_head_has_the_outputs_and_gradients_of_stock(kwargs):
     heads = []
-    for cls in (FCNHead, StreamedFCNHead):
+    for cls in (FCNHead, FactorizedFCNHead):
         torch.manual_seed(0)
         heads.append(cls(**{**SMALL, **kwargs}).double())
     stock, ours = heads
@@ -34,7 +34,7 @@ def test_auxiliary_head_has_the_outputs_and_gradients_of_stock(kwargs):
 
 def test_wide_auxiliary_head_convolves_over_tiles():
     heads = []
-    for cls in (FCNHead, StreamedFCNHead):
+    for cls in (FCNHead, FactorizedFCNHead):
         torch.manual_seed(0)
         wide = {'in_channels': 256, 'channels': 256, 'num_convs': 1, 'concat_input': False}
         heads.append(cls(**{**SMALL, **wide}).double())

@@ -1,6 +1,7 @@
 """``FactorizedPSPHead`` against mmseg's ``PSPHead``."""
 
 import copy
+import functools
 import statistics
 
 import hypothesis.strategies as st
@@ -16,22 +17,11 @@ from torch import nn
 from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.heads.layers import PyramidConv2d
 from tests.helpers.heads import BN, SMALL, assert_equal_results, run
+from tests.helpers.heads import both_heads as both_heads_of
 from tests.helpers.maps import Convolutions
 from tests.helpers.torch_features import parametrized_weight_norm, skip_unless_computed
 
-
-def both_heads(**kwargs):
-    """mmseg's head and ours with the same random parameters, statistics included."""
-    stock = PSPHead(**{**SMALL, **kwargs})
-    for module in stock.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias)
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-    ours = FactorizedPSPHead(**{**SMALL, **kwargs})
-    ours.load_state_dict(stock.state_dict(), strict=True)
-    return stock, ours
+both_heads = functools.partial(both_heads_of, 'psp')
 
 
 @settings(deadline=None, max_examples=60)

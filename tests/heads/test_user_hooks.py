@@ -1,47 +1,67 @@
 """Heads whose modules carry hooks, or were replaced, against mmseg's own head treated alike."""
 
+import re
+
 import pytest
 import torch
-from mmseg.models.decode_heads import PSPHead
 from torch import nn
 from torch.nn.modules import module as registry
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead, psp_head
-from tests.helpers.heads import HOOK_KINDS
+from pspnet_plugin.heads import PlainPSPHead, pyramid
+from tests.helpers.heads import HOOK_KINDS, both_heads
 from tests.helpers.torch_features import parametrized_weight_norm
 
-SMALL = {
-    'in_channels': 6,
-    'channels': 4,
-    'num_classes': 3,
-    'norm_cfg': {'type': 'BN'},
-    'act_cfg': {'type': 'ReLU', 'inplace': False},  # which stock needs under backward hooks
-    'dropout_ratio': 0,
-}
-NOT_CALLED_AS_IN_STOCK = [
+# Modules that are not called as in stock, and some that are.
+PSP_NAMES = [
     'psp_modules',
     'psp_modules.1',
     'psp_modules.1.0',
     'bottleneck',
     'bottleneck.conv',
+    'psp_modules.1.1',
+    'bottleneck.bn',
+    'conv_seg',
 ]
-NAMES = [*NOT_CALLED_AS_IN_STOCK, 'psp_modules.1.1', 'bottleneck.bn', 'conv_seg']
+NAMES = {
+    'psp': PSP_NAMES,
+    'uper': [*PSP_NAMES, 'fpn_bottleneck', 'fpn_bottleneck.conv', 'fpn_convs.0.conv'],
+    'segformer': ['fusion_conv', 'fusion_conv.conv', 'convs.1', 'fusion_conv.bn'],
+    'fcn': ['convs', 'convs.0', 'convs.0.conv', 'convs.1', 'conv_seg'],
+    'ocr': ['bottleneck', 'bottleneck.conv', 'spatial_gather_module'],
+}
+named_modules = pytest.mark.parametrize(
+    ('family', 'name'), [(family, name) for family, names in NAMES.items() for name in names]
+)
 
 
 @pytest.fixture
-def heads():
+def family():
+    return 'psp'
+
+
+@pytest.fixture
+def heads(family):
     torch.manual_seed(0)
-    stock, ours = PSPHead(**SMALL), FactorizedPSPHead(**SMALL)
-    ours.load_state_dict(stock.state_dict(), strict=True)
+    kwargs = {'pool_scales': (1, 2, 3, 6)} if family in ('psp', 'uper') else {}
+    stock, ours = both_heads(family, **kwargs)
+    for head in (stock, ours):
+        for module in head.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # which stock needs under backward hooks
     return stock.double().eval(), ours.double().eval()
 
 
 def results(head):
-    """The output and the gradients of x and of every parameter."""
-    x = torch.randn(2, 6, 9, 11, generator=torch.Generator().manual_seed(1)).double()
-    out = head([x.requires_grad_()])
-    return [out, *torch.autograd.grad(out.square().sum(), [x, *head.parameters()])]
+    """The output and the gradients of the maps and of every parameter."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(9, 11), (5, 6), (3, 3)][: 1 if head.input_transform is None else 3]
+    maps = [torch.randn(2, 6, *size, generator=generator).double() for size in sizes]
+    inputs = [[x.requires_grad_() for x in maps]]
+    if hasattr(head, 'spatial_gather_module'):  # the second stage of OCRNet
+        inputs.append(torch.randn(2, 3, *sizes[0], generator=generator).double())
+    out = head(*inputs)
+    return [out, *torch.autograd.grad(out.square().sum(), [*maps, *head.parameters()])]
 
 
 def assert_same_results(stock, ours):
@@ -59,7 +79,8 @@ def tensors(values):
 
 def remember(seen):
     def hook(module, *values):
-        seen.append((type(module).__name__.replace('Pyramid', ''), tensors(values)))
+        name = re.sub('^(Pyramid|Winograd)', '', type(module).__name__)
+        seen.append((name, tensors(values)))
 
     return hook
 
@@ -71,7 +92,7 @@ def assert_same_calls(ours, stock):
 
 
 @pytest.mark.filterwarnings('ignore:For backward hooks to be called')
-@pytest.mark.parametrize('name', NAMES)
+@named_modules
 @pytest.mark.parametrize('kind', HOOK_KINDS)
 def test_hooks_are_called_with_what_stock_calls_them_with(heads, kind, name):
     calls = []
@@ -85,6 +106,7 @@ def test_hooks_are_called_with_what_stock_calls_them_with(heads, kind, name):
 
 
 @pytest.mark.filterwarnings('ignore:For backward hooks to be called')
+@pytest.mark.parametrize('family', NAMES)
 @pytest.mark.parametrize('kind', HOOK_KINDS)
 def test_global_hooks_see_every_module_that_they_see_in_stock(heads, kind):
     calls = []
@@ -101,7 +123,7 @@ def test_global_hooks_see_every_module_that_they_see_in_stock(heads, kind):
     assert_same_calls(calls[1], calls[0])
 
 
-@pytest.mark.parametrize('name', NAMES)
+@named_modules
 def test_what_a_hook_returns_counts(heads, name):
     for head in heads:
         module = head.get_submodule(name)
@@ -113,8 +135,8 @@ def test_what_a_hook_returns_counts(heads, name):
 
 
 def test_a_removed_hook_gives_the_fast_arithmetic_back(heads, monkeypatch):
-    pooled, pool = [], psp_head.pool_pyramid
-    monkeypatch.setattr(psp_head, 'pool_pyramid', lambda *args: pooled.append(1) or pool(*args))
+    pooled, pool = [], pyramid.pool_pyramid
+    monkeypatch.setattr(pyramid, 'pool_pyramid', lambda *args: pooled.append(1) or pool(*args))
     _, head = heads
     handle = head.psp_modules[1].register_forward_hook(lambda *args: None)
     results(head)
@@ -178,7 +200,16 @@ def test_a_replaced_level_counts(heads):
     assert_same_results(*heads)
 
 
-@pytest.mark.parametrize('name', ['psp_modules', 'bottleneck', 'bottleneck.conv'])
+@pytest.mark.parametrize(
+    ('family', 'name'),
+    [
+        *(('psp', name) for name in ('psp_modules', 'bottleneck', 'bottleneck.conv')),
+        *(('uper', name) for name in ('psp_modules', 'bottleneck', 'fpn_bottleneck')),
+        *(('segformer', name) for name in ('fusion_conv', 'fusion_conv.conv')),
+        *(('fcn', name) for name in ('convs', 'convs.0')),
+        ('ocr', 'bottleneck'),
+    ],
+)
 def test_a_forward_put_on_a_module_runs(heads, name):
     for head in heads:
         module = head.get_submodule(name)

@@ -1,0 +1,61 @@
+"""UPerNet's decode head: a feature pyramid whose coarsest map is PSPNet's pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from mmseg.models.decode_heads import UPerHead
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from .loss_mixin import StreamedLossMixin
+from .pyramid import (
+    pooled_levels,
+    pools_squares,
+    speed_up_convolutions,
+    split_convolution,
+    takes_pyramid,
+)
+
+
+@MODELS.register_module()
+class FactorizedUPerHead(StreamedLossMixin, UPerHead):
+    """mmseg's ``UPerHead`` computed exactly, without the two concatenations.
+
+    Same arguments, parameter names, outputs and gradients as ``UPerHead``; the same initial weights
+    from the same seed. The stock arithmetic is used where a bottleneck is no plain convolution, by
+    ``conv_cfg`` or replaced later, and where a module that is not called here with what stock calls
+    it with was replaced or has hooks: a pool, a level, a bottleneck.
+
+    Args:
+        pool_scales: bins per side of each pooling level.
+        **kwargs: those of ``BaseDecodeHead``.
+    """
+
+    def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs: Any) -> None:
+        super().__init__(pool_scales=pool_scales, **kwargs)
+        split_convolution(self.bottleneck, self.align_corners)
+        split_convolution(self.fpn_bottleneck, self.align_corners)
+        speed_up_convolutions(self)
+
+    def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """From the feature maps to the coarsest map of the feature pyramid."""
+        if not (takes_pyramid(self.bottleneck) and pools_squares(self.psp_modules)):
+            return super().psp_forward(inputs)
+        return self.bottleneck(pooled_levels(self.psp_modules, inputs[-1]))
+
+    def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
+        """From the backbone's feature maps to the features to classify, (N, channels, H, W)."""
+        if not takes_pyramid(self.fpn_bottleneck):
+            return super()._forward_feature(inputs)
+        inputs = self._transform_inputs(inputs)
+        maps = [self.psp_forward(inputs)]
+        above = maps[0]
+        for i in reversed(range(len(self.lateral_convs))):
+            lateral = self.lateral_convs[i](inputs[i])
+            size, align_corners = lateral.shape[2:], self.align_corners
+            above = lateral + F.interpolate(above, size, None, 'bilinear', align_corners)
+            maps.insert(0, self.fpn_convs[i](above))
+        return self.fpn_bottleneck(tuple(maps))

@@ -1,0 +1,217 @@
+"""The heads that take several maps against mmseg's ``UPerHead``, ``SegformerHead`` and so on."""
+
+import copy
+import statistics
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from mmcv.cnn import fuse_conv_bn
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from pspnet_plugin.heads.layers import PyramidConv2d
+from tests.helpers.heads import BN, FAMILIES, assert_equal_results, both_heads, run
+from tests.helpers.maps import LAYOUTS, sizes
+
+OF_MAPS = [name for name in FAMILIES if name != 'psp']
+families = pytest.mark.parametrize('family', OF_MAPS)
+side = st.tuples(sizes, sizes)
+SIZES = [(9, 11), (5, 6), (3, 3)]
+
+
+def random_maps(sides, batch, channels=(6, 6, 6)):
+    """One map of each size; images differ in brightness, so that no norm amplifies rounding."""
+    return [
+        torch.randn(batch, c, *s, dtype=torch.float64)
+        + 3 * torch.randn(batch, c, 1, 1, dtype=torch.float64)
+        for s, c in zip(sides, channels)
+    ]
+
+
+def before(family, maps, classes=3):
+    """What a head is called with besides the maps: OCR's second stage refines the first one's."""
+    size = (len(maps[0]), classes, *maps[0].shape[2:])
+    return (torch.randn(size, dtype=torch.float64),) if family == 'ocr' else ()
+
+
+@families
+@settings(deadline=None, max_examples=40)
+@given(
+    sides=st.lists(side, min_size=2, max_size=4),
+    batch=st.integers(1, 3),
+    data=st.data(),
+    align_corners=st.booleans(),
+    norm_cfg=st.sampled_from([None, BN]),
+)
+def test_outputs_and_all_gradients_equal_stock_in_eval(
+    family, sides, batch, data, align_corners, norm_cfg
+):
+    torch.manual_seed(0)
+    channels = [data.draw(st.integers(1, 7)) for _ in sides]
+    stock, ours = both_heads(
+        family,
+        in_channels=channels,
+        in_index=list(range(len(sides))),
+        align_corners=align_corners,
+        norm_cfg=norm_cfg,
+    )
+    maps = random_maps(sides, batch, channels)
+    more = before(family, maps)
+    assert_equal_results(
+        run(ours.double().eval(), *maps, more=more), run(stock.double().eval(), *maps, more=more)
+    )
+
+
+@families
+@settings(deadline=None, max_examples=20)
+@given(sides=st.tuples(side, side, side), batch=st.integers(3, 4), align_corners=st.booleans())
+def test_outputs_gradients_and_statistics_equal_stock_in_training(
+    family, sides, batch, align_corners
+):
+    torch.manual_seed(0)
+    stock, ours = both_heads(family, align_corners=align_corners)
+    maps = random_maps(sides, batch)
+    more = before(family, maps)
+    assert_equal_results(
+        run(ours.double().train(), *maps, more=more), run(stock.double().train(), *maps, more=more)
+    )
+    for name, expected in stock.named_buffers():
+        torch.testing.assert_close(dict(ours.named_buffers())[name], expected, rtol=1e-10, atol=0)
+
+
+@families
+def test_same_seed_gives_the_parameters_and_the_random_state_of_stock(family):
+    states = []
+    stock_class, our_class, small = FAMILIES[family]
+    for cls in (stock_class, our_class):
+        torch.manual_seed(3)
+        head = cls(**small)
+        head.init_weights()
+        states.append((list(head.state_dict().items()), torch.rand(1)))
+    (stock, after_stock), (ours, after_ours) = states
+    assert [name for name, _ in ours] == [name for name, _ in stock]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ours, stock))
+    assert torch.equal(after_ours, after_stock)
+
+
+@families
+def test_losses_equal_stock_without_full_size_logits(family, monkeypatch):
+    stock, ours = (head.double() for head in both_heads(family))
+    maps = random_maps(SIZES, 2)
+    labels = torch.randint(3, (2, 1, 36, 44))
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
+    arguments = (maps, *before(family, maps), samples, {})
+    expected = stock.loss(*arguments)
+    full_size = []
+    monkeypatch.setattr(
+        'mmseg.models.decode_heads.decode_head.resize', lambda *a, **k: full_size.append(a)
+    )
+    for name, value in ours.loss(*arguments).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-9)
+    assert not full_size
+
+
+def pyramids(head):
+    return [m for m in head.modules() if isinstance(m, PyramidConv2d)]
+
+
+@pytest.mark.parametrize(
+    ('family', 'kwargs'),
+    [
+        *(
+            (family, {'conv_cfg': {'type': 'ConvWS'}})
+            for family in OF_MAPS
+            if family != 'segformer'
+        ),
+        ('uper', {'pool_scales': ((1, 2), 3)}),
+        ('segformer', {'interpolate_mode': 'bicubic'}),
+        ('fcn', {'concat_input': True}),
+        ('fcn', {'dilation': 2}),
+        ('fcn', {'num_convs': 0, 'channels': 18}),
+        ('fcn', {'input_transform': None, 'in_channels': 6, 'in_index': 1}),
+        ('ocr', {'input_transform': None, 'in_channels': 6, 'in_index': 1}),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_split_takes_the_stock_arithmetic(family, kwargs):
+    stock, ours = (head.double() for head in both_heads(family, **kwargs))
+    maps = random_maps(SIZES, 2)
+    more = before(family, maps[1:] if kwargs.get('in_index') == 1 else maps)
+    assert_equal_results(
+        run(ours, *maps, more=more),
+        run(stock, *maps, more=more),
+    )
+
+
+@families
+def test_maps_are_never_concatenated(family, monkeypatch):
+    _, ours = both_heads(family)
+    assert pyramids(ours)
+    taken = []
+    for module in pyramids(ours):
+        forward = module._conv_forward
+        monkeypatch.setattr(
+            module,
+            '_conv_forward',
+            lambda x, *rest, forward=forward: taken.append(type(x)) or forward(x, *rest),
+        )
+    maps = [x.float() for x in random_maps(SIZES, 2)]
+    ours(maps, *(x.float() for x in before(family, maps)))
+    assert taken == [tuple] * len(pyramids(ours))
+
+
+@families
+def test_a_convolution_replaced_later_convolves_the_concatenation(family):
+    stock, ours = (head.double() for head in both_heads(family))
+    names = [name for name, m in ours.named_modules() if isinstance(m, PyramidConv2d)]
+    for head in (stock, ours):
+        torch.manual_seed(1)
+        for name in names:
+            parent, conv = head.get_submodule(name[: -len('.conv')]), head.get_submodule(name)
+            dilated = [2 * (k // 2) for k in conv.kernel_size]
+            parent.conv = nn.Conv2d(
+                conv.in_channels, conv.out_channels, conv.kernel_size, padding=dilated, dilation=2
+            ).double()
+    maps = random_maps(SIZES, 2)
+    more = before(family, maps)
+    assert_equal_results(run(ours, *maps, more=more), run(stock, *maps, more=more))
+
+
+def half_and_half(head):
+    """What a run that freezes some of the layers leaves to train."""
+    for parameter in list(head.parameters())[::2]:
+        parameter.requires_grad_(False)
+    return head
+
+
+@families
+@pytest.mark.parametrize('change', [fuse_conv_bn, copy.deepcopy, half_and_half])
+def test_what_changes_a_stock_head_changes_ours_alike(family, change):
+    stock, ours = (change(head.double().eval()) for head in both_heads(family))
+    maps = random_maps(SIZES, 2)
+    more = before(family, maps)
+    assert_equal_results(run(ours, *maps, more=more), run(stock, *maps, more=more))
+
+
+@families
+@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize('autocast', [None, torch.bfloat16])
+def test_rounding_errors_are_those_of_stock(family, layout, autocast):
+    ratios = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        heads = both_heads(family, in_channels=[16, 32, 64], channels=16)
+        stock, ours = (head.eval().to(memory_format=layout) for head in heads)
+        maps = random_maps([(37, 52), (19, 26), (10, 13)], 2, (16, 32, 64))
+        more = before(family, maps)
+        truth = copy.deepcopy(stock).double()(maps, *more)
+        with torch.no_grad(), torch.autocast('cpu', autocast, enabled=autocast is not None):
+            maps = [x.float().to(memory_format=layout) for x in maps]
+            expected, result = (head(maps, *(x.float() for x in more)) for head in (stock, ours))
+        assert result.dtype == expected.dtype
+        errors = [(out.double() - truth).norm() for out in (result, expected)]
+        ratios.append((errors[0] / errors[1]).item())
+    assert statistics.geometric_mean(ratios) <= 1.5
