@@ -77,10 +77,13 @@ class _Addition(torch.autograd.Function):
     def forward(out: Tensor, align_corners: bool, *tensors: Tensor) -> Tensor:
         with without_autocast(out):
             parts = _parts(out, tensors, align_corners)
+            # In half precision the sum is rounded once, not for each tap.
+            half = at_least_float32(out) is not out
+            total = torch.zeros_like(out, dtype=torch.float32) if half else out
             for images, outputs in _blocks(out):
                 for part in parts:
-                    part.add_to(out, images, outputs)
-        return out
+                    part.add_to(total, images, outputs)
+            return out.add_(total) if half else out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -188,9 +191,9 @@ class _ContiguousPart(_Part):
 
     def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
         rows, target = self.rows.mT.flatten(1), out[images, outputs]
-        for tap, columns in enumerate(self.columns.to(self.dtype).unbind(2)):
+        for tap, columns in enumerate(self.columns.unbind(2)):
             taps = self._taps(images, outputs, tap)
-            lines = torch.bmm(rows.expand(len(taps), -1, -1), taps).to(self.dtype)
+            lines = torch.bmm(rows.expand(len(taps), -1, -1), taps)
             target.view(-1, target.shape[3]).addmm_(lines.flatten(0, 1), columns.T)
 
     def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
@@ -232,9 +235,9 @@ class _ChannelsLastPart(_Part):
         some = out[images].permute(0, 2, 3, 1)
         target = some.view(*some.shape[:2], -1)  # never a copy
         columns = self.columns.flatten(1)
-        for tap, rows in enumerate(self.rows.to(self.dtype).unbind(2)):
+        for tap, rows in enumerate(self.rows.unbind(2)):
             taps = self._taps(images, tap)
-            lines = torch.bmm(columns.expand(len(taps), -1, -1), taps).to(self.dtype)
+            lines = torch.bmm(columns.expand(len(taps), -1, -1), taps)
             lines = lines.view(len(target), rows.shape[1], -1)
             target.baddbmm_(rows.expand(len(target), -1, -1), lines)
 
