@@ -18,15 +18,6 @@ else:  # torch < 2.2
     _proxy_mode = proxy_tensor.get_innermost_proxy_mode
 
 
-def is_exporting() -> bool:
-    """Whether what is done becomes a graph that other programs run."""
-    return torch.jit.is_tracing() or _is_in_torch_export()
-
-
-# torch < 2.7 has no such question, and its torch.export gets what torch.compile gets.
-_is_in_torch_export = getattr(getattr(torch, 'compiler', None), 'is_exporting', lambda: False)
-
-
 def is_proxied() -> bool:
     """Whether ``make_fx`` traces what is done."""
     return _proxy_mode() is not None

@@ -157,6 +157,14 @@ class _Part:
         if of_weight:
             self.of_weight = at_least_float32(torch.zeros_like(self.weight))
 
+    def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
+        """Add the convolution of the level to some images and channels of ``out``."""
+        raise NotImplementedError
+
+    def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
+        """Add to the gradients what comes from that of some images and channels of the result."""
+        raise NotImplementedError
+
     @functools.cached_property
     def few_taps(self) -> Tensor | None:
         """All taps, (N, O, h, w, k_h, k_w), if there are so few that the kernel is not copied."""
