@@ -234,7 +234,7 @@ def quantized_eagerly(head, x):
 def test_eager_mode_quantization_has_the_results_of_stock(name):
     stock_class, our_class, kwargs = CASES[name]
     torch.manual_seed(0)
-    stock, ours = stock_class(**SMALL, **kwargs), our_class(**SMALL, **kwargs)
+    stock, ours = stock_class(**kwargs), our_class(**kwargs)
     ours.load_state_dict(stock.state_dict(), strict=True)
     x, results = torch.randn(2, 6, 9, 11), []
     for head in (stock, ours):
