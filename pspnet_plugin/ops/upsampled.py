@@ -157,6 +157,14 @@ class _Part:
         if of_weight:
             self.of_weight = at_least_float32(torch.zeros_like(self.weight))
 
+    def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
+        """Add the part's convolution to some images and output channels of ``out``."""
+        raise NotImplementedError
+
+    def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
+        """Add what comes from the gradient of some images and output channels."""
+        raise NotImplementedError
+
     @functools.cached_property
     def few_taps(self) -> Tensor | None:
         """All taps, (N, O, h, w, k_h, k_w), if there are so few that the kernel is not copied."""
@@ -191,10 +199,14 @@ class _ContiguousPart(_Part):
 
     def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
         rows, target = self.rows.mT.flatten(1), out[images, outputs]
-        for tap, columns in enumerate(self.columns.unbind(2)):
+        some, columns = [], list(self.columns.unbind(2))
+        for tap in range(len(columns)):
             taps = self._taps(images, outputs, tap)
-            lines = torch.bmm(rows.expand(len(taps), -1, -1), taps)
-            target.view(-1, target.shape[3]).addmm_(lines.flatten(0, 1), columns.T)
+            some.append(torch.bmm(rows.expand(len(taps), -1, -1), taps))
+        if self.few_taps is not None:  # short products cost more than a copy
+            some, columns = [torch.cat(some, dim=2)], [torch.cat(columns, dim=1)]
+        for lines, matrix in zip(some, columns):
+            target.view(-1, target.shape[3]).addmm_(lines.flatten(0, 1), matrix.T)
 
     def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
         n, _, h, w = self.level[images].shape
