@@ -247,11 +247,15 @@ class _ChannelsLastPart(_Part):
         some = out[images].permute(0, 2, 3, 1)
         target = some.view(*some.shape[:2], -1)  # never a copy
         columns = self.columns.flatten(1)
-        for tap, rows in enumerate(self.rows.unbind(2)):
+        some, rows = [], list(self.rows.unbind(2))
+        for tap in range(len(rows)):
             taps = self._taps(images, tap)
             lines = torch.bmm(columns.expand(len(taps), -1, -1), taps)
-            lines = lines.view(len(target), rows.shape[1], -1)
-            target.baddbmm_(rows.expand(len(target), -1, -1), lines)
+            some.append(lines.view(len(target), self.rows.shape[1], -1))
+        if self.few_taps is not None:  # short products cost more than a copy
+            some, rows = [torch.cat(some, dim=1)], [torch.cat(rows, dim=1)]
+        for lines, matrix in zip(some, rows):
+            target.baddbmm_(matrix.expand(len(target), -1, -1), lines)
 
     def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
         n, _, h, w = self.level[images].shape
