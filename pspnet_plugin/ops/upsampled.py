@@ -244,8 +244,8 @@ class _ChannelsLastPart(_Part):
         return at_least_float32(taps).reshape(-1, self.level.shape[3] * k_w, outputs)
 
     def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
-        some = out[images].permute(0, 2, 3, 1)
-        target = some.view(*some.shape[:2], -1)  # never a copy
+        target = out[images].permute(0, 2, 3, 1)
+        target = target.view(*target.shape[:2], -1)  # never a copy
         columns = self.columns.flatten(1)
         some, rows = [], list(self.rows.unbind(2))
         for tap in range(len(rows)):
