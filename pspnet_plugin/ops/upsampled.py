@@ -158,11 +158,11 @@ class _Part:
             self.of_weight = at_least_float32(torch.zeros_like(self.weight))
 
     def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
-        """Add the convolution of the level to some images and channels of ``out``."""
+        """Add the part's convolution to some images and output channels of ``out``."""
         raise NotImplementedError
 
     def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
-        """Add to the gradients what comes from that of some images and channels of the result."""
+        """Add what comes from the gradient of some images and output channels."""
         raise NotImplementedError
 
     @functools.cached_property
@@ -199,10 +199,14 @@ class _ContiguousPart(_Part):
 
     def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
         rows, target = self.rows.mT.flatten(1), out[images, outputs]
-        for tap, columns in enumerate(self.columns.unbind(2)):
+        some, columns = [], list(self.columns.unbind(2))
+        for tap in range(len(columns)):
             taps = self._taps(images, outputs, tap)
-            lines = torch.bmm(rows.expand(len(taps), -1, -1), taps)
-            target.view(-1, target.shape[3]).addmm_(lines.flatten(0, 1), columns.T)
+            some.append(torch.bmm(rows.expand(len(taps), -1, -1), taps))
+        if self.few_taps is not None:  # short products cost more than a copy
+            some, columns = [torch.cat(some, dim=2)], [torch.cat(columns, dim=1)]
+        for lines, matrix in zip(some, columns):
+            target.view(-1, target.shape[3]).addmm_(lines.flatten(0, 1), matrix.T)
 
     def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
         n, _, h, w = self.level[images].shape
@@ -240,14 +244,18 @@ class _ChannelsLastPart(_Part):
         return at_least_float32(taps).reshape(-1, self.level.shape[3] * k_w, outputs)
 
     def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
-        some = out[images].permute(0, 2, 3, 1)
-        target = some.view(*some.shape[:2], -1)  # never a copy
+        target = out[images].permute(0, 2, 3, 1)
+        target = target.view(*target.shape[:2], -1)  # never a copy
         columns = self.columns.flatten(1)
-        for tap, rows in enumerate(self.rows.unbind(2)):
+        some, rows = [], list(self.rows.unbind(2))
+        for tap in range(len(rows)):
             taps = self._taps(images, tap)
             lines = torch.bmm(columns.expand(len(taps), -1, -1), taps)
-            lines = lines.view(len(target), rows.shape[1], -1)
-            target.baddbmm_(rows.expand(len(target), -1, -1), lines)
+            some.append(lines.view(len(target), self.rows.shape[1], -1))
+        if self.few_taps is not None:  # short products cost more than a copy
+            some, rows = [torch.cat(some, dim=1)], [torch.cat(rows, dim=1)]
+        for lines, matrix in zip(some, rows):
+            target.baddbmm_(matrix.expand(len(target), -1, -1), lines)
 
     def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
         n, _, h, w = self.level[images].shape
