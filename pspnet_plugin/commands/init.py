@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.progress import track
 from rich.table import Table
 
 from ..data.classes import Classes, find_classes, write_labels
-from ..data.config_text import BACKBONES, config_text, write_lists
+from ..data.config_text import BACKBONES, PACKAGES, config_text, write_lists
 from ..data.errors import DataError
 from ..data.pairs import Pair, find_pairs
 from ..data.scan import Look, scan
 from ..data.split import groups_of_duplicates, split
-from ..text import table_as_text
+from ..text import did_you_mean, table_as_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Look at the data, split it, and write the config."""
     for folder in (arguments.images, arguments.masks):
         if not folder.is_dir():
-            raise DataError(f'{folder}: no such folder')
+            beside = [path.name for path in folder.parent.glob('*') if path.is_dir()]
+            raise DataError(f'{folder}: no such folder.{did_you_mean(folder.name, beside)}')
+    require_packages(arguments.backbone)
     out = arguments.out
     config = out / f'{out.resolve().name}.py'
     if config.exists():
@@ -81,8 +84,16 @@ def run(arguments: argparse.Namespace) -> int:
     )
     config.write_text(text, encoding='utf-8')
     print(summary(looks, classes, len(training), len(validation)))
-    print(f'written: {config}\nnext:    pspnet train {config}')
+    print(f'written: {config}\nnext:    pspnet check {config}\n         pspnet train {config}')
     return 0
+
+
+def require_packages(backbone: str) -> None:
+    """Raise DataError where what a backbone needs is not installed."""
+    needed = PACKAGES.get(backbone, {})
+    missing = [name for module, name in needed.items() if find_spec(module) is None]
+    if missing:
+        raise DataError(f'--backbone {backbone} needs: pip install {" ".join(missing)}')
 
 
 def shared_mask_suffix(pairs: Sequence[Pair]) -> str | None:

@@ -216,15 +216,20 @@ def last_whole_checkpoint_before(broken: Path) -> Path | None:
     written = broken.stat().st_mtime
     earlier = [p for p in others if p.stat().st_mtime <= written]
     for path in sorted(earlier, key=lambda p: p.stat().st_mtime, reverse=True):
-        if is_zip(path) and not fault_of(path) and _same_run(path, broken):
+        if is_zip(path) and not fault_of(path) and _resumes_run_of(path, broken):
             return path
     return None
 
 
-def _same_run(whole: Path, broken: Path) -> bool:
-    """Whether ``broken`` has the name of the experiment that wrote ``whole`` in it."""
+def _resumes_run_of(whole: Path, broken: Path) -> bool:
+    """Whether ``broken`` has the name of the experiment that wrote ``whole`` in it.
+
+    Files without the state of an optimizer, as the best checkpoint of a run, cannot be resumed.
+    """
     try:
         content = checkpoints.load(whole, 'meta')
+        if 'optimizer' not in content:
+            return False
         name = content['meta']['experiment_name'].encode()
         with open(broken, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as m:
             return bool(name) and m.find(name) >= 0

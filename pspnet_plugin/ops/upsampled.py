@@ -81,8 +81,7 @@ class _Addition(torch.autograd.Function):
             half = at_least_float32(out) is not out
             total = torch.zeros_like(out, dtype=torch.float32) if half else out
             for images, outputs in _blocks(out):
-                for part in parts:
-                    part.add_to(total, images, outputs)
+                _add_parts(total, parts, images, outputs)
             return out.add_(total) if half else out
 
     @staticmethod
@@ -118,6 +117,21 @@ def _halves(both: Sequence[Kind]) -> tuple[Sequence[Kind], Sequence[Kind]]:
 def _parts(out: Tensor, tensors: Sequence[Tensor], align_corners: bool) -> list[_Part]:
     kind = _ChannelsLastPart if is_channels_last(out) else _ContiguousPart
     return [kind(out, *pair, align_corners) for pair in zip(*_halves(tensors))]
+
+
+def _add_parts(out: Tensor, parts: Sequence[_Part], images: slice, outputs: slice) -> None:
+    """Add the convolutions of all levels to some images and output channels of ``out``."""
+    # Short products cost more than a copy: those of levels with few bins are one.
+    few = [part for part in parts if part.few_taps is not None]
+    together = [product for part in few for product in part.products(images, outputs)]
+    if together:
+        lines, matrices = zip(*together)
+        joined = torch.cat(lines, dim=few[0].axis_of_bins), torch.cat(matrices, dim=1)
+        few[0].add(out, images, outputs, *joined)
+    for part in parts:
+        if part.few_taps is None:
+            for product in part.products(images, outputs):
+                part.add(out, images, outputs, *product)
 
 
 def _blocks(out: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -157,8 +171,17 @@ class _Part:
         if of_weight:
             self.of_weight = at_least_float32(torch.zeros_like(self.weight))
 
-    def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
-        """Add the part's convolution to some images and output channels of ``out``."""
+    # The axis of what :meth:`products` yields along which the bins of a line lie.
+    axis_of_bins: int
+
+    def products(self, images: slice, outputs: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each tap lines that are upsampled along one axis, and the matrix for the other."""
+        raise NotImplementedError
+
+    def add(
+        self, out: Tensor, images: slice, outputs: slice, lines: Tensor, matrix: Tensor
+    ) -> None:
+        """Add a product of :meth:`products` to some images and output channels of ``out``."""
         raise NotImplementedError
 
     def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
@@ -197,16 +220,19 @@ class _ContiguousPart(_Part):
             taps = torch.bmm(kernels.expand(len(level), -1, -1), level)
         return at_least_float32(taps).reshape(-1, h * self.rows.shape[2], w)
 
-    def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
-        rows, target = self.rows.mT.flatten(1), out[images, outputs]
-        some, columns = [], list(self.columns.unbind(2))
-        for tap in range(len(columns)):
+    axis_of_bins = 2
+
+    def products(self, images: slice, outputs: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = self.rows.mT.flatten(1)
+        for tap, columns in enumerate(self.columns.unbind(2)):
             taps = self._taps(images, outputs, tap)
-            some.append(torch.bmm(rows.expand(len(taps), -1, -1), taps))
-        if self.few_taps is not None:  # short products cost more than a copy
-            some, columns = [torch.cat(some, dim=2)], [torch.cat(columns, dim=1)]
-        for lines, matrix in zip(some, columns):
-            target.view(-1, target.shape[3]).addmm_(lines.flatten(0, 1), matrix.T)
+            yield torch.bmm(rows.expand(len(taps), -1, -1), taps), columns  # (n o, H, w), (W, w)
+
+    def add(
+        self, out: Tensor, images: slice, outputs: slice, lines: Tensor, matrix: Tensor
+    ) -> None:
+        target = out[images, outputs]
+        target.view(-1, target.shape[3]).addmm_(lines.flatten(0, 1), matrix.T)
 
     def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
         n, _, h, w = self.level[images].shape
@@ -243,19 +269,21 @@ class _ChannelsLastPart(_Part):
             taps = F.linear(level, self._kernels(tap))
         return at_least_float32(taps).reshape(-1, self.level.shape[3] * k_w, outputs)
 
-    def add_to(self, out: Tensor, images: slice, outputs: slice) -> None:
-        target = out[images].permute(0, 2, 3, 1)
-        target = target.view(*target.shape[:2], -1)  # never a copy
+    axis_of_bins = 1
+
+    def products(self, images: slice, outputs: slice) -> Iterator[tuple[Tensor, Tensor]]:
         columns = self.columns.flatten(1)
-        some, rows = [], list(self.rows.unbind(2))
-        for tap in range(len(rows)):
+        for tap, rows in enumerate(self.rows.unbind(2)):
             taps = self._taps(images, tap)
             lines = torch.bmm(columns.expand(len(taps), -1, -1), taps)
-            some.append(lines.view(len(target), self.rows.shape[1], -1))
-        if self.few_taps is not None:  # short products cost more than a copy
-            some, rows = [torch.cat(some, dim=1)], [torch.cat(rows, dim=1)]
-        for lines, matrix in zip(some, rows):
-            target.baddbmm_(matrix.expand(len(target), -1, -1), lines)
+            yield lines.view(-1, self.rows.shape[1], lines[0].numel()), rows  # (n, h, W O), (H, h)
+
+    def add(
+        self, out: Tensor, images: slice, outputs: slice, lines: Tensor, matrix: Tensor
+    ) -> None:
+        target = out[images].permute(0, 2, 3, 1)
+        target = target.view(*target.shape[:2], -1)  # never a copy
+        target.baddbmm_(matrix.expand(len(target), -1, -1), lines)
 
     def add_gradients(self, grad: Tensor, images: slice, outputs: slice) -> None:
         n, _, h, w = self.level[images].shape

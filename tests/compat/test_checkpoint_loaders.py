@@ -232,6 +232,8 @@ def save_in_turn(folder, *names, run='psp_20260102_030405'):
             'meta': {'experiment_name': run},
             'state_dict': {'weight': torch.rand(64, 64)},
         }
+        if not name.startswith('best_'):  # as mmengine's CheckpointHook writes them
+            content['optimizer'] = {'param_groups': []}
         torch.save(content, folder / name)
         second = len(list(folder.glob('*.pth')))
         os.utime(folder / name, (second, second))
@@ -244,7 +246,8 @@ def cut_in_half(path):
 
 
 def test_cut_checkpoint_is_refused_and_the_whole_one_before_it_is_named(tmp_path):
-    save_in_turn(tmp_path, 'iter_10.pth', 'iter_20.pth', 'iter_30.pth', 'iter_40.pth')
+    names = ['iter_10.pth', 'best_mIoU_iter_10.pth', 'iter_20.pth', 'iter_30.pth', 'iter_40.pth']
+    save_in_turn(tmp_path, *names)
     for name in ('iter_20.pth', 'iter_30.pth'):
         cut_in_half(tmp_path / name)
     with pytest.raises(CheckpointError) as raised:

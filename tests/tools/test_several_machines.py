@@ -52,7 +52,7 @@ def assert_trained(work_dir, processes):
     for process in processes:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output[-4000:]
-    (checkpoint,) = work_dir.glob('*.pth')
+    (checkpoint,) = work_dir.glob('iter_*.pth')
     assert torch.load(checkpoint, weights_only=False)['meta']['iter'] == 2
     (log,) = work_dir.glob('*/*.log')  # of one process only
     assert 'GPU number: 2' in log.read_text()
