@@ -102,6 +102,9 @@ def written(path: Path, like: Raster, bands: int, dtype: str, nodata: int | None
     """A GeoTIFF to write blocks into, with the georeference of ``like``.
 
     It has its name when all of it is written, and not before.
+
+    Raises:
+        PredictionError: it cannot be written.
     """
     part = path.with_name(f'{path.name}.part')
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +115,9 @@ def written(path: Path, like: Raster, bands: int, dtype: str, nodata: int | None
         with rasterio.open(part, 'w', **WRITTEN, **place, **shape) as target:
             yield target
         os.replace(part, path)
+    except (rasterio.errors.RasterioError, OSError) as error:
+        reason = error.__cause__ or error
+        raise PredictionError(f'{path} cannot be written: {reason}.') from error
     finally:
         part.unlink(missing_ok=True)
 

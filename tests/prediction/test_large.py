@@ -13,6 +13,7 @@ from rasterio.transform import from_origin
 from pspnet_plugin import init_model as fast_model
 from pspnet_plugin import predict
 from pspnet_plugin.commands import main
+from pspnet_plugin.prediction import rasters
 from tests.helpers.folders import image_of, mask_of
 from tests.helpers.prediction import random_checkpoint, small_config
 from tests.helpers.processes import ROOT
@@ -141,6 +142,21 @@ def test_rasters_that_do_not_fit_are_named_and_leave_nothing_behind(
     assert 'text.tif: cannot be opened as a raster' in told
     assert 'good.tif' not in told
     assert [path.name for path in (tmp_path / 'out' / 'labels').iterdir()] == ['good.tif']
+
+
+def test_a_raster_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    trained, scene, tmp_path, monkeypatch, capsys
+):
+    def full(*arguments):
+        raise rasterio.errors.RasterioIOError('no space left on device')
+
+    monkeypatch.setattr(rasters, 'write_block', full)
+    raster = write_raster(tmp_path / 'raster.tif', np.moveaxis(scene, 2, 0))
+    words = ['predict', *trained, str(raster), '--out', str(tmp_path / 'out'), '--window', '64']
+    assert main([*words, '--device', 'cpu']) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.endswith('labels/raster.tif cannot be written: no space left on device.')
+    assert list((tmp_path / 'out' / 'labels').iterdir()) == []
 
 
 @pytest.mark.parametrize(
