@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..prediction.sources import files_below
 from .errors import refuse
 
 SUFFIXES = frozenset(
@@ -51,8 +51,8 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
     Raises:
         DataError: a file has no partner, or the images have several suffixes.
     """
-    found = {path_stem(path, images): path for path in files_below(images)}
-    labels = {path_stem(path, masks): path for path in files_below(masks)}
+    found = {path_stem(path, images): path for path in files_below(images, SUFFIXES)}
+    labels = {path_stem(path, masks): path for path in files_below(masks, SUFFIXES)}
     problems = [
         f'{folder}: no images ({" ".join(sorted(SUFFIXES))})'
         for folder, files in ((images, found), (masks, labels))
@@ -73,14 +73,6 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
     return [
         Pair(stem, found[stem], labels[mask_keys[key]]) for key, stem in sorted(image_keys.items())
     ]
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """The image files in ``folder`` and below it, without hidden ones, in order."""
-    for path in sorted(folder.rglob('*')):
-        hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
-            yield path
 
 
 def path_stem(path: Path, folder: Path) -> str:

@@ -76,7 +76,7 @@ def _named(name: str, suffixes: frozenset[str]) -> Iterator[Source]:
         last = unquote(urlsplit(name).path).rstrip('/').rpartition('/')[2]
         yield Source(name, name, Path(last or 'image'))
     elif os.path.isdir(name):
-        found = list(_files_below(Path(name), suffixes))
+        found = list(files_below(Path(name), suffixes))
         if not found:
             raise PredictionError(f'{name} has no images ({" ".join(sorted(suffixes))}) in it.')
         for path in found:
@@ -91,7 +91,8 @@ def _named(name: str, suffixes: frozenset[str]) -> Iterator[Source]:
             yield Source(match, match, Path(os.path.relpath(match, _fixed_part(name))))
 
 
-def _files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+    """The files in a folder and below it with one of these suffixes, without hidden ones."""
     for path in sorted(folder.rglob('*')):
         hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
         if path.suffix.lower() in suffixes and not hidden and path.is_file():
