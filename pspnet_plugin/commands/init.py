@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             'more that are no near-duplicates are needed'
         )
     out.mkdir(parents=True, exist_ok=True)
-    masks, mask_suffix = arguments.masks, shared_mask_suffix(pairs)
+    masks, mask_suffix = arguments.masks, shared_mask_suffix(pairs, arguments.masks)
     if mask_suffix is None or not classes.are_labels or not all(look.plain for look in looks):
         masks, mask_suffix = out / 'labels', '.png'
         write_labels(looks, classes, masks)
@@ -96,21 +96,11 @@ def require_packages(backbone: str) -> None:
         raise DataError(f'--backbone {backbone} needs: pip install {" ".join(missing)}')
 
 
-def shared_mask_suffix(pairs: Sequence[Pair]) -> str | None:
+def shared_mask_suffix(pairs: Sequence[Pair], masks: Path) -> str | None:
     """What follows an image's name in the name of its mask; None where that is not always so."""
-    first = pairs[0]
-    found = {
-        pair.mask.name[len(Path(pair.name).name) :]
-        for pair in pairs
-        if pair.mask.name.startswith(Path(pair.name).name)
-    }
-    same_folders = all(
-        pair.mask.parent.parts[-len(Path(pair.name).parts[:-1]) :] == Path(pair.name).parts[:-1]
-        for pair in pairs
-        if len(Path(pair.name).parts) > 1
-    )
-    follows = all(pair.mask.name.startswith(Path(pair.name).name) for pair in pairs)
-    return found.pop() if follows and same_folders and len(found) == 1 and first else None
+    paths = [(pair.name, pair.mask.relative_to(masks).as_posix()) for pair in pairs]
+    suffixes = {path[len(name) :] if path.startswith(name) else None for name, path in paths}
+    return suffixes.pop() if len(suffixes) == 1 else None
 
 
 def summary(looks: Sequence[Look], classes: Classes, training: int, validation: int) -> str:
