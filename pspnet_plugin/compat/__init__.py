@@ -18,6 +18,7 @@ from . import (
     comm_hooks,
     config_scope,
     gloo,
+    metric_folders,
     mmcv_ops,
     optimizer_constructors,
     runner,
@@ -44,5 +45,6 @@ def apply() -> None:
     checkpoint_files.patch()
     checkpoint_loaders.patch()
     config_scope.patch()
+    metric_folders.patch()
     optimizer_constructors.patch()
     runner.patch()
