@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..pretrained.advice.lookalikes import architecture_in, architecture_of
-from ..pretrained.advice.resnets import RESNET_STAGES
 from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.report import LoadReport
 
 Tensors = Mapping[str, Tensor]
+RESNET_STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
 Features = dict  # the name of a stage -> its features, (1, C, H, W)
 
 

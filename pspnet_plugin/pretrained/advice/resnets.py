@@ -6,24 +6,15 @@ import re
 
 from ..match.search import Shapes, is_counted
 
-RESNET_DEPTHS: dict[tuple, int] = {
-    ('basic', 2, 2, 2, 2): 18,
-    ('basic', 3, 4, 6, 3): 34,
-    ('bottleneck', 3, 4, 6, 3): 50,
-    ('bottleneck', 3, 4, 23, 3): 101,
-    ('bottleneck', 3, 8, 36, 3): 152,
-}
-RESNET_STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
-CONVERTED_V1C = ('ResNet-18', 'ResNet-50', 'ResNet-101')
+BOTTLENECK = 'layer1.0.conv3.weight'
 
 
 def about_depth(theirs: Shapes, ours: Shapes) -> str | None:
     """Other numbers of blocks, or ResNets of other blocks."""
-    blocks = _blocks(theirs), _blocks(ours)
     names = _resnet_name(theirs), _resnet_name(ours)
+    blocks = _blocks(theirs), _blocks(ours)
     differing = [row for row in blocks[1] if blocks[0].get(row, blocks[1][row]) != blocks[1][row]]
-    other_kind = _has_bottlenecks(theirs) != _has_bottlenecks(ours)
-    if None not in names and (differing or other_kind):
+    if None not in names and (differing or (BOTTLENECK in theirs) != (BOTTLENECK in ours)):
         said = [f'is {name}' for name in names]
     elif differing:
         said = [f'has {side[differing[0]]} blocks in {differing[0]}' for side in blocks]
@@ -47,32 +38,22 @@ def _blocks(shapes: Shapes) -> dict[str, int]:
 
 
 def _resnet_name(shapes: Shapes) -> str | None:
-    """``'ResNet-50'``, or the blocks of an unusual one; None where it is no ResNet."""
+    """``'ResNet-50'``: the number counts the convolutions of the blocks, the stem and the head."""
     if 'layer1.0.conv1.weight' not in shapes:
         return None
-    kind = 'bottleneck' if _has_bottlenecks(shapes) else 'basic'
-    blocks = _blocks(shapes)
-    depths = tuple(blocks[stage] for stage in RESNET_STAGES if stage in blocks)
-    known = RESNET_DEPTHS.get((kind, *depths))
-    return f'ResNet-{known}' if known else f'a ResNet with {kind} blocks {list(depths)}'
-
-
-def _has_bottlenecks(shapes: Shapes) -> bool:
-    return 'layer1.0.conv3.weight' in shapes
+    in_block = 3 if BOTTLENECK in shapes else 2
+    blocks = sum(count for row, count in _blocks(shapes).items() if re.fullmatch(r'layer\d', row))
+    return f'ResNet-{2 + in_block * blocks}'
 
 
 def about_stem(theirs: Shapes, ours: Shapes) -> str | None:
     """One convolution in the stem of a ResNet or three, and how wide those are."""
     their_stem, our_stem = _stem_widths(theirs), _stem_widths(ours)
     if our_stem and not their_stem and 'conv1.weight' in theirs:
-        name = _resnet_name(ours)
-        example = ''
-        if name in CONVERTED_V1C:
-            example = f', such as open-mmlab://{name.lower().replace("-", "")}_v1c'
         return (
             'The module has a deep stem of three convolutions (ResNetV1c, ResNetV1d) and the '
             'checkpoint one convolution, conv1. Set the backbone\'s type to "ResNet", or take '
-            f'weights of a deep stem{example}.'
+            'weights of a deep stem, such as open-mmlab://resnet50_v1c.'
         )
     if not their_stem or their_stem == our_stem:
         return None

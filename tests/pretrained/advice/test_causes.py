@@ -87,7 +87,7 @@ def mended(tmp_path):
         ('smp', 'ResNet', 18, 'is ResNet-34, the module is ResNet-18', {'depth': 34}),
         ('smp', 'ResNetV1c', 34, f'{DEEP}.*type to "ResNet"', {'type': 'ResNet'}),
         ('mmpretrain', 'ResNet', 50, 'is ResNet-18, the module is ResNet-50', {'depth': 18}),
-        ('mmpretrain', 'ResNetV1c', 18, 'open-mmlab://resnet18_v1c', {'type': 'ResNet'}),
+        ('mmpretrain', 'ResNetV1c', 18, 'open-mmlab://resnet50_v1c', {'type': 'ResNet'}),
         ('mmpretrain v1c', 'ResNet', 50, 'type to "ResNetV1c",', {'type': 'ResNetV1c'}),
         ('mmpretrain v1c', 'ResNetV1d', 50, 'type to "ResNetV1c"', {'type': 'ResNetV1c'}),
         ('mmpretrain v1d', 'ResNetV1c', 50, 'type to "ResNetV1d"', {'type': 'ResNetV1d'}),
