@@ -1,4 +1,4 @@
-"""What can go wrong between a reference and the weights in a module, each with its own class."""
+"""What can go wrong between a reference and the weights in a module."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ class PretrainedWeightsError(PspnetPluginError):
     def __init__(self, message: str, report: Any = None):
         super().__init__(message)
         self.report = report
-
-
-class WeightsReferenceError(PretrainedWeightsError):
-    """A reference that names nothing: unknown scheme, unknown model, missing file."""
-
-
-class WeightsDownloadError(PretrainedWeightsError):
-    """An address that gave no whole file of weights."""
 
 
 class WeightsFileError(PretrainedWeightsError):

@@ -120,7 +120,7 @@ def test_a_prefix_that_leads_elsewhere_is_refused_with_the_one_that_would_fit(tm
     content = {f'backbone.{name}': t for name, t in network.state_dict().items()}
     content['neck.conv.weight'] = torch.zeros(1)
     file = saved(content, tmp_path / 'weights.pth')
-    message = r"100 tensors would fit \(prefix 'backbone\.', conversion same-names\)"
+    message = r"Say prefix='backbone\.': 100 of the module's tensors fit there"
     refused(network, file, message, prefix='neck.')
     assert load_pretrained(network, file, prefix='backbone').prefix == 'backbone.'
 
@@ -142,7 +142,11 @@ def test_another_width_is_refused(files):
 
 def test_backbone_weights_do_not_go_into_a_whole_model(files):
     module = nn.ModuleDict({'backbone': build(type='ResNet', depth=18), 'head': nn.Linear(512, 9)})
-    refused(module, files('resnet18'), "Give the init_cfg to the backbone.*module='backbone'")
+    refused(
+        module,
+        files('resnet18'),
+        "load its backbone, give the init_cfg to the backbone.*module='backbone'",
+    )
 
 
 def test_a_checkpoint_without_the_heads_does_not_go_into_a_whole_model(tmp_path):

@@ -9,25 +9,17 @@ from collections.abc import Iterable, Sequence
 from ...text import shortened
 from ..match.input_channels import first_convolution
 from ..match.plan import LoadPlan
-from ..match.search import Match, Shapes, find_match, is_counted, parents_of, shapes_of
-from ..source.read import Checkpoint
+from ..match.search import Match, Shapes, find_match, is_counted, parents_of, reachable, shapes_of
+from ..source.read import Checkpoint, below
 from .resnets import about_depth, about_downsampling, about_stem
 
-DETECTION = re.compile(
-    r'(?:^|\.)(?:rpn|roi_heads?|rpn_head|bbox_head|mask_head|head\.classification_head)\.'
-)
 ATTENTION = re.compile(r'\.se(?:_module|_layer)?\.')
 POSITIONS = re.compile(r'pos(?:ition)?_?embed')
 
 
-def likeliest_cause(plan: LoadPlan, module_shapes: Shapes) -> str:
-    """One or two sentences on why ``plan`` leaves the module uncovered, and what mends it.
-
-    Args:
-        plan: the best that was found.
-        module_shapes: shape of each tensor of the module.
-    """
-    match, shapes = plan.match, shapes_of(plan.candidates.tensors)
+def likeliest_cause(plan: LoadPlan) -> str:
+    """One or two sentences on why ``plan`` leaves the module uncovered, and what mends it."""
+    match, shapes, module_shapes = plan.match, plan.shapes, plan.module_shapes
     # As the module would say them, so that other projects' names are understood as well.
     named = {**match.names, **{name: original for original, name in match.nearby.items()}}
     theirs = _backbone_of({n: shapes[o] for n, o in named.items()}, match.module_prefix)
@@ -37,7 +29,6 @@ def likeliest_cause(plan: LoadPlan, module_shapes: Shapes) -> str:
         or about_stem(theirs, ours)
         or about_downsampling(theirs, ours)
         or _about_attention(plan, ours)
-        or _about_detection(shapes)
         or _about_heads(match, shapes, module_shapes)
         or _about_tensors(plan, module_shapes)
         or _about_missing(plan)
@@ -48,12 +39,12 @@ def likeliest_cause(plan: LoadPlan, module_shapes: Shapes) -> str:
 def why_empty(path: str, content: Checkpoint, module_shapes: Shapes) -> str:
     """Why a file has no state dict, with the prefix that reaches one elsewhere in it."""
     if not content.everything:
-        found = 'its state dict is empty. Save the model again'
-        if content.has_arrays:
-            found = 'its values are numpy arrays. Save each as torch.as_tensor(array)'
-        return f'{path} holds no tensors: {found}.'
+        return (
+            f'{path} holds no tensors by name. Save model.state_dict() again; numpy arrays become '
+            'tensors by torch.as_tensor(array).'
+        )
     keys = list(dict.fromkeys(name.partition('.')[0] for name in content.everything))
-    advice = prefix_that_fits(shapes_of(content.everything), module_shapes) or (
+    advice = prefix_that_fits(content, module_shapes) or (
         ' No tensor there fits the module. If these are its weights under other names, say by '
         'prefix="KEY." which key and by key_map=[(pattern, replacement)] how names translate.'
     )
@@ -63,25 +54,22 @@ def why_empty(path: str, content: Checkpoint, module_shapes: Shapes) -> str:
     )
 
 
-def prefix_that_fits(everything: Shapes, module_shapes: Shapes, fitting: int = 0) -> str:
+def prefix_that_fits(content: Checkpoint, module_shapes: Shapes, fitting: int = 0) -> str:
     """Advice on the prefix behind which more than ``fitting`` tensors of a whole file fit."""
-    found = find_match({name: name for name in everything}, everything, module_shapes)
+    found = find_match(reachable(content), shapes_of(content.everything), module_shapes)
     if not found.root or found.fitting <= fitting:
         return ''
     return f" Say prefix={found.root!r}: {found.fitting} of the module's tensors fit there."
 
 
-def _backbone_of(shapes: Shapes, module_prefix: str) -> dict[str, tuple[int, ...]]:
-    below = {n[len(module_prefix) :]: shape for n, shape in shapes.items()}
-    begin = 'backbone.'
-    inside = {n[len(begin) :]: shape for n, shape in below.items() if n.startswith(begin)}
-    return inside or below
+def _backbone_of(shapes: Shapes, module_prefix: str) -> Shapes:
+    own = below(module_prefix, shapes)
+    return below('backbone.', own) or own
 
 
 def _about_attention(plan: LoadPlan, ours: Shapes) -> str | None:
     layers = [original for original in plan.match.nearby if ATTENTION.search(original)]
-    own = any(map(ATTENTION.search, ours))
-    if not layers or own or not _mostly_fits(plan):
+    if not layers or any(map(ATTENTION.search, ours)) or not _mostly_fits(plan):
         return None
     return (
         f'The checkpoint has attention layers in its blocks, such as {layers[0]}, and the module '
@@ -94,30 +82,17 @@ def _mostly_fits(plan: LoadPlan) -> bool:
     return 2 * plan.match.fitting >= plan.expected
 
 
-def _about_detection(names: Iterable[str]) -> str | None:
-    if any(DETECTION.search(name) for name in names):
-        return (
-            'These are the weights of a detector, and its backbone is not the one of the module. '
-            'Take classification weights, or the detector with the same backbone.'
-        )
-    return None
-
-
 def _about_heads(match: Match, shapes: Shapes, module_shapes: Shapes) -> str | None:
     children = dict.fromkeys(name.partition('.')[0] for name in module_shapes)
     found = {name.partition('.')[0] for name in match.names}
     empty = [child for child in children if child not in found]
     if 'backbone' in found and empty:
-        return (
-            f'The checkpoint has nothing for {" and ".join(empty)}. To load the backbone only, '
-            "give the init_cfg to the backbone (module='backbone' in the hook)."
-        )
-    if 'backbone' in children and not any('backbone' in name for name in shapes):
-        return (
-            'The module is a whole model and the checkpoint is not. Give the init_cfg to the '
-            "backbone (module='backbone' in the hook)."
-        )
-    return None
+        what = f'The checkpoint has nothing for {" and ".join(empty)}. To load the backbone only'
+    elif 'backbone' in children and not any('backbone' in name for name in shapes):
+        what = 'The module is a whole model and the checkpoint is not. To load its backbone'
+    else:
+        return None
+    return f"{what}, give the init_cfg to the backbone (module='backbone' in the hook)."
 
 
 def _about_missing(plan: LoadPlan) -> str | None:
@@ -145,36 +120,27 @@ def _about_tensors(plan: LoadPlan, module_shapes: Shapes) -> str | None:
     theirs, ours = mismatched[name]
     original = plan.match.names[name]
     if isinstance(theirs, str):
-        return _about_kind(original, theirs, ours)
-    said = f'{original} is {theirs} in the checkpoint and {ours} in the module. '
-    dims = len(theirs) if len(theirs) == len(ours) else 0
+        return (
+            f'{original} holds {theirs} numbers in the checkpoint and {ours} in the module. Save '
+            'plain numbers of that kind: those before quantization, tensor.to_dense() of a sparse '
+            'one, and no tensor of the meta device, which has none.'
+        )
+    said = f'{original} is {theirs} in the checkpoint and {ours} in the module.'
     first = first_convolution(module_shapes)
-    if dims == 3 and POSITIONS.search(name) and theirs[::2] == ours[::2]:
+    if POSITIONS.search(name) and len(theirs) == len(ours) == 3 and theirs[::2] == ours[::2]:
         return said + _about_positions(theirs[1], module_shapes[first] if first else None)
-    if name == first and dims == 4 and theirs[0] == ours[0]:
-        return said + _about_first_convolution(theirs, ours)
+    if name == first and theirs[:1] + theirs[2:] == ours[:1] + ours[2:]:
+        return said + _about_channels(theirs[1], ours[1])
     return (
-        f'The names agree and the shapes do not: {said}It is another width or another kind of '
+        f'The names agree and the shapes do not: {said} It is another width or another kind of '
         'network: take the weights of this one.'
     )
 
 
-def _about_kind(name: str, theirs: str, ours: str) -> str:
-    if theirs == 'meta':
-        return f'{name} was saved from the meta device and has no values. Save the model again.'
-    if theirs.startswith('sparse'):
-        return f'{name} is a sparse tensor. Save tensor.to_dense() in its place.'
-    return (
-        f'{name} holds {theirs} numbers in the checkpoint and {ours} in the module. Take the '
-        'weights as they were before quantization, or whose numbers are of the same kind.'
-    )
-
-
 def _about_positions(tokens: int, first_shape: Sequence[int] | None) -> str:
-    cause = 'The position embedding is that of another image size. '
-    sides = [math.isqrt(tokens - extra) for extra in range(min(6, tokens))]
-    grid = next((side for extra, side in enumerate(sides) if side**2 == tokens - extra), None)
-    if grid is None or first_shape is None:
+    cause = ' The position embedding is that of another image size. '
+    grid = math.isqrt(tokens)  # of patches, beside which are a few tokens more
+    if first_shape is None or tokens - grid**2 > 5:
         return cause + 'Set img_size in the backbone to that of the weights.'
     return (
         f'{cause}Set img_size={grid * first_shape[-1]} in the backbone (a TIMMBackbone needs '
@@ -182,17 +148,11 @@ def _about_positions(tokens: int, first_shape: Sequence[int] | None) -> str:
     )
 
 
-def _about_first_convolution(theirs: Sequence[int], ours: Sequence[int]) -> str:
-    if theirs[1] == ours[1]:
-        return (
-            f'The first convolution has a kernel of {theirs[2]} x {theirs[3]} in the checkpoint: '
-            'another stem. Take weights of this one.'
-        )
-    channels = f'{theirs[1]} input channel{"s" * (theirs[1] != 1)}'
-    adapted = '' if ours[1] == 3 else f', which first_conv adapts to {ours[1]} channels'
+def _about_channels(theirs: int, ours: int) -> str:
+    adapted = '' if ours == 3 else f', which first_conv adapts to {ours} channels'
     return (
-        f'The weights have {channels} and the module {ours[1]}. Set in_channels={theirs[1]} in the '
-        f'backbone, or take RGB weights{adapted}.'
+        f' The weights are for {theirs} input channels and the module for {ours}. Set '
+        f'in_channels={theirs} in the backbone, or take RGB weights{adapted}.'
     )
 
 

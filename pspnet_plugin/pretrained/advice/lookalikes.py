@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-from collections.abc import Iterable
 
 from torch import nn
 
 from ..match.plan import LoadPlan
-from ..match.search import Match, Shapes, find_match, is_counted, parents_of, shapes_of
+from ..match.search import Match, Shapes, find_match, is_counted, parents_of, reachable, shapes_of
 from ..settings import LoadSettings
 from ..source.read import Checkpoint
 
@@ -22,7 +20,6 @@ TIMM = re.compile(r'(?:timm://|hf://timm/)([^./@]+)')
 OTHER_HRNETS = re.compile(
     r'(?:^|\.)(?:incre_modules|increase_layers|(?:|keypoint_|bbox_|rpn_)head)\.'
 )
-AVERAGES = re.compile(r'(?:module\.)?ema_')  # as mmcv 1.x names them
 
 
 def another_network(module: nn.Module, plan: LoadPlan, settings: LoadSettings) -> str | None:
@@ -141,49 +138,27 @@ def inner_left_over(match: Match, module_shapes: Shapes) -> list[str]:
     return inner
 
 
-def second_networks(plan: LoadPlan, content: Checkpoint, module_shapes: Shapes) -> list[str]:
-    """Notes on networks in the file that fill the module like the one that was taken.
+def second_networks(plan: LoadPlan, content: Checkpoint) -> list[str]:
+    """A note on another network in the file that fills the module like the one that was taken.
 
-    Such are a student and its teacher, an encoder and its average: the same names and shapes below
-    another prefix.
+    Such are a student and its teacher, an encoder and its average.
     """
     start = plan.candidates.container and f'{plan.candidates.container}.'
-    everything = shapes_of(content.everything)
-    pairs = [
-        (n, start + o) for n, o in plan.match.names.items() if plan.outcomes[n].value is not None
-    ]
-    if not pairs:
+    taken = {start + name for name in plan.match.names.values()}
+    others = {name: path for name, path in reachable(content).items() if path not in taken}
+    if len(others) < plan.match.fitting:
         return []
-    taken, own = (
-        _shared_parents(names) for names in ([o for _, o in pairs], [n for n, _ in pairs])
-    )
-    # What the module's own names have in common is no prefix of the file's.
-    taken = taken.removesuffix(own)
-    rest = {name[len(taken) :]: everything[name] for _, name in pairs}
-    first = min(rest, key=lambda name: (name.count('.'), len(name)))
-    prefixes = (n[: -len(first)] for n in everything if n.endswith(f'.{first}'))
-    notes = [
-        f'{taken.removeprefix(start)!r} was taken and {other.removeprefix(start)!r} fits as well: '
-        f'prefix={other.removeprefix(start)!r} takes that'
-        for other in prefixes
-        if other != taken and all(everything.get(other + n) == shape for n, shape in rest.items())
-    ]
-    raw = not AVERAGES.match(pairs[0][1].removeprefix(start))
-    return notes or (_averages_beside(plan, module_shapes) if raw else [])
-
-
-def _averages_beside(plan: LoadPlan, module_shapes: Shapes) -> list[str]:
-    averages = {n: o for n, o in plan.candidates.names.items() if AVERAGES.match(n)}
-    shapes = shapes_of(plan.candidates.tensors)
-    if not averages or find_match(averages, shapes, module_shapes).fitting < plan.match.fitting:
+    found = find_match(others, shapes_of(content.everything), plan.module_shapes)
+    if found.fitting < plan.match.fitting:
         return []
-    others = f'^(?!{AVERAGES.pattern})'
+    if found.conversion == 'mmcv-ema':
+        return [
+            "the names without 'ema_' were taken and those with it fit as well: "
+            "key_map=[('^(?!(?:module\\.)?ema_)', None)] takes those"
+        ]
+    if found.root in ('', plan.match.root):
+        return []
     return [
-        "the names without 'ema_' were taken and those with it fit as well: "
-        f'key_map=[({others!r}, None)] takes those'
+        f'{plan.match.root!r} was taken and {found.root!r} fits as well: '
+        f'prefix={found.root!r} takes that'
     ]
-
-
-def _shared_parents(names: Iterable[str]) -> str:
-    shared = os.path.commonprefix(list(names))  # noqa: RUF071  cut at a dot here
-    return shared[: shared.rfind('.') + 1]

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from ...text import shortened
 from ..match.input_channels import COLOURS, channels_of, reads_image_elsewhere
 from ..match.plan import LoadPlan, converts
-from ..match.search import Shapes, find_match, shapes_of
+from ..match.search import find_match
 from ..settings import LoadSettings
 from ..source.read import Checkpoint
 from .causes import likeliest_cause, prefix_that_fits
 from .lookalikes import another_network, inner_left_over, notes_on, second_networks
 
 USUAL_COVERAGE = 0.99
-STATISTICS = ('running_mean', 'running_var')
 
 
 def judge(
@@ -31,49 +30,44 @@ def judge(
         checkpoint has nothing more inside the module's layers, its network is the module's, and all
         values are such as training gives. And what a reader should know anyway.
     """
-    own, kind = plan.own, type(module).__name__
+    kind = type(module).__name__
     elsewhere = _reads_image_elsewhere(plan, module, settings)
     refusal = (
-        _too_little(plan, kind, own, content, settings)
-        or _too_much(plan, kind, shapes_of(own))
+        _too_little(plan, kind, content, settings)
+        or _too_much(plan, kind)
         or another_network(module, plan, settings)
-        or _impossible_values(plan, own, settings.min_coverage is None)
+        or _impossible_values(plan, settings.min_coverage is None)
         or (_about_the_image(plan, kind) if elsewhere else None)
     )
     notes = notes_on(module, plan.match.conversion, settings.checkpoint)
     if settings.prefix is None:
-        notes = [*second_networks(plan, content, shapes_of(own)), *notes]
+        notes = [*second_networks(plan, content), *notes]
     if elsewhere is None:
         notes.append(f'{kind} takes none of the images on which other channels are tried')
     return refusal, notes
 
 
 def _too_little(
-    plan: LoadPlan,
-    kind: str,
-    own: dict[str, Tensor],
-    content: Checkpoint,
-    settings: LoadSettings,
+    plan: LoadPlan, kind: str, content: Checkpoint, settings: LoadSettings
 ) -> str | None:
-    received, expected, wanted = plan.received, plan.expected, settings.min_coverage
-    coverage = received / expected if expected else 0.0
-    random = _without_a_value(plan, own) if wanted is None else []
-    share = USUAL_COVERAGE if wanted is None else wanted
-    if received and coverage >= share and not random:
+    coverage = plan.received / plan.expected if plan.expected else 0.0
+    without = _without_a_value(plan) if settings.min_coverage is None else []
+    share = USUAL_COVERAGE if settings.min_coverage is None else settings.min_coverage
+    if plan.received and coverage >= share and not without:
         return None
-    need = (
-        f'leaves {shortened(random)} at {_start_of(random)}'
-        if random
-        else f'{100 * share:g}% are needed'
-    )
+    need = f'{100 * share:g}% are needed' if plan.received else 'gives it nothing'
+    if without:
+        need = f'leaves {shortened(without)} without a value'
+    lowest = math.floor(100 * coverage) / 100
+    anyway = f' To start the rest from its initialization, say min_coverage={lowest}.'
     return (
-        f'covers {coverage:.1%} of {kind} ({received} of {expected} tensors) and '
-        f'{need if received else "gives it nothing"}. {likeliest_cause(plan, shapes_of(own))}'
-        f'{_anyway(coverage)}{_other_way(plan, content, shapes_of(own), settings)}{_listing(plan)}'
+        f'covers {coverage:.1%} of {kind} ({plan.received} of {plan.expected} tensors) and {need}. '
+        f'{likeliest_cause(plan)}{anyway if lowest >= 0.8 else ""}'
+        f'{_other_way(plan, content, settings)}{_listing(plan)}'
     )
 
 
-def _without_a_value(plan: LoadPlan, own: dict[str, Tensor]) -> list[str]:
+def _without_a_value(plan: LoadPlan) -> list[str]:
     """Weights of two or more dimensions and running statistics that would keep their start.
 
     A single one changes what the whole network computes, unlike one scale or bias of hundreds.
@@ -81,36 +75,18 @@ def _without_a_value(plan: LoadPlan, own: dict[str, Tensor]) -> list[str]:
     classes, which the report lists as a group of their own.
     """
     without = [*plan.named('missing'), *plan.named('mismatched')]
-    weights = [n for n in without if own[n].is_floating_point() or own[n].is_complex()]
-    return [name for name in weights if own[name].dim() > 1 or name.endswith(STATISTICS)]
+    own = {name: plan.own[name] for name in without}
+    weights = [n for n, t in own.items() if t.is_floating_point() or t.is_complex()]
+    return [n for n in weights if own[n].dim() > 1 or n.endswith(('running_mean', 'running_var'))]
 
 
-def _start_of(names: list[str]) -> str:
-    only_statistics = all(name.endswith(STATISTICS) for name in names)
-    return 'a mean of 0 or a variance of 1' if only_statistics else 'random'
-
-
-def _anyway(coverage: float) -> str:
-    lowest = math.floor(100 * coverage) / 100
-    if lowest < 0.8:
-        return ''
-    return f' To start the rest from its initialization on purpose, say min_coverage={lowest}.'
-
-
-def _other_way(
-    plan: LoadPlan, content: Checkpoint, module_shapes: Shapes, settings: LoadSettings
-) -> str:
+def _other_way(plan: LoadPlan, content: Checkpoint, settings: LoadSettings) -> str:
     """What prefix and conversion would have matched more."""
-    candidates, fitting = plan.candidates, plan.match.fitting
-    if settings.prefix is not None or settings.conversion != 'auto':
-        names = candidates.names if settings.prefix is None else {n: n for n in candidates.tensors}
-        better = find_match(names, shapes_of(candidates.tensors), module_shapes)
-        if better.fitting > fitting:
-            return (
-                f' With prefix=None and conversion="auto" {better.fitting} tensors would fit '
-                f'(prefix {better.prefix!r}, conversion {better.conversion}).'
-            )
-    return prefix_that_fits(shapes_of(content.everything), module_shapes, fitting)
+    if settings.conversion != 'auto':
+        better = find_match(plan.candidates.names, plan.shapes, plan.module_shapes)
+        if better.fitting > plan.match.fitting:
+            return f' With conversion="auto" {better.fitting} tensors would fit.'
+    return prefix_that_fits(content, plan.module_shapes, plan.match.fitting)
 
 
 def _listing(plan: LoadPlan) -> str:
@@ -126,14 +102,14 @@ def _listing(plan: LoadPlan) -> str:
     return ''.join(f' {what}: {shortened(names)}.' for what, names in groups.items() if names)
 
 
-def _too_much(plan: LoadPlan, kind: str, module_shapes: Shapes) -> str | None:
-    inner = inner_left_over(plan.match, module_shapes)
+def _too_much(plan: LoadPlan, kind: str) -> str | None:
+    inner = inner_left_over(plan.match, plan.module_shapes)
     inner = [name for name in inner if _is_not_zero(plan.candidates.tensors[name])]
     if not inner:
         return None
     return (
         f'has {len(inner)} tensors inside the layers of {kind} that it does not have, such as '
-        f'{", ".join(inner[:3])}. {likeliest_cause(plan, module_shapes)} '
+        f'{", ".join(inner[:3])}. {likeliest_cause(plan)} '
         'To leave them out on purpose, give key_map=[(pattern, None)].'
     )
 
@@ -166,12 +142,12 @@ def _about_the_image(plan: LoadPlan, kind: str) -> str:
     )
 
 
-def _impossible_values(plan: LoadPlan, own: dict[str, Tensor], by_default: bool) -> str | None:
+def _impossible_values(plan: LoadPlan, by_default: bool) -> str | None:
     for name, outcome in plan.outcomes.items():
         extremes = _extremes(outcome.value) if outcome.value is not None else ()
         if not extremes:
             continue
-        said, dtype = f'has in {plan.match.names[name]}', own[name].dtype
+        said, dtype = f'has in {plan.match.names[name]}', plan.own[name].dtype
         if not all(map(torch.isfinite, extremes)):
             return (
                 f'{said} NaN or infinite values: the training that made the file had diverged. '
@@ -185,7 +161,12 @@ def _impossible_values(plan: LoadPlan, own: dict[str, Tensor], by_default: bool)
         if name.endswith('running_var') and extremes[0] < 0:
             return f'{said} negative variances: the file is broken. Take another copy of it.'
         # Scales of zero are a start of residual blocks, and tokens and position tables may be zero.
-        if by_default and own[name].dim() > 1 and name.endswith('weight') and not any(extremes):
+        if (
+            by_default
+            and plan.own[name].dim() > 1
+            and name.endswith('weight')
+            and not any(extremes)
+        ):
             return (
                 f'{said} nothing but zeros: its layer was never trained or lost its values. Take '
                 'other weights, or say min_coverage=1 to load it nevertheless.'
@@ -197,11 +178,5 @@ def _extremes(tensor: Tensor) -> Sequence[Tensor]:
     """Numbers that are finite if and only if all of ``tensor`` is; none for integers."""
     if not tensor.is_floating_point() or not tensor.numel():
         return ()
-    if tensor.element_size() == 1:
-        # No arithmetic is defined for the numbers of eight bits.
-        tensor = tensor.float()
-    try:
-        # Unlike isfinite() this needs no temporary copy of the tensor.
-        return torch.aminmax(tensor)
-    except RuntimeError:  # torch 2.1 has none for float16 on CPUs
-        return torch.aminmax(tensor.float())
+    # Unlike isfinite() this copies no large tensor. Smaller numbers have it in some versions only.
+    return torch.aminmax(tensor if tensor.element_size() > 2 else tensor.float())

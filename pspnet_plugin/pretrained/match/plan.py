@@ -19,7 +19,7 @@ from .input_channels import (
     first_convolution,
     image_convolutions,
 )
-from .search import Candidates, Match, is_counted, shapes_of
+from .search import Candidates, Match, Shapes, is_counted, shapes_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,16 @@ class LoadPlan:
     def named(self, group: str) -> dict[str, Any]:
         """The stories of the tensors in one group, by name."""
         return {n: outcome.story for n, outcome in self.outcomes.items() if outcome.group == group}
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shape of each tensor of the candidates."""
+        return shapes_of(self.candidates.tensors)
+
+    @property
+    def module_shapes(self) -> Shapes:
+        """The shape of each tensor of the module, in its order."""
+        return shapes_of(self.own)
 
     @property
     def received(self) -> int:

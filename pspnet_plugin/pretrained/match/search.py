@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
 from ..errors import PretrainedWeightsError
-from ..source.read import Checkpoint
+from ..source.read import Checkpoint, below
 from .conversions import CONVERSIONS, Conversion, conversion_named
 
 Shapes = Mapping[str, 'tuple[int, ...]']
@@ -33,7 +33,6 @@ def parents_of(name: str) -> list[str]:
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor, by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
@@ -57,9 +56,7 @@ class Candidates:
     prefix: str
 
 
-def candidates_of(
-    content: Checkpoint, prefix: str | None = None, key_map: Sequence | None = None
-) -> Candidates:
+def candidates_of(content: Checkpoint, prefix: str | None, key_map: Sequence | None) -> Candidates:
     """The state dict of a file, or what a user's prefix reaches elsewhere in the file.
 
     Raises:
@@ -67,14 +64,14 @@ def candidates_of(
     """
     begin = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix or ''
     tensors, container = content.tensors, content.container
-    if begin and not any(name.startswith(begin) for name in tensors):
+    if begin and not below(begin, tensors):
         elsewhere = {n: t for n, t in content.everything.items() if n.startswith(begin)}
         if elsewhere:
             tensors, container = elsewhere, ''
     if not tensors:
         return Candidates({}, {}, container, begin)
-    renamed = apply_key_map(list(tensors), key_map)
-    names = {n[len(begin) :]: original for n, original in renamed.items() if n.startswith(begin)}
+    renamed = apply_key_map(tensors, key_map)
+    names = below(begin, renamed)
     if not names:
         first = dict.fromkeys(f'{n.partition(".")[0]}.' for n in renamed)
         raise PretrainedWeightsError(
@@ -84,10 +81,14 @@ def candidates_of(
     return Candidates(tensors, names, container, begin)
 
 
-def apply_key_map(names: Sequence[str], key_map: Sequence | None) -> dict[str, str]:
-    """New name -> name in the file, after a user's ``(pattern, replacement)`` pairs.
+def reachable(content: Checkpoint) -> dict[str, str]:
+    """The names by which a user's prefix reaches the tensors of a file -> their paths in it."""
+    start = f'{content.container}.' if content.container else ''
+    return {path.removeprefix(start): path for path in content.everything}
 
-    A replacement of None leaves the tensors whose name the pattern matches out.
+
+def apply_key_map(names: Iterable[str], key_map: Sequence | None) -> dict[str, str]:
+    """New name -> name in the file, after a user's ``(pattern, replacement)`` pairs.
 
     Raises:
         PretrainedWeightsError: a pattern is not a regular expression, matches no name at all, or
@@ -147,8 +148,8 @@ class Match:
     root: str
     module_prefix: str
     names: dict[str, str]
-    nearby: dict[str, str] = field(default_factory=dict)
-    fitting: int = 0
+    nearby: dict[str, str]
+    fitting: int
 
 
 def find_match(
@@ -162,20 +163,19 @@ def find_match(
 
     Args:
         names: new name -> name in the file, as :func:`candidates_of` gives them.
-        shapes: shape of each tensor in the file.
-        module_shapes: shape of each tensor of the module, in its order.
+        shapes, module_shapes: of each tensor in the file, and of each of the module in its order.
         conversion: the name of one conversion, or ``'auto'`` for the best.
         search_prefix: whether to look for a prefix on the checkpoint's side.
 
     Raises:
         PretrainedWeightsError: the checkpoint is not in the layout of ``conversion``.
     """
-    named = None if conversion == 'auto' else conversion_named(conversion)
+    named = conversion_named(conversion)
     if not any(map(WRAPPERS.search, module_shapes)):
         names = {WRAPPERS.sub('', name): original for name, original in names.items()}
     expected = sum(map(is_counted, module_shapes))
     best = None
-    for candidate in CONVERSIONS if named is None else (named,):
+    for candidate in (named,) if named else CONVERSIONS:
         for match in _matches(candidate, names, shapes, module_shapes, search_prefix):
             if best is None or match.fitting > best.fitting:
                 best = match
@@ -196,40 +196,33 @@ def _matches(
     module_shapes: Shapes,
     search_prefix: bool,
 ) -> Iterator[Match]:
+    """What ``conversion`` gives for each prefix that its signature and the module's names have."""
     # The rules of a whole layout may put prefixes of their own in front of names.
     search_inner = search_prefix or bool(conversion.signature)
     for outer in _signature_prefixes(conversion.signature, list(names)):
         if outer and not search_prefix:
             continue
-        below = {n[len(outer) :]: original for n, original in names.items() if n.startswith(outer)}
-        for module_prefix in _shared_prefixes(list(module_shapes)):
-            inside = {n[len(module_prefix) :]: shape for n, shape in module_shapes.items()}
-            own = tuple(inside)
-            renamed = {_rename(n, conversion, own): original for n, original in below.items()}
-            inner = _likeliest_prefix(renamed, shapes, inside) if search_inner else ''
-            yield _match(conversion, outer, inner, module_prefix, renamed, shapes, inside)
+        for module_prefix in _shared_prefixes(module_shapes):
+            own = below(module_prefix, module_shapes)
+            renamed = {
+                _rename(name, conversion, tuple(own)): original
+                for name, original in below(outer, names).items()
+            }
+            inner = _likeliest_prefix(renamed, shapes, own) if search_inner else ''
+            under = below(inner, renamed)
+            yield Match(
+                conversion.name,
+                prefix=outer + inner,
+                root=outer if conversion.signature else inner,
+                module_prefix=module_prefix,
+                names={module_prefix + name: under[name] for name in own if name in under},
+                nearby={o: module_prefix + name for name, o in under.items() if name not in own},
+                fitting=sum(_fits(name, o, shapes, own) for name, o in under.items()),
+            )
 
 
-def _match(
-    conversion: Conversion,
-    outer: str,
-    inner: str,
-    module_prefix: str,
-    renamed: Mapping[str, str],
-    shapes: Shapes,
-    inside: Shapes,
-) -> Match:
-    under = {n[len(inner) :]: original for n, original in renamed.items() if n.startswith(inner)}
-    found = {module_prefix + name: under[name] for name in inside if name in under}
-    fitting = sum(
-        is_counted(name) and shapes[original] == inside[name[len(module_prefix) :]]
-        for name, original in found.items()
-    )
-    nearby = {o: module_prefix + n for n, o in under.items() if n not in inside}
-    root = outer if conversion.signature else inner
-    return Match(
-        conversion.name, outer + inner, root, module_prefix, found, nearby, fitting=fitting
-    )
+def _fits(name: str, original: str, shapes: Shapes, own: Shapes) -> bool:
+    return name in own and is_counted(name) and shapes[original] == own[name]
 
 
 def _rename(name: str, conversion: Conversion, module_names: tuple[str, ...]) -> str:
@@ -257,7 +250,7 @@ def _signature_prefixes(signature: tuple[str, ...], names: Sequence[str]) -> lis
     ]
 
 
-def _shared_prefixes(names: Sequence[str]) -> list[str]:
+def _shared_prefixes(names: Iterable[str]) -> list[str]:
     """``['', 'timm_model.']`` where all of the module stands under ``timm_model``."""
     shared = os.path.commonprefix(list(names))  # noqa: RUF071  cut at a dot below
     return [shared[:cut] for cut in _cuts(shared)]
@@ -268,12 +261,10 @@ def _cuts(name: str) -> list[int]:
     return [0, *(dot + 1 for dot, sign in enumerate(name) if sign == '.')]
 
 
-def _likeliest_prefix(renamed: Mapping[str, str], shapes: Shapes, inside: Shapes) -> str:
+def _likeliest_prefix(renamed: Mapping[str, str], shapes: Shapes, own: Shapes) -> str:
     """The prefix behind which most tensors fit, the first of several in the file."""
     votes: Counter[str] = Counter()
     for name, original in renamed.items():
         for cut in _cuts(name):
-            rest = name[cut:]
-            if rest in inside and is_counted(rest) and shapes[original] == inside[rest]:
-                votes[name[:cut]] += 1
+            votes[name[:cut]] += _fits(name[cut:], original, shapes, own)
     return max(votes, key=votes.__getitem__, default='')

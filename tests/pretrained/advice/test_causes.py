@@ -139,7 +139,7 @@ def test_a_few_names_in_common_are_not_taken_for_another_width(tmp_path):
 )
 def test_other_channels_of_several_first_convolutions_are_named(mended, config, channels):
     content = content_of(lambda: build(**config, in_channels=channels))
-    message = rf'have {channels} input channels and the module 3\. Set in_channels={channels}'
+    message = rf'for {channels} input channels and the module for 3\. Set in_channels={channels}'
     mended(content, config, message, {**config, 'in_channels': channels})
 
 
@@ -152,22 +152,6 @@ def test_another_depth_is_named_for_any_network(mended, name):
     mended(content, config, message, {**config, **depth})
 
 
-@pytest.mark.parametrize(
-    'make',
-    [
-        lambda: detection.ssd300_vgg16(**NO_WEIGHTS),
-        lambda: detection.ssdlite320_mobilenet_v3_large(**NO_WEIGHTS),
-        lambda: detection.fasterrcnn_mobilenet_v3_large_fpn(**NO_WEIGHTS),
-        lambda: detection.retinanet_resnet50_fpn(**NO_WEIGHTS),
-    ],
-)
-def test_a_detector_with_another_backbone_is_named(make, tmp_path):
-    file = saved(content_of(make), tmp_path / 'weights.pth')
-    module = build(type='VisionTransformer', img_size=32, embed_dims=48, num_layers=2)
-    with pytest.raises(PretrainedWeightsError, match='weights of a detector'):
-        load_pretrained(module, file)
-
-
 # --- one decisive tensor ------------------------------------------------------------------------
 
 
@@ -178,8 +162,9 @@ RESNET18 = {'type': 'ResNet', 'depth': 18}
 def test_weights_for_other_channels_than_the_modules_are_an_error(mended, channels):
     content = content_of(lambda: build(**RESNET18, in_channels=channels))
     message = (
-        rf'99\.0% .* leaves conv1\.weight at random\. conv1\.weight is \[64, {channels}, 7, 7\] in '
-        rf'the checkpoint and \[64, 3, 7, 7\] .*in_channels={channels} .*min_coverage=0\.99\.'
+        r'99\.0% .* leaves conv1\.weight without a value\. conv1\.weight is '
+        rf'\[64, {channels}, 7, 7\] in the checkpoint and \[64, 3, 7, 7\] '
+        rf'.*in_channels={channels} .*min_coverage=0\.99\.'
     )
     mended(content, RESNET18, message, {'in_channels': channels})
     mended(content, RESNET18, message, {}, min_coverage=0.99)
@@ -187,14 +172,18 @@ def test_weights_for_other_channels_than_the_modules_are_an_error(mended, channe
 
 def test_weights_for_other_channels_than_a_module_of_many_are_an_error(mended):
     content = content_of(lambda: build(**RESNET18, in_channels=1))
-    message = 'have 1 input channel and the module 5.* RGB weights, which first_conv adapts to 5'
+    message = (
+        'for 1 input channels and the module for 5.* RGB weights, which first_conv adapts to 5'
+    )
     mended(content, {**RESNET18, 'in_channels': 5}, message, {'in_channels': 1})
 
 
 def test_a_stem_with_another_kernel_is_an_error(mended):
     content = content_of(lambda: build(**RESNET18))
     content['conv1.weight'] = torch.zeros(()).expand(64, 3, 3, 3)
-    message = r'leaves conv1.* kernel of 3 x 3 .* another stem.*min_coverage=0\.99'
+    message = (
+        r'leaves conv1.*\[64, 3, 3, 3\] in the checkpoint .*kind of network.*min_coverage=0\.99'
+    )
     mended(content, RESNET18, message, {}, min_coverage=0.99)
 
 
@@ -230,7 +219,7 @@ def test_a_missing_part_of_a_head_is_named(tmp_path):
 )
 def test_a_position_embedding_for_another_image_size_is_an_error(tmp_path, config):
     file = saved(content_of(build(**config, img_size=96)), tmp_path / 'weights.pth')
-    message = r'leaves \S*pos_embed at random\..*\[1, 37, .*\[1, 17, .*Set img_size=96'
+    message = r'leaves \S*pos_embed without a value\..*\[1, 37, .*\[1, 17, .*Set img_size=96'
     with pytest.raises(PretrainedWeightsError, match=message):
         load_pretrained(build(**config, img_size=64), file)
     dynamic = {'dynamic_img_size': True} if 'model_name' in config else {}
@@ -248,8 +237,8 @@ def test_a_position_embedding_for_another_image_size_is_an_error(tmp_path, confi
     [
         (lambda t: t.to(torch.int8), 'holds int8 numbers .* float32 .*before quantization'),
         (lambda t: t.to(torch.complex64), 'holds complex64 numbers'),
-        (lambda t: t.to_sparse(), r'sparse tensor\. Save tensor\.to_dense'),
-        (lambda t: t.to('meta'), 'saved from the meta device'),
+        (lambda t: t.to_sparse(), r'holds sparse_coo numbers .*to_dense'),
+        (lambda t: t.to('meta'), 'holds meta numbers .*of the meta device'),
     ],
 )
 def test_tensors_that_hold_no_plain_numbers_are_named(tmp_path, convert, message):
@@ -266,9 +255,7 @@ def test_missing_running_statistics_are_an_error(tmp_path, name):
     module = build(**RESNET18)
     content = {n: t for n, t in module.state_dict().items() if n != name}
     file = saved(content, tmp_path / 'weights.pth')
-    message = (
-        rf'leaves {name} at a mean of 0 or a variance of 1\. .*nothing for.*min_coverage=0\.99'
-    )
+    message = rf'leaves {name} without a value\. .*nothing for.*min_coverage=0\.99'
     with pytest.raises(PretrainedWeightsError, match=message):
         load_pretrained(module, file)
     assert load_pretrained(module, file, min_coverage=0.99).missing == [name]
