@@ -38,7 +38,7 @@ class PretrainedBackboneHook(Hook):
         LoadSettings.of(type(self).__name__, ('module',), checkpoint=checkpoint, **settings)
         self.module = module
         self.init_cfg = dict(type=PretrainedBackbone.__name__, checkpoint=checkpoint, **settings)
-        self._target: nn.Module | None = None
+        self._done = False
 
     def before_run(self, runner: Runner) -> None:
         """Hand the settings to the module.
@@ -46,14 +46,13 @@ class PretrainedBackboneHook(Hook):
         Raises:
             PretrainedWeightsError: the model has no part of that name.
         """
-        trains = isinstance(runner._train_loop, BaseLoop)
-        if not trains or self._target is not None:
+        if self._done or not isinstance(runner._train_loop, BaseLoop):
             # Testing takes its weights from a checkpoint; a second training with the same runner
             # goes on from what the first has learnt.
             return
         target: Any
         ancestors, target = find_module(runner.model, self.module)
-        self._target = target
+        self._done = True
         settings = {**self.init_cfg, **_class_names(runner, self.init_cfg)}
         if _initialized_by_mmengine(ancestors, target):
             target.init_cfg, target.is_init = settings, False
@@ -89,20 +88,13 @@ def _initialized_by_mmengine(ancestors: list[nn.Module], target: nn.Module) -> b
     It does not where a module above is no BaseModule or was initialized before, nor where the class
     of ``target`` reads its init_cfg by itself, as some transformers do.
     """
-    reachable = all(
+    return getattr(type(target), 'init_weights', None) is BaseModule.init_weights and all(
         hasattr(a, 'init_weights') and not getattr(a, 'is_init', False) for a in ancestors
     )
-    plain = getattr(type(target), 'init_weights', None) is BaseModule.init_weights
-    return reachable and plain
 
 
 def _class_names(runner: Runner, init_cfg: dict) -> dict[str, Any]:
     if init_cfg.get('classes') != 'by_name' or init_cfg.get('class_names'):
         return {}
-    classes = getattr(runner.train_dataloader.dataset, 'metainfo', {}).get('classes')
-    if not classes:
-        raise PretrainedWeightsError(
-            "classes='by_name': the training dataset has no class names in its metainfo. Give them "
-            "in the model's order by class_names=[...] of the hook."
-        )
-    return {'class_names': classes}
+    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+    return {'class_names': metainfo.get('classes')}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ..text import did_you_mean
 from .errors import PretrainedWeightsError
-from .match.conversions import conversion_named
+from .match.conversions import BY_NAME
 from .match.input_channels import SOURCES, channels_of
 
 
@@ -73,63 +73,61 @@ class LoadSettings:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'sha256', _hash(self.sha256))
-        wanted = {
-            'checkpoint': (isinstance(self.checkpoint, (str, os.PathLike)), 'text'),
-            'prefix': (self.prefix is None or isinstance(self.prefix, str), 'text'),
-            'trust_pickle': (isinstance(self.trust_pickle, bool), 'True or False'),
-            'classes': (self.classes in (None, 'by_name'), "None or 'by_name'"),
-            'class_names': (_are_names(self.class_names), 'a list of names'),
-            'min_coverage': (
-                _is_share(self.min_coverage),
-                'None or a share from 0 to 1, such as 0.9',
-            ),
-            'first_conv': (
-                self.first_conv in ('adapt', 'error') or channels_of(self.first_conv) is not None,
-                f'"adapt", "error" or dict(channels=[...]) with one of {", ".join(SOURCES)} for '
-                'each input channel',
-            ),
-        }
-        for name, (good, way_out) in wanted.items():
-            _require(good, name, getattr(self, name), way_out)
+        if type(self.sha256) is int:
+            # --cfg-options reads a hash of decimal digits alone as an integer.
+            object.__setattr__(self, 'sha256', str(self.sha256))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            is_good, way_out = WANTED[field.name]
+            if not is_good(value) and (value is not None or field.default is not None):
+                raise PretrainedWeightsError(
+                    f'{field.name}={value!r} is not understood. Use {way_out}.'
+                )
         object.__setattr__(self, 'checkpoint', str(self.checkpoint))
-        conversion_named(self.conversion)
-        _check_key_map(self.key_map)
 
 
-def _require(good: bool, name: str, value: object, wanted: str) -> None:
-    if not good:
-        raise PretrainedWeightsError(f'{name}={value!r} is not understood. Use {wanted}.')
-
-
-def _hash(sha256: object) -> str | None:
-    # --cfg-options reads a hash of decimal digits alone as an integer.
-    if isinstance(sha256, int) and not isinstance(sha256, bool):
-        sha256 = str(sha256)
-    if sha256 is None or (isinstance(sha256, str) and re.fullmatch(r'[0-9A-Fa-f]{8,64}', sha256)):
-        return sha256
-    raise PretrainedWeightsError(
-        f'sha256={sha256!r} is no hash: give its 64 hexadecimal digits, or the first 8 or more.'
-    )
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r'[0-9A-Fa-f]{8,64}', value))
 
 
 def _is_share(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value is None or (is_number and 0 <= value <= 1)  # type: ignore[operator]
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _are_names(value: object) -> bool:
-    names = value if isinstance(value, (list, tuple)) else [value]
-    return value is None or (names is value and all(isinstance(name, str) for name in names))
+    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
-def _check_key_map(key_map: object) -> None:
-    if key_map is None:
-        return
-    for pair in key_map if isinstance(key_map, (list, tuple)) else [key_map]:
-        kinds = [type(part) for part in pair] if isinstance(pair, (list, tuple)) else []
-        if kinds not in ([str, str], [str, type(None)]):
-            raise PretrainedWeightsError(
-                f'key_map: {pair!r} is no pair of texts. Give a list of pairs (pattern, '
-                "replacement), such as [(r'^net\\.', '')], with None to leave tensors out."
-            )
+def _are_rules(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_rule, value))
+
+
+def _is_rule(pair: object) -> bool:
+    kinds = [type(part) for part in pair] if isinstance(pair, (list, tuple)) else []
+    return kinds in ([str, str], [str, type(None)])
+
+
+# What is good for each setting, where it is not None, and what to give instead of something else.
+WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'checkpoint': (lambda value: isinstance(value, (str, os.PathLike)), 'text'),
+    'prefix': (lambda value: isinstance(value, str), 'text'),
+    'conversion': (
+        lambda value: value in ('auto', *BY_NAME),
+        f'"auto" or one of {", ".join(BY_NAME)}',
+    ),
+    'key_map': (
+        _are_rules,
+        "a list of pairs of texts (pattern, replacement), such as [(r'^net\\.', '')], with None to "
+        'leave tensors out',
+    ),
+    'first_conv': (
+        lambda value: value in ('adapt', 'error') or channels_of(value) is not None,
+        f'"adapt", "error" or dict(channels=[...]) with one of {", ".join(SOURCES)} for each input '
+        'channel',
+    ),
+    'min_coverage': (_is_share, 'None or a share from 0 to 1, such as 0.9'),
+    'sha256': (_is_hash, 'its 64 hexadecimal digits, or the first 8 or more'),
+    'trust_pickle': (lambda value: isinstance(value, bool), 'True or False'),
+    'classes': (lambda value: value == 'by_name', "None or 'by_name'"),
+    'class_names': (_are_names, 'a list of names'),
+}

@@ -22,7 +22,7 @@ from pspnet_plugin.pretrained import (
     PretrainedWeightsError,
 )
 from tests.helpers.networks import NARROW_RESNET, build, randomized, saved
-from tests.helpers.pretrained_runs import SAVING, Net, Noise, Start, make_runner, start_of
+from tests.helpers.pretrained_runs import SAVING, Net, Start, make_runner, start_of
 
 
 @pytest.fixture(scope='module')
@@ -353,14 +353,6 @@ def test_a_second_training_goes_on_from_the_first(tmp_path, file, network):
     runner.call_hook('before_run')
     runner._init_model_weights()
     assert all(torch.equal(t, learnt[name]) for name, t in runner.model.state_dict().items())
-
-
-def test_names_that_the_dataset_does_not_have_are_asked_of_the_user(tmp_path, file, monkeypatch):
-    monkeypatch.setattr(Noise, 'metainfo', {})
-    with pytest.raises(
-        PretrainedWeightsError, match=r'no class names .* class_names=\[\.\.\.\] of'
-    ):
-        start_of(tmp_path, PretrainedBackboneHook(file, classes='by_name'))
 
 
 def test_testing_does_not_touch_the_weights(tmp_path):

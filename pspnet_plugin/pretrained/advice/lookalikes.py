@@ -14,6 +14,7 @@ from ..source.read import Checkpoint
 
 # timm's ResNets that blur or pool where they stride; their files do not show it.
 ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+\w*')
+PLAIN = 'a network without anti-aliased downsampling'
 TIMM = re.compile(r'(?:timm://|hf://timm/)([^./@]+)')
 # What stands behind an HRNet that upsamples by nearest neighbours: the classifiers of its authors,
 # timm and MMPretrain, the weights that MMPose starts from, MMPose's and MMDetection's models.
@@ -24,29 +25,20 @@ OTHER_HRNETS = re.compile(
 
 def another_network(module: nn.Module, plan: LoadPlan, settings: LoadSettings) -> str | None:
     """Why the network of the weights is surely not the one that ``module`` is, and the way out."""
-    told, own = TIMM.match(settings.checkpoint), architecture_of(module)
+    own, told = architecture_of(module), TIMM.match(settings.checkpoint)
     theirs = told.group(1) if told else None
+    padding = _padding_of(plan)
     why = ''
-    if own is None and theirs and ANTI_ALIASED.fullmatch(theirs):
+    if theirs and theirs != own and (own or ANTI_ALIASED.fullmatch(theirs)):
         why = (
-            f'{theirs} has anti-aliased downsampling, which its file does not show. Set the '
-            f'backbone\'s type to "TIMMBackbone" with model_name={theirs!r}, or take weights of a '
-            'plain ResNet.'
+            f'these are weights of {theirs} and the module is {own or PLAIN}. Set '
+            f'model_name={theirs!r} in a TIMMBackbone, or take other weights.'
         )
-    elif own and theirs and theirs != own:
+    elif own and padding and own.startswith('tf_') != (padding == 'TensorFlow'):
+        other = own[3:] if own.startswith('tf_') else f'tf_{own}'
         why = (
-            f'these are weights of {theirs} and the module is {own}. Set model_name={theirs!r} in '
-            f'the backbone, or take weights of {own}.'
-        )
-    elif own and plan.match.conversion == 'efficientnet-pytorch' and not own.startswith('tf_'):
-        why = (
-            f"these weights are of a network with TensorFlow's padding and batch norm, and {own} "
-            f'has others. Set model_name={"tf_" + own!r} in the backbone.'
-        )
-    elif own and own.startswith('tf_') and _pads_as_pytorch(plan):
-        why = (
-            f'segmentation_models.pytorch pads as PyTorch does where {own} pads as TensorFlow. Set '
-            f'model_name={own[3:]!r} in the backbone.'
+            f'the network of these weights pads as {padding} does, and {own} does not. Set '
+            f'model_name={other!r} in the backbone.'
         )
     elif settings.min_coverage is None and _interpolates_otherwise(module, plan):
         why = (
@@ -76,10 +68,15 @@ def architecture_in(reference: str) -> str | None:
     return next((name[:end] for end in ends if timm.get_pretrained_cfg(name[:end])), None)
 
 
-def _pads_as_pytorch(plan: LoadPlan) -> bool:
-    """Whether the weights are of a ``timm-efficientnet`` encoder, or its kin, of smp's."""
-    stem = 'encoder.conv_stem.weight'  # A `tu-` encoder, which is timm's own, has `model.` between.
-    return plan.match.conversion == 'smp' and any(n.endswith(stem) for n in plan.candidates.tensors)
+def _padding_of(plan: LoadPlan) -> str | None:
+    """Whose padding the EfficientNet of the weights has, as far as the names of the file tell."""
+    if plan.match.conversion == 'efficientnet-pytorch':
+        return 'TensorFlow'
+    # A `timm-efficientnet` encoder of smp's. In a `tu-` one, which is timm's own, `model.` stands
+    # between.
+    stem = 'encoder.conv_stem.weight'
+    smp = plan.match.conversion == 'smp' and any(n.endswith(stem) for n in plan.candidates.tensors)
+    return 'PyTorch' if smp else None
 
 
 def _interpolates_otherwise(module: nn.Module, plan: LoadPlan) -> bool:
@@ -91,15 +88,13 @@ def _interpolates_otherwise(module: nn.Module, plan: LoadPlan) -> bool:
 def notes_on(module: nn.Module, conversion: str, reference: str) -> list[str]:
     """What may make another function of the same names and shapes, for a report's notes."""
     notes = []
-    own = architecture_of(module)
-    name, theirs = ANTI_ALIASED.search(reference), architecture_in(reference) if own else None
+    own, backbone = architecture_of(module), getattr(module, 'backbone', module)
+    anti_aliased = ANTI_ALIASED.search(reference)
+    theirs = architecture_in(reference) if own else anti_aliased and anti_aliased.group()
     if theirs and theirs != own:
-        notes.append(f'the file is called {theirs} and the module is {own}: another network')
-    elif name and not own:
         notes.append(
-            f'{name.group()} has anti-aliased downsampling, the module has not: another network'
+            f'the file is called {theirs} and the module is {own or PLAIN}: another network'
         )
-    backbone = getattr(module, 'backbone', module)
     style = getattr(backbone, 'style', None)
     if conversion.startswith('torchvision') and style == 'caffe':
         notes.append("torchvision puts the stride where style='pytorch' does; the module has caffe")

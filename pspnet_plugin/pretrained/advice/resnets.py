@@ -64,18 +64,13 @@ def about_stem(theirs: Shapes, ours: Shapes) -> str | None:
             'checkpoint, which ResNetV1c and ResNetV1d cannot build. Take a TIMMBackbone with the '
             "model_name of the weights, or a plain ResNet's weights."
         )
-    if our_stem:
-        return (
-            f'The stems differ in width: {first} channels in the checkpoint, {our_stem[0]} '
-            f'in the module. Set stem_channels={last} in the backbone.'
-        )
-    if 'conv1.weight' not in ours:
+    if not our_stem and 'conv1.weight' not in ours:
         return None
     kind = 'ResNetV1d' if 'layer2.0.downsample.2.weight' in theirs else 'ResNetV1c'
-    width = '' if last == 64 else f' with stem_channels={last}'
     return (
-        'The checkpoint has a deep stem of three convolutions and the module one, conv1. Set the '
-        f'backbone\'s type to "{kind}"{width}, or take weights of a plain ResNet.'
+        f'The checkpoint has a deep stem of three convolutions, the first of {first} channels, and '
+        f'the module {f"one of {our_stem[0]}" if our_stem else "one convolution, conv1"}. Set the '
+        f'backbone\'s type to "{kind}" with stem_channels={last}, or take other weights.'
     )
 
 

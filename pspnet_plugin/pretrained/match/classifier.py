@@ -6,25 +6,23 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import PretrainedWeightsError
 
 # Every decode head of MMSegmentation keeps its classifier under this name.
 CLASSIFIER = re.compile(r'(?:^|\.)conv_seg\.(?:weight|bias)$')
 
 
-def is_classifier(name: str) -> bool:
-    """Whether a tensor of a model has one row per class."""
-    return CLASSIFIER.search(name) is not None
-
-
-def differs_in_classes_only(shape: Sequence[int], module_shape: Sequence[int]) -> bool:
-    """Whether two classifier tensors have all but the number of rows in common."""
-    return len(shape) == len(module_shape) and tuple(shape[1:]) == tuple(module_shape[1:])
+def differs_in_classes_only(name: str, value: Tensor, ours: Tensor) -> bool:
+    """Whether two tensors of a classifier, one row per class, have all but that in common."""
+    alike = value.dim() == ours.dim() and value.shape[1:] == ours.shape[1:]
+    return alike and CLASSIFIER.search(name) is not None
 
 
 def rows_by_name(
     ours: Sequence[str] | None, meta: Mapping[str, Any], our_rows: int, their_rows: int
-) -> tuple[list[int], list[int], list[str]]:
+) -> tuple[list[int], list[int]]:
     """The rows of the classes that a module and a checkpoint both have.
 
     Case, spaces, hyphens and underscores in the names make no difference.
@@ -35,16 +33,16 @@ def rows_by_name(
         our_rows: how many rows the classifier of the module has; ``their_rows``: the checkpoint's.
 
     Returns:
-        The module's rows, the checkpoint's rows for them, and the names of these classes.
+        The module's rows, and the checkpoint's rows for them.
 
     Raises:
         PretrainedWeightsError: one side has no class names, or another number of them than rows.
     """
-    ours, theirs = _both_class_names(ours, meta, our_rows, their_rows)
+    theirs = classes_in_meta(meta)
+    _require_names(ours, our_rows, theirs, their_rows)
     place = {_plain(name): index for index, name in reversed(list(enumerate(theirs)))}
-    shared = [(row, place[_plain(name)]) for row, name in enumerate(ours) if _plain(name) in place]
-    rows = [row for row, _ in shared]
-    return rows, [other for _, other in shared], [ours[row] for row in rows]
+    shared = {row: place[_plain(n)] for row, n in enumerate(ours or ()) if _plain(n) in place}
+    return list(shared), list(shared.values())
 
 
 def _plain(name: str) -> str:
@@ -52,20 +50,17 @@ def _plain(name: str) -> str:
     return re.sub(r'[\s_-]+', ' ', name).strip().casefold()
 
 
-def classes_in_meta(meta: Mapping[str, Any]) -> list[str] | None:
-    """The class names that MMSegmentation stored in a checkpoint's ``meta``, None without any."""
+def classes_in_meta(meta: Mapping[str, Any]) -> list[str]:
+    """The class names that MMSegmentation stored in a checkpoint's ``meta``; empty without any."""
     dataset_meta = meta.get('dataset_meta')
     of_dataset = dataset_meta if isinstance(dataset_meta, Mapping) else {}
-    for names in (of_dataset.get('classes'), of_dataset.get('CLASSES'), meta.get('CLASSES')):
-        if names:
-            return [str(name) for name in names]
-    return None
+    names = of_dataset.get('classes') or of_dataset.get('CLASSES') or meta.get('CLASSES') or ()
+    return [str(name) for name in names]
 
 
-def _both_class_names(
-    ours: Sequence[str] | None, meta: Mapping[str, Any], our_rows: int, their_rows: int
-) -> tuple[list[str], list[str]]:
-    theirs = classes_in_meta(meta)
+def _require_names(
+    ours: Sequence[str] | None, our_rows: int, theirs: Sequence[str], their_rows: int
+) -> None:
     if not ours:
         raise PretrainedWeightsError(
             "classes='by_name' needs the class names of the module: say class_names=[...]. Where "
@@ -79,10 +74,8 @@ def _both_class_names(
         )
     for names, rows, whose in ((ours, our_rows, 'module'), (theirs, their_rows, 'file')):
         if len(names) != rows:
-            single = ' A classifier with out_channels=1 has no row for each class.' * (rows == 1)
             raise PretrainedWeightsError(
                 f"classes='by_name': {len(names)} class names for the {rows} classes of the "
-                f'{whose} ({", ".join(map(str, names[:5]))}).{single} Correct class_names, or '
-                'leave classes=None to go by shapes.'
+                f'{whose} ({", ".join(map(str, names[:5]))}). Correct class_names, or leave '
+                'classes=None to go by shapes, also for a classifier of one row (out_channels=1).'
             )
-    return list(ours), theirs

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Union
 
-from ..errors import PretrainedWeightsError
-
 # A replacement for re.sub, or a function of the module's own names and of the match.
 Replacement = Union[str, Callable[['tuple[str, ...]', re.Match], str]]
 
@@ -43,10 +41,7 @@ def _nth_block(module_names: tuple[str, ...], match: re.Match) -> str:
     found = (re.search(r'(?:^|\.)blocks\.(\d+)\.(\d+)\.', name) for name in module_names)
     blocks = sorted({(int(m.group(1)), int(m.group(2))) for m in found if m})
     index = int(match.group(1))
-    if index >= len(blocks):
-        return match.group(0)
-    stage, block = blocks[index]
-    return f'blocks.{stage}.{block}.'
+    return 'blocks.{}.{}.'.format(*blocks[index]) if index < len(blocks) else match.group(0)
 
 
 def _joined(module_names: tuple[str, ...], match: re.Match) -> str:
@@ -66,18 +61,15 @@ def _averaged_buffer(module_names: tuple[str, ...], match: re.Match) -> str:
     return flat
 
 
+def _stem_layer(_: tuple[str, ...], match: re.Match) -> str:
+    """MMPretrain's deep stem has three modules, each of a convolution, a norm and an activation."""
+    return f'stem.{3 * int(match.group(1)) + (match.group(2) == "bn")}.'
+
+
 # --- the tables ---------------------------------------------------------------------------------
 
 RESNET = ('conv1.weight', 'bn1.running_var', 'layer4.0.conv2.weight')
-# MMPretrain builds the deep stem of three modules with a convolution and a norm each.
-MMPRETRAIN_STEM = (
-    (r'^backbone\.', ''),
-    *(
-        (rf'^stem\.{module}\.{part}\.', f'stem.{3 * module + place}.')
-        for module in (2, 1, 0)
-        for place, part in enumerate(('conv', 'bn'))
-    ),
-)
+MMPRETRAIN = ((r'^backbone\.', ''), (r'^stem\.(\d)\.(conv|bn)\.', _stem_layer))
 
 CONVERSIONS = (
     # PSPNets of hszhao/semseg, whole models.
@@ -109,10 +101,8 @@ CONVERSIONS = (
             (r'^_blocks\.(\d+)\.', _nth_block),
             (r'\._se_(reduce|expand)\.', r'.se.conv_\1.'),
             # The blocks of the first stage do not expand, so they have one convolution less.
-            (r'^(blocks\.0\.\d+)\._depthwise_conv\.', r'\1.conv_dw.'),
-            (r'^(blocks\.0\.\d+)\._bn1\.', r'\1.bn1.'),
+            (r'^(blocks\.0\.\d+)\._bn([12])\.', r'\1.bn\2.'),
             (r'^(blocks\.0\.\d+)\._project_conv\.', r'\1.conv_pw.'),
-            (r'^(blocks\.0\.\d+)\._bn2\.', r'\1.bn2.'),
             (r'\._expand_conv\.', '.conv_pw.'),
             (r'\._depthwise_conv\.', '.conv_dw.'),
             (r'\._project_conv\.', '.conv_pwl.'),
@@ -138,13 +128,13 @@ CONVERSIONS = (
         'mmpretrain-v1d',
         ('backbone.layer2.0.downsample.2.weight', 'backbone.layer1.0.downsample.0.weight'),
         (
-            *MMPRETRAIN_STEM,
+            *MMPRETRAIN,
             (r'^layer1\.0\.downsample\.1\.', 'layer1.0.downsample.2.'),
             (r'^layer1\.0\.downsample\.0\.', 'layer1.0.downsample.1.'),
         ),
     ),
     # MMPretrain's other classifiers.
-    Conversion('mmpretrain', ('head.fc.weight', 'backbone.'), MMPRETRAIN_STEM),
+    Conversion('mmpretrain', ('head.fc.weight', 'backbone.'), MMPRETRAIN),
     # The backbone of torchvision's detection and segmentation models.
     Conversion('torchvision-detection', ('backbone.body.',)),
     Conversion('torchvision-segmentation', ('classifier.0.', 'backbone.')),
@@ -161,18 +151,4 @@ CONVERSIONS = (
         rules=((r'^(?:module\.)?ema_([^.]*)$', _averaged_buffer), (r'^(?:module\.)?ema_', '')),
     ),
 )
-
-
-def conversion_named(name: str) -> Conversion | None:
-    """The conversion called ``name``, None for ``'auto'``.
-
-    Raises:
-        PretrainedWeightsError: there is none of that name.
-    """
-    found = next((conversion for conversion in CONVERSIONS if conversion.name == name), None)
-    if found is None and name != 'auto':
-        known = ', '.join(conversion.name for conversion in CONVERSIONS)
-        raise PretrainedWeightsError(
-            f'There is no conversion {name!r}. Use "auto" or one of: {known}.'
-        )
-    return found
+BY_NAME = {conversion.name: conversion for conversion in CONVERSIONS}

@@ -45,9 +45,8 @@ def adapt_to_channels(weight: Tensor, sources: Sequence[str]) -> Tensor:
 
 def default_sources(count: int) -> list[str]:
     """Colours first and then means; only means where there are fewer than three channels."""
-    if count < len(COLOURS):
-        return ['mean'] * count
-    return [*COLOURS, *['mean'] * (count - len(COLOURS))]
+    colours = COLOURS if count >= len(COLOURS) else ()
+    return [*colours, *['mean'] * (count - len(colours))]
 
 
 def channels_of(first_conv: object) -> list[str] | None:
@@ -72,14 +71,18 @@ def adaptation(first_conv: str | Mapping[str, Any], theirs: int, count: int) -> 
         PretrainedWeightsError: the setting forbids the adaptation or does not fit the module.
     """
     if first_conv == 'error' and theirs != count:
-        raise PretrainedWeightsError(_about_channels(theirs, count))
+        raise PretrainedWeightsError(
+            f'The module has {count} input channels and the weights {theirs} '
+            f"(first_conv='error'). Set in_channels={theirs} in the backbone, take weights for "
+            f"{count} channels, or adapt RGB weights by first_conv='adapt'."
+        )
     named = channels_of(first_conv)
-    if named is not None and len(named) != count:
+    if named and len(named) != count:
         raise PretrainedWeightsError(
             f'first_conv names {len(named)} channels ({", ".join(named)}), and the module has '
             f'{count}.'
         )
-    if named is not None and theirs != len(COLOURS):
+    if named and theirs != len(COLOURS):
         raise PretrainedWeightsError(
             f'first_conv names input channels, and the weights see {theirs} channels, not the RGB '
             'that could be rearranged. Leave first_conv out.'
@@ -87,18 +90,6 @@ def adaptation(first_conv: str | Mapping[str, Any], theirs: int, count: int) -> 
     sources = named or default_sources(count)
     rearranged = theirs == len(COLOURS) and sources != list(COLOURS)
     return sources if rearranged and first_conv != 'error' else None
-
-
-def _about_channels(theirs: int, ours: int) -> str:
-    adapted = (
-        "Say first_conv='adapt', or first_conv=dict(channels=[...]) with one of "
-        f'{", ".join(SOURCES)} for each channel.'
-    )
-    other = f'Set in_channels={theirs} in the backbone, or take weights for {ours} channels.'
-    return (
-        f'The module has {ours} input channels and the weights {"RGB" if theirs == 3 else theirs} '
-        f"(first_conv='error'). {adapted if theirs == 3 else other}"
-    )
 
 
 def first_convolution(module_shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -112,10 +103,12 @@ def image_convolutions(module: nn.Module) -> list[str]:
     A network may have several beside each other, as RepVGG and BiSeNetV2 have: they are the first
     convolution and the others that see as many channels, all at once.
     """
-    # A layer that stands in two places has two names, and the last value that is written stays.
-    parts = module.named_modules(remove_duplicate=False)
-    found = {f'{name}.weight': part for name, part in parts if isinstance(part, nn.Conv2d)}
-    whole = {name: part.in_channels for name, part in found.items() if part.groups == 1}
+    whole = {
+        f'{name}.weight': part.in_channels
+        # A layer that stands in two places has two names, and the last value written stays.
+        for name, part in module.named_modules(remove_duplicate=False)
+        if isinstance(part, nn.Conv2d) and part.groups == 1
+    }
     first = next(iter(whole.values()), None)
     return [name for name, channels in whole.items() if channels == first]
 

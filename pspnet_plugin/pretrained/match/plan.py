@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..settings import LoadSettings
-from .classifier import differs_in_classes_only, is_classifier, rows_by_name
+from .classifier import differs_in_classes_only, rows_by_name
 from .input_channels import (
     COLOURS,
     adapt_to_channels,
@@ -126,7 +126,7 @@ def _outcome(
     as_it_is = isinstance(settings.first_conv, str) and settings.classes is None
     if value.shape == ours.shape and as_it_is:
         return Outcome('loaded', value=value)
-    only_classes_differ = is_classifier(name) and differs_in_classes_only(value.shape, ours.shape)
+    only_classes_differ = differs_in_classes_only(name, value, ours)
     if settings.classes == 'by_name' and only_classes_differ:
         return _shared_classes(value, ours, meta, settings)
     sources = None
@@ -148,9 +148,10 @@ def _outcome(
 def _shared_classes(
     value: Tensor, ours: Tensor, meta: Mapping[str, Any], settings: LoadSettings
 ) -> Outcome:
-    rows, their_rows, names = rows_by_name(settings.class_names, meta, len(ours), len(value))
+    rows, their_rows = rows_by_name(settings.class_names, meta, len(ours), len(value))
     if not rows:
         return Outcome('own start', 'no class name in common')
+    names = [(settings.class_names or ())[row] for row in rows]
     story = f'{len(rows)} of {len(ours)} classes by name: {", ".join(names)}'
     return Outcome('adapted', story, value[their_rows], rows)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import PretrainedWeightsError
 from ..source.read import Checkpoint, below
-from .conversions import CONVERSIONS, Conversion, conversion_named
+from .conversions import BY_NAME, CONVERSIONS, Conversion
 
 Shapes = Mapping[str, 'tuple[int, ...]']
 # What torch.compile, FSDP and activation checkpointing put into the names below them.
@@ -170,7 +170,7 @@ def find_match(
     Raises:
         PretrainedWeightsError: the checkpoint is not in the layout of ``conversion``.
     """
-    named = conversion_named(conversion)
+    named = BY_NAME.get(conversion)
     if not any(map(WRAPPERS.search, module_shapes)):
         names = {WRAPPERS.sub('', name): original for name, original in names.items()}
     expected = sum(map(is_counted, module_shapes))

