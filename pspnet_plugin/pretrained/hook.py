@@ -41,11 +41,7 @@ class PretrainedBackboneHook(Hook):
         self._done = False
 
     def before_run(self, runner: Runner) -> None:
-        """Hand the settings to the module.
-
-        Raises:
-            PretrainedWeightsError: the model has no part of that name.
-        """
+        """Hand the settings to the module."""
         if self._done or not isinstance(runner._train_loop, BaseLoop):
             # Testing takes its weights from a checkpoint; a second training with the same runner
             # goes on from what the first has learnt.
@@ -53,7 +49,10 @@ class PretrainedBackboneHook(Hook):
         target: Any
         ancestors, target = find_module(runner.model, self.module)
         self._done = True
-        settings = {**self.init_cfg, **_class_names(runner, self.init_cfg)}
+        settings = dict(self.init_cfg)
+        if settings.get('classes') == 'by_name' and not settings.get('class_names'):
+            metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+            settings['class_names'] = metainfo.get('classes')
         if _initialized_by_mmengine(ancestors, target):
             target.init_cfg, target.is_init = settings, False
         else:
@@ -63,11 +62,7 @@ class PretrainedBackboneHook(Hook):
 
 
 def find_module(model: nn.Module, name: str) -> tuple[list[nn.Module], nn.Module]:
-    """The modules on the way to ``name`` and the one it names; wrappers for several GPUs aside.
-
-    Raises:
-        PretrainedWeightsError: there is no such module, with names that are near.
-    """
+    """The modules on the way to ``name`` and the one it names; wrappers for several GPUs aside."""
     ancestors: list[nn.Module] = []
     module = unwrapped(model)
     for part in name.split('.') if name else ():
@@ -85,16 +80,8 @@ def find_module(model: nn.Module, name: str) -> tuple[list[nn.Module], nn.Module
 def _initialized_by_mmengine(ancestors: list[nn.Module], target: nn.Module) -> bool:
     """Whether Runner.train() will come to the init_cfg of ``target``.
 
-    It does not where a module above is no BaseModule or was initialized before, nor where the class
-    of ``target`` reads its init_cfg by itself, as some transformers do.
+    The class of ``target`` may read its init_cfg by itself, as some transformers do.
     """
     return getattr(type(target), 'init_weights', None) is BaseModule.init_weights and all(
         hasattr(a, 'init_weights') and not getattr(a, 'is_init', False) for a in ancestors
     )
-
-
-def _class_names(runner: Runner, init_cfg: dict) -> dict[str, Any]:
-    if init_cfg.get('classes') != 'by_name' or init_cfg.get('class_names'):
-        return {}
-    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
-    return {'class_names': metainfo.get('classes')}

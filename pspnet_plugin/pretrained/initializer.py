@@ -1,8 +1,4 @@
-"""``init_cfg=dict(type='PretrainedBackbone', checkpoint=...)``, in a run or without one.
-
-mmengine initializes every module of a model, and then loads what ``--resume`` or ``load_from`` name
-over it. It does not notice a module whose class ignores its ``init_cfg``; this is watched here.
-"""
+"""``init_cfg=dict(type='PretrainedBackbone', checkpoint=...)``, in a run or without one."""
 
 from __future__ import annotations
 
@@ -33,16 +29,8 @@ class PretrainedBackbone:
     """Initializes a module from pretrained weights, or stops the run with the reason.
 
     Like mmengine's ``Pretrained`` it comes last: parts of the module that have an initialization of
-    their own run it before. Given to a backbone it loads the backbone, given to the segmentor it
-    loads the whole model.
-
-    Where the run resumes, or ``load_from`` holds all of the module, it loads nothing: the
-    checkpoint would overwrite it.
-
-    Example:
-        >>> backbone = dict(
-        ...     type='ResNet', depth=50,
-        ...     init_cfg=dict(type='PretrainedBackbone', checkpoint='torchvision://resnet50'))
+    their own run it before. Where the run resumes, or ``load_from`` holds all of the module, it
+    loads nothing: the checkpoint would overwrite it.
 
     Args:
         checkpoint: a path or a reference such as ``torchvision://resnet50``.
@@ -58,22 +46,15 @@ class PretrainedBackbone:
     def __call__(self, module: nn.Module) -> LoadReport | None:
         """Load the weights into ``module``; log the report and write it beside the run's log.
 
-        Returns:
-            The report, which is kept as ``module.pretrained_report`` too; None where a checkpoint
-            of the run wins.
-
-        Raises:
-            PretrainedWeightsError: the weights do not fit, and why.
+        The report is kept as ``module.pretrained_report``; None where a checkpoint of the run wins.
         """
         _refuse_later_initializers(module)
         _initialize_children(module)
-        report = None
         wins = checkpoint_over(module)
+        report = None if wins else self._load(module)
         if wins:
             what = f'{self.settings.checkpoint} is not loaded into {type(module).__name__}'
             print_log(f'{what}: the run goes on from {wins}.', logger='current')
-        else:
-            report = self._load(module)
         module.pretrained_report = report  # type: ignore[assignment]
         return report
 
@@ -92,10 +73,8 @@ class PretrainedBackbone:
 
 
 def init_cfgs(init_cfg: Any) -> list[dict]:
-    """What an ``init_cfg`` holds for mmengine, one or several, as a list.
-
-    Modules of other packages call something of their own so, such as ``{'std': 0.02}``.
-    """
+    """What an ``init_cfg`` holds for mmengine, one or several, as a list."""
+    # Modules of other packages call something of their own so, such as {'std': 0.02}.
     several = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
     return [cfg for cfg in several if isinstance(cfg, dict) and 'type' in cfg]
 
@@ -136,11 +115,10 @@ def _write_beside_log(report: LoadReport) -> None:
     files = [h for h in MMLogger.get_current_instance().handlers if hasattr(h, 'baseFilename')]
     if not files or not is_main_process():
         return
-    folder, number = Path(files[0].baseFilename).parent, 1
-    path = folder / f'pretrained_{report.module}.json'
+    path, number = Path(files[0].baseFilename).with_name(f'pretrained_{report.module}.json'), 1
     while path.exists():
         number += 1
-        path = folder / f'pretrained_{report.module}_{number}.json'
+        path = path.with_name(f'pretrained_{report.module}_{number}.json')
     path.write_text(json.dumps(report.as_dict(), indent=2) + '\n', encoding='utf-8')
 
 
@@ -177,11 +155,7 @@ def _holds(checkpoint: str, module: nn.Module, model: nn.Module) -> bool:
 
 
 def require_initialized(model: nn.Module) -> None:
-    """Stop the run where an ``init_cfg`` names PretrainedBackbone and nobody called it.
-
-    Raises:
-        PretrainedWeightsError: with the name of the part, and what to do instead.
-    """
+    """Stop the run where an ``init_cfg`` names PretrainedBackbone and nobody called it."""
     averages = [m for m in model.modules() if isinstance(m, BaseAveragedModel)]
     # The average of a model receives the model's weights at its first step.
     copies = {id(part) for average in averages for part in average.modules()}
@@ -203,5 +177,4 @@ def _left_out(model: nn.Module, name: str, module: nn.Module) -> str:
     )
 
 
-if require_initialized not in moments.after_init:
-    moments.after_init.append(require_initialized)
+moments.after_init.append(require_initialized)

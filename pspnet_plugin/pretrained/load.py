@@ -11,7 +11,7 @@ from .advice.causes import why_empty
 from .advice.refusal import judge
 from .errors import PretrainedWeightsError
 from .match.plan import LoadPlan, plan_load
-from .match.search import candidates_of, find_match, shapes_of
+from .match.search import candidates_of, shapes_of
 from .report import LoadReport, report_on
 from .settings import LoadSettings
 from .source.download import local_file
@@ -46,19 +46,11 @@ def load(module: nn.Module, settings: LoadSettings) -> LoadReport:
     candidates = candidates_of(content, settings.prefix, settings.key_map)
     if not candidates.tensors:
         raise PretrainedWeightsError(why_empty(str(path), content, shapes_of(own)))
-    match = find_match(
-        candidates.names,
-        shapes_of(candidates.tensors),
-        shapes_of(own),
-        settings.conversion,
-        search_prefix=settings.prefix is None,
-    )
-    plan = plan_load(module, own, candidates, match, content.meta, settings)
+    plan = plan_load(module, own, candidates, content.meta, settings)
     refusal, notes = judge(plan, module, content, settings)
     if not refusal:
         write(plan)
-    kind = type(module).__name__
-    report = report_on(plan, settings.checkpoint, str(path), digest, kind, notes)
+    report = report_on(plan, settings.checkpoint, str(path), digest, type(module).__name__, notes)
     if refusal:
         raise PretrainedWeightsError(f'{settings.checkpoint} {refusal}', report)
     return report

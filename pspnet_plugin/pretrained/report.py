@@ -111,7 +111,7 @@ def _stages(plan: LoadPlan) -> dict[str, dict[str, int]]:
 
 
 def _stage(name: str, prefix: str) -> str:
-    parts = (name[len(prefix) :] if name.startswith(prefix) else name).split('.')
+    parts = name.removeprefix(prefix).split('.')
     # A whole model has its stages one level down.
     deep = parts[0].endswith(('backbone', 'head')) and len(parts) > 2
     return '.'.join(parts[:2]) if deep else parts[0]

@@ -42,7 +42,7 @@ class LoadSettings:
         PretrainedWeightsError: a setting has a wrong type or value.
     """
 
-    checkpoint: str
+    checkpoint: str = ''
     prefix: str | None = None
     conversion: str = 'auto'
     key_map: Sequence | None = None
@@ -55,21 +55,12 @@ class LoadSettings:
 
     @classmethod
     def of(cls, owner: str, others: Sequence[str] = (), **given: Any) -> LoadSettings:
-        """The settings that ``owner`` was given by name; ``others`` are further names that it has.
-
-        Raises:
-            PretrainedWeightsError: a name is none of a setting.
-        """
+        """The settings that ``owner`` was given by name, which has ``others`` besides."""
         known = [*(field.name for field in fields(cls)), *others]
         for name in given:
             if name not in known:
                 way_out = did_you_mean(name, known, 1) or f' It has {", ".join(known)}.'
                 raise PretrainedWeightsError(f'{owner} has no setting {name!r}.{way_out}')
-        if not given.get('checkpoint'):
-            raise PretrainedWeightsError(
-                f'{owner} needs a checkpoint: a file, or a reference such as '
-                'torchvision://resnet50.'
-            )
         return cls(**given)
 
     def __post_init__(self) -> None:
@@ -98,27 +89,32 @@ def _are_names(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
-def _are_rules(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_is_rule, value))
-
-
-def _is_rule(pair: object) -> bool:
+def _is_rule(pair: Any) -> bool:
     kinds = [type(part) for part in pair] if isinstance(pair, (list, tuple)) else []
-    return kinds in ([str, str], [str, type(None)])
+    if kinds not in ([str, str], [str, type(None)]):
+        return False
+    try:
+        re.sub(pair[0], pair[1] or '', '')
+    except re.error:
+        return False
+    return True
 
 
 # What is good for each setting, where it is not None, and what to give instead of something else.
 WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    'checkpoint': (lambda value: isinstance(value, (str, os.PathLike)), 'text'),
+    'checkpoint': (
+        lambda value: value and isinstance(value, (str, os.PathLike)),
+        'a file, or a reference such as torchvision://resnet50',
+    ),
     'prefix': (lambda value: isinstance(value, str), 'text'),
     'conversion': (
         lambda value: value in ('auto', *BY_NAME),
         f'"auto" or one of {", ".join(BY_NAME)}',
     ),
     'key_map': (
-        _are_rules,
-        "a list of pairs of texts (pattern, replacement), such as [(r'^net\\.', '')], with None to "
-        'leave tensors out',
+        lambda value: isinstance(value, (list, tuple)) and all(map(_is_rule, value)),
+        'a list of pairs (regular expression, replacement), such as '
+        "[(r'^net\\.', '')], with None to leave tensors out",
     ),
     'first_conv': (
         lambda value: value in ('adapt', 'error') or channels_of(value) is not None,

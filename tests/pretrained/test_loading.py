@@ -125,6 +125,11 @@ def test_a_prefix_that_leads_elsewhere_is_refused_with_the_one_that_would_fit(tm
     assert load_pretrained(network, file, prefix='backbone').prefix == 'backbone.'
 
 
+def test_a_prefix_where_none_is_needed_is_refused_with_that(files):
+    message = r"Say prefix=None: 100 of the module's tensors fit there"
+    refused(build(type='ResNet', depth=18), files('resnet18'), message, prefix='fc.')
+
+
 def test_a_conversion_that_does_not_apply_is_refused(files):
     module = build(type='ResNet', depth=18)
     refused(module, files('resnet18'), 'not in the layout of', conversion='semseg')
@@ -165,7 +170,7 @@ def test_a_checkpoint_without_the_heads_does_not_go_into_a_whole_model(tmp_path)
     ('key_map', 'message'),
     [
         ([('nothing', 'x')], "no name .* matches 'nothing'"),
-        ([('(', 'x')], 'no regular expression'),
+        ([('(', 'x')], 'not understood'),
         ([(r'^layer(1|2)\.', 'layer1.')], 'the same name'),
         ({'^layer1': 'x'}, r"key_map=\{'\^layer1': 'x'\} is not understood.*list of pairs"),
         (['ab', 'cd'], r"\['ab', 'cd'\] is not understood"),
@@ -274,8 +279,8 @@ def two_networks(layout: str, network: nn.Module, other: nn.Module) -> dict:
     [
         ('module.base_encoder. module.momentum_encoder.', "'module.base_encoder.'", 'prefix'),
         ('student. teacher.', "'student.'", 'prefix'),
-        ('mmengine', "''", 'prefix'),
-        ('timm', "''", 'prefix'),
+        ('mmengine', "'state_dict'", 'prefix'),
+        ('timm', "'state_dict'", 'prefix'),
         ('mmcv', "the names without 'ema_'", 'key_map'),
     ],
 )

@@ -54,12 +54,15 @@ def why_empty(path: str, content: Checkpoint, module_shapes: Shapes) -> str:
     )
 
 
-def prefix_that_fits(content: Checkpoint, module_shapes: Shapes, fitting: int = 0) -> str:
-    """Advice on the prefix behind which more than ``fitting`` tensors of a whole file fit."""
+def prefix_that_fits(
+    content: Checkpoint, module_shapes: Shapes, prefix: str | None = None, fitting: int = 0
+) -> str:
+    """Advice on another prefix, behind which more than ``fitting`` tensors of a whole file fit."""
     found = find_match(reachable(content), shapes_of(content.everything), module_shapes)
-    if not found.root or found.fitting <= fitting:
+    other = found.root or None
+    if other == prefix or found.fitting <= fitting:
         return ''
-    return f" Say prefix={found.root!r}: {found.fitting} of the module's tensors fit there."
+    return f" Say prefix={other!r}: {found.fitting} of the module's tensors fit there."
 
 
 def _backbone_of(shapes: Shapes, module_prefix: str) -> Shapes:

@@ -120,10 +120,7 @@ def inner_left_over(match: Match, module_shapes: Shapes) -> list[str]:
     """
     order = {name: index for index, name in enumerate(module_shapes)}
     last_received = max((order[name] for name in match.names if is_counted(name)), default=-1)
-    last_below: dict[str, int] = {}
-    for name, index in order.items():
-        for parent in parents_of(name):
-            last_below[parent] = index
+    last_below = {parent: index for name, index in order.items() for parent in parents_of(name)}
     inner = []
     for original, name in match.nearby.items():
         parent = next((p for p in reversed(parents_of(name)) if p in last_below), '')
@@ -138,13 +135,10 @@ def second_networks(plan: LoadPlan, content: Checkpoint) -> list[str]:
 
     Such are a student and its teacher, an encoder and its average.
     """
-    start = plan.candidates.container and f'{plan.candidates.container}.'
-    taken = {start + name for name in plan.match.names.values()}
-    others = {name: path for name, path in reachable(content).items() if path not in taken}
-    if len(others) < plan.match.fitting:
-        return []
+    taken = set(plan.match.names.values())
+    others = {name: path for name, path in reachable(content).items() if name not in taken}
     found = find_match(others, shapes_of(content.everything), plan.module_shapes)
-    if found.fitting < plan.match.fitting:
+    if not 0 < plan.match.fitting <= found.fitting:
         return []
     if found.conversion == 'mmcv-ema':
         return [
@@ -154,6 +148,6 @@ def second_networks(plan: LoadPlan, content: Checkpoint) -> list[str]:
     if found.root in ('', plan.match.root):
         return []
     return [
-        f'{plan.match.root!r} was taken and {found.root!r} fits as well: '
-        f'prefix={found.root!r} takes that'
+        f'{plan.match.root or plan.candidates.container!r} was taken and {found.root!r} fits as '
+        f'well: prefix={found.root!r} takes that'
     ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...text import shortened
 from ..match.input_channels import COLOURS, channels_of, reads_image_elsewhere
-from ..match.plan import LoadPlan, converts
+from ..match.plan import LoadPlan, has_numbers
 from ..match.search import find_match
 from ..settings import LoadSettings
 from ..source.read import Checkpoint
@@ -32,12 +32,17 @@ def judge(
     """
     kind = type(module).__name__
     elsewhere = _reads_image_elsewhere(plan, module, settings)
+    in_more_places = (
+        f'cannot be rearranged for other input channels: {kind} reads the image in more places '
+        f'than {", ".join(plan.named("adapted"))}. Leave first_conv out and give it RGB images '
+        '(bgr_to_rgb=True in the data_preprocessor, for files as OpenCV reads them).'
+    )
     refusal = (
         _too_little(plan, kind, content, settings)
         or _too_much(plan, kind)
         or another_network(module, plan, settings)
         or _impossible_values(plan, settings.min_coverage is None)
-        or (_about_the_image(plan, kind) if elsewhere else None)
+        or (in_more_places if elsewhere else None)
     )
     notes = notes_on(module, plan.match.conversion, settings.checkpoint)
     if settings.prefix is None:
@@ -86,7 +91,7 @@ def _other_way(plan: LoadPlan, content: Checkpoint, settings: LoadSettings) -> s
         better = find_match(plan.candidates.names, plan.shapes, plan.module_shapes)
         if better.fitting > plan.match.fitting:
             return f' With conversion="auto" {better.fitting} tensors would fit.'
-    return prefix_that_fits(content, plan.module_shapes, plan.match.fitting)
+    return prefix_that_fits(content, plan.module_shapes, settings.prefix, plan.match.fitting)
 
 
 def _listing(plan: LoadPlan) -> str:
@@ -116,10 +121,8 @@ def _too_much(plan: LoadPlan, kind: str) -> str | None:
 
 def _is_not_zero(tensor: Tensor) -> bool:
     # Converters from Caffe wrote biases of zero, and step counters or index tables are no weights.
-    if not tensor.is_floating_point():
-        return False
-    plain = tensor.layout == torch.strided and not tensor.is_meta and converts(tensor.dtype)
-    return not plain or bool(tensor.float().any())
+    is_weight = tensor.is_floating_point()
+    return is_weight and (not has_numbers(tensor) or bool(tensor.float().any()))
 
 
 def _reads_image_elsewhere(
@@ -132,14 +135,6 @@ def _reads_image_elsewhere(
     outcomes = plan.outcomes.items()
     values = {n: o.value for n, o in outcomes if o.value is not None and o.rows is None}
     return reads_image_elsewhere(module, values, len(sources))
-
-
-def _about_the_image(plan: LoadPlan, kind: str) -> str:
-    return (
-        f'cannot be rearranged for other input channels: {kind} reads the image in more places '
-        f'than {", ".join(plan.named("adapted"))}. Leave first_conv out and give it RGB images '
-        '(bgr_to_rgb=True in the data_preprocessor, for files as OpenCV reads them).'
-    )
 
 
 def _impossible_values(plan: LoadPlan, by_default: bool) -> str | None:
@@ -178,5 +173,5 @@ def _extremes(tensor: Tensor) -> Sequence[Tensor]:
     """Numbers that are finite if and only if all of ``tensor`` is; none for integers."""
     if not tensor.is_floating_point() or not tensor.numel():
         return ()
-    # Unlike isfinite() this copies no large tensor. Smaller numbers have it in some versions only.
+    # Unlike isfinite() this copies no large tensor; of small numbers not every torch can do it.
     return torch.aminmax(tensor if tensor.element_size() > 2 else tensor.float())

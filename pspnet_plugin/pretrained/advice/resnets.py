@@ -87,13 +87,9 @@ def about_downsampling(theirs: Shapes, ours: Shapes) -> str | None:
     """Shortcuts of a ResNet that pool before they convolve."""
     pooled, plain = 'layer2.0.downsample.2.weight', 'layer2.0.downsample.0.weight'
     if pooled in theirs and plain in ours:
-        return (
-            'The checkpoint pools in its shortcuts and the module does not. '
-            'Set the backbone\'s type to "ResNetV1d".'
-        )
-    if pooled in ours and plain in theirs:
-        return (
-            'The module pools in its shortcuts (ResNetV1d) and the checkpoint does not. Set the '
-            'backbone\'s type to "ResNetV1c" or "ResNet", or take weights of a V1d network.'
-        )
-    return None
+        what, kind = 'The checkpoint pools in its shortcuts and the module does not', '"ResNetV1d"'
+    elif pooled in ours and plain in theirs:
+        what, kind = 'The module pools in its shortcuts and the checkpoint does not', '"ResNetV1c"'
+    else:
+        return None
+    return f"{what}. Set the backbone's type to {kind}, or take other weights."

@@ -23,20 +23,10 @@ def differs_in_classes_only(name: str, value: Tensor, ours: Tensor) -> bool:
 def rows_by_name(
     ours: Sequence[str] | None, meta: Mapping[str, Any], our_rows: int, their_rows: int
 ) -> tuple[list[int], list[int]]:
-    """The rows of the classes that a module and a checkpoint both have.
+    """The rows of the classes that a module and a checkpoint both have, in either of them.
 
-    Case, spaces, hyphens and underscores in the names make no difference.
-
-    Args:
-        ours: the class names of the module, in its order.
-        meta: the ``meta`` entry of the checkpoint.
-        our_rows: how many rows the classifier of the module has; ``their_rows``: the checkpoint's.
-
-    Returns:
-        The module's rows, and the checkpoint's rows for them.
-
-    Raises:
-        PretrainedWeightsError: one side has no class names, or another number of them than rows.
+    Case, spaces, hyphens and underscores in the names make no difference. Both sides must have as
+    many class names as rows.
     """
     theirs = classes_in_meta(meta)
     _require_names(ours, our_rows, theirs, their_rows)

@@ -1,8 +1,6 @@
 """Key names of other projects -> the names that MMSegmentation's modules have.
 
-A :class:`Conversion` is a layout that other people's checkpoints come in: a signature by which it
-is recognized, and a table of rules that rename. Order matters: the first conversion among equally
-good ones is taken, and the rules of one are applied one after the other.
+The first conversion among equally good ones is taken.
 """
 
 from __future__ import annotations
@@ -18,22 +16,18 @@ Replacement = Union[str, Callable[['tuple[str, ...]', re.Match], str]]
 
 @dataclass(frozen=True)
 class Conversion:
-    """One layout of names.
-
-    Attributes:
-        name: what a config and a report call it.
-        signature: names, or beginnings of names that end in a dot, which all follow the same prefix
-            in such a checkpoint. A layout without a signature is always tried.
-        rules: pairs of a regular expression and its replacement, applied to names without that
-            prefix. A layout without rules has the module's names below some prefix.
-    """
+    """One layout of names that other people's checkpoints come in."""
 
     name: str
+    # Names, or beginnings of names that end in a dot, which all follow the same prefix in such a
+    # checkpoint. A layout without a signature is always tried.
     signature: tuple[str, ...] = ()
+    # Pairs of a regular expression and its replacement, applied to names without that prefix, one
+    # after the other. A layout without rules has the module's names below some prefix.
     rules: tuple[tuple[str, Replacement], ...] = ()
 
 
-# --- replacements that need the module's names --------------------------------------------------
+# --- computed replacements ------------------------------------------------------------------------
 
 
 def _nth_block(module_names: tuple[str, ...], match: re.Match) -> str:
@@ -53,12 +47,8 @@ def _joined(module_names: tuple[str, ...], match: re.Match) -> str:
 
 def _averaged_buffer(module_names: tuple[str, ...], match: re.Match) -> str:
     """mmcv 1.x named the average of ``a.b.weight`` as a buffer ``ema_a_b_weight``."""
-    flat = match.group(1)
-    for name in module_names:
-        for full in (name, f'backbone.{name}'):
-            if full.replace('.', '_') == flat:
-                return full
-    return flat
+    full = (path for name in module_names for path in (name, f'backbone.{name}'))
+    return next((p for p in full if p.replace('.', '_') == match.group(1)), match.group(1))
 
 
 def _stem_layer(_: tuple[str, ...], match: re.Match) -> str:

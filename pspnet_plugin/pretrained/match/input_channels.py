@@ -22,12 +22,9 @@ EXAMPLE_SIZES = (64, 224, 240, 256, 384, 512)
 def adapt_to_channels(weight: Tensor, sources: Sequence[str]) -> Tensor:
     """The weight of an RGB convolution, rearranged for other input channels.
 
-    Every channel starts from the kernel of the source that ``sources`` names for it: one colour, or
-    the mean of the three, times ``3 / len(sources)``. The difference between the sum over the new
-    channels and the sum over the three colours is then spread evenly over the channels. So the
-    response to a grey image, the same value in all channels, is unchanged whatever the choice; a
-    permutation of the colours is only permuted; ``['R', 'G', 'B', 'mean']`` is the RGB kernels and
-    their mean, times 3/4.
+    Every channel starts from the kernel of its source, times ``3 / len(sources)``. The difference
+    between the sum over the new channels and the sum over the three colours is then spread evenly,
+    so that the response to a grey image is unchanged; a permutation of the colours only permutes.
 
     Args:
         weight: ``(O, 3, kH, kW)``, kernels for R, G and B in this order.
@@ -50,10 +47,8 @@ def default_sources(count: int) -> list[str]:
 
 
 def channels_of(first_conv: object) -> list[str] | None:
-    """The sources in ``dict(channels=[...])``, or in its older spelling ``dict(bands=[...])``.
-
-    None where ``first_conv`` is no such dictionary, or names another source.
-    """
+    """The sources in ``dict(channels=[...])``, or None if ``first_conv`` is something else."""
+    # ``bands`` is what it was called before.
     if not isinstance(first_conv, Mapping) or set(first_conv) not in ({'channels'}, {'bands'}):
         return None
     (sources,) = first_conv.values()
@@ -64,11 +59,7 @@ def channels_of(first_conv: object) -> list[str] | None:
 def adaptation(first_conv: str | Mapping[str, Any], theirs: int, count: int) -> list[str] | None:
     """The sources for a first convolution that sees ``count`` channels, from one of ``theirs``.
 
-    Returns:
-        One source for each channel, or None where the weight goes in as it is or cannot go in.
-
-    Raises:
-        PretrainedWeightsError: the setting forbids the adaptation or does not fit the module.
+    None where the weight goes in as it is, or cannot go in.
     """
     if first_conv == 'error' and theirs != count:
         raise PretrainedWeightsError(
@@ -118,15 +109,9 @@ def reads_image_elsewhere(
 ) -> bool | None:
     """Whether something else in ``module`` than :func:`image_convolutions` reads the image.
 
-    It is tried on a copy: if nothing does, an image with its channels in another order gives the
-    same features where the input channels of these convolutions have that order too.
-
-    Args:
-        values: the copy's tensors, by name; it keeps its own where there is none.
-        channels: of the image.
-
-    Returns:
-        None where the module runs on none of the example images.
+    It is tried on a copy with ``values``: if nothing does, an image with its channels in another
+    order gives the same features where the input channels of these convolutions have that order
+    too. None where the module runs on none of the example images.
     """
     for size in EXAMPLE_SIZES:
         try:

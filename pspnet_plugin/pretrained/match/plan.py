@@ -12,14 +12,8 @@ from torch import Tensor, nn
 
 from ..settings import LoadSettings
 from .classifier import differs_in_classes_only, rows_by_name
-from .input_channels import (
-    COLOURS,
-    adapt_to_channels,
-    adaptation,
-    first_convolution,
-    image_convolutions,
-)
-from .search import Candidates, Match, Shapes, is_counted, shapes_of
+from .input_channels import adapt_to_channels, adaptation, first_convolution, image_convolutions
+from .search import Candidates, Match, Shapes, find_match, is_counted, shapes_of
 
 
 @dataclass(frozen=True)
@@ -42,20 +36,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What would be written where, and what the checkpoint has beyond that.
+    """What would be written where, and what the checkpoint has beyond that."""
 
-    Attributes:
-        own: the module's tensors, by name, in its order.
-        candidates, match: the tensors of the file, and how their names map to the module's.
-        outcomes: by name, for each tensor of the module in its order.
-        left_over: names in the file of the candidates that go nowhere.
-    """
-
-    own: dict[str, Tensor]
+    own: dict[str, Tensor]  # the module's, by name, in its order
     candidates: Candidates
     match: Match
-    outcomes: dict[str, Outcome]
-    left_over: list[str]
+    outcomes: dict[str, Outcome]  # by name in the module, in its order
+    left_over: list[str]  # names in the file of the candidates that go nowhere
 
     def named(self, group: str) -> dict[str, Any]:
         """The stories of the tensors in one group, by name."""
@@ -87,24 +74,23 @@ def plan_load(
     module: nn.Module,
     own: dict[str, Tensor],
     candidates: Candidates,
-    match: Match,
     meta: Mapping[str, Any],
     settings: LoadSettings,
 ) -> LoadPlan:
-    """Decide for each tensor of a module what it receives.
-
-    Args:
-        own: the module's tensors, by name.
-        meta: the ``meta`` entry of the checkpoint, which may tell its class names.
-
-    Raises:
-        PretrainedWeightsError: ``first_conv`` or ``classes`` cannot be done with these weights.
-    """
+    """Decide for each tensor of a module what it receives; ``meta`` may tell the file's classes."""
+    match = find_match(
+        candidates.names,
+        shapes_of(candidates.tensors),
+        shapes_of(own),
+        settings.conversion,
+        search_prefix=settings.prefix is None,
+    )
     outcomes = {}
+    readers = {first_convolution(shapes_of(own)), *image_convolutions(module)}
     for name in own:
         value = candidates.tensors.get(match.names.get(name, ''))
         if value is not None:
-            outcomes[name] = _outcome(name, value, own, module, meta, settings)
+            outcomes[name] = _outcome(name, value, own[name], name in readers, meta, settings)
         elif is_counted(name):
             outcomes[name] = Outcome('missing')
     used = set(match.names.values())
@@ -115,28 +101,21 @@ def plan_load(
 def _outcome(
     name: str,
     value: Tensor,
-    own: dict[str, Tensor],
-    module: nn.Module,
+    ours: Tensor,
+    reads_image: bool,
     meta: Mapping[str, Any],
     settings: LoadSettings,
 ) -> Outcome:
-    ours = own[name]
     if not _same_kind(value, ours):
         return _mismatch(value, ours)
-    as_it_is = isinstance(settings.first_conv, str) and settings.classes is None
-    if value.shape == ours.shape and as_it_is:
-        return Outcome('loaded', value=value)
     only_classes_differ = differs_in_classes_only(name, value, ours)
     if settings.classes == 'by_name' and only_classes_differ:
         return _shared_classes(value, ours, meta, settings)
-    sources = None
-    if value.dim() == ours.dim() == 4 and value[:, 0].shape == ours[:, 0].shape:
-        of_others = value.shape[1] == len(COLOURS) and name in image_convolutions(module)
-        if of_others or name == first_convolution(shapes_of(own)):
-            sources = adaptation(settings.first_conv, value.shape[1], ours.shape[1])
-    if sources:
-        adapted = adapt_to_channels(value.float(), sources)
-        return Outcome('adapted', f'input channels {", ".join(sources)}', adapted)
+    if reads_image and value.dim() == ours.dim() == 4 and value[:, 0].shape == ours[:, 0].shape:
+        sources = adaptation(settings.first_conv, value.shape[1], ours.shape[1])
+        if sources:
+            adapted = adapt_to_channels(value.float(), sources)
+            return Outcome('adapted', f'input channels {", ".join(sources)}', adapted)
     if value.shape == ours.shape:
         return Outcome('loaded', value=value)
     if only_classes_differ:
@@ -172,16 +151,20 @@ def _kind(tensor: Tensor) -> str:
 
 def _same_kind(value: Tensor, ours: Tensor) -> bool:
     """Whether copying one into the other keeps numbers what they are."""
-    plain = value.layout == torch.strided and not (value.is_meta or ours.is_meta)
     real = value.is_floating_point() == ours.is_floating_point()
-    return plain and real and value.is_complex() == ours.is_complex() and converts(value.dtype)
+    plain = has_numbers(value) and not ours.is_meta
+    return plain and real and value.is_complex() == ours.is_complex()
+
+
+def has_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor holds plain values, which torch can turn into others."""
+    return tensor.layout == torch.strided and not tensor.is_meta and _converts(tensor.dtype)
 
 
 @functools.cache
-def converts(dtype: torch.dtype) -> bool:
-    """Whether torch turns such numbers into others, which it does not for those of four bits."""
+def _converts(dtype: torch.dtype) -> bool:
     try:
         torch.empty(1, dtype=dtype).float()
-    except RuntimeError:
+    except RuntimeError:  # for numbers of four bits
         return False
     return True

@@ -41,27 +41,16 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The tensors of a file that may go into the module.
+    """The tensors of a file that may go into the module."""
 
-    Attributes:
-        tensors: by their name in the file.
-        names: the name after the user's key map and prefix -> the name in the file.
-        container: the top-level key of the file that ``tensors`` were found under.
-        prefix: the user's, ending in a dot; ``''`` without one.
-    """
-
-    tensors: dict[str, Tensor]
-    names: dict[str, str]
-    container: str
-    prefix: str
+    tensors: dict[str, Tensor]  # by their name in the file
+    names: dict[str, str]  # the name after the user's key map and prefix -> the name in the file
+    container: str  # the top-level key of the file that ``tensors`` were found under
+    prefix: str  # the user's, ending in a dot; '' without one
 
 
 def candidates_of(content: Checkpoint, prefix: str | None, key_map: Sequence | None) -> Candidates:
-    """The state dict of a file, or what a user's prefix reaches elsewhere in the file.
-
-    Raises:
-        PretrainedWeightsError: the prefix or the key map fits no name.
-    """
+    """The state dict of a file, or what a user's prefix reaches elsewhere in the file."""
     begin = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix or ''
     tensors, container = content.tensors, content.container
     if begin and not below(begin, tensors):
@@ -88,36 +77,21 @@ def reachable(content: Checkpoint) -> dict[str, str]:
 
 
 def apply_key_map(names: Iterable[str], key_map: Sequence | None) -> dict[str, str]:
-    """New name -> name in the file, after a user's ``(pattern, replacement)`` pairs.
-
-    Raises:
-        PretrainedWeightsError: a pattern is not a regular expression, matches no name at all, or
-            gives two tensors one name.
-    """
+    """New name -> name in the file, after a user's ``(pattern, replacement)`` pairs."""
     renamed = {name: name for name in names}
     for pattern, replacement in key_map or ():
-        try:
-            renamed = _rename_all(renamed, pattern, replacement)
-        except re.error as error:
+        matching = [original for original, name in renamed.items() if re.search(pattern, name)]
+        if not matching:
             raise PretrainedWeightsError(
-                f'key_map: {pattern!r} -> {replacement!r} is no regular expression: {error}.'
-            ) from error
-    return renamed
-
-
-def _rename_all(renamed: dict[str, str], pattern: str, replacement: str | None) -> dict[str, str]:
-    matching = {name for name in renamed if re.search(pattern, name)}
-    if not matching:
-        raise PretrainedWeightsError(
-            f'key_map: no name of the checkpoint matches {pattern!r}. Its names look like '
-            f'{", ".join(list(renamed)[:3])}.'
-        )
+                f'key_map: no name of the checkpoint matches {pattern!r}. Its names look like '
+                f'{", ".join(list(renamed.values())[:3])}.'
+            )
+        for original in matching:
+            name = renamed.pop(original)
+            if replacement is not None:
+                renamed[original] = re.sub(pattern, replacement, name)
     result: dict[str, str] = {}
-    for name, original in renamed.items():
-        if name in matching:
-            if replacement is None:
-                continue
-            name = re.sub(pattern, replacement, name)
+    for original, name in renamed.items():
         if name in result:
             raise PretrainedWeightsError(
                 f'key_map gives {original} and {result[name]} the same name {name}.'
@@ -131,25 +105,17 @@ def _rename_all(renamed: dict[str, str], pattern: str, replacement: str | None) 
 
 @dataclass(frozen=True)
 class Match:
-    """How the names of a checkpoint map to those of a module.
+    """How the names of a checkpoint map to those of a module."""
 
-    Attributes:
-        conversion: name of the layout that the checkpoint came in.
-        prefix: taken off the checkpoint's names. ``module_prefix``: put in front of them.
-        root: the prefix by which a user reaches the same tensors.
-        names: name in the module -> name in the checkpoint, whether or not the shapes agree.
-        nearby: name in the checkpoint -> the name that it would have in the module, for the tensors
-            under ``prefix`` that the module does not have.
-        fitting: how many tensors agree in name and shape.
-    """
-
-    conversion: str
-    prefix: str
-    root: str
-    module_prefix: str
-    names: dict[str, str]
+    conversion: str  # name of the layout that the checkpoint came in
+    prefix: str  # taken off the checkpoint's names
+    root: str  # the prefix by which a user reaches the same tensors
+    module_prefix: str  # put in front of the checkpoint's names
+    names: dict[str, str]  # in the module -> in the checkpoint, whether or not the shapes agree
+    # Name in the checkpoint -> the name that it would have in the module, for the tensors under
+    # ``prefix`` that the module does not have.
     nearby: dict[str, str]
-    fitting: int
+    fitting: int  # how many tensors agree in name and shape
 
 
 def find_match(
@@ -164,11 +130,7 @@ def find_match(
     Args:
         names: new name -> name in the file, as :func:`candidates_of` gives them.
         shapes, module_shapes: of each tensor in the file, and of each of the module in its order.
-        conversion: the name of one conversion, or ``'auto'`` for the best.
         search_prefix: whether to look for a prefix on the checkpoint's side.
-
-    Raises:
-        PretrainedWeightsError: the checkpoint is not in the layout of ``conversion``.
     """
     named = BY_NAME.get(conversion)
     if not any(map(WRAPPERS.search, module_shapes)):

@@ -1,8 +1,4 @@
-"""What a reference names -> the whole file on this machine.
-
-Plain addresses are downloaded by pooch into the cache of torch's hub. Files of the Hugging Face hub
-are downloaded by its own package, into its own cache.
-"""
+"""What a reference names -> the whole file, in the cache of torch's hub or of Hugging Face's."""
 
 from __future__ import annotations
 
@@ -34,16 +30,7 @@ def local_file(place: Place, reference: str, sha256: str | None = None) -> tuple
 
     A downloaded file appears under its name only when it is whole, has the hash in its name or
     ``sha256``, and looks like weights. Of several processes one downloads and the others wait.
-
-    Args:
-        place: what ``reference`` names, see :func:`schemes.resolve`.
-        reference: what the user wrote, for messages.
-        sha256: the hash that the file must have, or its first digits, 8 or more.
-
-    Raises:
-        PretrainedWeightsError: the file cannot be downloaded; with the address, and the path where
-            the file can be put by hand.
-        WeightsFileError: the file on this machine is missing, unreadable, or has another hash.
+    Errors name the address, and the path where the file can be put by hand.
     """
     if isinstance(place, Address):
         in_name = HASH_IN_NAME.search(place.name)
@@ -67,11 +54,7 @@ def cached_path(place: Address) -> Path:
 
 
 def checked_sha256(path: Path, expected: str | None = None) -> str:
-    """The sha256 of a file, as 64 hexadecimal digits.
-
-    Raises:
-        WeightsFileError: it does not begin with ``expected``.
-    """
+    """The sha256 of a file, as 64 hexadecimal digits; it must begin with ``expected``."""
     digest = pooch.file_hash(str(path), alg='sha256')
     if expected and not digest.startswith(expected.lower()):
         raise WeightsFileError(f'{path} has the sha256 {digest} where {expected} is expected.')

@@ -32,18 +32,12 @@ LARGEST_VIEW = 1 << 30
 
 @dataclass
 class Checkpoint:
-    """The tensors of a file.
+    """The tensors of a file."""
 
-    ``tensors`` are those of the state dict, by name, in the file's order; ``container`` is the
-    top-level key that they stood under, ``''`` for none. ``everything`` holds the tensors of the
-    whole file, by dotted path, so that a user's prefix can reach one under an unusual key;
-    ``meta`` is the ``meta`` entry of an OpenMMLab checkpoint.
-    """
-
-    tensors: dict[str, Tensor]
-    container: str
-    everything: dict[str, Tensor]
-    meta: dict[str, Any]
+    tensors: dict[str, Tensor]  # of the state dict, by name, in the file's order
+    container: str  # the top-level key that they stood under, '' for none
+    everything: dict[str, Tensor]  # of the whole file, by dotted path, for a user's prefix
+    meta: dict[str, Any]  # the entry of this name of an OpenMMLab checkpoint
 
 
 def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
@@ -70,11 +64,7 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
 
 
 def file_format(path: Path) -> str:
-    """Tell ``'safetensors'``, ``'zip'`` (torch >= 1.6) and ``'pickle'`` (older) apart.
-
-    Raises:
-        WeightsFileError: it is none of them.
-    """
+    """Tell ``'safetensors'``, ``'zip'`` (torch >= 1.6) and ``'pickle'`` (older) apart."""
     with open(path, 'rb') as file:
         start = file.read(256)
     if not start:
@@ -149,11 +139,7 @@ def _broken(path: Path, error: Exception) -> WeightsFileError:
 
 
 def find_state_dict(content: Any) -> Checkpoint:
-    """Find the state dict in what a file held: itself, or under one of :data:`CONTAINERS`.
-
-    Raises:
-        WeightsFileError: the file holds neither a mapping nor a module.
-    """
+    """Find the state dict in what a file held: itself, or under one of :data:`CONTAINERS`."""
     if isinstance(content, torch.nn.Module):
         content = content.state_dict()
     if not isinstance(content, Mapping):

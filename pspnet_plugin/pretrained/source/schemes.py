@@ -41,14 +41,7 @@ Place = Union[Path, Address]
 
 
 def resolve(reference: str) -> Place:
-    """What ``reference`` names; nothing is downloaded.
-
-    Args:
-        reference: a path, or ``SCHEME://...`` with one of :data:`SCHEMES`.
-
-    Raises:
-        PretrainedWeightsError: the reference names nothing.
-    """
+    """What a path, or a reference with one of :data:`SCHEMES`, names; nothing is downloaded."""
     scheme, separator, rest = str(reference).partition('://')
     if not separator:
         return Path(reference).expanduser()
@@ -129,17 +122,15 @@ def _mmseg(name: str, reference: str) -> Address:
         # A checkout that was installed as editable.
         folder = folder.parents[2] / 'configs'
     texts = [file.read_text(encoding='utf-8') for file in sorted(folder.glob('*/metafile.yaml'))]
-    found = [m for text in texts if name in text for m in yaml.safe_load(text).get('Models', ())]
-    addresses = [model['Weights'] for model in found if model['Name'] == name]
+    models = [m for text in texts if name in text for m in yaml.safe_load(text).get('Models', ())]
+    addresses = [model['Weights'] for model in models if model['Name'] == name]
     if len(addresses) > 1:
         raise PretrainedWeightsError(
             f'{reference!r}: MMSegmentation has given this name to several models. Take the '
             f'address of the one you mean: {" or ".join(addresses)}'
         )
     if not addresses:
-        # Above the models of a file stands their collection, with a name of its own.
-        models = '\n'.join(text.partition('Models:\n')[2] for text in texts)
-        known = re.findall(r'^- Name: (\S+)$', models, re.MULTILINE)
+        known = [m['Name'] for text in texts for m in yaml.safe_load(text).get('Models', ())]
         raise _unknown_name(reference, name, known, "MMSegmentation's model zoo")
     return _address(addresses[0])
 
