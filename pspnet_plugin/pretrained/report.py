@@ -149,7 +149,6 @@ def _remarks(report: LoadReport) -> list[str]:
     for name, story in {**report.adapted, **report.own_start}.items():
         stories.setdefault(story, []).append(name)
     told = [f'{", ".join(names)}: {story}' for story, names in stories.items()]
-    for what, names in (('missing', report.missing), ('mismatched', list(report.mismatched))):
-        if names:
-            told.append(f'{what}: {shortened(names)}')
+    without = {'missing': report.missing, 'mismatched': list(report.mismatched)}
+    told += [f'{what}: {shortened(names)}' for what, names in without.items() if names]
     return told + [f'note: {note}' for note in report.notes]

@@ -95,7 +95,7 @@ def _is_rule(pair: Any) -> bool:
         return False
     try:
         re.sub(pair[0], pair[1] or '', '')
-    except re.error:
+    except (re.error, IndexError):  # a replacement may name a group that is not there
         return False
     return True
 

@@ -171,6 +171,7 @@ def test_a_checkpoint_without_the_heads_does_not_go_into_a_whole_model(tmp_path)
     [
         ([('nothing', 'x')], "no name .* matches 'nothing'"),
         ([('(', 'x')], 'not understood'),
+        ([('layer', r'\g<nothing>')], 'not understood'),
         ([(r'^layer(1|2)\.', 'layer1.')], 'the same name'),
         ({'^layer1': 'x'}, r"key_map=\{'\^layer1': 'x'\} is not understood.*list of pairs"),
         (['ab', 'cd'], r"\['ab', 'cd'\] is not understood"),

@@ -121,8 +121,7 @@ def _too_much(plan: LoadPlan, kind: str) -> str | None:
 
 def _is_not_zero(tensor: Tensor) -> bool:
     # Converters from Caffe wrote biases of zero, and step counters or index tables are no weights.
-    is_weight = tensor.is_floating_point()
-    return is_weight and (not has_numbers(tensor) or bool(tensor.float().any()))
+    return tensor.is_floating_point() and (not has_numbers(tensor) or bool(tensor.float().any()))
 
 
 def _reads_image_elsewhere(

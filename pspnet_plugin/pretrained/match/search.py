@@ -87,9 +87,10 @@ def apply_key_map(names: Iterable[str], key_map: Sequence | None) -> dict[str, s
                 f'{", ".join(list(renamed.values())[:3])}.'
             )
         for original in matching:
-            name = renamed.pop(original)
-            if replacement is not None:
-                renamed[original] = re.sub(pattern, replacement, name)
+            if replacement is None:
+                del renamed[original]
+            else:
+                renamed[original] = re.sub(pattern, replacement, renamed[original])
     result: dict[str, str] = {}
     for original, name in renamed.items():
         if name in result:
