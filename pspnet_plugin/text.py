@@ -32,3 +32,13 @@ def shortened(names: Sequence[str], shown: int = 3) -> str:
     """The first names of many, and how many more there are."""
     more = f' and {len(names) - shown} more' if len(names) > shown else ''
     return ', '.join(names[:shown]) + more
+
+
+def one_line(error: BaseException) -> str:
+    """The class of an error and all that it says, in one line."""
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip()

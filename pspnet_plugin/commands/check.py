@@ -9,11 +9,12 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
+from ..compat.config_scope import read_config
 from ..data.check import check_config
 from ..data.errors import refuse
 from ..runs.dataset_files import check_datasets
 from ..text import table_as_text
-from .config_file import add_config_arguments, read_config
+from .config_file import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..compat.config_scope import config_names
+from ..compat.config_scope import config_names, read_config
 from ..errors import PspnetPluginError
-from .config_file import read_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mmengine.config import Config, DictAction
-
-from ..compat.config_scope import find_config
-from ..errors import PspnetPluginError
+from mmengine.config import DictAction
 
 
 class Options(DictAction):
@@ -32,19 +29,3 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='change settings of the config, such as model.backbone.depth=18',
     )
-
-
-def read_config(name: str, options: dict[str, Any] | None = None) -> Config:
-    """Read the config ``name`` and merge ``options``, dotted keys with values.
-
-    Raises:
-        PspnetPluginError: there is no such config, or it cannot be read.
-    """
-    path = find_config(name)
-    try:
-        config = Config.fromfile(path)
-        config.merge_from_dict(options or {})
-    except Exception as error:  # whatever the code in the file raises
-        message = ' '.join(str(error).split())
-        raise PspnetPluginError(f'{name}: {type(error).__name__}: {message}') from error
-    return config

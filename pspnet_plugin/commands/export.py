@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..compat.config_scope import read_config
 from ..export.settings import DTYPES, FORMATS, OUTPUTS
-from .config_file import add_config_arguments, read_config
+from .config_file import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

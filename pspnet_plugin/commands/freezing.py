@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from ..compat.config_scope import read_config
 from ..errors import PspnetPluginError
 from ..freezing.preview import as_table, draw, preview
-from .config_file import add_config_arguments, read_config
+from ..text import one_line
+from .config_file import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
     except (PspnetPluginError, OSError) as error:
         raise PspnetPluginError(str(error)) from error
     except Exception as error:  # whatever mmengine raises for a config that it cannot build
-        message = ' '.join(str(error).split())
-        raise PspnetPluginError(f'{arguments.config}: {type(error).__name__}: {message}') from error
+        raise PspnetPluginError(f'{arguments.config}: {one_line(error)}') from error
     return 0

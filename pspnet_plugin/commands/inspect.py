@@ -16,6 +16,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from ..compat.config_scope import read_config
 from ..errors import PspnetPluginError
 from ..inspection.comparison import compare, reason_for_difference
 from ..inspection.libraries import NothingToCompareError
@@ -25,7 +26,7 @@ from ..pretrained.hook import find_module
 from ..pretrained.load import load
 from ..pretrained.report import LoadReport
 from ..pretrained.settings import LoadSettings
-from .config_file import add_config_arguments, read_config
+from .config_file import add_config_arguments
 
 TOLERANCE = 1e-5
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .config_file import add_config_arguments, read_config
+from ..compat.config_scope import read_config
+from .config_file import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,15 +14,19 @@ Unnecessary as soon as mmengine finds the configs of any installed package.
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
+import os
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.utils import is_installed
 
 from ..errors import PspnetPluginError
-from ..text import did_you_mean
+from ..text import did_you_mean, one_line
 
 SCOPE = 'pspnet_plugin::'
 CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
@@ -66,6 +70,33 @@ def find_config(name: str) -> str:
     raise PspnetPluginError(
         f'The config {name} is no file.{hint} `pspnet config` lists those of the plugin.'
     )
+
+
+def read_config(
+    config: str | os.PathLike | Config, options: dict[str, Any] | None = None
+) -> Config:
+    """A copy of a config, or the one at a path, or the plugin's or mmseg's of a name.
+
+    Args:
+        options: dotted keys with the values that they get in it.
+
+    Raises:
+        PspnetPluginError: there is no such config, or it cannot be read.
+    """
+    name = str(config.filename) if isinstance(config, Config) else os.fspath(config)
+    try:
+        if isinstance(config, Config):
+            read = copy.deepcopy(config)
+        elif '::' in name and not name.startswith(SCOPE):
+            read = get_config(name)
+        else:
+            read = Config.fromfile(find_config(name))
+        read.merge_from_dict(options or {})
+    except PspnetPluginError:
+        raise
+    except Exception as error:  # whatever the code in the file raises
+        raise PspnetPluginError(f'{name}: {one_line(error)}') from error
+    return read
 
 
 def _mmseg_configs() -> Path:

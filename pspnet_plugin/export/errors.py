@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ..errors import PspnetPluginError
+from ..text import first_line
 
 
 class ExportError(PspnetPluginError):
     """A network cannot be written in a format, or the written file computes something else."""
 
 
-def one_line(error: Exception) -> str:
+def first_cause(error: Exception) -> str:
     """What first went wrong, without the pages that exporters add."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip('.')
+    return first_line(error)[:200].rstrip('.')

@@ -19,7 +19,7 @@ from ..prediction import model as prediction
 from ..prediction.classes import class_info
 from ..speed.examples import example_runs
 from ..speed.folding import fold_batch_norms
-from .errors import ExportError, one_line
+from .errors import ExportError, first_cause
 
 STOCK = (EncoderDecoder.encode_decode, CascadeEncoderDecoder.encode_decode)
 
@@ -40,7 +40,7 @@ def reference_segmentor(config: Config, checkpoint: str | Path) -> Any:
     try:
         segmentor = init_model(config, None, device='cpu')
     except Exception as error:  # whatever mmseg raises for a model that it cannot build
-        raise ExportError(f'MMSegmentation cannot build the model: {one_line(error)}') from error
+        raise ExportError(f'MMSegmentation cannot build the model: {first_cause(error)}') from error
     if getattr(type(segmentor), 'encode_decode', None) not in STOCK:
         raise ExportError(
             f'{type(segmentor).__name__} has a way of its own from images to logits; EncoderDecoder'

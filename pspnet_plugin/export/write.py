@@ -16,11 +16,11 @@ from mmengine.registry import init_default_scope
 from rich.progress import track
 from torch import Tensor
 
-from ..prediction.model import read_config
+from ..compat.config_scope import read_config
 from ..speed.examples import input_channels
 from . import images
 from .check import Reference, batches, multiple, share_of_other_labels
-from .errors import ExportError, one_line
+from .errors import ExportError, first_cause
 from .int8 import mean_ious, quantize_onnx, quantize_openvino
 from .metadata import last_head, metadata
 from .model import exported_segmentor, reference_segmentor
@@ -206,7 +206,7 @@ def record(
     except Exception as error:
         raise ExportError(
             f'{settings.to} cannot record this network ({architecture(segmentor)}): '
-            f'{one_line(error)}.{way_out(settings)}'
+            f'{first_cause(error)}.{way_out(settings)}'
         ) from error
 
 
@@ -220,7 +220,7 @@ def check(reference: Reference, predict: Predict, shown: list[Tensor], precision
         share = share_of_other_labels(reference, predict, batches(shown, reference))
     except Exception as error:  # whatever the runtime raises
         raise ExportError(
-            f'No file was written: it fails on an image that PyTorch takes: {one_line(error)}.'
+            f'No file was written: it fails on an image that PyTorch takes: {first_cause(error)}.'
             f'{way_out(reference.settings)}'
         ) from error
     if share > LARGEST_SHARE[precision]:
@@ -251,7 +251,7 @@ def quantize(
     try:
         chosen.quantize(source, target, (reference.input_of(image[None]) for image in read))
     except Exception as error:  # whatever the quantizer raises
-        raise ExportError(f'The network cannot be quantized: {one_line(error)}.') from error
+        raise ExportError(f'The network cannot be quantized: {first_cause(error)}.') from error
 
 
 def compare_mean_ious(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..pretrained.advice.lookalikes import architecture_in, architecture_of
 from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.report import LoadReport
+from ..text import one_line
 
 Tensors = Mapping[str, Tensor]
 RESNET_STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
@@ -236,8 +237,7 @@ def _load(network: nn.Module, own: Tensors, library: str) -> None:
 
 def _no_such_network(what: str, error: RuntimeError) -> NothingToCompareError:
     return NothingToCompareError(
-        f'{what} with just these tensors: nothing to compare '
-        f'({" ".join(str(error).split())[:160]} ...).'
+        f'{what} with just these tensors: nothing to compare ({one_line(error)[:160]} ...).'
     )
 
 

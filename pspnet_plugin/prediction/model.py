@@ -12,14 +12,13 @@ import mmseg.models
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import nn
 
-from ..compat.config_scope import SCOPE, find_config
+from ..compat.config_scope import read_config
 from ..config_parts import dicts_within
 from ..pretrained import load_pretrained
 from ..pretrained.errors import PretrainedWeightsError
@@ -30,7 +29,7 @@ from ..speed.channels_last import set_memory_format
 from ..speed.examples import example_runs
 from ..speed.folding import fold_batch_norms
 from ..speed.memory import keep_freed_memory
-from ..text import shortened
+from ..text import first_line, one_line, shortened
 from .classes import class_info
 from .errors import PredictionError
 
@@ -87,27 +86,13 @@ def init_model(
     return model
 
 
-def read_config(config: str | os.PathLike | Config) -> Config:
-    """A copy of a config, or the one at a path, or the plugin's or mmseg's of a name.
-
-    Raises:
-        PspnetPluginError: there is no such config.
-    """
-    if isinstance(config, Config):
-        return copy.deepcopy(config)
-    name = os.fspath(config)
-    if '::' in name and not name.startswith(SCOPE):
-        return get_config(name)
-    return Config.fromfile(find_config(name))
-
-
 def device_named(device: str | torch.device | None) -> torch.device:
     """The device of a name, checked."""
     try:
         place = torch.device(device or get_device())
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip('.')
+        reason = first_line(error).rstrip('.')
         raise PredictionError(f'device={str(device)!r}: {reason}. Use cpu, or cuda:N.') from error
     return place
 
@@ -145,8 +130,9 @@ def build_segmentor(cfg: Config) -> nn.Module:
             warnings.filterwarnings('ignore', module=r'mmseg\.')  # what heads say of their losses
             return MODELS.build(settings)
     except Exception as error:  # whatever the classes in the config raise
-        reason = ' '.join(str(error).split())
-        raise PredictionError(f'The model of the config cannot be built: {reason}') from error
+        raise PredictionError(
+            f'The model of the config cannot be built: {one_line(error)}'
+        ) from error
 
 
 def replaced(kind: Any) -> Any:

@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import Tensor
 
+from ..text import one_line
 from .errors import ImageError, PredictionError
 from .reading import decode, encode, read_bytes
 from .sources import Source
@@ -68,7 +69,7 @@ class Pipeline:
             raise ImageError(
                 source.name,
                 f'of {image.shape[1]} x {image.shape[0]} pixels does not go through the test '
-                f'pipeline ({" ".join(str(error).split())}).',
+                f'pipeline ({one_line(error)}).',
             ) from error
         inputs, samples = packed['inputs'], packed['data_samples']
         if isinstance(inputs, Tensor):

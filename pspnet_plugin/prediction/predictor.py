@@ -17,6 +17,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..speed.examples import input_channels
+from ..text import first_line
 from .errors import ImageError, PredictionError
 from .pipeline import Loaded, Pipeline
 from .result import PALETTE_SIZE, Prediction
@@ -89,9 +90,8 @@ class Predictor:
                 for image in images:
                     yield from self._flush([image], on_error)
                 return
-            reason = next(iter(str(error).splitlines()), repr(error))
             name = images[0].source.name
-            failed = ImageError(name, f'the network fails on it ({reason}).')
+            failed = ImageError(name, f'the network fails on it ({first_line(error)}).')
             failed.__cause__ = error
             report(failed, on_error)
             return

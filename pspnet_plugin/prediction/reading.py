@@ -14,6 +14,7 @@ import requests
 from mmengine import fileio
 from PIL import Image, ImageOps
 
+from ..text import first_line
 from .errors import ImageError
 
 TIMEOUT = 30  # seconds
@@ -64,7 +65,7 @@ def decode(content: bytes, name: str, color_type: str = 'color', backend: str = 
     try:
         pixels = mmcv.imfrombytes(content, flag=color_type, backend=backend)
     except Exception as error:  # each decoder has its own
-        raise ImageError(name, f'cannot be decoded ({_first_line(error)}).') from error
+        raise ImageError(name, f'cannot be decoded ({first_line(error)}).') from error
     if pixels is None:
         raise ImageError(name, f'is no image that can be decoded: it {_beginning(content)}.')
     return pixels
@@ -85,7 +86,7 @@ def require_whole(content: bytes, name: str) -> None:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if 'not available' in str(error):  # Pillow was built without this decoder
             return
-        raise ImageError(name, f'is cut or broken ({_first_line(error)}).') from error
+        raise ImageError(name, f'is cut or broken ({first_line(error)}).') from error
     if content.startswith(PNG_START) and PNG_END not in content[-64:]:
         raise ImageError(name, 'is cut: its end is missing.')
 
@@ -100,12 +101,8 @@ def encode(image: Image.Image, name: str) -> bytes:
         image = image if image.mode in PNG_MODES else image.convert('RGB')
         image.save(content, 'PNG', compress_level=1)
     except (OSError, ValueError) as error:  # Pillow reads a file when its pixels are asked for
-        raise ImageError(name, f'cannot be decoded ({_first_line(error)}).') from error
+        raise ImageError(name, f'cannot be decoded ({first_line(error)}).') from error
     return content.getvalue()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _beginning(content: bytes) -> str:

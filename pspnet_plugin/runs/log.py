@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..errors import PspnetPluginError
+from ..text import one_line
 
 Line = dict[str, Any]
 
@@ -47,8 +48,7 @@ class Run(NamedTuple):
         try:
             return Config.fromfile(self.config)
         except Exception as error:  # whatever the code in the file raises
-            message = ' '.join(str(error).split())
-            raise LogError(f'{self.config}: {type(error).__name__}: {message}') from error
+            raise LogError(f'{self.config}: {one_line(error)}') from error
 
 
 def read_run(work_dir: Path) -> Run:

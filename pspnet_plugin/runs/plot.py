@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import PspnetPluginError
 from ..freezing.preview import Preview, draw_timeline, freezes_layers, preview
+from ..text import one_line
 from .log import LogError, Run
 
 CURVES = {'loss': 'loss', 'mIoU': 'mIoU (%)', 'lr': 'learning rate'}
@@ -73,5 +74,4 @@ def timeline_of(run: Run) -> Preview | None:
     except PspnetPluginError:
         raise
     except Exception as error:  # whatever a model raises that cannot be built
-        message = ' '.join(str(error).split())
-        raise LogError(f'{run.config}: {type(error).__name__}: {message}') from error
+        raise LogError(f'{run.config}: {one_line(error)}') from error

@@ -12,10 +12,11 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
 import pspnet_plugin
+from pspnet_plugin.compat.config_scope import read_config
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.prediction import PredictionError, init_model
-from pspnet_plugin.prediction.model import make_fast, read_config
+from pspnet_plugin.prediction.model import make_fast
 from pspnet_plugin.pretrained.errors import PretrainedWeightsError
 from pspnet_plugin.runs.tools import stock_tools
 from tests.helpers.networks import small_segmentor

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from ...archives import has_checksums
-from ...text import did_you_mean
+from ...text import did_you_mean, one_line
 from ..errors import PretrainedWeightsError, UnsafeWeightsError, WeightsFileError
 from .read import file_format, read_checkpoint
 from .schemes import Address, HubFile, Place
@@ -67,8 +67,8 @@ def _not_a_file(path: Path, reference: str) -> str:
     if path.is_symlink():
         return f'{path} is a link to {os.readlink(path)}, which does not exist. Name a file itself.'
     beside = [p.name for p in path.parent.glob('*')] if path.parent.is_dir() else []
-    hint = did_you_mean(path.name, beside)
-    return f'There is no file {path.absolute()} (checkpoint={reference!r}).{hint}'
+    missing = f'There is no file {path.absolute()} (checkpoint={reference!r}).'
+    return missing + did_you_mean(path.name, beside)
 
 
 # --- downloads ----------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def _from_hub(place: HubFile) -> Path:
             cached = hub.hf_hub_download(place.repository, place.file, revision=place.revision)
         return Path(cached)
     except Exception as error:  # its HTTP client is another one in each version
-        raise _failure(place, ' '.join(str(error).split())) from error
+        raise _failure(place, one_line(error)) from error
 
 
 def _download(place: Address, target: Path, expected: str | None) -> None:
@@ -137,7 +137,7 @@ def _download(place: Address, target: Path, expected: str | None) -> None:
     try:
         downloads.fetch(target.name, downloader=transfer)
     except (requests.RequestException, ValueError) as error:
-        raise _failure(place, f'{type(error).__name__}: {error}') from error
+        raise _failure(place, one_line(error)) from error
 
 
 def _check_whole(file: Path, expected: str | None) -> None:
