@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..prediction.model import last_head
 from .images import resized
-from .metadata import last_head, size_divisor
+from .metadata import size_divisor
 from .onnx_file import Predict
 from .settings import ExportSettings
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
 from ..config_parts import dicts_within
+from ..prediction.model import last_head
 from ..speed.examples import input_channels
 from .images import test_steps
 from .settings import ExportSettings
@@ -70,9 +70,3 @@ def numbers(preprocessor: Any, name: str) -> list[float] | None:
 def size_divisor(segmentor: Any) -> int:
     """Sides of test images are padded to multiples of it."""
     return (segmentor.data_preprocessor.test_cfg or {}).get('size_divisor') or 1
-
-
-def last_head(segmentor: Any) -> Any:
-    """The decode head that predicts; a cascade has several."""
-    head = segmentor.decode_head
-    return head[-1] if isinstance(head, torch.nn.ModuleList) else head

@@ -47,7 +47,7 @@ def reference_segmentor(config: Config, checkpoint: str | Path) -> Any:
             ' and CascadeEncoderDecoder can be exported.'
         )
     meta, _ = prediction.load_weights(segmentor, os.fspath(checkpoint))
-    names = class_info(config, meta, prediction.class_count(segmentor))
+    names = class_info(config, meta, prediction.last_head(segmentor).num_classes)
     segmentor.dataset_meta = dict(zip(('classes', 'palette'), names))
     return segmentor
 

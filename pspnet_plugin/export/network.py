@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..ops.pyramid import pool_pyramid
+from ..prediction.model import last_head
 from .errors import ExportError
-from .metadata import last_head
 from .settings import ExportSettings
 
 

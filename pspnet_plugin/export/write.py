@@ -17,12 +17,13 @@ from rich.progress import track
 from torch import Tensor
 
 from ..compat.config_scope import read_config
+from ..prediction.model import last_head
 from ..speed.examples import input_channels
 from . import images
 from .check import Reference, batches, multiple, share_of_other_labels
 from .errors import ExportError, first_cause
 from .int8 import mean_ious, quantize_onnx, quantize_openvino
-from .metadata import last_head, metadata
+from .metadata import metadata
 from .model import exported_segmentor, reference_segmentor
 from .network import ExportedNetwork
 from .onnx_file import HAS_DYNAMO_EXPORTER, Predict, open_onnx, write_onnx

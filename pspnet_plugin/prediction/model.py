@@ -79,7 +79,7 @@ def init_model(
         compile_network(model)
     if precision is not None:
         model.forward = torch.autocast(place.type, dtype=precision)(model.forward)
-    classes, palette = class_info(cfg, meta, class_count(model))
+    classes, palette = class_info(cfg, meta, last_head(model).num_classes)
     holder: Any = model
     holder.cfg, holder.dataset_meta = cfg, {'classes': classes, 'palette': palette}
     holder.weights_sha256, holder.computes_in = digest, str(precision or torch.float32)
@@ -144,11 +144,10 @@ def replaced(kind: Any) -> Any:
     return kind
 
 
-def class_count(model: nn.Module) -> int:
-    """How many classes a segmentor tells apart."""
-    head: Any = model.decode_head
-    last: Any = head[-1] if isinstance(head, nn.ModuleList) else head
-    return last.num_classes
+def last_head(segmentor: Any) -> Any:
+    """The decode head that predicts; a cascade has several."""
+    head = segmentor.decode_head
+    return head[-1] if isinstance(head, nn.ModuleList) else head
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> tuple[dict[str, Any], str]:
