@@ -25,6 +25,7 @@ TESTS = (
     'pooch[progress]',
     'pytest',
     'pytest-xdist',
+    'rasterio',
     'regex',
     'requests',
     'rich',
