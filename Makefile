@@ -1,4 +1,5 @@
-# make demo   fine-tunes on real data, with a table and a figure at the end
+# make demo   fine-tunes on few and on many labelled images, with a table and figures at the end;
+#             make demo-full has more recipes and three seeds
 # make test   the test suite; WORKERS=4 runs it in four processes instead of two
 # make lint   the linters and the type checker
 PYTHON ?= python3
@@ -8,10 +9,13 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo demo-full test lint clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python tools/demo.py
+
+demo-full: $(VENV)/demo.installed
+	$(BIN)/python tools/demo.py --full
 
 test: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
