@@ -1,0 +1,71 @@
+"""Python in the documents runs: each document's, from top to bottom, on small stand-ins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from pspnet_plugin.compat.config_scope import find_config
+from pspnet_plugin.pretrained.source.schemes import resolve
+from tests.helpers.documents import DOCUMENTS, TRANSLATIONS, code_blocks, is_config
+from tests.helpers.networks import saved
+from tests.helpers.prediction import random_checkpoint, small_config, write_photo
+from tests.helpers.processes import ROOT
+
+CONFIGS = ('my_config.py', 'CONFIG', 'psp_r50_cityscapes')
+CHECKPOINTS = (
+    'work_dirs/my_config/iter_40000.pth',
+    'CHECKPOINT',
+    'mmseg://pspnet_r50-d8_4xb2-40k_cityscapes-512x1024',
+)
+WEIGHTS = ('torchvision://resnet50',)
+PROGRAMS = {
+    path.name: '\n'.join(snippets)
+    for path in DOCUMENTS
+    if path not in TRANSLATIONS  # They have the code of the English ones.
+    and (snippets := [code for code in code_blocks(path, 'python') if not is_config(code)])
+}
+
+
+@pytest.fixture(scope='module')
+def stand_ins(tmp_path_factory) -> dict[str, str]:
+    """What the documents' names of configs, checkpoints and weights become here."""
+    folder = tmp_path_factory.mktemp('reader')
+    config = small_config(ROOT / 'configs' / 'psp_r50_cityscapes.py')
+    config.dump(folder / 'small.py')
+    checkpoint = random_checkpoint(config, folder / 'random.pth')
+    weights = saved(torchvision.models.resnet50(weights=None), folder / 'resnet50.pth')
+    return {
+        **dict.fromkeys(CONFIGS, str(folder / 'small.py')),
+        **dict.fromkeys(CHECKPOINTS, checkpoint),
+        **dict.fromkeys(WEIGHTS, weights),
+    }
+
+
+@pytest.mark.parametrize('program', PROGRAMS.values(), ids=PROGRAMS)
+def test_python_of_a_document_runs(program, stand_ins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_photo(Path('photos/street.png'))
+    for name, here in stand_ins.items():
+        program = program.replace(f"'{name}'", repr(here))
+    torch.manual_seed(0)
+    after: dict = {}
+    exec(compile(program, 'document', 'exec'), after)
+    written = Image.open('labels.png' if 'labels.png' in program else 'labels/0.png')
+    assert written.size == Image.open('photos/street.png').size
+    if 'optimizer' in after:
+        assert after['report'].coverage == 1
+        assert all(weight.isfinite().all() for weight in after['head'].parameters())
+
+
+def test_documents_name_configs_and_weights_that_exist():
+    assert len(PROGRAMS) >= 3
+    assert Path(find_config('psp_r50_cityscapes')).is_file()
+    for program in PROGRAMS.values():
+        for reference in re.findall(r"'(\w+://[^']+)'", program):
+            assert resolve(reference)
