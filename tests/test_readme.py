@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib.util
 import io
+import os
 import re
 import runpy
 import sys
@@ -197,6 +198,27 @@ def test_every_subcommand_and_option_is_in_the_help_of_its_tool(document):
         options = {argument for argument in arguments if argument.startswith('--')}
         if options or subcommand:
             assert options <= options_of(tool, *subcommand), tool
+
+
+@documents
+def test_every_other_command_names_what_exists(document):
+    extras = set(re.findall(r"^        '(\w+)': ", (ROOT / 'setup.py').read_text(), re.M))
+    for line in command_lines(document, running_text=False):
+        words = [word for word in line if not re.match(r'[A-Z_]+=', word)]
+        program, *arguments = words or ['make']
+        if program.endswith('.sh'):
+            assert os.access(ROOT / program, os.X_OK), program
+        elif program == 'pip':
+            for named in re.findall(r'[\w.-]+\[(\w+)\]', ' '.join(arguments)):
+                assert named in extras, named
+        elif '-m' in arguments:
+            assert importlib.util.find_spec(arguments[arguments.index('-m') + 1]), line
+        elif '-c' in arguments:
+            ast.parse(arguments[-1])
+        elif program == 'python':
+            assert (ROOT / arguments[0]).is_file(), line
+        else:  # Which have tests of their own.
+            assert program in ('make', 'pspnet'), line
 
 
 def test_documents_show_commands():
