@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import io
 import os
+import pkgutil
 import re
 import runpy
 import sys
@@ -20,6 +21,8 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS, DefaultScope
 from mmseg.registry import DATASETS, MODELS
 
+import pspnet_plugin
+from pspnet_plugin import export, freezing, prediction, pretrained, speed
 from pspnet_plugin.commands import main
 from pspnet_plugin.config_parts import datasets_within, dicts_within
 from pspnet_plugin.runs import launch
@@ -276,3 +279,16 @@ def test_message_that_is_explained_is_one_of_the_plugins(message):
 
 def test_messages_are_explained():
     assert len(headings_from_the_plugin()) >= 15
+
+
+# --- the reference ------------------------------------------------------------------------------
+
+
+def test_reference_has_every_public_name():
+    pages = (ROOT / 'website' / 'reference').glob('*.md')
+    paths = re.findall(r'^::: (.+)', '\n'.join(page.read_text() for page in pages), re.M)
+    listed = [pkgutil.resolve_name(path) for path in paths]
+    packages = (pspnet_plugin, export, freezing, pretrained, prediction, speed)
+    names = {(package, name) for package in packages for name in package.__all__}
+    objects = [getattr(package, name) for package, name in names if name != '__version__']
+    assert [thing for thing in objects if thing not in listed] == []
