@@ -22,6 +22,7 @@ TESTS = (
     'onnxruntime',
     'onnxscript',
     'openvino',
+    'pip',  # builds the wheel that a test looks into
     'pooch[progress]',
     'pytest',
     'pytest-xdist',
