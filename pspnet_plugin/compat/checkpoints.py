@@ -107,6 +107,7 @@ def _stand_ins() -> dict[str, Any]:
         {f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler': PlainOneCycle},
         {'torch.optim.lr_scheduler.OneCycleLR': PlainOneCycleLR},
         {'builtins.getattr': _statistic},
+        {'builtins.bytes': _no_bytes},
         # Training scripts such as DINO's store their command line; a Namespace only holds values.
         {'argparse.Namespace': argparse.Namespace},
     ]
@@ -221,6 +222,13 @@ def _statistic(owner: Any, name: str) -> Any:
     if is_history and isinstance(name, str) and not name.startswith('_'):
         return vars(HistoryBuffer).get(name)
     raise _refused(f'builtins.getattr({getattr(owner, "__name__", owner)}.{name})')
+
+
+def _no_bytes(*content: Any) -> bytes:
+    """Stands for ``bytes``, by whose call without content the data of empty arrays is pickled."""
+    if content:
+        raise _refused('builtins.bytes with content')
+    return b''
 
 
 def _refused(what: str) -> pickle.UnpicklingError:

@@ -64,7 +64,7 @@ class CheckLabels(BaseTransform):
         return (
             f'{results.get("seg_map_path", "a label map")} holds the label values {shown}, but '
             f'there are {self.num_classes} classes: {values_in_file}. Convert the labels to these '
-            'values, set label_map in the dataset, or num_classes in both heads and in CheckLabels.'
+            'values, or set num_classes in both heads and in CheckLabels.'
         )
 
     def __repr__(self) -> str:

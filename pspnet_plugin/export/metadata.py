@@ -35,6 +35,12 @@ def metadata(
     return {key: json.dumps(value) for key, value in content.items()}
 
 
+def swaps_channels(preprocessor: Any) -> bool:
+    """Whether BGR becomes RGB; mmseg and its fork have different names for it."""
+    name = 'channel_conversion'
+    return getattr(preprocessor, name if hasattr(preprocessor, name) else f'_{name}')
+
+
 def input_description(config: Config, segmentor: Any, settings: ExportSettings) -> dict[str, Any]:
     """What has to be done with an image, in this order.
 
@@ -44,7 +50,7 @@ def input_description(config: Config, segmentor: Any, settings: ExportSettings) 
     config predicts in: the file predicts whole images, as large as they come.
     """
     preprocessor = segmentor.data_preprocessor
-    order = 'RGB' if preprocessor.channel_conversion and not settings.normalize else 'BGR'
+    order = 'RGB' if swaps_channels(preprocessor) and not settings.normalize else 'BGR'
     steps = [s for s in dicts_within(test_steps(config)) if s.get('type') == 'Resize']
     windows = (segmentor.test_cfg or {}).get('mode') == 'slide'
     return {

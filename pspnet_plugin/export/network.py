@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from ..ops.pyramid import pool_pyramid
 from ..prediction.model import last_head
 from .errors import ExportError
+from .metadata import swaps_channels
 from .settings import ExportSettings
 
 
@@ -33,7 +34,7 @@ class ExportedNetwork(nn.Module):
         self.threshold = last_head(segmentor).threshold
         preprocessor = segmentor.data_preprocessor
         self.normalizes = settings.normalize
-        self.swaps_channels = preprocessor.channel_conversion
+        self.swaps_channels = swaps_channels(preprocessor)
         shift, scale = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
         self.register_buffer('mean', getattr(preprocessor, 'mean', shift).clone())
         self.register_buffer('std', getattr(preprocessor, 'std', scale).clone())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Collection, Iterable
 from itertools import chain
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -42,6 +44,16 @@ def require_gradients(wanted: Iterable[tuple[nn.Parameter, bool]]) -> bool:
         if not trains:
             parameter.grad = None
     return changed
+
+
+def discard_compiled_graphs() -> None:
+    """Have ``torch.compile`` compile this process's models anew when they run next.
+
+    At least up to torch 2.8, a graph goes on without the gradients of what was frozen when it was
+    compiled.
+    """
+    if 'torch._dynamo' in sys.modules:
+        torch._dynamo.reset()
 
 
 def hold_statistics(model: nn.Module, frozen: Collection[str]) -> None:

@@ -157,6 +157,7 @@ class LayerFreezeHook(Hook):
         self.wanted = enforce.set_trainable(model, frozen, self.timeline.named())
         self.looks = 2
         rebuild_reducers(runner.model)
+        enforce.discard_compiled_graphs()
         if self.norm_eval:
             enforce.hold_statistics(model, frozen)
         self._scale(runner, runner.iter)

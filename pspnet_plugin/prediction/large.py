@@ -92,6 +92,8 @@ class WindowPredictor(Predictor):
 
     def _of_window(self, pixels: np.ndarray) -> Tensor:
         planes = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+        if planes.dtype == np.uint16:  # torch before 2.3 has no such type
+            planes = planes.astype(np.int32)
         size = tuple(pixels.shape[:2])
         sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size})
         data = {'inputs': [torch.from_numpy(planes.copy())], 'data_samples': [sample]}

@@ -253,6 +253,7 @@ REFUSED = {
         'builtins.getattr',
         b'cmmengine.optim.scheduler.param_scheduler\nOneCycleParamScheduler\n' + text('__init__'),
     ),
+    'bytes of any size': call('builtins.bytes', number(1 << 30)),
     'an attribute of something else': call('builtins.getattr', DTYPE + text('numpy')),
 }
 
@@ -276,6 +277,19 @@ def test_narrow_stand_ins_refuse(what):
 def test_the_same_opcodes_without_the_trick_load():
     array = read(EMPTY + array_state(1, raw(struct.pack('<d', 2.5))))
     assert array.tolist() == [2.5]
+
+
+@by_both_readers
+def test_empty_histories_arrays_and_bytes_load():
+    empty = {'history': HistoryBuffer(), 'array': np.zeros((0, 3), np.int64), 'bytes': b''}
+    file = io.BytesIO()
+    torch.save(empty, file)
+    file.seek(0)
+    again = load(file)
+    assert (again['array'].shape, again['array'].dtype) == ((0, 3), np.int64)
+    assert again['bytes'] == b''
+    again['history'].update(2.0)
+    assert again['history'].mean() == 2
 
 
 @by_both_readers

@@ -105,7 +105,7 @@ def test_pixels_without_data_have_no_label(trained, scene, tmp_path):
 def test_16_bits_and_more_channels_are_read_as_the_config_says(tmp_path):
     cfg = small_config(ROOT / 'configs' / 'psp_r18_cityscapes.py')
     cfg.model.backbone.in_channels = 5
-    cfg.model.data_preprocessor.update(mean=[3e4] * 5, std=[1e4] * 5, bgr_to_rgb=False)
+    cfg.model.data_preprocessor.update(mean=[3e4], std=[1e4], bgr_to_rgb=False)
     loader = {'type': 'LoadImageFromFile', 'color_type': 'unchanged', 'to_float32': True}
     cfg.test_pipeline = [loader, {'type': 'PackSegInputs'}]
     config = tmp_path / 'config.py'

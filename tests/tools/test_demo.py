@@ -1,17 +1,15 @@
-"""The demo: trains, tests, prints a table and draws a figure."""
+"""The demo: trains on few and on many labels, prints a table and draws two figures."""
 
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.helpers.metrics import metrics_of_files
-from tests.helpers.processes import ROOT, load_script, run_script
+from tests.helpers.processes import ROOT, load_script
 
 
 @pytest.fixture
@@ -46,40 +44,33 @@ def test_the_figure_has_a_row_for_image_label_and_each_prediction(few_tiles, tmp
     assert colour_counts[0] > max(colour_counts[1:])  # a photograph above label maps
 
 
-@pytest.fixture
-def tools_in_this_process(monkeypatch):
-    """Commands that start a tool run it here: four times the imports would take half a minute."""
-    start = subprocess.run
-
-    def run(command, **options):
-        if command[0] != sys.executable or not command[1].startswith(str(ROOT / 'tools')):
-            return start(command, **options)
-        code = run_script(Path(command[1]), *command[2:])
-        return subprocess.CompletedProcess(command, code if isinstance(code, int) else bool(code))
-
-    monkeypatch.setattr(subprocess, 'run', run)
-
-
-def test_demo_runs_to_table_and_figure_and_then_starts_from_what_is_there(
-    few_tiles, tools_in_this_process, tmp_path, monkeypatch, capfd
+def test_demo_runs_to_table_and_figures_and_then_starts_from_what_is_there(
+    few_tiles, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
-    command = [ROOT / 'tools' / 'demo.py', '--work-dir', 'runs', '--iterations', 2]
-    assert run_script(*command) == 0
+    demo = load_script(ROOT / 'tools' / 'demo.py')
+    monkeypatch.setattr(demo, 'LABELLED', (4,))
+    monkeypatch.setattr(demo, 'SHOWN', 4)
+    monkeypatch.setattr(sys, 'argv', ['demo.py', '--work-dir', 'runs', '--iterations', '2'])
+    demo.main()
     output = capfd.readouterr().out
     called = re.findall(r'^\$ python tools/(\S+)', output, re.MULTILINE)
-    assert called == ['datasets/prepare_bluemarble.py', *2 * ['train.py', 'test.py']]
-    table = re.findall(r'(ImageNet|random) weights *│ *([\d.]+) *│ *([\d.]+)', output)
-    assert [name for name, *_ in table] == ['ImageNet', 'random']
+    first = ['datasets/prepare_bluemarble.py', 'analysis/compare_finetuning.py']
+    assert called == [*first, 'test.py', 'test.py']
+    rows = '|'.join(demo.STARTS.values())
+    table = re.findall(rf'^\| ({rows}) +\| +([\d.]+) ', output, re.MULTILINE)
+    assert [recipe for recipe, _ in table] == list(demo.STARTS.values())
     label_maps = {path.name: path for path in (few_tiles / 'labels' / 'val').iterdir()}
-    for name, accuracy, iou in table:
-        predictions = tmp_path / 'runs' / f'{name}_weights_2' / 'predictions'
-        expected = metrics_of_files(predictions, label_maps, 3)
-        shown = {'aAcc': float(accuracy), 'mIoU': float(iou)}
-        assert shown == pytest.approx(expected, abs=0.06)
-    assert (tmp_path / 'runs' / 'comparison.png').is_file()
+    for recipe, iou in table:
+        predictions = tmp_path / 'runs' / f'{recipe}_4_images_seed_0' / 'predictions'
+        expected = metrics_of_files(predictions, label_maps, 3)['mIoU']
+        assert float(iou) == pytest.approx(expected, abs=0.06)
+    for figure in ('comparison.png', 'few_labels.png'):
+        assert (tmp_path / 'runs' / figure).is_file()
 
-    assert run_script(*command) == 0
+    demo.main()
     again = capfd.readouterr().out
-    assert re.findall(r'^\$ python tools/(\S+)', again, re.MULTILINE) == called[:1]
-    assert again[again.index('start from') :] == output[output.rindex('start from') :]
+    assert re.findall(r'^\$ python tools/(\S+)', again, re.MULTILINE) == first
+    assert re.findall(rf'^\| (?:{rows}) .*', again, re.MULTILINE) == re.findall(
+        rf'^\| (?:{rows}) .*', output, re.MULTILINE
+    )

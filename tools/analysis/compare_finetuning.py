@@ -1,49 +1,84 @@
 #!/usr/bin/env python
-"""Train recipes of configs/finetune with several seeds and compare their mIoU, time and memory."""
+"""Train recipes of configs/finetune on few and on many labelled images and compare them.
+
+Each combination of recipe, number of labelled images and seed is one run of ``tools/train.py``.
+Runs that have finished before are not done again. At the end: a table of mIoU, time and memory,
+and with ``--plot`` a figure of mIoU over the number of labelled images.
+"""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use('Agg')
+
+import matplotlib.pyplot as plt
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmseg.registry import DATASETS
 from rich import box
 from rich.table import Table
 from run_log import read_log
 
+import pspnet_plugin  # noqa: F401  registers what the configs name
 from pspnet_plugin.text import table_as_text
 
 TOOLS = Path(__file__).resolve().parents[1]
 RECIPES = TOOLS.parent / 'configs' / 'finetune'
 DEFAULT = ['frozen_backbone', 'gradual_unfreezing', 'full', 'from_scratch']
+Result = dict[str, float]
 
 
-def run(recipe: str, seed: int, work_dir: Path, options: list[str]) -> dict[str, float]:
+def spread(count: int, total: int) -> list[int]:
+    """``count`` of ``total`` indices at even distances: of every longitude, 6 of them among 12."""
+    return [index * total // count for index in range(count)]
+
+
+def labelled_images(recipe: str) -> int:
+    """How many images the training split of a recipe has."""
+    cfg = Config.fromfile(RECIPES / f'{recipe}.py')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return len(DATASETS.build(cfg.train_dataloader.dataset))
+
+
+def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Result:
     """One training run: mIoU in percent, seconds an iteration, peak memory of the process in MB.
 
-    The result of a run that has finished before is read from ``work_dir``.
+    What the run prints goes to ``console.txt`` in ``work_dir``; a finished run is only read there.
+
+    Raises:
+        RuntimeError: the run failed; the message has the last lines that it printed.
     """
     result = work_dir / 'result.json'
     if not result.is_file():
-        tool, config = TOOLS / 'train.py', RECIPES / f'{recipe}.py'
-        command = [sys.executable, tool, config, '--work-dir', work_dir, '--cfg-options']
-        command = [*map(str, command), f'randomness.seed={seed}', *options]
-        print(f'\n$ {shlex.join(command)}', flush=True)
-        process = subprocess.Popen(command)
-        _, status, usage = os.wait4(process.pid, 0)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        config = RECIPES / f'{recipe}.py'
+        command = [sys.executable, TOOLS / 'train.py', config, '--work-dir', work_dir]
+        command = [*map(str, command), '--cfg-options', *options]
+        printed = work_dir / 'console.txt'
+        with printed.open('w') as console:
+            environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
+            process = subprocess.Popen(command, stdout=console, stderr=console, env=environment)
+            _, status, usage = os.wait4(process.pid, 0)
         if status:
-            sys.exit(f'{recipe} with seed {seed} failed: its log is under {work_dir}.')
+            last = ''.join(printed.read_text(errors='replace').splitlines(keepends=True)[-5:])
+            raise RuntimeError(f'the run in {work_dir} failed; all of it is in {printed}:\n{last}')
         measured = {**summary(read_log(work_dir)), 'memory': usage.ru_maxrss / 1024}
         result.write_text(json.dumps(measured))
     return json.loads(result.read_text())
 
 
-def summary(lines: list[dict]) -> dict[str, float]:
+def summary(lines: list[dict]) -> Result:
     """The last mIoU, and the median seconds of an iteration, of a run's log."""
     times = [line['time'] - line['data_time'] for line in lines if 'loss' in line]
     return {
@@ -52,30 +87,98 @@ def summary(lines: list[dict]) -> dict[str, float]:
     }
 
 
-def row(recipe: str, results: list[dict[str, float]]) -> list[str]:
-    """The cells of a recipe: of each quantity the mean and, in brackets, the range."""
-    cells = [recipe]
-    for key, digits in (('mIoU', 1), ('time', 2), ('memory', 0)):
-        values = [result[key] for result in results]
-        low, mean, high = min(values), statistics.mean(values), max(values)
-        cells.append(f'{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})')
-    return cells
+def train_all(args: argparse.Namespace) -> dict[tuple[str, int], list[Result]]:
+    """The results of all seeds for each recipe and number of labelled images."""
+    total = labelled_images(args.recipes[0])
+    counts = args.labelled or [total]
+    wrong = [count for count in counts if not 0 < count <= total]
+    if wrong:
+        sys.exit(f'error: --labelled {wrong[0]}: the training split has {total} labelled images')
+    results: dict[tuple[str, int], list[Result]] = {}
+    runs = list(itertools.product(args.recipes, counts, args.seeds))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        threads = max(1, (os.cpu_count() or 1) // args.jobs)
+        waiting = {}
+        for recipe, count, seed in runs:
+            options = [f'randomness.seed={seed}', *args.cfg_options]
+            if count < total:
+                indices = ','.join(map(str, spread(count, total)))
+                options.append(f'train_dataloader.dataset.indices=[{indices}]')
+            folder = args.work_dir / f'{recipe}_{count}_images_seed_{seed}'
+            run = pool.submit(train, recipe, options, folder, threads)
+            waiting[run] = (recipe, count, seed)
+        for done, run in enumerate(as_completed(waiting), 1):
+            recipe, count, seed = waiting[run]
+            try:
+                result = run.result()
+            except RuntimeError as error:
+                pool.shutdown(cancel_futures=True)
+                sys.exit(f'error: {error}')
+            results.setdefault((recipe, count), []).append(result)
+            print(
+                f'{done}/{len(runs)} {recipe}, {count} labelled images, seed {seed}: '
+                f'mIoU {result["mIoU"]:.1f} %',
+                flush=True,
+            )
+    return results
+
+
+def mean_and_range(values: list[float], digits: int) -> str:
+    low, mean, high = min(values), statistics.mean(values), max(values)
+    text = f'{mean:.{digits}f}'
+    return text if len(values) == 1 else f'{text} ({low:.{digits}f} to {high:.{digits}f})'
+
+
+def tabulate(results: dict[tuple[str, int], list[Result]], recipes: list[str]) -> Table:
+    """A row for each recipe: mIoU (%) for each number of labelled images, then time and memory."""
+    counts = sorted({count for _, count in results})
+    headers = [f'{count} images' for count in counts]
+    table = Table('recipe', *headers, 's / iteration', 'peak memory (MB)', box=box.MARKDOWN)
+    for recipe in recipes:
+        each = [results[recipe, count] for count in counts]
+        ious = [mean_and_range([result['mIoU'] for result in runs], 1) for runs in each]
+        everything = list(itertools.chain(*each))
+        time = mean_and_range([result['time'] for result in everything], 2)
+        memory = mean_and_range([result['memory'] for result in everything], 0)
+        table.add_row(recipe, *ious, time, memory)
+    return table
+
+
+def plot(results: dict[tuple[str, int], list[Result]], recipes: list[str], target: Path) -> None:
+    """Draw mIoU over the number of labelled images: the mean of the seeds, and their range."""
+    counts = sorted({count for _, count in results})
+    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+    for recipe in recipes:
+        ious = [[result['mIoU'] for result in results[recipe, count]] for count in counts]
+        (line,) = axes.plot(counts, list(map(statistics.mean, ious)), marker='o', label=recipe)
+        low, high = list(map(min, ious)), list(map(max, ious))
+        axes.fill_between(counts, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set_xscale('log')
+    axes.set_xticks(counts, map(str, counts))
+    axes.minorticks_off()
+    axes.set(xlabel='labelled images', ylabel='mIoU (%)')
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(target, dpi=100)
+    plt.close(figure)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('recipes', nargs='*', default=DEFAULT, help='names in configs/finetune')
+    parser.add_argument('--labelled', type=int, nargs='+', help='images to train on (default: all)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--jobs', type=int, default=1, help='runs at the same time')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/finetune'))
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw mIoU over labelled images')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as in train.py')
-    arguments = parser.parse_args()
-
-    table = Table('recipe', 'mIoU (%)', 's / iteration', 'peak memory (MB)', box=box.MARKDOWN)
-    for recipe in arguments.recipes:
-        folders = {seed: arguments.work_dir / f'{recipe}_{seed}' for seed in arguments.seeds}
-        results = [run(recipe, s, f, arguments.cfg_options) for s, f in folders.items()]
-        table.add_row(*row(recipe, results))
-    print(f'\n{table_as_text(table)}')
+    args = parser.parse_args()
+    results = train_all(args)
+    print('\nmIoU (%) by number of labelled images:\n')
+    print(f'{table_as_text(tabulate(results, args.recipes))}')
+    if args.plot:
+        plot(results, args.recipes, args.plot)
+        print(f'figure: {args.plot}')
 
 
 if __name__ == '__main__':

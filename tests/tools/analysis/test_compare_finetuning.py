@@ -1,29 +1,68 @@
-"""The tool that compares recipes of fine-tuning."""
+"""The tool that compares recipes of fine-tuning on few and on many labelled images."""
 
+import itertools
 import json
 
-from tests.helpers.processes import ROOT, run_script
+import pytest
+
+from tests.helpers.processes import ROOT, load_script, run_script
 
 TOOL = ROOT / 'tools' / 'analysis' / 'compare_finetuning.py'
-FINISHED = {
-    'full_0': {'mIoU': 60.0, 'time': 1.0, 'memory': 900},
-    'full_1': {'mIoU': 62.0, 'time': 1.5, 'memory': 1000},
-    'frozen_stem_0': {'mIoU': 50.04, 'time': 0.25, 'memory': 500},
-    'frozen_stem_1': {'mIoU': 50.06, 'time': 0.25, 'memory': 500},
+TIME_AND_MEMORY = {
+    'full': ([1.0, 1.5], [900, 1000]),
+    'frozen_stem': ([0.25, 0.25], [500, 500]),
+}
+MIOU = {
+    ('full', 3): [60.0, 62.0],
+    ('full', 12): [70.0, 70.0],
+    ('frozen_stem', 3): [50.04, 50.06],
+    ('frozen_stem', 12): [51.0, 53.0],
 }
 
 
-def test_finished_runs_are_compared_by_mean_and_range_in_markdown(tmp_path, capsys):
-    for name, result in FINISHED.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / 'result.json').write_text(json.dumps(result))
-    options = ['--seeds', 0, 1, '--work-dir', tmp_path]
-    assert run_script(TOOL, 'full', 'frozen_stem', *options) == 0
-    printed = capsys.readouterr().out.strip().splitlines()
+@pytest.fixture
+def finished(tmp_path, bluemarble, monkeypatch):
+    """A work folder in which all runs of ``MIOU`` have finished."""
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'bluemarble').symlink_to(bluemarble)
+    monkeypatch.chdir(tmp_path)
+    for (recipe, count), seed in itertools.product(MIOU, (0, 1)):
+        folder = tmp_path / f'{recipe}_{count}_images_seed_{seed}'
+        folder.mkdir()
+        time, memory = TIME_AND_MEMORY[recipe]
+        result = {'mIoU': MIOU[recipe, count][seed], 'time': time[seed], 'memory': memory[seed]}
+        (folder / 'result.json').write_text(json.dumps(result))
+    return tmp_path
+
+
+def test_finished_runs_are_compared_by_mean_and_range_in_markdown(finished, capsys):
+    grid = ['--labelled', 3, 12, '--seeds', 0, 1, '--work-dir', finished, '--jobs', 2]
+    figure = finished / 'figure.png'
+    assert run_script(TOOL, 'full', 'frozen_stem', *grid, '--plot', figure) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
     table = [[cell.strip() for cell in line.strip('|').split('|')] for line in printed]
-    assert table[0] == ['recipe', 'mIoU (%)', 's / iteration', 'peak memory (MB)']
-    assert all(set(cell) == {'-'} for cell in table[1])
-    assert table[2:] == [
-        ['full', '61.0 (60.0 to 62.0)', '1.25 (1.00 to 1.50)', '950 (900 to 1000)'],
-        ['frozen_stem', '50.0 (50.0 to 50.1)', '0.25 (0.25 to 0.25)', '500 (500 to 500)'],
-    ]
+    ious = [f'{count} images' for count in (3, 12)]
+    assert table[0] == ['recipe', *ious, 's / iteration', 'peak memory (MB)']
+    first, second = ('61.0 (60.0 to 62.0)', '70.0 (70.0 to 70.0)')
+    assert table[2] == ['full', first, second, '1.25 (1.00 to 1.50)', '950 (900 to 1000)']
+    first, second = ('50.0 (50.0 to 50.1)', '52.0 (51.0 to 53.0)')
+    assert table[3] == ['frozen_stem', first, second, '0.25 (0.25 to 0.25)', '500 (500 to 500)']
+    assert figure.is_file()
+
+
+def test_bad_numbers_of_labelled_images_and_failed_runs_are_named(finished):
+    options = ['--seeds', 0, '--work-dir', finished]
+    tiles = len(list((finished / 'data' / 'bluemarble' / 'images' / 'train').iterdir()))
+    said = run_script(TOOL, 'full', '--labelled', 3, tiles + 1, *options)
+    assert said == f'error: --labelled {tiles + 1}: the training split has {tiles} labelled images'
+    broken = ['--labelled', 5, '--cfg-options', 'model.type=Nothing']
+    said = run_script(TOOL, 'full', *options, *broken)
+    assert 'full_5_images_seed_0 failed' in said
+    assert 'Nothing' in said
+
+
+def test_labelled_images_are_of_all_longitudes_and_few_are_among_many():
+    spread = load_script(TOOL).spread
+    few, many = spread(6, 96), spread(12, 96)
+    assert set(few) < set(many)
+    assert many == list(range(0, 96, 8))
