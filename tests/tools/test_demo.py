@@ -62,11 +62,11 @@ def test_demo_runs_to_table_and_figures_and_then_starts_from_what_is_there(
     assert [recipe for recipe, _ in table] == list(demo.STARTS.values())
     label_maps = {path.name: path for path in (few_tiles / 'labels' / 'val').iterdir()}
     for recipe, iou in table:
-        predictions = tmp_path / 'runs' / f'{recipe}_4_images_seed_0' / 'predictions'
+        predictions = tmp_path / 'runs' / 'few' / f'{recipe}_4_images_seed_0' / 'predictions'
         expected = metrics_of_files(predictions, label_maps, 3)['mIoU']
         assert float(iou) == pytest.approx(expected, abs=0.06)
     for figure in ('comparison.png', 'few_labels.png'):
-        assert (tmp_path / 'runs' / figure).is_file()
+        assert (tmp_path / 'runs' / 'few' / figure).is_file()
 
     demo.main()
     again = capfd.readouterr().out

@@ -57,7 +57,8 @@ def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Resu
     What the run prints goes to ``console.txt`` in ``work_dir``; a finished run is only read there.
 
     Raises:
-        RuntimeError: the run failed; the message has the last lines that it printed.
+        RuntimeError: the run failed, and the message has the last lines that it printed; or the
+            folder has a run with other options.
     """
     result = work_dir / 'result.json'
     if not result.is_file():
@@ -74,8 +75,11 @@ def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Resu
             last = ''.join(printed.read_text(errors='replace').splitlines(keepends=True)[-5:])
             raise RuntimeError(f'the run in {work_dir} failed; all of it is in {printed}:\n{last}')
         measured = {**summary(read_log(work_dir)), 'memory': usage.ru_maxrss / 1024}
-        result.write_text(json.dumps(measured))
-    return json.loads(result.read_text())
+        result.write_text(json.dumps({**measured, 'options': options}))
+    finished = json.loads(result.read_text())
+    if finished.pop('options') != options:
+        raise RuntimeError(f'{work_dir} has a run with other options: name another --work-dir')
+    return finished
 
 
 def summary(lines: list[dict]) -> Result:

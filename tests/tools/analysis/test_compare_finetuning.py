@@ -12,6 +12,7 @@ TIME_AND_MEMORY = {
     'full': ([1.0, 1.5], [900, 1000]),
     'frozen_stem': ([0.25, 0.25], [500, 500]),
 }
+TILES = 96  # for training
 MIOU = {
     ('full', 3): [60.0, 62.0],
     ('full', 12): [70.0, 70.0],
@@ -31,6 +32,9 @@ def finished(tmp_path, bluemarble, monkeypatch):
         folder.mkdir()
         time, memory = TIME_AND_MEMORY[recipe]
         result = {'mIoU': MIOU[recipe, count][seed], 'time': time[seed], 'memory': memory[seed]}
+        images = ','.join(str(index * TILES // count) for index in range(count))
+        indices = f'train_dataloader.dataset.indices=[{images}]'
+        result['options'] = [f'randomness.seed={seed}', indices]
         (folder / 'result.json').write_text(json.dumps(result))
     return tmp_path
 
@@ -50,11 +54,12 @@ def test_finished_runs_are_compared_by_mean_and_range_in_markdown(finished, caps
     assert figure.is_file()
 
 
-def test_bad_numbers_of_labelled_images_and_failed_runs_are_named(finished):
+def test_wrong_numbers_of_images_other_options_and_failed_runs_are_named(finished):
     options = ['--seeds', 0, '--work-dir', finished]
-    tiles = len(list((finished / 'data' / 'bluemarble' / 'images' / 'train').iterdir()))
-    said = run_script(TOOL, 'full', '--labelled', 3, tiles + 1, *options)
-    assert said == f'error: --labelled {tiles + 1}: the training split has {tiles} labelled images'
+    said = run_script(TOOL, 'full', '--labelled', 3, TILES + 1, *options)
+    assert said == f'error: --labelled {TILES + 1}: the training split has {TILES} labelled images'
+    said = run_script(TOOL, 'full', '--labelled', 3, *options, '--cfg-options', 'model.type=Other')
+    assert 'full_3_images_seed_0 has a run with other options' in said
     broken = ['--labelled', 5, '--cfg-options', 'model.type=Nothing']
     said = run_script(TOOL, 'full', *options, *broken)
     assert 'full_5_images_seed_0 failed' in said
