@@ -116,7 +116,8 @@ def test_a_killed_process_ends_the_others_and_leaves_a_whole_checkpoint(
     os.kill(int(workers[1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert 'exitcode  : -9' in output.split('Root Cause')[1]
+    # Not always as the root cause: one that lost its connection may be noticed first.
+    assert 'exitcode  : -9' in output
     assert not any(Path('/proc', worker).exists() for worker in workers)
     last = (tmp_path / 'work' / 'last_checkpoint').read_text()
     assert torch.load(last, weights_only=False)['meta']['iter'] >= 2
