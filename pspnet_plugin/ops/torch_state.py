@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch._dynamo
 from torch.fx.experimental import proxy_tensor
@@ -28,6 +30,18 @@ def autocasts_on_cpu() -> bool:
     if _ASKED_BY_DEVICE:
         return torch.is_autocast_enabled('cpu')
     return torch.is_autocast_cpu_enabled()
+
+
+def autocast_now(device_type: str) -> partial[torch.autocast]:
+    """What enters the autocast of this moment again, at another one."""
+    if _ASKED_BY_DEVICE:
+        enabled = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type)
+    elif device_type == 'cpu':
+        enabled, dtype = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
+    else:
+        enabled, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
+    return partial(torch.autocast, device_type, dtype, enabled)
 
 
 _ASKED_BY_DEVICE = hasattr(torch.amp, 'is_autocast_available')  # torch >= 2.4
