@@ -54,8 +54,10 @@ def convolve(
     def finish(convolved: Tensor, above: Tensor | None, *_: Tensor | None) -> Tensor:
         return add(activate(norm(convolved)), above)
 
-    def finish_again(convolved: Tensor, above: Tensor | None, *affine: Tensor | None) -> Tensor:
-        normalized = F.batch_norm(convolved, None, None, *affine, training=True, eps=eps)
+    def finish_again(
+        convolved: Tensor, above: Tensor | None, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        normalized = F.batch_norm(convolved, None, None, weight, bias, training=True, eps=eps)
         return add(activate(normalized), above)
 
     return recomputed(finish, finish_again, convolved, above, norm.weight, norm.bias)
@@ -68,7 +70,8 @@ def _is_seen_by_autograd_alone(x: Tensor) -> bool:
 def _computes_again(module: nn.Module) -> bool:
     """Whether ``module`` is a convolution, a batch norm of this process and a known activation."""
     return (
-        runs_as_written(module, ConvModule)
+        isinstance(module, ConvModule)
+        and runs_as_written(module, ConvModule)
         and module.order == ('conv', 'norm', 'act')
         and not module.with_explicit_padding
         and module.with_norm

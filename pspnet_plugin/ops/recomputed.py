@@ -40,7 +40,9 @@ def not_keeping(maps: Iterable[Tensor]) -> AbstractContextManager:
         RuntimeError: in the backward pass, if another tensor that the operations keep was changed
             in place since; torch itself does not watch over tensors with hooks.
     """
-    nodes = {_memory(x): x.grad_fn for x in maps if isinstance(x.grad_fn, _Recomputed._backward_cls)}
+    nodes = {
+        _memory(x): x.grad_fn for x in maps if isinstance(x.grad_fn, _Recomputed._backward_cls)
+    }
     if not nodes:
         return nullcontext()
 
@@ -85,14 +87,15 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         create_graph = torch.is_grad_enabled()
         if create_graph:
-            tensors = ctx.saved_tensors
+            # Views, because one tensor may be made of another, and no gradient goes through it.
+            tensors = [x if x is None else x.view_as(x) for x in ctx.saved_tensors]
             with ctx.autocast():
                 result = ctx.function(*tensors)
         else:
             tensors, result = _compute_again(ctx)
         ctx.result = None
         needed = ctx.needs_input_grad[2:]
-        wanted = [tensor for tensor, needs in zip(tensors, needed) if needs]
+        wanted = [x for x, needs in zip(tensors, needed) if x is not None and needs]
         found = iter(torch.autograd.grad(result, wanted, grad, create_graph=create_graph))
         return None, None, *(next(found) if needs else None for needs in needed)
 

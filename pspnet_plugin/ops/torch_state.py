@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Callable
 
 import torch
 import torch._dynamo
@@ -32,8 +34,10 @@ def autocasts_on_cpu() -> bool:
     return torch.is_autocast_cpu_enabled()
 
 
-def autocast_now(device_type: str) -> partial[torch.autocast]:
+def autocast_now(device_type: str) -> Callable[[], AbstractContextManager]:
     """What enters the autocast of this moment again, at another one."""
+    if device_type == 'meta':  # has shapes only, and no autocast
+        return nullcontext
     if _ASKED_BY_DEVICE:
         enabled = torch.is_autocast_enabled(device_type)
         dtype = torch.get_autocast_dtype(device_type)
