@@ -27,8 +27,8 @@ def convolve(
     In training with batch norm, the convolution's result is kept for the backward pass, and what
     norm, activation and sum return is computed again from it. Running statistics change once, in
     the forward pass. As always, all is kept with other norms and activations, with batch norm over
-    several processes, with hooks on the module, its norm or its activation, in eval mode, and where
-    a compiler or a transform looks on.
+    several processes (``SyncBN``), with hooks on the module, its norm or its activation, in eval
+    mode, and where a compiler or a transform looks on.
 
     Args:
         x: (N, C, H, W), or the maps of a pyramid if the convolution takes one.
@@ -49,7 +49,12 @@ def convolve(
         return add(module(x), above)
     with not_keeping(maps):
         convolved = module.conv(x)
-    norm, activate, eps = module.norm, module.activate, module.norm.eps
+    norm, eps = module.norm, module.norm.eps
+
+    def activate(normalized: Tensor) -> Tensor:
+        # Nobody else has seen this map, and on CPUs new memory takes most of an activation's time.
+        in_place = type(module.activate) is nn.ReLU
+        return normalized.relu_() if in_place else module.activate(normalized)
 
     def finish(convolved: Tensor, above: Tensor | None, *_: Tensor | None) -> Tensor:
         return add(activate(norm(convolved)), above)

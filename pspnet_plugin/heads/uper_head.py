@@ -29,6 +29,10 @@ class FactorizedUPerHead(StreamedLossMixin, UPerHead):
     ``conv_cfg`` or replaced later, and where a module that is not called here with what stock calls
     it with was replaced or has hooks: a pool, a level, a bottleneck.
 
+    In training with batch norm, what the convolutions return is kept for the backward pass, less
+    than half of what stock keeps; norms, activations and sums are computed again from it, see
+    :func:`.convolve`.
+
     Args:
         pool_scales: bins per side of each pooling level.
         **kwargs: those of ``BaseDecodeHead``.

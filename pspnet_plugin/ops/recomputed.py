@@ -36,6 +36,8 @@ def recomputed(function: Function, again: Function, *tensors: Tensor | None) -> 
 def not_keeping(maps: Iterable[Tensor]) -> AbstractContextManager:
     """A block whose operations do not keep those of ``maps`` that :func:`recomputed` returned.
 
+    If there are any, ``saved_tensors_hooks`` around the block do not see what else it keeps.
+
     Raises:
         RuntimeError: in the backward pass, if another tensor that the operations keep was changed
             in place since; torch itself does not watch over tensors with hooks.
