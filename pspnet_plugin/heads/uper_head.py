@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from mmseg.models.decode_heads import UPerHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from .conv_module import convolve
 from .loss_mixin import StreamedLossMixin
 from .pyramid import (
     pooled_levels,
@@ -28,6 +28,10 @@ class FactorizedUPerHead(StreamedLossMixin, UPerHead):
     from the same seed. The stock arithmetic is used where a bottleneck is no plain convolution, by
     ``conv_cfg`` or replaced later, and where a module that is not called here with what stock calls
     it with was replaced or has hooks: a pool, a level, a bottleneck.
+
+    In training with batch norm, what the convolutions return is kept for the backward pass, less
+    than half of what stock keeps; norms, activations and sums are computed again from it, see
+    :func:`.convolve`.
 
     Args:
         pool_scales: bins per side of each pooling level.
@@ -54,8 +58,6 @@ class FactorizedUPerHead(StreamedLossMixin, UPerHead):
         maps = [self.psp_forward(inputs)]
         above = maps[0]
         for i in reversed(range(len(self.lateral_convs))):
-            lateral = self.lateral_convs[i](inputs[i])
-            size, align_corners = lateral.shape[2:], self.align_corners
-            above = lateral + F.interpolate(above, size, None, 'bilinear', align_corners)
-            maps.insert(0, self.fpn_convs[i](above))
-        return self.fpn_bottleneck(tuple(maps))
+            above = convolve(self.lateral_convs[i], inputs[i], above, self.align_corners)
+            maps.insert(0, convolve(self.fpn_convs[i], above))
+        return convolve(self.fpn_bottleneck, tuple(maps))

@@ -95,6 +95,8 @@ class _Addition(torch.autograd.Function):
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         with without_autocast(grad):
             if torch.is_grad_enabled():  # create_graph=True
+                # Views, because one level may be made of another, and no gradient goes through it.
+                tensors = [tensor.view_as(tensor) for tensor in tensors]
                 whole = conv2d_of_upsampled(grad, *_halves(tensors), ctx.align_corners)
                 wanted = [tensor for tensor, needs in zip(tensors, needed) if needs]
                 found = iter(torch.autograd.grad(whole, wanted, grad, create_graph=True))

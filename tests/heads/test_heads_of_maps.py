@@ -83,6 +83,20 @@ def test_outputs_gradients_and_statistics_equal_stock_in_training(
 
 
 @families
+def test_second_derivatives_equal_stock_in_training(family):
+    torch.manual_seed(0)
+    heads, maps = both_heads(family), random_maps(SIZES, 3)
+    more, results = before(family, maps), []
+    for head in heads:
+        inputs = [x.clone().requires_grad_() for x in maps]
+        wanted = [*inputs, *head.double().train().parameters()]
+        first = torch.autograd.grad(head(inputs, *more).sin().sum(), wanted, create_graph=True)
+        total = sum(gradient.sin().sum() for gradient in first)
+        results.append([*first, *torch.autograd.grad(total, wanted)])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-8, atol=1e-8)
+
+
+@families
 def test_same_seed_gives_the_parameters_and_the_random_state_of_stock(family):
     states = []
     stock_class, our_class, small = FAMILIES[family]

@@ -66,7 +66,7 @@ def run(head, *maps, more=()):
     maps = [x.detach().clone().requires_grad_() for x in maps]
     out = head(maps, *more)
     gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
-    out.backward(gradient.to(out.dtype))
+    out.backward(gradient.to(out))
     results = {'output': out.detach()}
     results.update((f'x{i or ""}', x.grad) for i, x in enumerate(maps))
     results.update((name, parameter.grad) for name, parameter in head.named_parameters())

@@ -1,0 +1,195 @@
+"""What ``FactorizedUPerHead`` keeps for the backward pass, and what it computes again in it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
+
+from pspnet_plugin.heads import conv_module
+from tests.helpers.allocations import bytes_left
+from tests.helpers.heads import assert_equal_results, both_heads, run
+from tests.helpers.maps import LAYOUTS
+
+layouts = pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+# The proportions of Swin-T and of UPerNet's own 512 channels.
+SWIN = {
+    'in_channels': [6, 12, 24, 48],
+    'in_index': [0, 1, 2, 3],
+    'channels': 32,
+    'pool_scales': (1, 2, 3, 6),
+}
+
+
+def maps(sides, channels=(6, 6, 6), batch=3, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(batch, c, side, side + 1, generator=generator).to(dtype)
+        for side, c in zip(sides, channels)
+    ]
+
+
+def in_training(**kwargs):
+    torch.manual_seed(0)
+    return [head.double().train() for head in both_heads('uper', **kwargs)]
+
+
+@pytest.fixture
+def computed_again(monkeypatch):
+    """Grows by one for each map that will be computed again."""
+    calls, recomputed = [], conv_module.recomputed
+    monkeypatch.setattr(
+        conv_module, 'recomputed', lambda *args: calls.append(args) or recomputed(*args)
+    )
+    return calls
+
+
+@layouts
+@pytest.mark.parametrize('dropout_ratio', [0, 0.1])
+def test_at_most_half_of_what_stock_keeps_is_kept(layout, dropout_ratio):
+    kept = []
+    for head in both_heads('uper', **SWIN, dropout_ratio=dropout_ratio):
+        head.train().to(memory_format=layout)
+        inputs = maps([32, 16, 8, 4], SWIN['in_channels'], dtype=torch.float32)
+        inputs = [x.to(memory_format=layout).requires_grad_() for x in inputs]
+        head(inputs)  # makes what is made once
+        kept.append(bytes_left(lambda head=head, inputs=inputs: head(inputs)))
+    stock, ours = kept
+    assert ours <= 0.5 * stock
+
+
+@layouts
+@pytest.mark.parametrize('autocast', [None, torch.bfloat16])
+def test_gradients_are_those_of_kept_maps_to_the_last_bit(layout, autocast, monkeypatch):
+    _, head = both_heads('uper', **SWIN)
+    head.train().to(memory_format=layout)
+    inputs = maps([16, 8, 4, 2], SWIN['in_channels'], dtype=torch.float32)
+    inputs = [x.to(memory_format=layout) for x in inputs]
+    with torch.autocast('cpu', autocast, enabled=autocast is not None):
+        result = run(head, *inputs)
+        head.zero_grad()
+        monkeypatch.setattr(conv_module, '_computes_again', lambda module: False)
+        expected = run(head, *inputs)
+    for name, gradient in expected.items():
+        assert torch.equal(result[name], gradient), name
+
+
+def frozen(head):
+    for parameter in list(head.parameters())[::2]:
+        parameter.requires_grad_(False)
+    return head
+
+
+def checkpointed(head):
+    return WithForward(head, lambda maps: checkpoint(head, maps, use_reentrant=False))
+
+
+def offloaded(head):
+    def forward(maps):
+        with torch.autograd.graph.save_on_cpu():
+            return head(maps)
+
+    return WithForward(head, forward)
+
+
+class WithForward(nn.Module):
+    def __init__(self, head, forward):
+        super().__init__()
+        self.head, self.forward = head, forward
+
+
+@pytest.mark.parametrize('change', [frozen, checkpointed, offloaded])
+def test_what_else_saves_memory_has_the_gradients_and_statistics_of_stock(change):
+    stock, ours = map(change, in_training())
+    inputs = maps([9, 5, 3])
+    assert_equal_results(run(ours, *inputs), run(stock, *inputs))
+    torch.testing.assert_close(dict(ours.named_buffers()), dict(stock.named_buffers()))
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'count'),
+    [
+        ({}, 5),
+        ({'act_cfg': {'type': 'GELU'}}, 5),
+        ({'act_cfg': {'type': 'PReLU'}}, 0),
+        ({'act_cfg': {'type': 'RReLU', 'lower': 0.2, 'upper': 0.2}}, 0),
+        ({'act_cfg': None}, 0),
+        ({'norm_cfg': None}, 0),
+        ({'norm_cfg': {'type': 'SyncBN'}}, 0),
+        ({'norm_cfg': {'type': 'GN', 'num_groups': 2}}, 0),
+        ({'conv_cfg': {'type': 'ConvWS'}}, 0),
+    ],
+    ids=str,
+)
+def test_maps_are_computed_again_from_batch_norm_and_known_activations(
+    kwargs, count, computed_again
+):
+    stock, ours = in_training(**kwargs)
+    inputs = maps([9, 5, 3])
+    assert_equal_results(run(ours, *inputs), run(stock, *inputs))
+    assert len(computed_again) == count
+
+
+@pytest.mark.parametrize('part', ['', '.conv', '.bn', '.activate'])
+@pytest.mark.parametrize('name', ['lateral_convs.1', 'fpn_convs.0', 'fpn_bottleneck'])
+def test_a_hook_is_called_once_and_with_what_stock_calls_it_with(name, part, computed_again):
+    calls, inputs = [], maps([9, 5, 3])
+    for head in in_training():
+        seen = []
+        head.get_submodule(name + part).register_forward_hook(
+            lambda module, args, out, seen=seen: seen.append(out.detach().clone())
+        )
+        run(head, *inputs)
+        calls.append(seen)
+    stock, ours = calls
+    assert len(stock) == 1
+    torch.testing.assert_close(ours, stock)
+    takes_stock_arithmetic = name == 'fpn_bottleneck' and part in ('', '.conv')
+    assert len(computed_again) == (0 if takes_stock_arithmetic else 4 + (part == '.conv'))
+
+
+def test_nothing_is_computed_again_in_eval_mode_or_without_gradients(computed_again):
+    _, head = in_training()
+    with torch.no_grad():
+        head(maps([9, 5, 3]))
+    run(head.eval(), *maps([9, 5, 3]))
+    assert not computed_again
+
+
+def test_maps_without_data_have_gradients_without_data():
+    _, head = both_heads('uper')
+    result = run(head.to('meta').train(), *(x.float().to('meta') for x in maps([9, 5, 3])))
+    assert all(value.is_meta for value in result.values())
+
+
+def gradients(head):
+    def function(*maps):
+        maps = [x.detach().requires_grad_() for x in maps]
+        return torch.autograd.grad(head(maps).sin().sum(), maps)
+
+    return function
+
+
+def compiled(head):
+    return gradients(torch.compile(head, backend='eager'))
+
+
+def recorded(head):
+    return lambda *maps: make_fx(gradients(head))(*maps)(*maps)
+
+
+def transformed(head):
+    def loss(*maps):
+        state = {name: value.detach().clone() for name, value in head.state_dict().items()}
+        return torch.func.functional_call(head, state, (maps,)).sin().sum()
+
+    return torch.func.grad(loss, argnums=(0, 1, 2))
+
+
+@pytest.mark.parametrize('use', [compiled, recorded, transformed])
+def test_compilers_and_transforms_see_the_plain_formula(use, computed_again):
+    stock, ours = in_training()
+    inputs = maps([9, 5, 3])
+    result = use(ours)(*inputs)
+    assert not computed_again
+    torch.testing.assert_close(result, gradients(stock)(*inputs), rtol=1e-10, atol=1e-10)
