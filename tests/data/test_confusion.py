@@ -14,15 +14,11 @@ from pspnet_plugin.runs.log import read_run
 from pspnet_plugin.runs.plot import timeline_of
 from tests.helpers.folders import make_folders
 from tests.helpers.logs import write_log
+from tests.helpers.street_scenes import NARROW
 
 SMALL = {
     'model.backbone.init_cfg': None,
-    'model.backbone.base_channels': 8,
-    'model.backbone.stem_channels': 8,
-    'model.decode_head.in_channels': 64,
-    'model.decode_head.channels': 16,
-    'model.auxiliary_head.in_channels': 32,
-    'model.auxiliary_head.channels': 8,
+    **NARROW,
     'train_dataloader.num_workers': 0,
     'train_dataloader.persistent_workers': False,
     'val_dataloader.num_workers': 0,

@@ -18,7 +18,7 @@ from pspnet_plugin.config_parts import dicts_within
 from pspnet_plugin.prediction.classes import class_info
 from tests.helpers.networks import randomized
 from tests.helpers.processes import ROOT
-from tests.helpers.street_scenes import NARROW_MODEL
+from tests.helpers.street_scenes import NARROW
 
 CONFIGS = sorted(
     path
@@ -31,8 +31,7 @@ def small_config(path: Path) -> Config:
     """A config of the plugin with a narrow ResNet-18 where it has a ResNet, and small images."""
     cfg = Config.fromfile(path)
     if cfg.model.backbone.type.startswith('ResNet'):
-        pairs = (option.split('=') for option in NARROW_MODEL)
-        cfg.merge_from_dict({key: int(value) for key, value in pairs})
+        cfg.merge_from_dict(NARROW)
     for node in dicts_within([cfg.test_pipeline, cfg.test_dataloader]):
         if node.get('type') == 'Resize':
             node['scale'] = (160, 96)

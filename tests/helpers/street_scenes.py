@@ -71,13 +71,14 @@ def small_run_options(data_root: Path, iterations: int = 4, interval: int = 2) -
     return ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
 
 
-# More ``--cfg-options``: a narrow ResNet-18, for what does not depend on the size of the model.
-NARROW_MODEL = [
-    'model.backbone.depth=18',
-    'model.backbone.base_channels=8',
-    'model.backbone.stem_channels=8',
-    'model.decode_head.in_channels=64',
-    'model.decode_head.channels=16',
-    'model.auxiliary_head.in_channels=32',
-    'model.auxiliary_head.channels=8',
-]
+# A narrow ResNet-18, for what does not depend on the size of the model.
+NARROW = {
+    'model.backbone.depth': 18,
+    'model.backbone.base_channels': 8,
+    'model.backbone.stem_channels': 8,
+    'model.decode_head.in_channels': 64,
+    'model.decode_head.channels': 16,
+    'model.auxiliary_head.in_channels': 32,
+    'model.auxiliary_head.channels': 8,
+}
+NARROW_MODEL = [f'{key}={value}' for key, value in NARROW.items()]  # for --cfg-options

@@ -20,6 +20,7 @@ from pspnet_plugin.runs.machine import fit_to_cpu
 from pspnet_plugin.runs.tools import stock_tools
 from tests.helpers.processes import ROOT, run_script
 from tests.helpers.published import PUBLISHED
+from tests.helpers.street_scenes import NARROW
 
 SIDE = (64, 64)
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -40,12 +41,7 @@ def small(name: str, data, work_dir) -> Config:
     cfg = Config.fromfile(ROOT / 'configs' / f'psp_r18_{name}.py')
     options = {
         'model.backbone.init_cfg': None,
-        'model.backbone.base_channels': 8,
-        'model.backbone.stem_channels': 8,
-        'model.decode_head.in_channels': 64,
-        'model.decode_head.channels': 16,
-        'model.auxiliary_head.in_channels': 32,
-        'model.auxiliary_head.channels': 8,
+        **NARROW,
         'model.data_preprocessor.size': SIDE,
         'train_cfg.max_iters': 2,
         'train_cfg.val_interval': 2,
