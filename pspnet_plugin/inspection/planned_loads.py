@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
+from ..config_parts import datasets_within
 from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.hook import PretrainedBackboneHook, find_module
 from ..pretrained.initializer import PretrainedBackbone, init_cfgs, kind_of
@@ -82,9 +83,8 @@ def _of_modules(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def class_names_of(config: Config) -> list[str] | None:
     """The classes of a config's training dataset, None where it does not tell them."""
-    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    whole = (config.get('train_dataloader') or {}).get('dataset')
+    dataset: dict = next(datasets_within(whole), {})
     classes = (dataset.get('metainfo') or {}).get('classes')
     if not classes and dataset.get('type'):
         with DATASETS.switch_scope_and_registry(None) as registry:
