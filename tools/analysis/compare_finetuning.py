@@ -2,8 +2,9 @@
 """Train recipes of configs/finetune on few and on many labelled images and compare them.
 
 Each combination of recipe, number of labelled images and seed is one run of ``tools/train.py``.
-Runs that have finished before are not done again. At the end: a table of mIoU, time and memory,
-and with ``--plot`` a figure of mIoU over the number of labelled images.
+Runs that have finished before are not done again. At the end: a table of mIoU, processor time (which
+other work on the machine hardly changes) and memory, and with ``--plot`` a figure of mIoU over the
+number of labelled images.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def labelled_images(recipe: str) -> int:
 
 
 def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Result:
-    """One training run: mIoU in percent, seconds an iteration, peak memory of the process in MB.
+    """One training run: mIoU in percent, seconds of processor time, peak memory in MB.
 
     What the run prints goes to ``console.txt`` in ``work_dir``; a finished run is only read there.
 
@@ -74,21 +75,16 @@ def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Resu
         if status:
             last = ''.join(printed.read_text(errors='replace').splitlines(keepends=True)[-5:])
             raise RuntimeError(f'the run in {work_dir} failed; all of it is in {printed}:\n{last}')
-        measured = {**summary(read_log(work_dir)), 'memory': usage.ru_maxrss / 1024}
+        measured = {
+            'mIoU': [line['mIoU'] for line in read_log(work_dir) if 'mIoU' in line][-1],
+            'time': usage.ru_utime + usage.ru_stime,
+            'memory': usage.ru_maxrss / 1024,
+        }
         result.write_text(json.dumps({**measured, 'options': options}))
     finished = json.loads(result.read_text())
     if finished.pop('options') != options:
         raise RuntimeError(f'{work_dir} has a run with other options: name another --work-dir')
     return finished
-
-
-def summary(lines: list[dict]) -> Result:
-    """The last mIoU, and the median seconds of an iteration, of a run's log."""
-    times = [line['time'] - line['data_time'] for line in lines if 'loss' in line]
-    return {
-        'mIoU': [line['mIoU'] for line in lines if 'mIoU' in line][-1],
-        'time': statistics.median(times),
-    }
 
 
 def train_all(args: argparse.Namespace) -> dict[tuple[str, int], list[Result]]:
@@ -137,12 +133,12 @@ def tabulate(results: dict[tuple[str, int], list[Result]], recipes: list[str]) -
     """A row for each recipe: mIoU (%) for each number of labelled images, then time and memory."""
     counts = sorted({count for _, count in results})
     headers = [f'{count} images' for count in counts]
-    table = Table('recipe', *headers, 's / iteration', 'peak memory (MB)', box=box.MARKDOWN)
+    table = Table('recipe', *headers, 'processor time (s)', 'peak memory (MB)', box=box.MARKDOWN)
     for recipe in recipes:
         each = [results[recipe, count] for count in counts]
         ious = [mean_and_range([result['mIoU'] for result in runs], 1) for runs in each]
         everything = list(itertools.chain(*each))
-        time = mean_and_range([result['time'] for result in everything], 2)
+        time = mean_and_range([result['time'] for result in everything], 0)
         memory = mean_and_range([result['memory'] for result in everything], 0)
         table.add_row(recipe, *ious, time, memory)
     return table

@@ -9,10 +9,10 @@ from tests.helpers.processes import ROOT, load_script, run_script
 
 TOOL = ROOT / 'tools' / 'analysis' / 'compare_finetuning.py'
 TIME_AND_MEMORY = {
-    'full': ([1.0, 1.5], [900, 1000]),
-    'frozen_stem': ([0.25, 0.25], [500, 500]),
+    'full': ([100, 150], [900, 1000]),
+    'frozen_stem': ([25, 25], [500, 500]),
 }
-TILES = 96  # for training
+TILES = 98  # for training
 MIOU = {
     ('full', 3): [60.0, 62.0],
     ('full', 12): [70.0, 70.0],
@@ -46,11 +46,11 @@ def test_finished_runs_are_compared_by_mean_and_range_in_markdown(finished, caps
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
     table = [[cell.strip() for cell in line.strip('|').split('|')] for line in printed]
     ious = [f'{count} images' for count in (3, 12)]
-    assert table[0] == ['recipe', *ious, 's / iteration', 'peak memory (MB)']
+    assert table[0] == ['recipe', *ious, 'processor time (s)', 'peak memory (MB)']
     first, second = ('61.0 (60.0 to 62.0)', '70.0 (70.0 to 70.0)')
-    assert table[2] == ['full', first, second, '1.25 (1.00 to 1.50)', '950 (900 to 1000)']
+    assert table[2] == ['full', first, second, '125 (100 to 150)', '950 (900 to 1000)']
     first, second = ('50.0 (50.0 to 50.1)', '52.0 (51.0 to 53.0)')
-    assert table[3] == ['frozen_stem', first, second, '0.25 (0.25 to 0.25)', '500 (500 to 500)']
+    assert table[3] == ['frozen_stem', first, second, '25 (25 to 25)', '500 (500 to 500)']
     assert figure.is_file()
 
 
