@@ -39,5 +39,9 @@ def multiply(matrix: Tensor, x: Tensor, dim: int, channels_last: bool) -> Tensor
     if not channels_last:
         return matrix @ x if dim == 2 else x @ matrix.T
     x = x.permute(0, 2, 3, 1)
-    x = matrix @ x if dim == 3 else (matrix @ x.flatten(2)).unflatten(2, x.shape[2:])
+    if dim == 3:
+        x = matrix @ x
+    else:
+        # Not unflatten(), which torch 2.0 cannot write as ONNX.
+        x = (matrix @ x.flatten(2)).reshape(x.shape[0], matrix.shape[0], *x.shape[2:])
     return x.permute(0, 3, 1, 2)

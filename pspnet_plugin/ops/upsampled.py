@@ -51,7 +51,9 @@ def conv2d_of_upsampled(
     for level, weight in zip(levels, weights):
         kernels = weight.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]
         taps = F.conv2d(level.to(weight.dtype), kernels)
-        taps = at_least_float32(taps).unflatten(1, (*weight.shape[2:], weight.shape[0]))
+        # Not unflatten(), which torch 2.0 cannot write as ONNX.
+        shape = (level.shape[0], *weight.shape[2:], weight.shape[0], *level.shape[2:])
+        taps = at_least_float32(taps).reshape(shape)
         rows, cols = (
             interpolation_operator(*sizes, align_corners, like=taps)
             for sizes in zip(like.shape[2:], level.shape[2:], weight.shape[2:])

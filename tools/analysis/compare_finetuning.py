@@ -2,9 +2,9 @@
 """Train recipes of configs/finetune on few and on many labelled images and compare them.
 
 Each combination of recipe, number of labelled images and seed is one run of ``tools/train.py``.
-Runs that have finished before are not done again. At the end: a table of mIoU, processor time (which
-other work on the machine hardly changes) and memory, and with ``--plot`` a figure of mIoU over the
-number of labelled images.
+Runs that have finished before are not done again. At the end: a table of mIoU, processor time
+(which other work on the machine hardly changes) and memory, and with ``--plot`` a figure of mIoU
+over the number of labelled images.
 """
 
 from __future__ import annotations
