@@ -24,6 +24,21 @@ test_pipeline = [
     dict(type='CheckLabels', num_classes=num_classes),
     dict(type='PackSegInputs')
 ]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=scale, keep_ratio=False)
+                for scale in ((176, 480), (232, 640), (288, 800))
+            ],
+            [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='CheckLabels', num_classes=num_classes)],
+            [dict(type='PackSegInputs')]
+        ])
+]
 dataset = dict(
     data_root='data/ksdd2',
     img_suffix='.png',

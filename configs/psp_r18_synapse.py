@@ -23,6 +23,20 @@ test_pipeline = [
     dict(type='CheckLabels', num_classes=num_classes),
     dict(type='PackSegInputs')
 ]
+tta_pipeline = [
+    load_image,
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale_factor=ratio, keep_ratio=True)
+                for ratio in (0.75, 1.0, 1.25)
+            ],
+            [dict(type='LoadAnnotations')],
+            [dict(type='CheckLabels', num_classes=num_classes)],
+            [dict(type='PackSegInputs')]
+        ])
+]
 dataset = dict(
     data_root='data/synapse',
     img_suffix='.png',

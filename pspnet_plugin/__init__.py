@@ -16,7 +16,11 @@ __version__ = '0.1.0'
 compat.apply()
 
 from .freezing import LayerFreezeHook  # noqa: E402
-from .pretrained import PretrainedBackbone, PretrainedBackboneHook  # noqa: E402
+from .pretrained import (  # noqa: E402
+    PretrainedBackbone,
+    PretrainedBackboneHook,
+    load_pretrained,
+)
 from .runs.finite_loss import StopAtNonFiniteLossHook  # noqa: E402
 from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook  # noqa: E402
 
@@ -31,6 +35,7 @@ __all__ = [
     'StopAtNonFiniteLossHook',
     '__version__',
     'config_path',
+    'load_pretrained',
 ]
 
 if importlib.util.find_spec('mmseg') is not None:

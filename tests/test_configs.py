@@ -1,6 +1,7 @@
 """The plugin's configs build the models of MMSegmentation's own and train them the same way."""
 
 import copy
+import importlib.util
 
 import pytest
 import torch
@@ -105,3 +106,11 @@ def test_every_config_names_the_plugin_and_checks_labels_against_its_heads(path)
         checked = [n for n in dicts_within(pipeline) if n.get('type') == 'CheckLabels']
         assert {check.num_classes for check in checked} == classes
         assert len(classes) == 1
+
+
+@pytest.mark.parametrize('installed', [True, False])
+def test_configs_log_to_tensorboard_where_it_is_installed(installed, monkeypatch):
+    spec = importlib.util.find_spec('json') if installed else None
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: spec)
+    logged = [backend.type for backend in read_ours('psp_r18_cityscapes').visualizer.vis_backends]
+    assert logged == ['LocalVisBackend'] + ['TensorboardVisBackend'] * installed

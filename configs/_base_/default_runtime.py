@@ -5,11 +5,11 @@ env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
-visualizer = dict(
-    type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
-# visualizer = dict(vis_backends=_base_.local_and_tensorboard) in a config that builds on this one
-# logs to TensorBoard too, which must be installed.
-local_and_tensorboard = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+vis_backends = [dict(type='LocalVisBackend')]
+# mmengine ends a run whose backend is not installed; it takes imports in configs for another syntax.
+if __import__('importlib.util').util.find_spec('tensorboard'):
+    vis_backends.append(dict(type='TensorboardVisBackend'))
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None

@@ -86,6 +86,14 @@ def test_a_published_archive_is_prepared_and_its_config_trains_and_tests(
     metrics = runner.test()
     assert 0 <= metrics['mIoU'] <= 100
 
+    cfg.tta_model.module, cfg.model = cfg.model, cfg.tta_model  # as the stock test.py --tta does
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for step in dicts_within(cfg.tta_pipeline):
+        if step.get('type') == 'Resize':
+            step.update(scale=SIDE, scale_factor=None)
+    cfg.experiment_name = 'tta'
+    assert 0 <= Runner.from_cfg(cfg).test()['mIoU'] <= 100
+
 
 @datasets
 def test_the_config_names_the_command_that_prepares_its_dataset(name):
