@@ -19,7 +19,7 @@ from typing import Callable, NamedTuple
 import torch
 from rich.console import Console
 
-from . import folder, freeze, head, loss, plots, predict, train
+from . import folder, freeze, head, heads, loss, passes, plots, predict, train
 from .models import CHANNELS_STEP
 from .settings import Settings
 from .table import Table
@@ -41,6 +41,11 @@ BENCHMARKS = {
         head.measure,
         'the head alone, over feature-map sizes',
         {**MODEL, 'batch': 2, 'sizes': SIZES},
+    ),
+    'heads': Benchmark(
+        heads.measure,
+        'heads of several feature maps alone',
+        {'batch': 2, 'crop': (512, 512)},
     ),
     'loss': Benchmark(
         loss.measure,
@@ -166,7 +171,7 @@ def as_markdown(tables: list[Table], settings: Settings, command: str) -> str:
 def draw(tables: list[Table], args: argparse.Namespace, settings: Settings) -> None:
     if args.benchmark == 'head':
         by_pixels = {h * w: table for (h, w), table in zip(settings.sizes, tables)}
-        plots.draw_over_sizes(by_pixels, [head.FORWARD, head.BOTH], args.plot)
+        plots.draw_over_sizes(by_pixels, [passes.FORWARD, passes.BOTH], args.plot)
     else:
         plots.draw_bars(tables[0], args.plot)
 

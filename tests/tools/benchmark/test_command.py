@@ -10,6 +10,7 @@ from tests.helpers.processes import ROOT, run_script
 
 TINY = {
     'head': '--channels 64 --classes 3 --sizes 8x16 7x7',
+    'heads': '--crop 32x32',
     'loss': '--classes 5 --crop 64x48 --batch 2',
     'train': '--channels 64 --classes 3 --crop 32x48',
     'predict': '--channels 64 --classes 7 --crop 64x96',
@@ -18,6 +19,7 @@ TINY = {
 }
 ROWS = {
     'head': ['stock', 'factorized', '3 x 3 conv on x'],
+    'heads': ['stock', 'factorized'],
     'loss': ['stock', 'streamed'],
     'train': ['stock', '+ heads', '+ streamed loss', '+ channels-last', '+ kept memory'],
     'predict': ['stock', '+ heads', '+ channels-last', '+ folding', '+ strips', '+ kept memory'],
@@ -30,8 +32,14 @@ QUANTITIES = {
         'forward + backward',
         'peak memory, forward',
         'peak memory, forward + backward',
-        'kept for backward, without x',
-        'x itself',
+        'kept for backward, without the maps',
+        'the maps',
+    ],
+    'heads': [
+        'forward',
+        'forward + backward',
+        'kept for backward, without the maps',
+        'the maps',
     ],
     'loss': ['loss + backward', 'peak memory'],
     'train': ['training step', 'peak memory'],
@@ -53,7 +61,7 @@ def test_the_tool_measures_every_variant_and_writes_tables_and_a_figure(name, tm
     assert called.startswith(f'`python tools/benchmark.py {name} {" ".join(options)}')
     assert torch.__version__ in described
     titles, tables = tables[::2], tables[1::2]
-    assert len(titles) == (2 if name in ('head', 'predict') else 1)
+    assert len(titles) == {'head': 2, 'heads': 8, 'predict': 2}.get(name, 1)
     if name == 'predict':  # The rows of the other runtimes depend on what is installed.
         del tables[1]
     for table in tables:

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from benchmark import freeze, head, inputs, loss, models, predict, runtimes, train
+from benchmark import freeze, head, heads, inputs, loss, models, passes, predict, runtimes, train
 from benchmark.settings import Settings
 from mmseg.models.decode_heads import FCNHead, PSPHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -19,25 +19,42 @@ TINY = Settings(channels=64, classes=3, crop=(32, 48))
 
 
 def test_the_heads_that_are_compared_agree():
-    x = inputs.feature_map((8, 16), TINY)
-    stock, factorized = (head.build(name, TINY).eval() for name in ('stock', 'factorized'))
+    (stock, x), (factorized, _) = (
+        head.build(name, (8, 16), TINY) for name in ('stock', 'factorized')
+    )
     assert type(stock) is PSPHead
     assert type(factorized) is FactorizedPSPHead
-    torch.testing.assert_close(factorized([x]), stock([x]))
+    torch.testing.assert_close(factorized.eval()(x), stock.eval()(x))
+
+
+@pytest.mark.parametrize('name', heads.CONFIGS)
+def test_the_heads_of_several_maps_agree_on_what_the_backbone_would_give(name):
+    settings = Settings(batch=1, crop=(64, 96))
+    (stock, maps), (factorized, ours) = (
+        heads.build(variant, name, torch.channels_last, settings) for variant in heads.VARIANTS
+    )
+    assert type(stock).__name__ == name.split()[0]
+    assert type(factorized).__name__ == f'Factorized{type(stock).__name__}'
+    assert [x.shape[2:] for x in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+    torch.testing.assert_close(factorized.eval()(ours), stock.eval()(maps), rtol=1e-4, atol=1e-5)
 
 
 def test_the_limit_is_a_convolution_like_the_part_of_the_bottleneck_that_reads_x():
-    x = inputs.feature_map((8, 16), TINY)
-    weight = head.build('stock', TINY).bottleneck.conv.weight[:, : TINY.channels]
-    limit = head.build(head.LIMIT, TINY)
+    stock, (x,) = head.build('stock', (8, 16), TINY)
+    weight = stock.bottleneck.conv.weight[:, : TINY.channels]
+    limit = head.build_module(head.LIMIT, TINY)
     assert limit.weight.shape == weight.shape
     torch.testing.assert_close(limit([x]), nn.functional.conv2d(x, limit.weight, padding=1))
 
 
 def test_the_heads_keep_the_feature_map_and_the_stock_head_its_concatenation_too():
+    def kept(variant):
+        return passes.kept(functools.partial(head.build, variant, (8, 16), TINY), TINY)
+
     x = TINY.batch * TINY.channels * 8 * 16 * 4  # bytes
-    assert head.kept(head.LIMIT, (8, 16), TINY) == (0, x)
-    stock, factorized = (head.kept(name, (8, 16), TINY) for name in ('stock', 'factorized'))
+    assert kept(head.LIMIT) == (0, x)
+    stock, factorized = kept('stock'), kept('factorized')
     assert stock[0] > 2 * x
     assert factorized[0] < stock[0] - x
 
@@ -162,11 +179,11 @@ def test_the_hook_freezes_what_frozen_stages_freezes():
 
 def test_half_precision_runs_under_autocast():
     settings = Settings(dtype='bfloat16', batch=2, channels=64, classes=3)
-    x = inputs.feature_map((4, 4), settings)
+    module, (x,) = head.build('stock', (4, 4), settings)
     assert x.dtype == torch.bfloat16
     with settings.autocast():
-        assert head.build('stock', settings)([x]).dtype == torch.bfloat16
-    head.prepare_both('factorized', (4, 4), settings)()
+        assert module([x]).dtype == torch.bfloat16
+    passes.prepare_both(functools.partial(head.build, 'factorized', (4, 4), settings), settings)()
 
 
 def test_compile_compiles(monkeypatch):
@@ -175,5 +192,6 @@ def test_compile_compiles(monkeypatch):
     for compiled in (False, True):
         frames.clear()
         settings = Settings(compile=compiled, batch=2, channels=64, classes=3)
-        head.prepare_forward('factorized', (5, 5), settings)()
+        build = functools.partial(head.build, 'factorized', (5, 5), settings)
+        passes.prepare_forward(build, settings)()
         assert bool(frames['ok']) == compiled
