@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from . import folder, freeze, head, heads, loss, passes, plots, predict, train
-from .models import CHANNELS_STEP
+from .models import CHANNELS_STEP, NETWORKS, PUBLISHED_CHANNELS
 from .settings import Settings
 from .table import Table
 
@@ -35,7 +35,8 @@ class Benchmark(NamedTuple):
 
 WIDTH_WITHOUT_TERMINAL = 160
 SIZES = ((64, 128), (97, 97), (32, 32))
-MODEL = {'channels': 2048, 'classes': 19}
+MODEL = {'channels': PUBLISHED_CHANNELS, 'classes': 19}
+ANY_MODEL = {'model': 'pspnet_r50', **MODEL}
 BENCHMARKS = {
     'head': Benchmark(
         head.measure,
@@ -54,13 +55,13 @@ BENCHMARKS = {
     ),
     'train': Benchmark(
         train.measure,
-        'a training step of PSPNet-R50-d8',
-        {**MODEL, 'batch': 2, 'crop': (256, 512)},
+        'a training step of a whole network',
+        {**ANY_MODEL, 'batch': 2, 'crop': (256, 512)},
     ),
     'predict': Benchmark(
         predict.measure,
         'prediction of one image, from file to label map',
-        {**MODEL, 'crop': (512, 1024)},
+        {**ANY_MODEL, 'crop': (512, 1024)},
     ),
     'folder': Benchmark(
         folder.measure,
@@ -107,11 +108,13 @@ def channel_count(text: str) -> int:
 # The type and the help of the options that not every sub-benchmark has.
 SCALE = {
     'batch': (batch_size, 'images or feature maps at once'),
-    'channels': (channel_count, "channels of the backbone's last feature map"),
+    'channels': (channel_count, "width, as channels of a ResNet-50's last feature map"),
     'classes': (positive, 'number of classes'),
     'crop': (size, "size of the network's input, HEIGHTxWIDTH"),
+    'model': (str, 'the network'),
     'sizes': (size, 'sizes of the feature map, HEIGHTxWIDTH each'),
 }
+MORE = {'model': {'choices': list(NETWORKS)}, 'sizes': {'nargs': '+'}}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -127,8 +130,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         add_common(command)
         for option, default in benchmark.defaults.items():
             kind, text = SCALE[option]
-            many = {'nargs': '+'} if option == 'sizes' else {}
-            command.add_argument(f'--{option}', type=kind, default=default, help=text, **many)
+            more = MORE.get(option, {})
+            command.add_argument(f'--{option}', type=kind, default=default, help=text, **more)
     args = parser.parse_args(arguments)
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error('--device cuda: PyTorch finds no CUDA GPU on this machine; use --device cpu')

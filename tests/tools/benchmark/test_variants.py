@@ -6,13 +6,15 @@ import pytest
 import torch
 from benchmark import freeze, head, heads, inputs, loss, models, passes, predict, runtimes, train
 from benchmark.settings import Settings
+from mmengine.config import Config
 from mmseg.models.decode_heads import FCNHead, PSPHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
+from pspnet_plugin.heads import FactorizedPSPHead, FactorizedUPerHead, StreamedFCNHead
+from pspnet_plugin.runs.launch import stock_tools
 from pspnet_plugin.segmentors import LabelMapEncoderDecoder
 
 TINY = Settings(channels=64, classes=3, crop=(32, 48))
@@ -93,6 +95,41 @@ def test_a_row_of_training_has_its_parts_and_the_loss_of_stock(
         return models.training_forward(model, TINY)()
 
     torch.testing.assert_close(loss_of(model), loss_of(models.build(TINY)), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize('part', models.cumulative(train.PARTS))
+def test_upernet_has_the_same_parts_and_the_loss_of_stock(part):
+    settings = Settings(model='upernet_swin_t', channels=64, classes=3, crop=(32, 32))
+
+    def loss_of(model):
+        torch.manual_seed(1)  # the same dropout and the same skipped blocks
+        return models.training_forward(model, settings)()
+
+    parts = models.cumulative(train.PARTS)[part]
+    model = models.build(settings, parts)
+    assert isinstance(model.decode_head, FactorizedUPerHead) == (models.HEAD in parts)
+    torch.testing.assert_close(loss_of(model), loss_of(models.build(settings)), rtol=1e-4, atol=0)
+
+
+def test_upernet_predicts_the_labels_of_stock_with_all_parts(tmp_path):
+    settings = Settings(model='upernet_swin_t', channels=128, classes=20, crop=(64, 96))
+    image = tmp_path / 'image.png'
+    inputs.write_image(image, (128, 192))
+    stock = predict.prepare((), str(image), settings)()
+    ours = predict.prepare(predict.PARTS, str(image), settings)()
+    assert len(stock.unique()) >= 3
+    assert predict.share_equal({'stock': stock, 'ours': ours}, 'ours') >= 99.9
+
+
+def test_a_network_of_the_published_width_is_the_stock_one():
+    for name, network in models.NETWORKS.items():
+        settings = Settings(model=name)
+        stock = Config.fromfile(stock_tools().parent / 'configs' / network.config).model
+        ours = models.stock_config(settings).model
+        for part in ('backbone', 'decode_head', 'auxiliary_head'):
+            widths = ('embed_dims', 'base_channels', 'in_channels', 'channels')
+            for key in set(widths) & set(stock[part]):
+                assert ours[part][key] == stock[part][key], (name, part, key)
 
 
 def test_a_training_step_updates_every_parameter():
