@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pspnet_plugin.export.network import ExportedNetwork
 from pspnet_plugin.export.onnx_file import write_onnx
 from pspnet_plugin.export.settings import ExportSettings
+from pspnet_plugin.speed.bfloat16 import cpu_features
 
 from .models import NETWORKS
 from .settings import Settings
@@ -58,7 +59,8 @@ def measure(
         wanted=tuple(
             Wanted(TIME, f'{runtime}, {OURS}', ABOVE, low=ratio)
             for runtime, ratio in WANTED.get(settings.model, {}).items()
-            if f'{runtime}, {OURS}' in steps and ('bfloat16' not in runtime or has_bfloat16_unit())
+            if f'{runtime}, {OURS}' in steps
+            and ('bfloat16' not in runtime or BFLOAT16_UNIT in cpu_features())
         ),
     )
 
@@ -128,9 +130,3 @@ def openvino_precisions() -> dict[str, str]:
 
     known = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
     return {'float32': 'f32', **({'bfloat16': 'bf16'} if 'BF16' in known else {})}
-
-
-def has_bfloat16_unit() -> bool:
-    """Whether the CPU multiplies matrices of bfloat16 by a unit of its own (AMX)."""
-    cpuinfo = Path('/proc/cpuinfo')
-    return cpuinfo.is_file() and BFLOAT16_UNIT in cpuinfo.read_text()
