@@ -19,7 +19,7 @@ from typing import Callable, NamedTuple
 import torch
 from rich.console import Console
 
-from . import folder, freeze, head, heads, loss, passes, plots, predict, train
+from . import folder, freeze, head, heads, loss, passes, plots, predict, train, winograd
 from .models import CHANNELS_STEP, NETWORKS, PUBLISHED_CHANNELS
 from .settings import Settings
 from .table import Table
@@ -72,6 +72,11 @@ BENCHMARKS = {
         freeze.measure,
         'a training step with frozen layers',
         {**MODEL, 'batch': 2, 'crop': (256, 512)},
+    ),
+    'winograd': Benchmark(
+        winograd.measure,
+        '3 x 3 convolutions by tiles, where the plugin takes them and where not',
+        {'batch': 2, 'sizes': ((16, 16), (23, 23), (32, 32), (64, 64))},
     ),
 }
 

@@ -4,7 +4,19 @@ import functools
 
 import pytest
 import torch
-from benchmark import freeze, head, heads, inputs, loss, models, passes, predict, runtimes, train
+from benchmark import (
+    freeze,
+    head,
+    heads,
+    inputs,
+    loss,
+    models,
+    passes,
+    predict,
+    runtimes,
+    train,
+    winograd,
+)
 from benchmark.settings import Settings
 from mmengine.config import Config
 from mmseg.models.decode_heads import FCNHead, PSPHead
@@ -59,6 +71,21 @@ def test_the_heads_keep_the_feature_map_and_the_stock_head_its_concatenation_too
     stock, factorized = kept('stock'), kept('factorized')
     assert stock[0] > 2 * x
     assert factorized[0] < stock[0] - x
+
+
+@pytest.mark.parametrize(('pixels', 'taken'), [(22, False), (23, True)])
+def test_both_ways_to_convolve_agree_and_what_is_wanted_follows_the_rule(
+    pixels, taken, monkeypatch
+):
+    monkeypatch.setattr(winograd, 'CHANNELS', ((256, 256),))
+    tables = winograd.measure(Settings(batch=1, runs=1, sizes=((pixels, pixels),)))
+    for table in tables:
+        for wanted in table.wanted:
+            assert (wanted.low, wanted.high) == ((0.9, None) if taken else (None, 1.1))
+
+    x, weight = torch.rand(1, 8, 5, 6), torch.rand(3, 8, 3, 3)
+    results = [way(x, weight) for way in winograd.WAYS.values()]
+    torch.testing.assert_close(*results)
 
 
 def test_both_losses_are_the_same_number():
