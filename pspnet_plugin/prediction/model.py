@@ -25,6 +25,7 @@ from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.report import LoadReport
 from ..pretrained.source.read import read_checkpoint
 from ..replacements import REPLACEMENTS
+from ..speed.bfloat16 import bfloat16_on_this_cpu
 from ..speed.channels_last import set_memory_format
 from ..speed.examples import example_runs
 from ..speed.folding import fold_batch_norms
@@ -56,6 +57,7 @@ def init_model(
         checkpoint: a path or a reference such as ``mmseg://MODEL-ZOO-NAME``.
         device: ``'cpu'``, ``'cuda:1'`` …; None for a GPU where there is one.
         dtype: ``'bfloat16'`` or, on GPUs, ``'float16'``: the forward pass runs under autocast.
+            On CPUs the log says by which instructions, or that it will be slow.
         compile: compile backbone and head with ``torch.compile`` at their first image.
 
     Returns:
@@ -78,6 +80,8 @@ def init_model(
     if compile:
         compile_network(model)
     if precision is not None:
+        if place.type == 'cpu' and os.environ.get('RANK', '0') == '0':
+            print_log(bfloat16_on_this_cpu(), logger='current')
         model.forward = torch.autocast(place.type, dtype=precision)(model.forward)
     classes, palette = class_info(cfg, meta, last_head(model).num_classes)
     holder: Any = model

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 
 from ..config_parts import dicts_within
 from ..speed import CpuAmpOptimWrapper
+from ..speed.bfloat16 import bfloat16_on_this_cpu
 
 
 def fit_to_cpu(cfg: Config) -> None:
@@ -47,7 +48,10 @@ def use_bfloat16(cfg: Config) -> None:
         for setting in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(setting, None)
     if mixed:
-        _log('No GPU: mixed precision (--amp) is bfloat16, without a loss scale.')
+        _log(
+            'No GPU: mixed precision (--amp) is bfloat16, without a loss scale. '
+            + bfloat16_on_this_cpu()
+        )
 
 
 def _log(message: str) -> None:

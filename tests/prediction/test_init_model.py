@@ -16,9 +16,11 @@ from pspnet_plugin.compat.config_scope import read_config
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.prediction import PredictionError, init_model
+from pspnet_plugin.prediction import model as model_module
 from pspnet_plugin.prediction.model import make_fast
 from pspnet_plugin.pretrained.errors import PretrainedWeightsError
 from pspnet_plugin.runs.tools import stock_tools
+from pspnet_plugin.speed.bfloat16 import bfloat16_on_this_cpu
 from tests.helpers.networks import small_segmentor
 from tests.helpers.prediction import (
     CONFIGS,
@@ -174,6 +176,14 @@ def test_bfloat16_predicts_nearly_the_same_labels(trained, tmp_path):
     assert seen == [torch.float32, torch.bfloat16, torch.bfloat16]
     assert share_equal(labels[1], labels[0]) > 0.9
     assert torch.equal(labels[1], labels[2])
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_log_says_how_the_cpu_computes_bfloat16(trained, dtype, monkeypatch):
+    said = []
+    monkeypatch.setattr(model_module, 'print_log', lambda message, logger: said.append(message))
+    init_model(*trained, device='cpu', dtype=dtype)
+    assert said == ([bfloat16_on_this_cpu()] if dtype == 'bfloat16' else [])
 
 
 def test_compiled_model_predicts_the_same_labels(trained, tmp_path, monkeypatch):

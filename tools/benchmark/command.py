@@ -19,8 +19,8 @@ from typing import Callable, NamedTuple
 import torch
 from rich.console import Console
 
-from . import folder, freeze, head, loss, plots, predict, train
-from .models import CHANNELS_STEP
+from . import folder, freeze, head, heads, loss, passes, plots, predict, train, winograd
+from .models import CHANNELS_STEP, NETWORKS, PUBLISHED_CHANNELS
 from .settings import Settings
 from .table import Table
 
@@ -35,12 +35,18 @@ class Benchmark(NamedTuple):
 
 WIDTH_WITHOUT_TERMINAL = 160
 SIZES = ((64, 128), (97, 97), (32, 32))
-MODEL = {'channels': 2048, 'classes': 19}
+MODEL = {'channels': PUBLISHED_CHANNELS, 'classes': 19}
+ANY_MODEL = {'model': 'pspnet_r50', **MODEL}
 BENCHMARKS = {
     'head': Benchmark(
         head.measure,
         'the head alone, over feature-map sizes',
         {**MODEL, 'batch': 2, 'sizes': SIZES},
+    ),
+    'heads': Benchmark(
+        heads.measure,
+        'heads of several feature maps alone',
+        {'batch': 2, 'crop': (512, 512)},
     ),
     'loss': Benchmark(
         loss.measure,
@@ -49,13 +55,13 @@ BENCHMARKS = {
     ),
     'train': Benchmark(
         train.measure,
-        'a training step of PSPNet-R50-d8',
-        {**MODEL, 'batch': 2, 'crop': (256, 512)},
+        'a training step of a whole network',
+        {**ANY_MODEL, 'batch': 2, 'crop': (256, 512)},
     ),
     'predict': Benchmark(
         predict.measure,
         'prediction of one image, from file to label map',
-        {**MODEL, 'crop': (512, 1024)},
+        {**ANY_MODEL, 'crop': (512, 1024)},
     ),
     'folder': Benchmark(
         folder.measure,
@@ -66,6 +72,11 @@ BENCHMARKS = {
         freeze.measure,
         'a training step with frozen layers',
         {**MODEL, 'batch': 2, 'crop': (256, 512)},
+    ),
+    'winograd': Benchmark(
+        winograd.measure,
+        '3 x 3 convolutions by tiles, where the plugin takes them and where not',
+        {'batch': 2, 'sizes': ((16, 16), (23, 23), (32, 32), (64, 64))},
     ),
 }
 
@@ -102,11 +113,13 @@ def channel_count(text: str) -> int:
 # The type and the help of the options that not every sub-benchmark has.
 SCALE = {
     'batch': (batch_size, 'images or feature maps at once'),
-    'channels': (channel_count, "channels of the backbone's last feature map"),
+    'channels': (channel_count, "width, as channels of a ResNet-50's last feature map"),
     'classes': (positive, 'number of classes'),
     'crop': (size, "size of the network's input, HEIGHTxWIDTH"),
+    'model': (str, 'the network'),
     'sizes': (size, 'sizes of the feature map, HEIGHTxWIDTH each'),
 }
+MORE = {'model': {'choices': list(NETWORKS)}, 'sizes': {'nargs': '+'}}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -122,8 +135,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         add_common(command)
         for option, default in benchmark.defaults.items():
             kind, text = SCALE[option]
-            many = {'nargs': '+'} if option == 'sizes' else {}
-            command.add_argument(f'--{option}', type=kind, default=default, help=text, **many)
+            more = MORE.get(option, {})
+            command.add_argument(f'--{option}', type=kind, default=default, help=text, **more)
     args = parser.parse_args(arguments)
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error('--device cuda: PyTorch finds no CUDA GPU on this machine; use --device cpu')
@@ -166,7 +179,7 @@ def as_markdown(tables: list[Table], settings: Settings, command: str) -> str:
 def draw(tables: list[Table], args: argparse.Namespace, settings: Settings) -> None:
     if args.benchmark == 'head':
         by_pixels = {h * w: table for (h, w), table in zip(settings.sizes, tables)}
-        plots.draw_over_sizes(by_pixels, [head.FORWARD, head.BOTH], args.plot)
+        plots.draw_over_sizes(by_pixels, [passes.FORWARD, passes.BOTH], args.plot)
     else:
         plots.draw_bars(tables[0], args.plot)
 

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from pspnet_plugin.heads import FactorizedPSPHead
 
 from .inputs import feature_map
-from .memory import kept_for_backward, peak_memory, state_of
+from .passes import BOTH, FORWARD, KEPT, memory, peaks, times
 from .settings import Settings
-from .table import Baseline, Quantity, Table, Wanted
-from .timing import Step, time_alternately
+from .table import Baseline, Table, Wanted
 
-FORWARD, BOTH, KEPT = 'forward', 'forward + backward', 'kept for backward, without x'
 LIMIT = '3 x 3 conv on x'
 VARIANTS = ('stock', 'factorized', LIMIT)
 
@@ -41,7 +39,14 @@ class ConvOnX(nn.Conv2d):
         return super().forward(inputs[-1])
 
 
-def build(variant: str, settings: Settings) -> nn.Module:
+def build(
+    variant: str, size: tuple[int, int], settings: Settings
+) -> tuple[nn.Module, list[Tensor]]:
+    """One of VARIANTS, and the list with x that it is called with."""
+    return build_module(variant, settings), [feature_map(size, settings)]
+
+
+def build_module(variant: str, settings: Settings) -> nn.Module:
     """One of VARIANTS, called like a head with a list that holds x."""
     channels, width = settings.channels, settings.channels // 4
     torch.manual_seed(0)
@@ -57,51 +62,6 @@ def build(variant: str, settings: Settings) -> nn.Module:
     ).to(settings.device)
 
 
-def prepare_forward(variant: str, size: tuple[int, int], settings: Settings) -> Step:
-    """The forward pass in prediction."""
-    call = settings.compiled(build(variant, settings).eval())
-    x = feature_map(size, settings)
-
-    def step() -> None:
-        with torch.no_grad(), settings.autocast():
-            call([x])
-
-    return step
-
-
-def prepare_both(variant: str, size: tuple[int, int], settings: Settings) -> Step:
-    """The forward pass in training, and the gradients of x and of every parameter."""
-    module = build(variant, settings).train()
-    call = settings.compiled(module)
-    x = feature_map(size, settings).requires_grad_()
-    classes = settings.channels // 4 if variant == LIMIT else settings.classes
-    gradient = torch.randn(settings.batch, classes, *size).to(x)
-
-    def step() -> None:
-        module.zero_grad()
-        x.grad = None
-        with settings.autocast():
-            out = call([x])
-        out.backward(gradient)
-
-    return step
-
-
-def kept(variant: str, size: tuple[int, int], settings: Settings) -> tuple[int, int]:
-    """Bytes that autograd keeps, parameters excepted: without those of x, and those of x."""
-    module = build(variant, settings).train()
-    call = settings.compiled(module)
-    x = feature_map(size, settings).requires_grad_()
-
-    def forward() -> Tensor:
-        with settings.autocast():
-            return call([x])
-
-    own = state_of(module)
-    without_x = kept_for_backward(forward, [*own, x])
-    return without_x, kept_for_backward(forward, own) - without_x
-
-
 def measure(settings: Settings) -> Iterator[Table]:
     """One table for each feature-map size, as soon as it is measured."""
     for size in settings.sizes:
@@ -109,23 +69,15 @@ def measure(settings: Settings) -> Iterator[Table]:
 
 
 def _measure_size(size: tuple[int, int], settings: Settings) -> Table:
-    def prepared(prepare) -> dict:
-        return {name: partial(prepare, name, size, settings) for name in VARIANTS}
-
-    forward, both = prepared(prepare_forward), prepared(prepare_both)
-    memory = {name: kept(name, size, settings) for name in VARIANTS}
-    quantities = (
-        Quantity(FORWARD, 's', _timed(forward, settings)),
-        Quantity(BOTH, 's', _timed(both, settings)),
-        Quantity(f'peak memory, {FORWARD}', 'bytes', peak_memory(forward, settings)),
-        Quantity(f'peak memory, {BOTH}', 'bytes', peak_memory(both, settings)),
-        Quantity(KEPT, 'bytes', {name: [without] for name, (without, _) in memory.items()}),
-        Quantity('x itself', 'bytes', {name: [of_x] for name, (_, of_x) in memory.items()}),
-    )
+    builds = {name: partial(build, name, size, settings) for name in VARIANTS}
     return Table(
         title=title(size),
         baselines=(Baseline('stock'), Baseline(LIMIT, as_speed=False)),
-        quantities=quantities,
+        quantities=(
+            *times(builds, settings),
+            *peaks(builds, settings),
+            *memory(builds, settings),
+        ),
         wanted=WANTED.get(size, ()),
     )
 
@@ -133,8 +85,3 @@ def _measure_size(size: tuple[int, int], settings: Settings) -> Table:
 def title(size: tuple[int, int]) -> str:
     """The title of the table for a size."""
     return f'PSP head on a map of {size[0]} x {size[1]}'
-
-
-def _timed(preparations: dict, settings: Settings) -> dict[str, list[float]]:
-    steps = {name: prepare() for name, prepare in preparations.items()}
-    return time_alternately(steps, settings)

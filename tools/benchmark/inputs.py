@@ -18,10 +18,11 @@ BLOCK = 32  # pixels a side that share a label
 IGNORED = 255
 
 
-def feature_map(size: tuple[int, int], settings: Settings) -> Tensor:
+def feature_map(size: tuple[int, int], settings: Settings, channels: int | None = None) -> Tensor:
     """What a backbone would give: (batch, channels, H, W), not negative."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(settings.batch, settings.channels, *size, generator=generator).relu()
+    shape = settings.batch, channels or settings.channels, *size
+    x = torch.randn(shape, generator=generator).relu()
     return x.to(settings.device, settings.torch_dtype)
 
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from pspnet_plugin.export.network import ExportedNetwork
 from pspnet_plugin.export.onnx_file import write_onnx
 from pspnet_plugin.export.settings import ExportSettings
+from pspnet_plugin.speed.bfloat16 import cpu_features
 
+from .models import NETWORKS
 from .settings import Settings
 from .table import ABOVE, Baseline, Quantity, Table, Wanted
 from .timing import time_alternately
@@ -24,8 +26,8 @@ Predict = Callable[[], Tensor]  # logits (1, classes, h, w)
 TIME, LABELS = 'logits', 'labels equal to stock'
 STOCK, OURS = 'stock', 'ours'
 PYTORCH, ONNX_RUNTIME = 'PyTorch', 'ONNX Runtime'
-# Ours beside the file of stock's network in the same runtime, at least.
-WANTED = {ONNX_RUNTIME: 1.35, 'OpenVINO float32': 1.45, 'OpenVINO bfloat16': 1.8}
+# Ours beside the file of stock's network in the same runtime, at least; by network.
+WANTED = {'pspnet_r50': {ONNX_RUNTIME: 1.35, 'OpenVINO float32': 1.45, 'OpenVINO bfloat16': 1.8}}
 BFLOAT16_UNIT = 'amx_bf16'  # without it bfloat16 takes as long as float32, or longer
 
 
@@ -51,13 +53,14 @@ def measure(
     equal = {row: [100 * (found == first).double().mean().item()] for row, found in labels.items()}
     height, width = settings.crop
     return Table(
-        title=f'Logits of PSPNet-R50-d8 at {height} x {width} in other runtimes',
+        title=f'Logits of {NETWORKS[settings.model].title} at {height} x {width} in other runtimes',
         baselines=(Baseline(f'{PYTORCH}, {STOCK}'), Baseline(ABOVE)),
         quantities=(Quantity(TIME, 's', seconds), Quantity(LABELS, '%', equal)),
         wanted=tuple(
             Wanted(TIME, f'{runtime}, {OURS}', ABOVE, low=ratio)
-            for runtime, ratio in WANTED.items()
-            if f'{runtime}, {OURS}' in steps and ('bfloat16' not in runtime or has_bfloat16_unit())
+            for runtime, ratio in WANTED.get(settings.model, {}).items()
+            if f'{runtime}, {OURS}' in steps
+            and ('bfloat16' not in runtime or BFLOAT16_UNIT in cpu_features())
         ),
     )
 
@@ -127,9 +130,3 @@ def openvino_precisions() -> dict[str, str]:
 
     known = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
     return {'float32': 'f32', **({'bfloat16': 'bf16'} if 'BF16' in known else {})}
-
-
-def has_bfloat16_unit() -> bool:
-    """Whether the CPU multiplies matrices of bfloat16 by a unit of its own (AMX)."""
-    cpuinfo = Path('/proc/cpuinfo')
-    return cpuinfo.is_file() and BFLOAT16_UNIT in cpuinfo.read_text()

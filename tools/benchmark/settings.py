@@ -22,6 +22,7 @@ class Settings:
     compile: bool = False
     threads: int = 1
     runs: int = 5
+    model: str = 'pspnet_r50'
     batch: int = 2
     channels: int = 2048
     classes: int = 19

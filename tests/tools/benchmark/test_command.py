@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from benchmark import command
+from benchmark import command, winograd
 from benchmark.table import Baseline, Quantity, Table, Wanted
 from PIL import Image
 
@@ -10,19 +10,23 @@ from tests.helpers.processes import ROOT, run_script
 
 TINY = {
     'head': '--channels 64 --classes 3 --sizes 8x16 7x7',
+    'heads': '--crop 32x32',
     'loss': '--classes 5 --crop 64x48 --batch 2',
     'train': '--channels 64 --classes 3 --crop 32x48',
     'predict': '--channels 64 --classes 7 --crop 64x96',
     'folder': '--channels 64 --classes 7 --crop 64x96',
     'freeze': '--channels 64 --classes 3 --crop 32x48',
+    'winograd': '--sizes 4x5',
 }
 ROWS = {
     'head': ['stock', 'factorized', '3 x 3 conv on x'],
+    'heads': ['stock', 'factorized'],
     'loss': ['stock', 'streamed'],
     'train': ['stock', '+ heads', '+ streamed loss', '+ channels-last', '+ kept memory'],
     'predict': ['stock', '+ heads', '+ channels-last', '+ folding', '+ strips', '+ kept memory'],
     'folder': ['stock', 'pspnet predict'],
     'freeze': ['nothing frozen', 'backbone', 'frozen_stages=3', 'backbone.stages[:3]'],
+    'winograd': ['direct', 'tiles'],
 }
 QUANTITIES = {
     'head': [
@@ -30,19 +34,29 @@ QUANTITIES = {
         'forward + backward',
         'peak memory, forward',
         'peak memory, forward + backward',
-        'kept for backward, without x',
-        'x itself',
+        'kept for backward, without the maps',
+        'the maps',
+    ],
+    'heads': [
+        'forward',
+        'forward + backward',
+        'kept for backward, without the maps',
+        'the maps',
     ],
     'loss': ['loss + backward', 'peak memory'],
     'train': ['training step', 'peak memory'],
     'predict': ['file to label map', 'peak memory', 'labels equal to stock'],
     'folder': ['files to files', 'labels equal to stock'],
     'freeze': ['training step', 'peak memory', 'kept for backward'],
+    'winograd': ['64 to 64 channels, forward', '64 to 64 channels, forward + backward'],
 }
 
 
 @pytest.mark.parametrize('name', TINY)
-def test_the_tool_measures_every_variant_and_writes_tables_and_a_figure(name, tmp_path, capsys):
+def test_the_tool_measures_every_variant_and_writes_tables_and_a_figure(
+    name, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(winograd, 'CHANNELS', ((64, 64),))
     markdown, figure = tmp_path / 'tables.md', tmp_path / 'figure.png'
     options = [*TINY[name].split(), '--runs', '2', '--threads', '1']
     files = ['--markdown', markdown, '--plot', figure]
@@ -53,7 +67,7 @@ def test_the_tool_measures_every_variant_and_writes_tables_and_a_figure(name, tm
     assert called.startswith(f'`python tools/benchmark.py {name} {" ".join(options)}')
     assert torch.__version__ in described
     titles, tables = tables[::2], tables[1::2]
-    assert len(titles) == (2 if name in ('head', 'predict') else 1)
+    assert len(titles) == {'head': 2, 'heads': 8, 'predict': 2, 'winograd': 2}.get(name, 1)
     if name == 'predict':  # The rows of the other runtimes depend on what is installed.
         del tables[1]
     for table in tables:

@@ -4,42 +4,88 @@ import functools
 
 import pytest
 import torch
-from benchmark import freeze, head, inputs, loss, models, predict, runtimes, train
+from benchmark import (
+    freeze,
+    head,
+    heads,
+    inputs,
+    loss,
+    models,
+    passes,
+    predict,
+    runtimes,
+    train,
+    winograd,
+)
 from benchmark.settings import Settings
+from mmengine.config import Config
 from mmseg.models.decode_heads import FCNHead, PSPHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
+from pspnet_plugin.heads import FactorizedPSPHead, FactorizedUPerHead, StreamedFCNHead
+from pspnet_plugin.runs.launch import stock_tools
 from pspnet_plugin.segmentors import LabelMapEncoderDecoder
 
 TINY = Settings(channels=64, classes=3, crop=(32, 48))
 
 
 def test_the_heads_that_are_compared_agree():
-    x = inputs.feature_map((8, 16), TINY)
-    stock, factorized = (head.build(name, TINY).eval() for name in ('stock', 'factorized'))
+    (stock, x), (factorized, _) = (
+        head.build(name, (8, 16), TINY) for name in ('stock', 'factorized')
+    )
     assert type(stock) is PSPHead
     assert type(factorized) is FactorizedPSPHead
-    torch.testing.assert_close(factorized([x]), stock([x]))
+    torch.testing.assert_close(factorized.eval()(x), stock.eval()(x))
+
+
+@pytest.mark.parametrize('name', heads.CONFIGS)
+def test_the_heads_of_several_maps_agree_on_what_the_backbone_would_give(name):
+    settings = Settings(batch=1, crop=(64, 96))
+    (stock, maps), (factorized, ours) = (
+        heads.build(variant, name, torch.channels_last, settings) for variant in heads.VARIANTS
+    )
+    assert type(stock).__name__ == name.split()[0]
+    assert type(factorized).__name__ == f'Factorized{type(stock).__name__}'
+    assert [x.shape[2:] for x in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+    torch.testing.assert_close(factorized.eval()(ours), stock.eval()(maps), rtol=1e-4, atol=1e-5)
 
 
 def test_the_limit_is_a_convolution_like_the_part_of_the_bottleneck_that_reads_x():
-    x = inputs.feature_map((8, 16), TINY)
-    weight = head.build('stock', TINY).bottleneck.conv.weight[:, : TINY.channels]
-    limit = head.build(head.LIMIT, TINY)
+    stock, (x,) = head.build('stock', (8, 16), TINY)
+    weight = stock.bottleneck.conv.weight[:, : TINY.channels]
+    limit = head.build_module(head.LIMIT, TINY)
     assert limit.weight.shape == weight.shape
     torch.testing.assert_close(limit([x]), nn.functional.conv2d(x, limit.weight, padding=1))
 
 
 def test_the_heads_keep_the_feature_map_and_the_stock_head_its_concatenation_too():
+    def kept(variant):
+        return passes.kept(functools.partial(head.build, variant, (8, 16), TINY), TINY)
+
     x = TINY.batch * TINY.channels * 8 * 16 * 4  # bytes
-    assert head.kept(head.LIMIT, (8, 16), TINY) == (0, x)
-    stock, factorized = (head.kept(name, (8, 16), TINY) for name in ('stock', 'factorized'))
+    assert kept(head.LIMIT) == (0, x)
+    stock, factorized = kept('stock'), kept('factorized')
     assert stock[0] > 2 * x
     assert factorized[0] < stock[0] - x
+
+
+@pytest.mark.parametrize(('pixels', 'taken'), [(22, False), (23, True)])
+def test_both_ways_to_convolve_agree_and_what_is_wanted_follows_the_rule(
+    pixels, taken, monkeypatch
+):
+    monkeypatch.setattr(winograd, 'CHANNELS', ((256, 256),))
+    tables = winograd.measure(Settings(batch=1, runs=1, sizes=((pixels, pixels),)))
+    for table in tables:
+        for wanted in table.wanted:
+            assert (wanted.low, wanted.high) == ((0.9, None) if taken else (None, 1.1))
+
+    x, weight = torch.rand(1, 8, 5, 6), torch.rand(3, 8, 3, 3)
+    results = [way(x, weight) for way in winograd.WAYS.values()]
+    torch.testing.assert_close(*results)
 
 
 def test_both_losses_are_the_same_number():
@@ -76,6 +122,41 @@ def test_a_row_of_training_has_its_parts_and_the_loss_of_stock(
         return models.training_forward(model, TINY)()
 
     torch.testing.assert_close(loss_of(model), loss_of(models.build(TINY)), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize('part', models.cumulative(train.PARTS))
+def test_upernet_has_the_same_parts_and_the_loss_of_stock(part):
+    settings = Settings(model='upernet_swin_t', channels=64, classes=3, crop=(32, 32))
+
+    def loss_of(model):
+        torch.manual_seed(1)  # the same dropout and the same skipped blocks
+        return models.training_forward(model, settings)()
+
+    parts = models.cumulative(train.PARTS)[part]
+    model = models.build(settings, parts)
+    assert isinstance(model.decode_head, FactorizedUPerHead) == (models.HEAD in parts)
+    torch.testing.assert_close(loss_of(model), loss_of(models.build(settings)), rtol=1e-4, atol=0)
+
+
+def test_upernet_predicts_the_labels_of_stock_with_all_parts(tmp_path):
+    settings = Settings(model='upernet_swin_t', channels=128, classes=20, crop=(64, 96))
+    image = tmp_path / 'image.png'
+    inputs.write_image(image, (128, 192))
+    stock = predict.prepare((), str(image), settings)()
+    ours = predict.prepare(predict.PARTS, str(image), settings)()
+    assert len(stock.unique()) >= 3
+    assert predict.share_equal({'stock': stock, 'ours': ours}, 'ours') >= 99.9
+
+
+def test_a_network_of_the_published_width_is_the_stock_one():
+    for name, network in models.NETWORKS.items():
+        settings = Settings(model=name)
+        stock = Config.fromfile(stock_tools().parent / 'configs' / network.config).model
+        ours = models.stock_config(settings).model
+        for part in ('backbone', 'decode_head', 'auxiliary_head'):
+            widths = ('embed_dims', 'base_channels', 'in_channels', 'channels')
+            for key in set(widths) & set(stock[part]):
+                assert ours[part][key] == stock[part][key], (name, part, key)
 
 
 def test_a_training_step_updates_every_parameter():
@@ -162,11 +243,11 @@ def test_the_hook_freezes_what_frozen_stages_freezes():
 
 def test_half_precision_runs_under_autocast():
     settings = Settings(dtype='bfloat16', batch=2, channels=64, classes=3)
-    x = inputs.feature_map((4, 4), settings)
+    module, (x,) = head.build('stock', (4, 4), settings)
     assert x.dtype == torch.bfloat16
     with settings.autocast():
-        assert head.build('stock', settings)([x]).dtype == torch.bfloat16
-    head.prepare_both('factorized', (4, 4), settings)()
+        assert module([x]).dtype == torch.bfloat16
+    passes.prepare_both(functools.partial(head.build, 'factorized', (4, 4), settings), settings)()
 
 
 def test_compile_compiles(monkeypatch):
@@ -175,5 +256,6 @@ def test_compile_compiles(monkeypatch):
     for compiled in (False, True):
         frames.clear()
         settings = Settings(compile=compiled, batch=2, channels=64, classes=3)
-        head.prepare_forward('factorized', (5, 5), settings)()
+        build = functools.partial(head.build, 'factorized', (5, 5), settings)
+        passes.prepare_forward(build, settings)()
         assert bool(frames['ok']) == compiled
