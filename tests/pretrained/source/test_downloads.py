@@ -149,7 +149,7 @@ def refused(server: Server, cache: Path, message: str, name: str = 'weights.pth'
 # --- what works ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('data', [WEIGHTS, OLD_WEIGHTS])
+@pytest.mark.parametrize('data', [WEIGHTS, OLD_WEIGHTS], ids=['zip', 'old'])
 def test_a_file_is_downloaded_once_and_kept_where_torch_hub_keeps_it(server, cache, data):
     server.answer = lambda request: request.send(data)
     loads(server.address())
@@ -355,7 +355,9 @@ def test_a_web_page_instead_of_a_file_is_an_error(server, cache):
     refused(server, cache, 'web page')
 
 
-@pytest.mark.parametrize('sent', [b'', WEIGHTS[:3000], OLD_WEIGHTS[:3000]])
+@pytest.mark.parametrize(
+    'sent', [b'', WEIGHTS[:3000], OLD_WEIGHTS[:3000]], ids=['empty', 'zip', 'old']
+)
 def test_a_file_that_is_not_whole_is_an_error_even_if_the_length_agrees(server, cache, sent):
     server.answer = lambda request: request.send(sent)
     refused(server, cache, 'what came is (empty|cut|damaged)')
