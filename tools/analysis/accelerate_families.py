@@ -3,9 +3,9 @@
 
 One config of each family: of those in which most classes are replaced, the one that needs least
 memory by the family's metafile, then the first by name. It is built twice with the same random
-weights, stock and accelerated. Compared in float64 on two images of 64 x 64: losses and all
+weights, stock and accelerated. Compared in float64 on eight images of 64 x 64: losses and all
 gradients of a training step, then logits and label maps of a prediction. A difference is relative
-to the largest value of the tensor, or for small gradients to a millionth of the largest of all.
+to the largest value of the tensor; for small gradients, to a thousandth of the largest of all.
 Timed in float32: the prediction of one image of 512 x 512, in alternating runs.
 """
 
@@ -21,7 +21,8 @@ import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from beside_stock import CONFIGS, Measured, Outcome, measure
+from beside_stock import Measured, Outcome, measure
+from family_models import CONFIGS
 from rich import box
 from rich.console import Console
 from rich.progress import track
