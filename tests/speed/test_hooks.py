@@ -293,6 +293,19 @@ def test_transformer_for_images_of_one_size_is_folded(runner_of):
     assert logged == [(logging.INFO, 'FoldBatchNormHook folded 3 batch norms for prediction.')]
 
 
+class StartsAtRandom(TinyModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return super().forward(inputs + torch.rand_like(inputs), data_samples, mode)
+
+
+def test_model_that_predicts_from_random_numbers_is_folded(runner_of):
+    runner, logged = runner_of(StartsAtRandom())
+    before = torch.get_rng_state()
+    FoldBatchNormHook().before_val_epoch(runner)
+    assert logged == [(logging.INFO, 'FoldBatchNormHook folded 1 batch norms for prediction.')]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_model_whose_methods_are_replaced_as_by_compilation_predicts_the_same(tmp_path):
     means = []
     for hooks in ([], [FoldBatchNormHook()]):
