@@ -62,7 +62,7 @@ def exported_segmentor(config: Config, reference: nn.Module) -> Any:
     segmentor.load_state_dict(reference.state_dict())
     segmentor.eval()
     try:
-        return fold_batch_norms(segmentor, *example_runs())[0]
+        return fold_batch_norms(segmentor, *example_runs(segmentor))[0]
     except Exception as error:  # whatever it is, the network is exported without folding
         print_log(f'Batch norms are not folded: {error!r}', logger='current')
         return segmentor

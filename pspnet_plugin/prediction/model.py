@@ -194,7 +194,7 @@ def what_is_not_there(checkpoint: str, report: LoadReport) -> str:
 def make_fast(model: nn.Module) -> nn.Module:
     """``model`` channels-last and without batch norms, each where that is possible."""
     model.eval()
-    runs = example_runs()
+    runs = example_runs(model)
     set_memory_format(model, torch.channels_last)
     try:
         runs[0](model)

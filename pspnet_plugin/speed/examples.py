@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.model import BaseTTAModel
@@ -15,18 +16,30 @@ from .folding import Run
 EXAMPLE_SIZES = (64, 64), (128, 160)
 
 
-def example_runs() -> list[Run]:
-    """Calls of a segmentor on noise of two sizes, which find out what depends on the size."""
-    return [partial(_run_example, size=size) for size in EXAMPLE_SIZES]
+def example_runs(model: nn.Module) -> list[Run]:
+    """Calls of ``model``, a segmentor, on noise of two sizes, which find out what depends on them.
+
+    mmseg's BEiT and MAE take images of one size alone, and are called on that.
+    """
+    backbone: Any = getattr(_segmentor(model), 'backbone', None)
+    takes_one_size = hasattr(backbone, 'patch_shape')
+    sizes = (tuple(backbone.img_size),) if takes_one_size else EXAMPLE_SIZES
+    return [partial(_run_example, size=size) for size in sizes]
 
 
 def _run_example(model: nn.Module, size: tuple[int, int]) -> object:
-    if isinstance(model, BaseTTAModel):
-        model = model.module
+    model = _segmentor(model)
     parameter = next(p for p in model.parameters() if p.is_floating_point())
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, input_channels(model), *size, generator=generator)
-    return model(noise.to(parameter), mode='tensor')
+    # SegNeXt's head starts from random numbers in evaluation too: the same ones in every run.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        return model(noise.to(parameter), mode='tensor')
+
+
+def _segmentor(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, BaseTTAModel) else model
 
 
 def input_channels(model: nn.Module) -> int:

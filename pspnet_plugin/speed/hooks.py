@@ -109,7 +109,7 @@ class FoldBatchNormHook(Hook):
             return
         model = unwrapped(runner.model)
         try:
-            folded, count = fold_batch_norms(model, *example_runs())
+            folded, count = fold_batch_norms(model, *example_runs(model))
         except Exception as error:  # whatever it is, the run goes on without folding
             message = f'FoldBatchNormHook leaves the model as it is: {error!r}'
             self._log(runner, message, logging.WARNING)

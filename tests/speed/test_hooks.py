@@ -279,6 +279,33 @@ def test_network_of_the_demo_is_folded_whole(runner_of):
     assert logged[0][0] == logging.INFO
 
 
+def test_transformer_for_images_of_one_size_is_folded(runner_of):
+    backbone = {'type': 'BEiT', 'img_size': (48, 32), 'embed_dims': 8, 'num_layers': 2}
+    backbone.update(num_heads=2, out_indices=(0, 1), norm_eval=False)
+    head = {'type': 'FCNHead', 'in_channels': 8, 'in_index': 1, 'channels': 4, 'num_classes': 3}
+    head.update(norm_cfg={'type': 'BN'})
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(
+            {'type': 'EncoderDecoder', 'backbone': backbone, 'decode_head': head, 'test_cfg': {}}
+        )
+    runner, logged = runner_of(model)
+    FoldBatchNormHook().before_val_epoch(runner)
+    assert logged == [(logging.INFO, 'FoldBatchNormHook folded 3 batch norms for prediction.')]
+
+
+class StartsAtRandom(TinyModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return super().forward(inputs + torch.rand_like(inputs), data_samples, mode)
+
+
+def test_model_that_predicts_from_random_numbers_is_folded(runner_of):
+    runner, logged = runner_of(StartsAtRandom())
+    before = torch.get_rng_state()
+    FoldBatchNormHook().before_val_epoch(runner)
+    assert logged == [(logging.INFO, 'FoldBatchNormHook folded 1 batch norms for prediction.')]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_model_whose_methods_are_replaced_as_by_compilation_predicts_the_same(tmp_path):
     means = []
     for hooks in ([], [FoldBatchNormHook()]):

@@ -1,0 +1,74 @@
+"""The tool that compares ``pspnet_plugin.accelerate`` with stock for families of models."""
+
+import importlib
+import math
+
+import pytest
+import torch
+
+from pspnet_plugin import replacements
+from pspnet_plugin.heads import FactorizedPSPHead
+from tests.helpers.processes import ROOT, run_python
+
+TOOL = ROOT / 'tools' / 'analysis' / 'accelerate_families.py'
+WRONG_BY = 1e-6
+
+
+class WrongHead(FactorizedPSPHead):
+    """Logits that are wrong by a millionth."""
+
+    def forward(self, inputs):
+        return super().forward(inputs) * (1 + WRONG_BY)
+
+
+@pytest.fixture
+def beside_stock(monkeypatch):
+    """The module that measures one family, timing next to nothing."""
+    monkeypatch.syspath_prepend(TOOL.parent)
+    module = importlib.import_module('beside_stock')
+    monkeypatch.setattr(module, 'TIMED_SIZE', 64)
+    monkeypatch.setattr(module, 'RUNS', 1)
+    return module
+
+
+def test_table_tells_what_is_equal_and_what_cannot_be_built(tmp_path):
+    out = tmp_path / 'table.md'
+    code, output = run_python(TOOL, '--families', 'fastscnn', 'mask2former', '--out', out)
+    assert code == 0, output[-4000:]
+    table = [
+        [cell.strip() for cell in line.split('|')[1:-1]] for line in out.read_text().splitlines()
+    ]
+    header, _, fastscnn, mask2former = table
+    assert header[:3] == ['family', 'config', 'replaced']
+    assert fastscnn[:3] == [
+        'unet',
+        'unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_drive-64x64',
+        'PSPHead, FCNHead',
+    ]
+    assert 0 <= float(fastscnn[3]) <= 1e-9
+    assert 0 < float(fastscnn[4]) <= 1e-9
+    assert float(fastscnn[5].removesuffix(' x')) > 0
+    assert mask2former[2:6] == [''] * 4
+    assert 'mmdet' in mask2former[6]
+
+
+def test_head_that_is_wrong_by_a_millionth_is_seen(beside_stock, tmp_path, monkeypatch):
+    monkeypatch.setitem(replacements.REPLACEMENTS, 'PSPHead', WrongHead)
+    monkeypatch.chdir(tmp_path)
+    result = beside_stock.measure('pspnet')
+    assert result.builds == ''
+    assert result.replaced == ['PSPHead', 'FCNHead']
+    assert result.prediction == pytest.approx(WRONG_BY, rel=0.01)
+    assert result.training > 0.01 * WRONG_BY
+
+
+def test_differences_are_of_each_tensor_and_labels_have_none(beside_stock):
+    difference = beside_stock.relative_difference
+    expected = {'a': torch.tensor([10.0, 1.0]), 'b': torch.tensor([0.5]), 'labels': torch.arange(3)}
+    assert difference(expected, expected) == 0
+    assert difference(expected, {**expected, 'b': torch.tensor([0.75])}) == 0.5
+    noise = {**expected, 'b': torch.tensor([1e-12])}  # is nothing beside a gradient of ten
+    assert difference(noise, {**noise, 'b': torch.tensor([2e-12])}) == pytest.approx(1e-10)
+    assert difference(expected, {**expected, 'labels': torch.tensor([0, 1, 1])}) == math.inf
+    assert difference(expected, {'a': expected['a']}) == math.inf
+    assert math.isnan(difference(expected, {**expected, 'b': torch.tensor([math.nan])}))
