@@ -40,11 +40,7 @@ def test_table_tells_what_is_equal_and_what_cannot_be_built(tmp_path):
     ]
     header, _, fastscnn, mask2former = table
     assert header[:3] == ['family', 'config', 'replaced']
-    assert fastscnn[:3] == [
-        'unet',
-        'unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_drive-64x64',
-        'PSPHead, FCNHead',
-    ]
+    assert fastscnn[:3] == ['fastscnn', 'fast_scnn_8xb4-160k_cityscapes-512x1024', 'FCNHead']
     assert 0 <= float(fastscnn[3]) <= 1e-9
     assert 0 < float(fastscnn[4]) <= 1e-9
     assert float(fastscnn[5].removesuffix(' x')) > 0
