@@ -36,10 +36,10 @@ def _version() -> tuple[int, ...]:
 def fitting(file: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """``file`` and the options for ``torch.load`` in the form that the installed torch takes."""
     options = dict(options)
-    if options.get('mmap'):
+    if _version() < (2, 1):
+        options.pop('mmap', None)
+    elif options.get('mmap'):
         file = str(file)  # 2.1 maps files that are named by a string
-        if _version() < (2, 1):
-            del options['mmap']
     return file, options
 
 

@@ -143,7 +143,7 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
         for rows in _strips(image):
             tiles, sums = _empty_tiles(x, weight.shape[0], len(rows), columns)
             for i, (part, kernel) in enumerate(zip(image.split(CHANNELS_AT_ONCE, 1), kernels)):
-                _add_product(sums, kernel, _transform_input(part, rows), beta=min(i, 1))
+                _add_product(sums, kernel, _transform_input(part, rows), first=i == 0)
             _transform_output(tiles, target[:, :, 2 * rows.start : 2 * rows.stop])
     return out
 
@@ -198,16 +198,18 @@ def _empty_tiles(x: Tensor, channels: int, rows: int, columns: int) -> tuple[Ten
     return tiles, matrices
 
 
-def _add_product(sums: Tensor, a: Tensor, b: Tensor, beta: int) -> None:
+def _add_product(sums: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
     """Add 16 products (O, C) @ (C, tiles) to ``sums``, (16, O, tiles), any axis innermost.
 
-    With ``beta`` 0 whatever ``sums`` held is forgotten, NaN too.
+    The ``first`` ones take the place of whatever ``sums`` held.
     """
-    # baddbmm_ is fastest where it writes to contiguous memory, so else all three are transposed.
-    if sums.is_contiguous():
-        sums.baddbmm_(a, b, beta=beta)
+    # Products are fastest where they are written to contiguous memory: else all are transposed.
+    if not sums.is_contiguous():
+        sums, a, b = sums.mT, b.mT, a.mT
+    if first:
+        torch.bmm(a, b, out=sums)  # baddbmm_(beta=0) of torch 2.0 keeps NaNs of memory never set
     else:
-        sums.mT.baddbmm_(b.mT, a.mT, beta=beta)
+        sums.baddbmm_(a, b)
 
 
 def _transform_input(x: Tensor, rows: range) -> Tensor:

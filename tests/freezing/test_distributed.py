@@ -12,7 +12,7 @@ from mmengine.model import MMDistributedDataParallel, MMSeparateDistributedDataP
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
 from pspnet_plugin.runs.tools import stock_tools
-from tests.helpers.communication import CountBytes
+from tests.helpers.communication import CountBytes, bytes_of
 from tests.helpers.freezing_runs import Net, watch
 from tests.helpers.processes import ROOT, run_python
 from tests.helpers.street_scenes import small_run_options
@@ -33,7 +33,7 @@ def check(record, trains_at):
 
 
 def nbytes(model, *parts):
-    return sum(p.nbytes for part in parts for p in model.get_submodule(part).parameters())
+    return bytes_of(p for part in parts for p in model.get_submodule(part).parameters())
 
 
 @pytest.fixture

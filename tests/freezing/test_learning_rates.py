@@ -96,10 +96,10 @@ def test_the_step_itself_is_scaled(tmp_path):
     class Step(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             self.weight = runner.model.head.weight.detach().clone()
-            runner.model.head.weight.register_post_accumulate_grad_hook(self.see)
+            runner.model.head.weight.register_hook(self.see)
 
-        def see(self, weight):
-            self.gradient = weight.grad.clone()
+        def see(self, gradient):
+            self.gradient = gradient.clone()
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             moved = self.weight - runner.model.head.weight.detach()

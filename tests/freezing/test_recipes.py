@@ -26,6 +26,7 @@ BEGINS = {
     'gradual_unfreezing': (5, 4, 1),
     'full': (0, 0, 0),
     'from_scratch': (0, 0, 0),
+    'rare_class': (None, None, None),  # from the tenth on
 }
 
 

@@ -12,9 +12,13 @@ from mmengine.registry import HOOKS
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 
+def bytes_of(tensors):
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def counting_allreduce(counts, bucket):
     """What DistributedDataParallel does by itself, with the bytes of each bucket written down."""
-    counts.append(bucket.buffer().nbytes)
+    counts.append(bytes_of([bucket.buffer()]))
     return allreduce_hook(None, bucket)
 
 
@@ -39,7 +43,7 @@ class CountBytes(Hook):
             {
                 'wrapper': id(runner.model),
                 'exchanged': sum(self.counts),
-                'trains': sum(p.nbytes for p in parameters if p.requires_grad),
+                'trains': bytes_of(p for p in parameters if p.requires_grad),
                 'ranks agree': all(torch.equal(own, other) for other in others),
                 'find_unused_parameters': runner.model.find_unused_parameters,
                 'sum': own.double().sum().item(),
