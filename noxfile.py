@@ -50,7 +50,7 @@ def run_pinned(session: nox.Session, file: str, mmcv: str = 'mmcv-lite') -> None
     run_tests(session)
 
 
-@nox.session(python='3.11')
+@nox.session(python=['3.11', '3.13'])
 def newest(session: nox.Session) -> None:
     """What constraints.txt pins."""
     session.install('-c', 'constraints.txt', 'torch', 'torchvision', 'setuptools', 'mmcv-lite')

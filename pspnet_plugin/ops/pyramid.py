@@ -91,7 +91,8 @@ def conv2d_over_pyramid(
     # batch a constant of what torch.export records.
     if not torch.jit.is_tracing() and x.shape[0] == 0:
         return conv2d_same(concatenate_pyramid(x, levels, align_corners), weight, bias)
-    channels = [x.shape[1], *(level.shape[1] for level in levels)]
+    # As plain numbers: the exporter of torch 2.0 needs to know the shape of each kernel.
+    channels = [int(a_map.shape[1]) for a_map in (x, *levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)
     out = conv2d_same(x, weight_of_x, bias)
     if not levels:

@@ -8,16 +8,14 @@ import torch
 from mmseg.models.decode_heads import PSPHead
 from torch import nn
 
-from pspnet_plugin.heads import FactorizedPSPHead, FactorizedUPerHead, PlainPSPHead
+from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead
 from tests.helpers.heads import FAMILIES, OfOneMap
-from tests.helpers.torch_features import HAS_2_1, needs_torch_2_1
 
 HEIGHT_WIDTH = (250, 330)  # a feature map of 32 x 42: not divisible by 3 or 6
 OTHER_SIZES = [(333, 201), (80, 97)]
 HAS_DYNAMO_EXPORTER = 'dynamo' in inspect.signature(torch.onnx.export).parameters
 BY_TORCHSCRIPT = {'dynamo': False} if HAS_DYNAMO_EXPORTER else {}
 
-writes_any_size = needs_torch_2_1('writes no convolution whose kernel is computed')
 needs_sizes_in_export = pytest.mark.skipif(
     not hasattr(getattr(torch, 'export', None), 'Dim'),
     reason='torch.export before 2.2 has no Dim for unknown sizes',
@@ -116,14 +114,11 @@ def test_exported_program_takes_any_size(segmenter):
 
 
 def test_torchscript_exporter_writes_onnx_of_fixed_size(segmenter, tmp_path):
-    if not HAS_2_1 and isinstance(getattr(segmenter.head, 'head', None), FactorizedUPerHead):
-        pytest.skip('torch 2.0 loses the sizes of the pyramid in UPerHead')
     path = tmp_path / 'fixed.onnx'
     torch.onnx.export(segmenter, (image(),), str(path), **BY_TORCHSCRIPT)
     assert_onnx_runtime_agrees(path, segmenter, [HEIGHT_WIDTH])
 
 
-@writes_any_size
 def test_torchscript_exporter_writes_onnx_of_any_size(segmenter, tmp_path):
     path = tmp_path / 'dynamic.onnx'
     axes = {'image': {2: 'height', 3: 'width'}}
@@ -158,7 +153,6 @@ def test_dynamo_exporter_writes_onnx_of_any_size(tmp_path):
     assert_onnx_runtime_agrees(path, segmenter, [HEIGHT_WIDTH, *OTHER_SIZES])
 
 
-@writes_any_size
 def test_plain_head_is_written_as_onnx_of_any_size(tmp_path):
     model = Segmenter(PlainPSPHead).eval()
     path = tmp_path / 'plain.onnx'

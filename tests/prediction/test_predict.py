@@ -128,9 +128,11 @@ def test_test_time_augmentation_averages_as_seg_tta_model_does(cityscapes, tmp_p
     assert np.allclose(found.probabilities.sum(0), 1, atol=1e-5)
 
 
-def test_config_without_an_augmented_pipeline_says_so(models):
+def test_config_without_an_augmented_pipeline_says_so(cityscapes, monkeypatch):
+    ours, _ = cityscapes
+    monkeypatch.delitem(ours.cfg._cfg_dict, 'tta_pipeline')
     with pytest.raises(PredictionError, match='needs a tta_pipeline'):
-        predict(models('psp_efflite0_bluemarble')[0], 'any.png', tta=True)
+        predict(ours, 'any.png', tta=True)
 
 
 # --- what is called an image --------------------------------------------------------------------
