@@ -55,8 +55,8 @@ setup(
     package_data={
         'pspnet_plugin': [
             'py.typed',
-            '.mim/configs/**/*.py',
-            '.mim/tools/**/*.py',
+            *(f'.mim/configs/{folders}*.py' for folders in ('', '*/', '*/*/')),
+            *(f'.mim/tools/{folders}*.py' for folders in ('', '*/')),
             '.mim/tools/*.sh',
         ]
     },

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from mmengine.registry import DefaultScope
+from mmseg.registry import MODELS
 
 import pspnet_plugin  # noqa: F401  repairs the stock stack before any test imports mmseg.models
+from pspnet_plugin.compat import runner
+from pspnet_plugin.replacements import REPLACEMENTS
 from tests.helpers.street_scenes import make_street_scenes
 
 
@@ -28,3 +33,12 @@ def no_scope_of_an_earlier_run():
 def street_scenes(tmp_path_factory) -> Path:
     """Six images of 64 x 128 pixels in the exact folders and names of Cityscapes."""
     return make_street_scenes(tmp_path_factory.mktemp('cityscapes'))
+
+
+@pytest.fixture
+def accelerate(monkeypatch) -> Callable[[], None]:
+    """Turns ``pspnet_plugin.accelerate`` on when called, and everything back after the test."""
+    monkeypatch.setattr(runner, 'added_hooks', [])
+    for name in REPLACEMENTS:
+        monkeypatch.setitem(MODELS._module_dict, name, MODELS.get(name))
+    return lambda: importlib.import_module('pspnet_plugin.accelerate').enable()

@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import importlib
 import types
 
 import pytest
@@ -64,19 +63,6 @@ MODEL = ConfigDict(
     },
     test_cfg={'mode': 'whole'},
 )
-
-
-@pytest.fixture
-def accelerate(monkeypatch):
-    """Turns acceleration on when called, and everything back after the test."""
-    monkeypatch.setattr(moments, 'added_hooks', [])
-    for name, cls in STOCK.items():
-        monkeypatch.setitem(MODELS._module_dict, name, cls)
-
-    def enable():
-        importlib.import_module('pspnet_plugin.accelerate').enable()
-
-    return enable
 
 
 def build_model():

@@ -1,29 +1,15 @@
 """mmseg's own calls for prediction work on every config of the plugin, accelerated or not."""
 
-import importlib
-
 import mmcv
 import numpy as np
 import pytest
 from mmseg.apis import MMSegInferencer, inference_model, init_model, show_result_pyplot
-from mmseg.registry import MODELS
 
-from pspnet_plugin.compat import runner as moments
 from tests.helpers.prediction import CONFIGS, random_checkpoint, small_config, write_photo
 
-ACCELERATED = ('PSPHead', 'FCNHead', 'EncoderDecoder', 'SegTTAModel')
 # The configs below configs/finetune change other things than prediction.
 CASES = [(path, False) for path in CONFIGS]
 CASES += [(path, True) for path in CONFIGS if path.parent.name == 'configs']
-
-
-@pytest.fixture
-def accelerate(monkeypatch):
-    """Turns ``pspnet_plugin.accelerate`` on when called, and everything back after the test."""
-    monkeypatch.setattr(moments, 'added_hooks', [])
-    for name in ACCELERATED:
-        monkeypatch.setitem(MODELS._module_dict, name, MODELS.get(name))
-    return lambda: importlib.import_module('pspnet_plugin.accelerate').enable()
 
 
 @pytest.mark.parametrize(

