@@ -19,7 +19,8 @@ def test_a_sharded_run_loads_trains_and_saves_what_the_stock_head_reads(tmp_path
     torch.save(model.backbone.state_dict(), tmp_path / 'backbone.pth')
     torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     code, output = run_python(*torchrun, '-m', 'tests.helpers.sharded_run', tmp_path)
-    if code and 'Stream() takes no arguments' in output:
+    no_driver = ('Stream() takes no arguments', 'Found no NVIDIA driver')  # torch 2.1, 2.0
+    if code and any(message in output for message in no_driver):
         pytest.skip(f'torch {torch.__version__} shards no model without a GPU')
     assert code == 0, output[-4000:]
     assert 'coverage 100.00%' in output
