@@ -18,7 +18,7 @@ from . import (
     comm_hooks,
     config_scope,
     gloo,
-    metric_folders,
+    metric_files,
     mmcv_ops,
     optimizer_constructors,
     runner,
@@ -45,6 +45,6 @@ def apply() -> None:
     checkpoint_files.patch()
     checkpoint_loaders.patch()
     config_scope.patch()
-    metric_folders.patch()
+    metric_files.patch()
     optimizer_constructors.patch()
     runner.patch()

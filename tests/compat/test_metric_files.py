@@ -1,6 +1,10 @@
+from unittest import mock
+
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import LoggerHook
+from mmengine.registry import HOOKS
 from mmseg.evaluation.metrics import iou_metric
 from mmseg.registry import METRICS
 
@@ -26,3 +30,20 @@ def test_a_process_that_is_not_the_first_writes_before_the_first_one(
         assert [p.name for p in (tmp_path / 'a' / 'b').iterdir()] == ['tile.png']
     else:  # the first process makes it in time, as stock
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('number', 'writes'), [('0', True), ('1', False)])
+def test_the_first_process_alone_writes_the_metrics_of_a_test(
+    tmp_path, monkeypatch, number, writes
+):
+    monkeypatch.setenv('RANK', number)
+    cfg = Config(dict(launcher='pytorch', default_hooks=dict(logger=dict(type='LoggerHook'))))
+    for prepare in runner.before_build:
+        prepare(cfg)
+    hook = HOOKS.build(cfg.default_hooks.logger)
+    assert isinstance(hook, LoggerHook)
+    hook.json_log_path = 'metrics.json'
+    logs = mock.Mock(**{'get_log_after_epoch.return_value': ({'mIoU': 50.0}, 'mIoU: 50')})
+    run = mock.Mock(log_dir=str(tmp_path), log_processor=logs, test_dataloader=[])
+    hook.after_test_epoch(run)
+    assert (tmp_path / 'metrics.json').exists() == writes
