@@ -19,11 +19,13 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import LoggerHook
+from mmengine.registry import HOOKS
 
 from ..config_parts import dicts_within
 from . import runner
 
 
+@HOOKS.register_module()
 class LoggerHookOfOthers(LoggerHook):
     """mmengine's, in a process that is not the first: it leaves the metrics' file to that one."""
 
@@ -49,7 +51,7 @@ def leave_the_file_to_the_first(cfg: Config) -> None:
         cfg.default_hooks = {}
     hook = cfg.default_hooks.setdefault('logger', {'type': 'LoggerHook'})
     if hook and hook.get('type') == 'LoggerHook':
-        hook['type'] = LoggerHookOfOthers
+        hook['type'] = LoggerHookOfOthers.__name__
 
 
 def patch() -> None:
