@@ -42,7 +42,7 @@ FIGURE_TILES = 6
 # handicap.
 STARTS = {'ImageNet weights': 'gradual_unfreezing', 'random weights': 'from_scratch'}
 ALL_RECIPES = ('frozen_backbone', 'gradual_unfreezing', 'full', 'from_scratch')
-LAKES = 'rare_class'  # the recipe that finds lakes; it takes longer
+LAKES = 'rare_class'  # the recipe that finds some lakes; it takes longer
 
 
 def run(tool: str, *arguments: object) -> None:
@@ -79,7 +79,7 @@ def predict(recipe: str, folder: Path) -> Path:
 
 
 def find_lakes(work_dir: Path) -> Path:
-    """The folder with the predictions of the recipe that finds lakes."""
+    """The folder with the predictions of the recipe that finds some lakes."""
     folder = work_dir / LAKES
     if not list(folder.glob('best_mIoU_*.pth')):
         run('train.py', RECIPES / f'{LAKES}.py', '--work-dir', folder)
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument(
         '--full',
         action='store_true',
-        help='four recipes, three seeds, 80 iterations; then one that finds lakes',
+        help='four recipes, three seeds, 80 iterations; then one that finds some lakes',
     )
     parser.add_argument('--iterations', type=int, help=f'of each run (default: {ITERATIONS})')
     args = parser.parse_args()

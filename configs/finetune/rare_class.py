@@ -1,4 +1,4 @@
-# Finds lakes, which are half a percent of the pixels: their class counts twenty times in the loss,
+# Finds some of the lakes, half a percent of the pixels: their class counts twenty times in the loss,
 # crops are large enough to hold whole lakes, and training takes longer.
 _base_ = '../psp_efflite0_bluemarble.py'
 
