@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.runs.launch import stock_tools
 
-from .inputs import feature_map
+from .inputs import FORMATS, feature_map
 from .passes import BOTH, FORWARD, KEPT, memory, times
 from .settings import Settings
 from .table import Baseline, Table, Wanted
@@ -27,7 +27,6 @@ CONFIGS = {
     'SegformerHead of MiT-B2': 'segformer/segformer_mit-b2_8xb1-160k_cityscapes-1024x1024',
     'FCNHead of HRNet-W18': 'hrnet/fcn_hr18_4xb2-40k_cityscapes-512x1024',
 }
-FORMATS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}
 
 # What a factorized head has to reach on contiguous maps, batch 2, float32, on two CPU cores.
 WANTED_AT = ('contiguous', (128, 128))

@@ -16,6 +16,7 @@ from .settings import Settings
 
 BLOCK = 32  # pixels a side that share a label
 IGNORED = 255
+FORMATS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}
 
 
 def feature_map(size: tuple[int, int], settings: Settings, channels: int | None = None) -> Tensor:

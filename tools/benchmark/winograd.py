@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pspnet_plugin.ops.winograd import conv2d_3x3, pays
 
-from .inputs import feature_map
+from .inputs import FORMATS, feature_map
 from .settings import Settings
 from .table import Baseline, Quantity, Table, Wanted
 from .timing import Step, time_alternately
@@ -19,7 +19,6 @@ from .timing import Step, time_alternately
 DIRECT, TILES = 'direct', 'tiles'
 # From and to how many channels: near the line and on both sides of it.
 CHANNELS = ((128, 128), (192, 192), (256, 128), (256, 256), (384, 384), (512, 256), (512, 512))
-FORMATS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}
 TOLERANCE = 0.1  # by which the way that is taken may be slower than the other
 
 
