@@ -22,6 +22,7 @@ from mmengine.hooks import LoggerHook
 from mmengine.registry import HOOKS
 
 from ..config_parts import dicts_within
+from ..processes import is_first_process
 from . import runner
 
 
@@ -44,8 +45,7 @@ def make_folders(cfg: Config) -> None:
 
 def leave_the_file_to_the_first(cfg: Config) -> None:
     """Take :class:`LoggerHookOfOthers` in a process that torchrun or Slurm calls another one."""
-    number = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
-    if cfg.get('launcher', 'none') == 'none' or number == '0':
+    if cfg.get('launcher', 'none') == 'none' or is_first_process():
         return
     if not cfg.get('default_hooks'):
         cfg.default_hooks = {}

@@ -24,6 +24,7 @@ from ..pretrained import load_pretrained
 from ..pretrained.errors import PretrainedWeightsError
 from ..pretrained.report import LoadReport
 from ..pretrained.source.read import read_checkpoint
+from ..processes import is_first_process
 from ..replacements import REPLACEMENTS
 from ..speed.bfloat16 import bfloat16_on_this_cpu
 from ..speed.channels_last import set_memory_format
@@ -80,7 +81,7 @@ def init_model(
     if compile:
         compile_network(model)
     if precision is not None:
-        if place.type == 'cpu' and os.environ.get('RANK', '0') == '0':
+        if place.type == 'cpu' and is_first_process():
             print_log(bfloat16_on_this_cpu(), logger='current')
         model.forward = torch.autocast(place.type, dtype=precision)(model.forward)
     classes, palette = class_info(cfg, meta, last_head(model).num_classes)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..config_parts import dicts_within
+from ..processes import is_first_process
 from ..speed import CpuAmpOptimWrapper
 from ..speed.bfloat16 import bfloat16_on_this_cpu
 
@@ -55,5 +54,5 @@ def use_bfloat16(cfg: Config) -> None:
 
 
 def _log(message: str) -> None:
-    if os.environ.get('RANK', '0') == '0':
+    if is_first_process():
         print_log(message)
