@@ -6,7 +6,7 @@ _base_ = ['./_base_/datasets/bluemarble.py', './_base_/default_runtime.py']
 max_iters = 80
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
-    type='EncoderDecoder',
+    type='LabelMapEncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[127.0, 127.0, 127.0],
@@ -37,7 +37,7 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True)),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole', seg_logits=False))
 
 custom_hooks = [
     dict(
@@ -62,5 +62,8 @@ default_hooks = dict(
     checkpoint=dict(
         type='CheckpointHook', by_epoch=False, interval=20, save_best='mIoU'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook', interval=1))
+    visualization=dict(type='SegVisualizationHook', interval=1),
+    channels_last=dict(type='ChannelsLastHook'),
+    folding=dict(type='FoldBatchNormHook'),
+    kept_memory=dict(type='KeepMemoryHook'))
 randomness = dict(seed=0)

@@ -11,6 +11,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
 from pspnet_plugin.config_parts import dicts_within
+from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.runs.tools import stock_tools
 from tests.helpers.processes import ROOT
 
@@ -23,7 +24,15 @@ STOCK = {
     'psp_r50_ade20k': 'pspnet_r50-d8_4xb4-80k_ade20k-512x512',
     'psp_r50_voc12aug': 'pspnet_r50-d8_4xb4-20k_voc12aug-512x512',
 }
+SPEED = {
+    'channels_last': {'type': 'ChannelsLastHook'},
+    'folding': {'type': 'FoldBatchNormHook'},
+    'kept_memory': {'type': 'KeepMemoryHook'},
+}
 pairs = pytest.mark.parametrize(('ours', 'stock'), STOCK.items())
+every_config = pytest.mark.parametrize(
+    'path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda path: path.stem
+)
 
 
 def read_ours(name):
@@ -75,9 +84,12 @@ def pipeline_without_checks(dataset):
 @pairs
 def test_recipe_is_the_published_one(ours, stock):
     mine, theirs = read_ours(ours), read_stock(stock)
-    # Beyond the recipe: the best checkpoint is kept too, and --show-dir draws every image.
+    # Beyond the recipe: the best checkpoint is kept too, --show-dir draws every image, and
+    # everything runs the fast way.
     assert mine.default_hooks.checkpoint.pop('save_best') == 'mIoU'
     assert mine.default_hooks.visualization.pop('interval') == 1
+    for name, hook in SPEED.items():
+        assert mine.default_hooks.pop(name) == hook
     for part in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'val_evaluator', 'default_hooks'):
         assert mine[part] == theirs[part], part
     assert mine.model.data_preprocessor == theirs.model.data_preprocessor
@@ -93,9 +105,7 @@ def test_pretrained_weights_are_those_of_the_stock_config(ours, stock):
     assert mine.model.backbone.init_cfg.checkpoint == theirs.model.pretrained
 
 
-@pytest.mark.parametrize(
-    'path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda path: path.stem
-)
+@every_config
 def test_every_config_names_the_plugin_and_checks_labels_against_its_heads(path):
     cfg = Config.fromfile(path)
     assert cfg.custom_imports.imports == ['pspnet_plugin']
@@ -106,6 +116,16 @@ def test_every_config_names_the_plugin_and_checks_labels_against_its_heads(path)
         checked = [n for n in dicts_within(pipeline) if n.get('type') == 'CheckLabels']
         assert {check.num_classes for check in checked} == classes
         assert len(classes) == 1
+
+
+@every_config
+def test_every_config_runs_as_fast_as_an_accelerated_one(path):
+    cfg = Config.fromfile(path)
+    assert {name: cfg.default_hooks[name] for name in SPEED} == SPEED
+    assert cfg.model.type == 'LabelMapEncoderDecoder'
+    assert cfg.model.test_cfg.seg_logits is False
+    heads = [node.type for node in dicts_within(cfg.model) if 'num_classes' in node]
+    assert not set(heads) & set(REPLACEMENTS)
 
 
 @pytest.mark.parametrize('installed', [True, False])

@@ -36,6 +36,8 @@ def environment(wheel, tmp_path_factory):
     """Python of a fresh environment with the wheel, and all else from the environment of the tests.
 
     An editable installation of the plugin works through a .pth file, which is not read from there.
+    Neither is that of setuptools, by which Python 3.12 and later have the distutils that mmengine
+    imports.
     """
     folder = tmp_path_factory.mktemp('environment')
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
@@ -45,6 +47,7 @@ def environment(wheel, tmp_path_factory):
         archive.extractall(site_packages)
     with open(f'{site_packages}/dependencies.pth', 'w') as pth:
         pth.write(sysconfig.get_path('purelib') + '\n')
+        pth.write('import _distutils_hack; _distutils_hack.add_shim()\n')
     return folder
 
 

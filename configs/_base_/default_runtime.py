@@ -15,7 +15,7 @@ log_level = 'INFO'
 load_from = None
 resume = False
 
-tta_model = dict(type='SegTTAModel')
+tta_model = dict(type='LogitsTTAModel')
 
 # Not on by itself: custom_hooks = [_base_.early_stopping] in a config that builds on this one ends
 # a run whose mIoU has not risen by 0.1 points in five validations.

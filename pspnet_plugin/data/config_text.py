@@ -155,12 +155,10 @@ default_hooks = dict(
         max_keep_ckpts=1,
         save_best='mIoU'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook', interval=1))
-custom_hooks = [
-    dict(type='ChannelsLastHook'),
-    dict(type='FoldBatchNormHook'),
-    dict(type='KeepMemoryHook')
-]
+    visualization=dict(type='SegVisualizationHook', interval=1),
+    channels_last=dict(type='ChannelsLastHook'),
+    folding=dict(type='FoldBatchNormHook'),
+    kept_memory=dict(type='KeepMemoryHook'))
 randomness = dict(seed=0)
 """)
 
@@ -181,7 +179,7 @@ RESNET = string.Template("""\
         loss_decode=loss,
         **head),
     auxiliary_head=dict(
-        type='StreamedFCNHead',
+        type='FactorizedFCNHead',
         in_channels=$auxiliary_width,
         in_index=2,
         channels=$auxiliary_channels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def reference_segmentor(config: Config, checkpoint: str | Path) -> Any:
         if node.get('type') == 'TIMMBackbone':
             node['pretrained'] = False  # timm would download while it is built
     try:
-        segmentor = init_model(config, None, device='cpu')
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module=r'mmseg\.')  # what heads say of their losses
+            segmentor = init_model(config, None, device='cpu')
     except Exception as error:  # whatever mmseg raises for a model that it cannot build
         raise ExportError(f'MMSegmentation cannot build the model: {first_cause(error)}') from error
     if getattr(type(segmentor), 'encode_decode', None) not in STOCK:

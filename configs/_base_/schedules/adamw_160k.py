@@ -15,4 +15,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=16000),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'))
+    visualization=dict(type='SegVisualizationHook'),
+    channels_last=dict(type='ChannelsLastHook'),
+    folding=dict(type='FoldBatchNormHook'),
+    kept_memory=dict(type='KeepMemoryHook'))

@@ -16,4 +16,7 @@ default_hooks = dict(
     checkpoint=dict(
         type='CheckpointHook', by_epoch=False, interval=8000, save_best='mIoU'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook', interval=1))
+    visualization=dict(type='SegVisualizationHook', interval=1),
+    channels_last=dict(type='ChannelsLastHook'),
+    folding=dict(type='FoldBatchNormHook'),
+    kept_memory=dict(type='KeepMemoryHook'))
