@@ -35,7 +35,7 @@ def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
     cfg = Config.fromfile('mine/mine.py')
     cfg.merge_from_dict(SMALL)
     freezing = dict(freeze=['backbone'], schedule=[dict(at=2, unfreeze=['backbone'])])
-    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='LayerFreezeHook', **freezing)]
+    cfg.custom_hooks = [dict(type='LayerFreezeHook', **freezing)]
     cfg.work_dir = str(tmp_path / 'run')
     # Runs of one process share what has one name, also the file that is logged to.
     cfg.visualizer.name = str(tmp_path)

@@ -16,6 +16,7 @@ from torch import nn
 
 from pspnet_plugin.config_parts import dicts_within
 from pspnet_plugin.prediction.classes import class_info
+from pspnet_plugin.replacements import REPLACEMENTS
 from tests.helpers.networks import randomized
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import NARROW
@@ -43,6 +44,16 @@ def stock_build(cfg: Config) -> nn.Module:
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmseg'):
         return randomized(MODELS.build(copy.deepcopy(cfg.model)))
+
+
+def stock_config(cfg: Config) -> Config:
+    """``cfg`` with mmseg's own classes where it names the plugin's."""
+    stock = copy.deepcopy(cfg)
+    names = {ours.__name__: name for name, ours in REPLACEMENTS.items()}
+    names['LabelMapEncoderDecoder'] = 'EncoderDecoder'
+    for node in dicts_within(stock.model):
+        node['type'] = names.get(node.get('type'), node.get('type'))
+    return stock
 
 
 def random_checkpoint(cfg: Config, path: Path) -> str:

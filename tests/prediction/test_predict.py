@@ -27,6 +27,7 @@ from tests.helpers.prediction import (
     random_checkpoint,
     share_equal,
     small_config,
+    stock_config,
     unusual_files,
     write_photo,
 )
@@ -40,7 +41,7 @@ def ready(name, folder):
     cfg = small_config(CONFIGS / f'{name}.py')
     checkpoint = random_checkpoint(cfg, folder / f'{name}.pth')
     ours = init_model(cfg, checkpoint, device='cpu')
-    return ours, stock_init_model(copy.deepcopy(cfg), checkpoint, device='cpu')
+    return ours, stock_init_model(stock_config(cfg), checkpoint, device='cpu')
 
 
 @pytest.fixture(scope='module')
@@ -292,7 +293,7 @@ def test_two_output_forms_of_a_binary_head_agree(tmp_path):
     content['state_dict']['decode_head.conv_seg.weight'] *= 0.01  # far from 0 and 1
     torch.save(content, checkpoint)
     ours = init_model(cfg, checkpoint, device='cpu')
-    stock = stock_init_model(copy.deepcopy(cfg), checkpoint, device='cpu')
+    stock = stock_init_model(stock_config(cfg), checkpoint, device='cpu')
     path = write_photo(tmp_path / 'image.png')
     middle = float(np.median(only(predict(ours, path, probabilities=True)).probabilities[1]))
     ours.decode_head.threshold = stock.decode_head.threshold = middle

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmseg.apis import inference_model
 from mmseg.apis import init_model as stock_init_model
 from PIL import Image
@@ -24,6 +25,7 @@ from tests.helpers.prediction import (
     random_checkpoint,
     share_equal,
     small_config,
+    stock_config,
     unusual_files,
     write_photo,
 )
@@ -76,7 +78,9 @@ def test_folder_is_predicted_with_its_tree(trained, tmp_path, capsys):
     expected = {f'{kind}/{name}.{end}' for kind, end in kinds.items() for name in names}
     assert set(files_in(out)) == expected | {'shares.csv', 'prediction.json'}
 
-    model = stock_init_model(*trained, device='cpu')
+    config, checkpoint = trained
+    stock_cfg = stock_config(Config.fromfile(config))
+    model = stock_init_model(stock_cfg, checkpoint, device='cpu')
     header, *rows = table(out / 'shares.csv')
     assert header == ['image', *model.dataset_meta['classes']]
     assert json.loads((out / 'prediction.json').read_text())['classes'] == header[1:]
