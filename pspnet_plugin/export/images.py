@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ..config_parts import datasets_within
 from ..prediction.pipeline import stated_pipeline, without_labels
+from ..prediction.sources import IMAGE_SUFFIXES, files_below
 from .errors import ExportError
-
-SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
 
 def dataset_samples(config: Config, loader: str) -> list[dict]:
@@ -39,9 +38,9 @@ def folder_samples(folder: Path) -> list[dict]:
     Raises:
         ExportError: there is none.
     """
-    paths = [path for path in sorted(folder.rglob('*')) if path.suffix.lower() in SUFFIXES]
+    paths = list(files_below(folder, IMAGE_SUFFIXES))
     if not paths:
-        kinds = ', '.join(sorted(SUFFIXES))
+        kinds = ', '.join(sorted(IMAGE_SUFFIXES))
         raise ExportError(f'No image ({kinds}) lies in {folder.absolute()}.')
     return [{'img_path': str(path)} for path in paths]
 
