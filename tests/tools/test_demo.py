@@ -51,6 +51,7 @@ def test_demo_runs_to_table_and_figures_and_then_starts_from_what_is_there(
     demo = load_script(ROOT / 'tools' / 'demo.py')
     monkeypatch.setattr(demo, 'LABELLED', (4,))
     monkeypatch.setattr(demo, 'SHOWN', 4)
+    monkeypatch.setattr(demo, 'SEEDS', (0,))
     monkeypatch.setattr(sys, 'argv', ['demo.py', '--work-dir', 'runs', '--iterations', '2'])
     demo.main()
     output = capfd.readouterr().out

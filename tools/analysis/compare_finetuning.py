@@ -175,7 +175,7 @@ def main() -> None:
     args = parser.parse_args()
     results = train_all(args)
     print('\nmIoU (%) by number of labelled images:\n')
-    print(f'{table_as_text(tabulate(results, args.recipes))}')
+    print(table_as_text(tabulate(results, args.recipes), width=200))
     if args.plot:
         plot(results, args.recipes, args.plot)
         print(f'figure: {args.plot}')
