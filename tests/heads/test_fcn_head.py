@@ -38,7 +38,7 @@ def test_wide_auxiliary_head_convolves_over_tiles():
         torch.manual_seed(0)
         wide = {'in_channels': 256, 'channels': 256, 'num_convs': 1, 'concat_input': False}
         heads.append(cls(**{**SMALL, **wide}).double())
-    x = torch.randn(1, 256, 23, 25, dtype=torch.float64)
+    x = torch.randn(1, 256, 31, 35, dtype=torch.float64)
     with Convolutions() as of_stock:
         expected = run(heads[0], x)
     with Convolutions() as of_ours:

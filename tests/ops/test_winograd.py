@@ -78,7 +78,7 @@ def test_the_map_is_never_copied_as_a_whole(layout, monkeypatch):
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize('with_bias', [False, True])
 def test_large_maps_are_convolved_over_tiles(layout, with_bias):
-    x, weight = random_map(2, 256, 23, 24, layout=layout), random_map(256, 256, 3, 3, seed=2)
+    x, weight = random_map(2, 256, 31, 34, layout=layout), random_map(256, 256, 3, 3, seed=2)
     bias = random_map(256, seed=3) if with_bias else None
     with Convolutions() as direct:
         ours = conv2d_same(x, weight, bias)
@@ -88,7 +88,7 @@ def test_large_maps_are_convolved_over_tiles(layout, with_bias):
 
 
 def test_the_large_map_of_a_pyramid_is_convolved_over_tiles():
-    x, level = random_map(1, 256, 23, 24), random_map(1, 2, 3, 3, seed=1)
+    x, level = random_map(1, 256, 31, 34), random_map(1, 2, 3, 3, seed=1)
     weight = random_map(256, 258, 3, 3, seed=2)
     with Convolutions() as direct:
         ours = conv2d_over_pyramid(x, [level], weight)
@@ -101,10 +101,10 @@ def test_the_large_map_of_a_pyramid_is_convolved_over_tiles():
 @pytest.mark.parametrize(
     ('x_shape', 'weight_shape', 'dtype'),
     [
-        ((1, 256, 24, 24), (256, 256, 3, 3), torch.bfloat16),
-        ((1, 256, 20, 24), (256, 256, 3, 3), torch.float32),
-        ((1, 256, 24, 24), (19, 256, 3, 3), torch.float32),
-        ((1, 256, 24, 24), (256, 256, 1, 3), torch.float32),
+        ((1, 256, 32, 32), (256, 256, 3, 3), torch.bfloat16),
+        ((1, 256, 31, 33), (256, 256, 3, 3), torch.float32),
+        ((1, 256, 32, 32), (19, 256, 3, 3), torch.float32),
+        ((1, 256, 32, 32), (256, 256, 1, 3), torch.float32),
     ],
     ids=['half precision', 'a small map', 'few outputs', 'another kernel'],
 )
@@ -118,7 +118,7 @@ def test_elsewhere_pytorch_convolves(x_shape, weight_shape, dtype):
 
 def test_under_autocast_and_in_exported_graphs_pytorch_convolves():
     x, weight = (
-        random_map(*shape).detach().float() for shape in ((1, 256, 24, 24), (256, 256, 3, 3))
+        random_map(*shape).detach().float() for shape in ((1, 256, 32, 32), (256, 256, 3, 3))
     )
     with Convolutions() as direct, torch.autocast('cpu', torch.bfloat16):
         assert conv2d_same(x, weight).dtype == torch.bfloat16
