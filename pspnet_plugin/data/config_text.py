@@ -49,7 +49,7 @@ crop = $crop  # height, width of what the network sees in training
 channels = $channels
 batch_size = 4
 iterations = $iterations
-pretrained = $pretrained
+pretrained = $pretrained  # a file or a reference; None: random weights
 images, masks = $folders
 
 _base_ = __import__('pspnet_plugin').config_path('_base_/default_runtime.py')
@@ -170,7 +170,7 @@ RESNET = string.Template("""\
         strides=(1, 2, 1, 1),
         dilations=(1, 1, 2, 4),
         norm_cfg=head['norm_cfg'],
-        init_cfg=dict(type='PretrainedBackbone', checkpoint=pretrained)),
+        init_cfg=pretrained and dict(type='PretrainedBackbone', checkpoint=pretrained)),
     decode_head=dict(
         type='FactorizedPSPHead',
         in_channels=$width,
@@ -196,7 +196,7 @@ EFFICIENTNET = string.Template("""\
         pretrained=False,
         in_channels=channels,
         output_stride=8,
-        init_cfg=dict(type='PretrainedBackbone', checkpoint=pretrained)),
+        init_cfg=pretrained and dict(type='PretrainedBackbone', checkpoint=pretrained)),
     decode_head=dict(
         type='FactorizedPSPHead',
         in_channels=$width,

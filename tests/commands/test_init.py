@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmseg.registry import MODELS
 
 from pspnet_plugin.commands import main
+from pspnet_plugin.data.config_text import BACKBONES
 from tests.helpers.folders import make_folders
 from tests.helpers.street_scenes import NARROW
 
@@ -78,6 +83,22 @@ def test_classes_crop_and_iterations_are_changed_in_one_place(tmp_path, monkeypa
     assert [step.crop_size for step in steps if step.type == 'RandomCrop'] == [(24, 40)]
     assert (cfg.train_cfg.max_iters, cfg.param_scheduler[0].end) == (123, 123)
     assert cfg.test_dataloader.dataset.pipeline[1].scale == (28, 20)
+
+
+@pytest.mark.parametrize('backbone', BACKBONES)
+def test_without_pretrained_weights_the_model_starts_from_random_ones(
+    tmp_path, monkeypatch, backbone
+):
+    monkeypatch.chdir(tmp_path)
+    make_folders(tmp_path)
+    assert main(['init', 'images', 'masks', '--out', 'mine', '--backbone', backbone]) == 0
+    path = tmp_path / 'mine' / 'mine.py'
+    assert Config.fromfile(path).model.backbone.init_cfg.type == 'PretrainedBackbone'
+    path.write_text(re.sub('(?m)^pretrained = .*', 'pretrained = None', path.read_text()))
+    model = Config.fromfile(path).model
+    assert model.backbone.init_cfg is None
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        MODELS.build(model).init_weights()
 
 
 def test_nothing_is_written_where_something_is_wrong(tmp_path, monkeypatch, capsys):

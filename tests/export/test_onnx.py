@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from mmseg.apis import init_model
+from mmseg.apis import inference_model, init_model
 from PIL import Image
 
 from pspnet_plugin.export import ExportSettings, export_model
@@ -168,3 +168,28 @@ def test_the_example_needs_nothing_of_ours(config, checkpoint, label_file, tmp_p
         expected = stock_labels(config, checkpoint, image[None])[0]
         assert (np.asarray(labels) == expected).mean() >= 0.999
         assert labels.getpalette()[:6] == [*PALETTE[0], *PALETTE[1]]
+
+
+def test_the_example_reads_images_of_one_channel_and_16_bits(tmp_path):
+    config = small_config(
+        data_preprocessor=dict(
+            type='SegDataPreProcessor', mean=[30000], std=[20000], bgr_to_rgb=False, size=(64, 64)
+        )
+    )
+    config.model.backbone = {**config.model.backbone, 'in_channels': 1}
+    load = dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)
+    config.test_pipeline = [load, dict(type='PackSegInputs')]
+    grey = pixels((50, 70))[0, ..., 0].astype(np.uint16) * 257
+    (tmp_path / 'images').mkdir()
+    image = tmp_path / 'images' / 'grey.png'
+    Image.fromarray(grey).save(image)
+    checkpoint, path = write_checkpoint(config, tmp_path / 'x.pth'), tmp_path / 'network.onnx'
+    settings = ExportSettings(normalize=True, output='labels')
+    export_model(config, checkpoint, path, settings, check_images=image.parent)
+    script = ROOT / 'examples' / 'onnxruntime_predict.py'
+    subprocess.run([sys.executable, script, path, image, tmp_path / 'labels.png'], check=True)
+    model = init_model(config, str(checkpoint), device='cpu')
+    expected = inference_model(model, str(image)).pred_sem_seg.data[0].numpy()
+    assert len(np.unique(expected)) > 1
+    with Image.open(tmp_path / 'labels.png') as labels:
+        assert (np.asarray(labels) == expected).mean() >= 0.999
