@@ -52,7 +52,8 @@ def stock_config(cfg: Config) -> Config:
     names = {ours.__name__: name for name, ours in REPLACEMENTS.items()}
     names['LabelMapEncoderDecoder'] = 'EncoderDecoder'
     for node in dicts_within(stock.model):
-        node['type'] = names.get(node.get('type'), node.get('type'))
+        if node.get('type') in names:
+            node['type'] = names[node['type']]
     return stock
 
 

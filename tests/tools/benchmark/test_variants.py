@@ -73,7 +73,7 @@ def test_the_heads_keep_the_feature_map_and_the_stock_head_its_concatenation_too
     assert factorized[0] < stock[0] - x
 
 
-@pytest.mark.parametrize(('pixels', 'taken'), [(22, False), (23, True)])
+@pytest.mark.parametrize(('pixels', 'taken'), [(31, False), (32, True)])
 def test_both_ways_to_convolve_agree_and_what_is_wanted_follows_the_rule(
     pixels, taken, monkeypatch
 ):
