@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 if importlib.util.find_spec('mmseg') is not None:
-    from .datasets import CheckLabels
+    from .datasets import CheckLabels, LoadRaster
     from .heads import (
         FactorizedFCNHead,
         FactorizedOCRHead,
@@ -61,6 +61,7 @@ if importlib.util.find_spec('mmseg') is not None:
         'FactorizedUPerHead',
         'ImageError',
         'LabelMapEncoderDecoder',
+        'LoadRaster',
         'LogitsTTAModel',
         'PlainPSPHead',
         'Prediction',

@@ -20,7 +20,7 @@ from ..errors import PspnetPluginError
 from ..prediction.classes import class_info
 from ..prediction.drawing import blend, shown
 from ..prediction.errors import ImageError
-from ..prediction.reading import read_bytes, require_whole
+from ..prediction.reading import quiet_opencv, read_bytes, require_whole
 from ..runs.class_counts import LOADERS, class_problems
 
 GRID = 6  # images in a grid
@@ -166,7 +166,8 @@ def sample_problems(sample: Sample, entry: dict, count: int, pipeline: list) -> 
 
 def file_depth(path: str) -> str:
     """The type of the values in an image file, as OpenCV reads them unchanged."""
-    pixels = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    with quiet_opencv():
+        pixels = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
     return 'unknown' if pixels is None else str(pixels.dtype)
 
 

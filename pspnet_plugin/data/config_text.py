@@ -227,7 +227,7 @@ def config_text(
         iterations: of training; None for as many as see each image about forty times.
     """
     looks = [*training, *validation]
-    as_colours = is_plain(looks[0])
+    as_colours = is_plain(looks[0]) and looks[0].by_opencv
     channels = 3 if as_colours else looks[0].channels
     of_backbone = IMAGENET if backbone.startswith('resnet') else EFFICIENTNET_LITE
     mean, std = of_backbone if as_colours else statistics(training)
@@ -247,7 +247,7 @@ def config_text(
         'iterations': seen if iterations is None else iterations,
         'pretrained': repr(pretrained),
         'folders': folders,
-        'load_image': load_image(as_colours),
+        'load_image': load_image(as_colours, all(look.by_opencv for look in looks)),
         'distortion': "    dict(type='PhotoMetricDistortion'),\n" if as_colours else '',
         'img_suffix': repr(suffixes[0]),
         'seg_map_suffix': repr(suffixes[1]),
@@ -266,8 +266,10 @@ def is_plain(look: Look) -> bool:
     return look.depth == 'uint8' and (look.channels in (1, 3) or has_alpha)
 
 
-def load_image(as_colours: bool) -> str:
+def load_image(as_colours: bool, by_opencv: bool) -> str:
     """The first step of the pipelines."""
+    if not by_opencv:
+        return "dict(type='LoadRaster', to_float32=True)"
     if as_colours:
         return "dict(type='LoadImageFromFile')"
     return "dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)"

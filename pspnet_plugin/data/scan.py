@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..prediction.errors import ImageError
-from ..prediction.reading import read_bytes, require_whole
+from ..prediction.errors import ImageError, PredictionError
+from ..prediction.rasters import SUFFIXES, read_raster
+from ..prediction.reading import quiet_opencv, read_bytes, require_whole
 from .errors import refuse
 from .pairs import Pair
 
@@ -33,6 +34,7 @@ class Look(NamedTuple):
         thumbnail: (16, 16) float32, the grey image, scaled to 0 to 1 by its own largest value.
         total, squares: sums of the values and of their squares in each channel, BGR for colours.
         plain: whether mmseg reads the mask itself as one number a pixel.
+        by_opencv: whether OpenCV reads the image, and so ``LoadImageFromFile``; otherwise GDAL.
     """
 
     pair: Pair
@@ -44,6 +46,7 @@ class Look(NamedTuple):
     total: np.ndarray
     squares: np.ndarray
     plain: bool
+    by_opencv: bool = True
 
 
 def scan(
@@ -57,7 +60,7 @@ def scan(
     Raises:
         DataError: files are broken, sizes differ, or images are not all of one kind.
     """
-    with ThreadPoolExecutor(2) as pool:
+    with quiet_opencv(), ThreadPoolExecutor(2) as pool:
         results = pool.map(look_or_problem, pairs)
         looks_and_problems = list(progress(results) if progress else results)
     refuse([found for found in looks_and_problems if isinstance(found, str)])
@@ -78,9 +81,11 @@ def scan(
 def look_or_problem(pair: Pair) -> Look | str:
     """Look at one pair; a line that names the file where that fails."""
     try:
-        image, (mask, plain) = read_image(pair.image), read_mask(pair.mask)
+        (image, by_opencv), (mask, plain) = read_image(pair.image), read_mask(pair.mask)
     except ImageError as error:
         return str(error)
+    except PredictionError as error:
+        return f'{pair.image}: {error}'
     if image.shape[:2] != mask.shape[:2]:
         height, width = image.shape[:2]
         return (
@@ -100,11 +105,12 @@ def look_or_problem(pair: Pair) -> Look | str:
         wide.sum(0),
         (wide**2).sum(0),
         plain,
+        by_opencv,
     )
 
 
-def read_image(path: Path) -> np.ndarray:
-    """The pixels as they are in the file, (H, W) or (H, W, C).
+def read_image(path: Path) -> tuple[np.ndarray, bool]:
+    """The pixels as they are in the file, (H, W) or (H, W, C), and whether OpenCV reads it.
 
     Raises:
         ImageError: there are none, or not all.
@@ -113,8 +119,10 @@ def read_image(path: Path) -> np.ndarray:
     require_whole(content, str(path))
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise ImageError(str(path), 'is no image that can be decoded')
-    return image
+        if path.suffix.lower() not in SUFFIXES:
+            raise ImageError(str(path), 'is no image that can be decoded')
+        return read_raster(str(path)), False
+    return image, True
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, bool]:

@@ -123,10 +123,11 @@ def predict_raster(predictor: WindowPredictor, job: Job) -> list[str]:
     counts = np.zeros(classes, np.int64)
     loader = predictor.pipeline.loader
     as_colours = predictor.pipeline.decodes and loader.get('color_type', 'color') == 'color'
-    bgr = predictor.pipeline.decodes and loader.get('imdecode_backend') != 'tifffile'
     with contextlib.ExitStack() as stack:
         stack.enter_context(rasters.limited_cache())
-        raster = rasters.Raster(job.source.name, predictor.pipeline.channels, bgr, as_colours)
+        raster = rasters.Raster(
+            job.source.name, predictor.pipeline.channels, predictor.pipeline.bgr, as_colours
+        )
         stack.callback(raster.close)
         kind = np.dtype(predictor.label_type).name
         labels = stack.enter_context(rasters.written(job.labels, raster, 1, kind, nodata))

@@ -19,6 +19,7 @@ from .reading import decode, encode, read_bytes
 from .sources import Source
 
 LOADER, ARRAY_LOADER = 'LoadImageFromFile', 'LoadImageFromNDArray'
+RASTER_LOADER = 'LoadRaster'
 INFERENCER_LOADER = 'InferencerLoader'  # what MMSegInferencer puts into the config
 
 
@@ -50,7 +51,11 @@ class Pipeline:
         if not steps:
             raise PredictionError("The config's test pipeline has no steps.")
         self.loader, self.channels = dict(steps[0]), channels
-        self.decodes = str(self.loader.pop('type')) in (LOADER, ARRAY_LOADER, INFERENCER_LOADER)
+        kind = str(self.loader.pop('type'))
+        self.decodes = kind in (LOADER, ARRAY_LOADER, INFERENCER_LOADER)
+        # Whether three channels come in the order blue, green, red.
+        self.bgr = self.decodes and self.loader.get('imdecode_backend') != 'tifffile'
+        self.bgr |= kind == RASTER_LOADER
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg'):
             self.load = Compose([] if self.decodes else steps[:1])
             self.prepare = Compose(steps[1:])

@@ -42,6 +42,41 @@ def limited_cache() -> Any:
     return rasterio.Env(GDAL_CACHEMAX=CACHE)
 
 
+def opened(path: str) -> Any:
+    """The open file.
+
+    Raises:
+        ImageError: it is no raster.
+    """
+    require_rasterio()
+    try:
+        return rasterio.open(path)
+    except rasterio.errors.RasterioError as error:
+        raise ImageError(path, f'cannot be opened as a raster ({error}).') from error
+
+
+def bands_of(file: Any) -> list[int]:
+    """The numbers of the bands of an open file, without alpha."""
+    alpha = rasterio.enums.ColorInterp.alpha
+    return [n for n, kind in zip(file.indexes, file.colorinterp) if kind != alpha]
+
+
+def read_raster(path: str) -> np.ndarray:
+    """All of a raster, (H, W, C), without alpha; three bands as blue, green, red.
+
+    Raises:
+        ImageError: it cannot be read.
+        PredictionError: ``rasterio`` is not installed.
+    """
+    with opened(path) as file:
+        bands = bands_of(file)
+        try:
+            pixels = file.read(bands[::-1] if len(bands) == 3 else bands)
+        except rasterio.errors.RasterioError as error:
+            raise ImageError(path, f'is cut or broken ({error.__cause__ or error}).') from error
+    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
+
+
 class Raster:
     """A raster that is read in windows.
 
@@ -56,12 +91,8 @@ class Raster:
     """
 
     def __init__(self, path: str, channels: int, bgr: bool, eight_bits: bool) -> None:
-        try:
-            self.file = rasterio.open(path)
-        except rasterio.errors.RasterioError as error:
-            raise ImageError(path, f'cannot be opened as a raster ({error}).') from error
-        alpha = rasterio.enums.ColorInterp.alpha
-        bands = [n for n, kind in zip(self.file.indexes, self.file.colorinterp) if kind != alpha]
+        self.file = opened(path)
+        bands = bands_of(self.file)
         if len(bands) != channels:
             raise ImageError(path, f'has {len(bands)} bands, but the model reads {channels}.')
         kinds = sorted({str(kind) for kind in self.file.dtypes})

@@ -6,9 +6,12 @@ looked at first.
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import mmcv
 import requests
 from mmengine import fileio
@@ -22,6 +25,17 @@ TIMEOUT = 30  # seconds
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG', b'IEND\xaeB`\x82'
 PNG_MODES = ('1', 'L', 'LA', 'I', 'I;16', 'P', 'RGB', 'RGBA')
+
+
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Within this context OpenCV does not print what it cannot read."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def is_address(item: Any) -> bool:

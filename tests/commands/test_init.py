@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
+import rasterio
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
+from PIL import Image
 
 from pspnet_plugin.commands import main
 from pspnet_plugin.data.config_text import BACKBONES
@@ -56,6 +59,25 @@ def test_the_config_of_two_folders_trains_and_validates(tmp_path, monkeypatch, c
     assert runner.iter == 2
     assert len(runner.val_dataloader.dataset) == 2
     assert len(runner.train_dataloader.dataset) == 8
+    assert list((tmp_path / 'run').glob('best_mIoU_iter_2.pth'))
+
+
+def test_images_of_six_bands_are_read_by_gdal(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    make_folders(tmp_path, image_name='{}.tif', channels=1, dtype='uint16')
+    for path in (tmp_path / 'images').iterdir():
+        grey = np.asarray(Image.open(path))
+        with rasterio.open(
+            path, 'w', 'GTiff', grey.shape[1], grey.shape[0], 6, dtype=grey.dtype
+        ) as file:
+            file.write(np.stack([grey // n for n in range(1, 7)]))
+    assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
+    assert main(['check', 'mine/mine.py']) == 0
+    assert 'channels' not in capfd.readouterr().err  # OpenCV's own complaint
+    cfg = small_config('mine/mine.py', tmp_path / 'run')
+    assert cfg.test_dataloader.dataset.pipeline[0].type == 'LoadRaster'
+    assert cfg.model.backbone.in_channels == len(cfg.model.data_preprocessor.mean) == 6
+    Runner.from_cfg(cfg).train()
     assert list((tmp_path / 'run').glob('best_mIoU_iter_2.pth'))
 
 

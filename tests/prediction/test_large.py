@@ -14,6 +14,7 @@ from pspnet_plugin import init_model as fast_model
 from pspnet_plugin import predict
 from pspnet_plugin.commands import main
 from pspnet_plugin.prediction import rasters
+from pspnet_plugin.prediction.folder import Options, predict_folder
 from tests.helpers.folders import image_of, mask_of
 from tests.helpers.prediction import random_checkpoint, small_config
 from tests.helpers.processes import ROOT
@@ -170,3 +171,20 @@ def test_options_that_exclude_each_other_are_one_line(trained, tmp_path, capsys,
     words = ['predict', *trained, str(ROOT / 'docs'), '--out', str(tmp_path / 'out'), *options]
     assert main([*words, '--device', 'cpu']) == 1
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+def test_windows_read_the_channels_of_load_raster_in_its_order(trained, scene, tmp_path):
+    config, checkpoint = trained
+    cfg = Config.fromfile(config)
+    cfg.test_pipeline[0] = dict(type='LoadRaster')
+    path = write_raster(tmp_path / 'scene.tif', np.moveaxis(scene, -1, 0))
+    model = fast_model(cfg, checkpoint, device='cpu')
+    (whole,) = predict(model, path)
+    expected = inference_model(init_model(cfg, checkpoint, device='cpu'), str(path))
+    assert (whole.label_map == expected.pred_sem_seg.data[0].numpy()).mean() >= 0.9999
+    out = tmp_path / 'out'
+    predict_folder(model, path, out, Options(window=200))
+    labels, _ = read_raster(out / 'labels' / 'scene.tif')
+    assert len(np.unique(labels)) > 3
+    assert (labels[0] == whole.label_map).mean() >= 0.9999
