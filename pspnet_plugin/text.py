@@ -1,13 +1,23 @@
-"""Words and tables for messages and logs."""
+"""Words and tables for messages and logs, and what is kept out of them."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
+
+
+@contextlib.contextmanager
+def without_warnings_of_mmseg() -> Iterator[None]:
+    """Within this context nobody hears what MMSegmentation's heads say of their own losses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module=r'mmseg\.')
+        yield
 
 
 def table_as_text(table: Table, width: int = 120) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from typing import Any
 
 from mmengine.config import Config
@@ -26,6 +25,7 @@ from ..pretrained.hook import find_module
 from ..pretrained.load import load
 from ..pretrained.report import LoadReport
 from ..pretrained.settings import LoadSettings
+from ..text import without_warnings_of_mmseg
 from .config_file import add_config_arguments
 
 TOLERANCE = 1e-5
@@ -52,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build_model(config: Config) -> nn.Module:
     init_default_scope(config.get('default_scope', 'mmseg'))
-    with warnings.catch_warnings():
-        # What MMSegmentation says of its own heads would stand in front of each report.
-        warnings.filterwarnings('ignore', module=r'mmseg\.')
+    with without_warnings_of_mmseg():  # they would stand in front of each report
         return revert_sync_batchnorm(MODELS.build(config.model))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..prediction import model as prediction
 from ..prediction.classes import class_info
 from ..speed.examples import example_runs
 from ..speed.folding import fold_batch_norms
+from ..text import without_warnings_of_mmseg
 from .errors import ExportError, first_cause
 
 STOCK = (EncoderDecoder.encode_decode, CascadeEncoderDecoder.encode_decode)
@@ -39,8 +39,7 @@ def reference_segmentor(config: Config, checkpoint: str | Path) -> Any:
         if node.get('type') == 'TIMMBackbone':
             node['pretrained'] = False  # timm would download while it is built
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', module=r'mmseg\.')  # what heads say of their losses
+        with without_warnings_of_mmseg():
             segmentor = init_model(config, None, device='cpu')
     except Exception as error:  # whatever mmseg raises for a model that it cannot build
         raise ExportError(f'MMSegmentation cannot build the model: {first_cause(error)}') from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from ..speed.channels_last import set_memory_format
 from ..speed.examples import example_runs
 from ..speed.folding import fold_batch_norms
 from ..speed.memory import keep_freed_memory
-from ..text import first_line, one_line, shortened
+from ..text import first_line, one_line, shortened, without_warnings_of_mmseg
 from .classes import class_info
 from .errors import PredictionError
 
@@ -131,8 +130,7 @@ def build_segmentor(cfg: Config) -> nn.Module:
     settings.test_cfg = ConfigDict({'seg_logits': False, **(settings.get('test_cfg') or {})})
     init_default_scope(cfg.get('default_scope') or 'mmseg')  # also for mmseg's own calls later
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', module=r'mmseg\.')  # what heads say of their losses
+        with without_warnings_of_mmseg():
             return MODELS.build(settings)
     except Exception as error:  # whatever the classes in the config raise
         raise PredictionError(

@@ -54,8 +54,8 @@ class Pipeline:
         kind = str(self.loader.pop('type'))
         self.decodes = kind in (LOADER, ARRAY_LOADER, INFERENCER_LOADER)
         # Whether three channels come in the order blue, green, red.
-        self.bgr = self.decodes and self.loader.get('imdecode_backend') != 'tifffile'
-        self.bgr |= kind == RASTER_LOADER
+        by_mmcv = self.decodes and self.loader.get('imdecode_backend') != 'tifffile'
+        self.bgr = by_mmcv or kind == RASTER_LOADER
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg'):
             self.load = Compose([] if self.decodes else steps[:1])
             self.prepare = Compose(steps[1:])

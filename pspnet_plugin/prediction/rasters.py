@@ -70,11 +70,15 @@ def read_raster(path: str) -> np.ndarray:
     """
     with opened(path) as file:
         bands = bands_of(file)
-        try:
-            pixels = file.read(bands[::-1] if len(bands) == 3 else bands)
-        except rasterio.errors.RasterioError as error:
-            raise ImageError(path, f'is cut or broken ({error.__cause__ or error}).') from error
+        pixels = _read(path, file.read, bands[::-1] if len(bands) == 3 else bands)
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
+
+
+def _read(path: str, function: Any, *args: Any, **kwargs: Any) -> np.ndarray:
+    try:
+        return function(*args, **kwargs)
+    except rasterio.errors.RasterioError as error:
+        raise ImageError(path, f'is cut or broken ({error.__cause__ or error}).') from error
 
 
 class Raster:
@@ -109,19 +113,12 @@ class Raster:
     def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         """The pixels of a window, (height, width, channels)."""
         window = Window(column, row, width, height)
-        return np.moveaxis(self._read(self.file.read, self.bands, window=window), 0, -1)
+        return np.moveaxis(_read(self.path, self.file.read, self.bands, window=window), 0, -1)
 
     def has_data(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         """Which pixels of a window hold a value, (height, width) bool."""
-        return self._read(self.file.dataset_mask, window=Window(column, row, width, height)) > 0
-
-    def _read(self, function: Any, *args: Any, **kwargs: Any) -> np.ndarray:
-        try:
-            return function(*args, **kwargs)
-        except rasterio.errors.RasterioError as error:
-            raise ImageError(
-                self.path, f'is cut or broken ({error.__cause__ or error}).'
-            ) from error
+        window = Window(column, row, width, height)
+        return _read(self.path, self.file.dataset_mask, window=window) > 0
 
     def close(self) -> None:
         """Close the file."""
