@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Callable
 
 import torch
@@ -14,6 +15,7 @@ from ..prediction.model import last_head
 from .errors import ExportError
 from .metadata import swaps_channels
 from .settings import ExportSettings
+from .winograd import WinogradConvolutions
 
 
 class ExportedNetwork(nn.Module):
@@ -33,7 +35,7 @@ class ExportedNetwork(nn.Module):
         self.output, self.dtype = settings.output, torch.float32
         self.threshold = last_head(segmentor).threshold
         preprocessor = segmentor.data_preprocessor
-        self.normalizes = settings.normalize
+        self.normalizes, self.by_tiles = settings.normalize, settings.winograd
         self.swaps_channels = swaps_channels(preprocessor)
         shift, scale = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
         self.register_buffer('mean', getattr(preprocessor, 'mean', shift).clone())
@@ -46,7 +48,8 @@ class ExportedNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """From images, (N, C, H, W), to what ``settings.output`` says."""
         x = self.normalized(image) if self.normalizes else image
-        with ExportablePooling():
+        convolutions = WinogradConvolutions() if self.by_tiles else nullcontext()
+        with ExportablePooling(), convolutions:
             logits = first_tensor(self.segmentor(x.to(self.dtype), mode='tensor')).float()
         if self.output == 'logits':
             return logits

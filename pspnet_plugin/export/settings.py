@@ -27,6 +27,8 @@ class ExportSettings:
         dtype: of the weights and, where the runtime has it, of the arithmetic; the input and the
             output stay float32.
         int8: whether convolutions are quantized, calibrated on images of the training set.
+        winograd: whether 3 x 3 convolutions of 512 or more channels are written as matrix products
+            with a quarter of the multiplications, see :mod:`.winograd`: for float32 on CPUs.
     """
 
     to: str = 'onnx'
@@ -35,6 +37,7 @@ class ExportSettings:
     output: str = 'logits'
     dtype: str = 'float32'
     int8: bool = False
+    winograd: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (('to', FORMATS), ('output', OUTPUTS), ('dtype', DTYPES)):
@@ -46,3 +49,5 @@ class ExportSettings:
             raise ExportError('int8 is for onnx and openvino, not for torch-export.')
         if self.int8 and self.dtype != 'float32':
             raise ExportError('int8 quantizes a float32 network: leave dtype as it is.')
+        if self.winograd and (self.int8 or self.dtype != 'float32'):
+            raise ExportError('winograd is for float32: its sums lose too much in less.')

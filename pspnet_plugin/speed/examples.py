@@ -9,11 +9,12 @@ import torch
 from mmengine.model import BaseTTAModel
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.utils import _pair
 
 from .folding import Run
 
-# Height and width of the inputs on which a model is folded: 2 x 2 and 4 x 5 at stride 32.
-EXAMPLE_SIZES = (64, 64), (128, 160)
+SMALLEST_SIDE = 64  # of the inputs on which a model is folded: 2 at stride 32
+STRIDE = 16  # of the map that a head pools in windows of fixed size, at most
 
 
 def example_runs(model: nn.Module) -> list[Run]:
@@ -21,10 +22,17 @@ def example_runs(model: nn.Module) -> list[Run]:
 
     mmseg's BEiT and MAE take images of one size alone, and are called on that.
     """
-    backbone: Any = getattr(_segmentor(model), 'backbone', None)
-    takes_one_size = hasattr(backbone, 'patch_shape')
-    sizes = (tuple(backbone.img_size),) if takes_one_size else EXAMPLE_SIZES
-    return [partial(_run_example, size=size) for size in sizes]
+    return [partial(_run_example, size=size) for size in _example_sizes(_segmentor(model))]
+
+
+def _example_sizes(model: nn.Module) -> list[tuple[int, int]]:
+    backbone: Any = getattr(model, 'backbone', None)
+    if hasattr(backbone, 'patch_shape'):
+        return [tuple(backbone.img_size)]
+    # The head of MobileNetV3 averages windows of 49 x 49, and fails on smaller maps.
+    pools = [max(_pair(m.kernel_size)) for m in model.modules() if isinstance(m, nn.AvgPool2d)]
+    side = max([SMALLEST_SIDE, *(STRIDE * window for window in pools)])
+    return [(side, side), (side + 64, side + 96)]
 
 
 def _run_example(model: nn.Module, size: tuple[int, int]) -> object:

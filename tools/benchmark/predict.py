@@ -113,7 +113,8 @@ def measure_runtimes(settings: Settings) -> Table:
         build_with = partial(build_for_prediction, image=image, settings=settings)
         stock = build_with(())
         models = {runtimes.STOCK: stock, runtimes.OURS: build_with((HEAD, CHANNELS_LAST, FOLDING))}
-        exported = {runtimes.STOCK: stock, runtimes.OURS: build_with((HEAD, FOLDING))}
+        ours = build_with((HEAD, FOLDING))
+        exported = {runtimes.STOCK: stock, runtimes.OURS: ours, runtimes.TILES: ours}
         inputs = example(image, stock, settings)
         return runtimes.measure(models, exported, inputs, settings)
 

@@ -21,6 +21,7 @@ class Baseline(NamedTuple):
 
     row: str
     as_speed: bool = True  # times are given as 'N x as fast', not as 'N x the time'
+    rows: dict[str, str] | None = None  # for each row, where they are not all compared with one
 
 
 class Wanted(NamedTuple):
@@ -71,6 +72,8 @@ class Table:
         rows = list(quantity.values)
         place = rows.index(row)
         other = rows[place - 1] if baseline.row == ABOVE and place else baseline.row
+        if baseline.rows is not None:
+            other = baseline.rows[row]
         if quantity.unit == '%' or other not in rows or other == row:
             return None
         own, others = quantity.median(row), quantity.median(other)

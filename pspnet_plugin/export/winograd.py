@@ -1,0 +1,136 @@
+"""3 x 3 convolutions as matrix products, with 36 multiplications for 16 outputs in place of 144.
+
+Winograd's minimal filtering F(4 x 4, 3 x 3): a tile d of 6 x 6 inputs and a kernel g give the 4 x 4
+outputs
+
+    A^T [ sum over channels of (G g G^T) * (B^T d B) ] A
+
+where * multiplies elementwise. The sum over channels is one matrix product for each of the 36
+places in a tile. ``B^T d B`` of all tiles is a product of the map with a matrix for its rows and
+one for its columns, and so is ``A^T m A``; they depend on the sizes alone, and the file computes
+them for whatever image it gets. Runtimes compute ``G g G^T`` once, when they read the file.
+
+:mod:`..ops.winograd` has the smaller tiles that the plugin trains with, whose rounding errors are a
+tenth of these. Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks,
+arXiv:1509.09308.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+from torch.nn.modules.utils import _pair
+from torch.overrides import TorchFunctionMode
+
+OUTPUTS = 4  # of a tile, along each axis
+B_T = (
+    (4, 0, -5, 0, 1, 0),
+    (0, -4, -4, 1, 1, 0),
+    (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 2, -1, -2, 1, 0),
+    (0, 4, 0, -5, 0, 1),
+)
+G = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+A = (
+    (1, 0, 0, 0),
+    (1, 1, 1, 1),
+    (1, -1, 1, -1),
+    (1, 2, 4, 8),
+    (1, -2, 4, -8),
+    (0, 0, 0, 1),
+)
+# With fewer, in or out, the two changes of form take more time than the sum over channels saves.
+FEWEST_CHANNELS = 512
+
+
+class WinogradConvolutions(TorchFunctionMode):
+    """Within this context 3 x 3 convolutions of many channels are computed by tiles."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d:
+            return convolved(func, *args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def convolved(
+    stock: Callable[..., Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """``torch.conv2d``, by tiles where the kernel is 3 x 3 and the map keeps its size."""
+    keeps_size = _pair(stride) == (1, 1) and _pair(padding) == _pair(dilation)
+    is_square = weight.shape[2:] == (3, 3) and len(set(_pair(dilation))) == 1
+    if not keeps_size or not is_square or groups > 1 or min(weight.shape[:2]) < FEWEST_CHANNELS:
+        return stock(input, weight, bias, stride, padding, dilation, groups)
+    out = conv2d_by_tiles(input, weight, _pair(dilation)[0])
+    return out if bias is None else out + bias[:, None, None]
+
+
+def conv2d_by_tiles(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
+    """Convolve with zero padding that keeps the map's size.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (O, C, 3, 3).
+
+    Returns:
+        (N, O, H, W).
+    """
+    n, c, height, width = x.shape
+    outputs, places = weight.shape[0], len(B_T)
+    g = torch.tensor(G, dtype=torch.float64)
+    g = torch.kron(g, g).to(x)  # (36, 9)
+    kernels = (g @ weight.reshape(outputs * c, 9).T).reshape(places**2, outputs, c)
+    rows, columns = (line_operator(B_T, size, dilation, -dilation, x) for size in (height, width))
+    tiles = rows[:, None] @ x[:, None]  # (n, 6, c, tiles in a column, width)
+    down, across = rows.shape[1], columns.shape[1]
+    tiles = tiles.reshape(n, places, 1, c * down, width) @ columns.transpose(1, 2)
+    sums = kernels @ tiles.reshape(n, places**2, c, down * across)
+    sums = sums.reshape(n, places, places, outputs * down, across).transpose(2, 3)
+    rows, columns = (line_operator(A, size, dilation, 0, x) for size in (height, width))
+    lines = sums.reshape(n, places, outputs * down, places * across) @ columns.flatten(0, 1)
+    lines = lines.reshape(n, places, outputs, down, width).transpose(1, 2)
+    return rows.flatten(0, 1).T @ lines.reshape(n, outputs, places * down, width)
+
+
+def line_operator(
+    table: tuple[tuple[float, ...], ...], size: int, dilation: int, first: int, like: Tensor
+) -> Tensor:
+    """The coefficients of a line of pixels at each place of its tiles.
+
+    With a dilation of d the pixels of a tile are d apart, and d tiles lie in one another.
+
+    Args:
+        table: a line of coefficients for each place; their pixels are ``dilation`` apart.
+        first: the pixel of the first coefficient, relative to the first output of a tile.
+
+    Returns:
+        (places, tiles, size).
+    """
+    coefficients = like.new_tensor(table)
+    span = OUTPUTS * dilation
+    tile = torch.arange((size + span - 1) // span * dilation, device=like.device)[:, None]
+    start = tile // dilation * span + tile % dilation + first
+    distance = torch.arange(size, device=like.device) - start
+    index = torch.div(distance, dilation, rounding_mode='floor')
+    count = coefficients.shape[1]
+    inside = (distance % dilation == 0) & (index >= 0) & (index < count)
+    return coefficients[:, index.clamp(0, count - 1)] * inside
