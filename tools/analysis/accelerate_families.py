@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -103,8 +104,8 @@ def main() -> None:
         print(rows[-1], file=sys.stderr)
     table = table_as_text(tabulate(rows), width=1000)
     print(table)
-    if args.out:
-        args.out.write_text(table + '\n')
+    if args.out:  # columns need no width there
+        args.out.write_text(re.sub(r' +\|', ' |', re.sub('-{4,}', '---', table)) + '\n')
 
 
 if __name__ == '__main__':
