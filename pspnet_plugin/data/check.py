@@ -15,7 +15,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from ..config_parts import datasets_within
-from ..datasets.check_labels import LabelValueError, values_outside
+from ..datasets.check_labels import values_outside
 from ..errors import PspnetPluginError
 from ..prediction.classes import class_info
 from ..prediction.drawing import blend, shown
@@ -82,7 +82,7 @@ def check_config(
             try:
                 sample = load(loader, entry, pipeline)
                 problems += sample_problems(sample, entry, count, pipeline)
-            except (ImageError, LabelValueError) as error:
+            except ImageError as error:
                 problems.append(f'{loader}: {error}')
                 continue
             if sample.label_map is not None and loader == LOADERS[0]:

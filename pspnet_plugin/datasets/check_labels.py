@@ -13,17 +13,23 @@ class LabelValueError(PspnetPluginError):
     """A label map holds a value that is neither a class nor the ignored one."""
 
 
+class LabelSizeError(PspnetPluginError):
+    """A label map has another size than its image."""
+
+
 class LabelsNotLoadedError(PspnetPluginError):
     """A sample has a label map, and nothing has loaded it before it is to be checked."""
 
 
 @TRANSFORMS.register_module()
 class CheckLabels(BaseTransform):
-    """Stop at a label map with values outside the classes; its place is after ``LoadAnnotations``.
+    """Stop at a label map of another size than its image, or with values outside the classes.
 
-    Without it such a value is a device-side assert in training on a GPU, an IndexError without a
-    file name on a CPU, and silently left out by the evaluation. Images without labels pass, so that
-    a model predicts with the pipeline that it was tested with.
+    Its place is after ``LoadAnnotations``. Without it such a value is a device-side assert in
+    training on a GPU, an IndexError without a file name on a CPU, and silently left out by the
+    evaluation; a label map of another size is scaled and cropped beside its image, and teaches
+    wrong labels. Images without labels pass, so that a model predicts with the pipeline that it was
+    tested with.
 
     Args:
         num_classes: how many classes the model has; label values are 0 to ``num_classes - 1``.
@@ -31,6 +37,7 @@ class CheckLabels(BaseTransform):
 
     Raises:
         LabelValueError: naming the file, the values and the number of classes.
+        LabelSizeError: naming the files and their sizes.
         LabelsNotLoadedError: the dataset has a label map for the image, but no step before this one
             loads it.
     """
@@ -49,12 +56,27 @@ class CheckLabels(BaseTransform):
                 f'{results["seg_map_path"]} is not loaded where CheckLabels stands in the '
                 'pipeline. Put LoadAnnotations before it, or take CheckLabels out.'
             )
+        self._require_size_of_image(results)
         wrong = values_outside(results['gt_seg_map'], self.num_classes, self.ignore_index)
         if wrong.size:
             # reduce_zero_label made 0 of 1, 1 of 2, ...; the message names the values of the file.
             in_file = wrong + 1 if results.get('reduce_zero_label') else wrong
             raise LabelValueError(self._message(results, in_file))
         return results
+
+    def _require_size_of_image(self, results: dict) -> None:
+        """Raise unless the label map has the size of the image file, or that of the image now."""
+        size = results['gt_seg_map'].shape[:2]
+        image = results.get('img')
+        sizes = [results.get('ori_shape'), getattr(image, 'shape', None)]
+        known = [tuple(shape[:2]) for shape in sizes if shape is not None]
+        if known and size not in known:
+            (height, width), (own_height, own_width) = known[0], size
+            raise LabelSizeError(
+                f'{results.get("seg_map_path", "a label map")}: {own_width} x {own_height} pixels, '
+                f'but its image {results.get("img_path", "")} has {width} x {height}. Write the '
+                'label map at the size of the image.'
+            )
 
     def _message(self, results: dict, values: np.ndarray) -> str:
         shown = ', '.join(str(value) for value in values[:8]) + (', …' if values.size > 8 else '')

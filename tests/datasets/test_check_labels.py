@@ -5,6 +5,7 @@ import pytest
 from mmseg.registry import TRANSFORMS
 
 from pspnet_plugin.datasets.check_labels import (
+    LabelSizeError,
     LabelsNotLoadedError,
     LabelValueError,
     values_outside,
@@ -38,6 +39,24 @@ def test_error_names_the_value_that_stands_in_the_file_when_zero_is_no_class():
 def test_many_wrong_values_are_shown_shortened():
     with pytest.raises(LabelValueError, match=r'19, 20, 21, 22, 23, 24, 25, 26, …'):
         check(np.arange(60)[None])
+
+
+def test_label_map_of_another_size_than_its_image_is_named():
+    told = r'aachen_0\.png: 4 x 2 pixels, but its image a\.png has 4 x 3'
+    with pytest.raises(LabelSizeError, match=told):
+        check(
+            np.zeros((2, 4), np.uint8),
+            img=np.zeros((3, 4, 3), np.uint8),
+            img_path='a.png',
+            ori_shape=(3, 4),
+        )
+
+
+@pytest.mark.parametrize('size', [(6, 8), (3, 4)], ids=['of the file', 'of the image now'])
+def test_label_map_is_loaded_before_or_after_its_image_is_scaled(size):
+    label_map = np.zeros(size, np.uint8)
+    results = check(label_map, img=np.zeros((3, 4, 3), np.uint8), ori_shape=(6, 8))
+    assert results['gt_seg_map'] is label_map
 
 
 def test_image_without_labels_passes():
