@@ -18,6 +18,9 @@ from torch import Tensor
 from .errors import PredictionError
 
 
+GRID = 32  # pixels; the strides of all common networks divide it
+
+
 class Block(NamedTuple):
     """A final part of the result.
 
@@ -91,16 +94,20 @@ def blend(
 
 
 def line_of_windows(length: int, window: int, overlap: int) -> Line:
-    """Windows at even distances that cover ``length`` pixels.
+    """Windows at nearly even distances that cover ``length`` pixels.
 
-    Neighbours share ``overlap`` pixels or more, and no pixel lies in more than two windows, except
-    that a single pixel of rounding may.
+    Neighbours share ``overlap`` pixels or more. All but the last start at a multiple of GRID, or
+    where windows are small, of a smaller power of two: a network of strides sees them on the grid
+    on which it sees the whole image.
     """
     check_windows(window, overlap)
     size = min(window, length)
-    step = max(window - overlap, 1)
-    count = 1 + max(0, -(-(length - size) // step))
-    starts = [round(number * (length - size) / max(count - 1, 1)) for number in range(count)]
+    step, grid = max(window - overlap, 1), GRID
+    while grid > max(step // 4, 1):
+        grid //= 2
+    cells = -(-(length - size) // grid)  # from the first start to the last one
+    gaps = -(-cells // (step // grid))
+    starts = [number * cells // gaps * grid for number in range(gaps)] + [length - size]
     # The tent of half a pixel at the border up to 1 in the middle; never 0.
     centre = (size - 1) / 2
     tent = 1 - (torch.arange(size, dtype=torch.float64) - centre).abs() / (size / 2)

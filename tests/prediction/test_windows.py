@@ -55,6 +55,27 @@ def test_each_window_counts_less_towards_its_border_and_all_together_once(length
     assert all(pixels >= sizes[1] for pixels in shared)
 
 
+@given(st.integers(1, 5000), st.sampled_from([(512, 128), (1024, 256), (768, 384), (256, 0)]))
+def test_windows_start_where_the_strides_of_a_network_do(length, sizes):
+    starts = line_of_windows(length, *sizes).starts
+    assert starts == sorted(set(starts))
+    assert all(start % 32 == 0 for start in starts[:-1])
+    assert starts[-1] == max(length - sizes[0], 0)
+
+
+def test_network_with_a_stride_predicts_in_windows_as_in_one_piece():
+    image = torch.rand(2, 640, 576, generator=torch.Generator().manual_seed(0))
+
+    def network(row, column, height, width):
+        window = image[:, row : row + height, column : column + width]
+        cells = torch.nn.functional.avg_pool2d(window, 32)
+        return cells.repeat_interleave(32, dim=1).repeat_interleave(32, dim=2)
+
+    whole = network(0, 0, 640, 576)
+    found = joined(blend((640, 576), 192, 64, network), whole)
+    torch.testing.assert_close(found, whole, atol=1e-6, rtol=0)
+
+
 def test_two_windows_that_disagree_pass_over_into_each_other():
     def one_or_the_other(row, column, height, width):
         value = torch.tensor([1.0, 0.0] if column == 0 else [0.0, 1.0])
