@@ -17,7 +17,6 @@ from torch import Tensor
 
 from .errors import PredictionError
 
-
 GRID = 32  # pixels; the strides of all common networks divide it
 
 
