@@ -39,6 +39,7 @@ TILES_AT_ONCE, CHANNELS_AT_ONCE = 512, 256
 # With fewer channels or pixels, the additions cost more time than the multiplications they save;
 # `tools/benchmark.py winograd` measures it. A choice by the clock would not be reproducible.
 FEWEST_CHANNELS, FEWEST_PIXELS = 256, 1024
+MANY_CHANNELS = 1024  # that go in: half as many pixels are enough then
 # Matrix products are about a third faster where rows hold a multiple of 16 numbers (vector widths).
 ROW_MULTIPLE = 16
 
@@ -91,7 +92,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
         and x.dtype in (torch.float32, torch.float64)
         and weight.shape[2:] == (3, 3)
         and min(weight.shape[:2]) >= FEWEST_CHANNELS
-        and x.shape[2] * x.shape[3] >= FEWEST_PIXELS
+        and x.shape[2] * x.shape[3] * (1 + (x.shape[1] >= MANY_CHANNELS)) >= FEWEST_PIXELS
     )
 
 
@@ -150,7 +151,8 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 def _grad_x(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
     """The gradient of x: the convolution of that of the output with the transposed kernel."""
-    transposed = weight.flip(2, 3).transpose(0, 1)
+    # A channels-last kernel that is turned around lies across memory in every way.
+    transposed = weight.contiguous().flip(2, 3).transpose(0, 1)
     if pays(grad, transposed):
         return conv2d_3x3(grad, transposed)
     return conv2d_input(x.shape, weight, grad, padding=1)
