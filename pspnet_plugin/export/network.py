@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any, Callable
 
 import torch
@@ -15,7 +14,7 @@ from ..prediction.model import last_head
 from .errors import ExportError
 from .metadata import swaps_channels
 from .settings import ExportSettings
-from .winograd import WinogradConvolutions
+from .winograd import convolved
 
 
 class ExportedNetwork(nn.Module):
@@ -35,7 +34,11 @@ class ExportedNetwork(nn.Module):
         self.output, self.dtype = settings.output, torch.float32
         self.threshold = last_head(segmentor).threshold
         preprocessor = segmentor.data_preprocessor
-        self.normalizes, self.by_tiles = settings.normalize, settings.winograd
+        self.normalizes = settings.normalize
+        pools = F.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d
+        self.replacements: dict[Callable, Callable] = dict.fromkeys(pools, pooled)
+        if settings.winograd:
+            self.replacements[torch.conv2d] = convolved
         self.swaps_channels = swaps_channels(preprocessor)
         shift, scale = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
         self.register_buffer('mean', getattr(preprocessor, 'mean', shift).clone())
@@ -48,8 +51,7 @@ class ExportedNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """From images, (N, C, H, W), to what ``settings.output`` says."""
         x = self.normalized(image) if self.normalizes else image
-        convolutions = WinogradConvolutions() if self.by_tiles else nullcontext()
-        with ExportablePooling(), convolutions:
+        with Replaced(self.replacements):
             logits = first_tensor(self.segmentor(x.to(self.dtype), mode='tensor')).float()
         if self.output == 'logits':
             return logits
@@ -78,23 +80,32 @@ class ExportedNetwork(nn.Module):
         return logits.shape[1] == 1
 
 
-class ExportablePooling(TorchFunctionMode):
-    """Computes adaptive average pooling by matrices that follow from the size of the map.
+class Replaced(TorchFunctionMode):
+    """Within this context other functions are called in place of torch's.
 
-    Exporters know adaptive pooling only where the bins divide a map of known size.
+    Args:
+        replacements: by torch's function; each is called with that one, then with its arguments.
     """
+
+    def __init__(self, replacements: dict[Callable, Callable]) -> None:
+        super().__init__()
+        self.replacements = replacements
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func in (F.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d):
-            return pooled(func, *args, **kwargs)
-        return func(*args, **kwargs)
+        replacement = self.replacements.get(func)
+        if replacement is not None:
+            return replacement(func, *args, **kwargs or {})
+        return func(*args, **kwargs or {})
 
 
 def pooled(stock: Callable[..., Tensor], input: Tensor, output_size: Any) -> Tensor:
-    """Adaptive average pooling: stock's to one cell, and where the sides have unlike bins."""
+    """Adaptive average pooling, by matrices that follow from the size of the map.
+
+    Exporters know it only where the bins divide a map of known size. Stock's is taken for one cell,
+    and where the sides have unlike bins.
+    """
     sides = {output_size} if isinstance(output_size, int) else set(output_size)
     bins = sides.pop()
     if sides or bins is None or bins == 1:

@@ -22,7 +22,6 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 from torch.nn.modules.utils import _pair
-from torch.overrides import TorchFunctionMode
 
 OUTPUTS = 4  # of a tile, along each axis
 B_T = (
@@ -51,18 +50,6 @@ A = (
 )
 # With fewer, in or out, the two changes of form take more time than the sum over channels saves.
 FEWEST_CHANNELS = 512
-
-
-class WinogradConvolutions(TorchFunctionMode):
-    """Within this context 3 x 3 convolutions of many channels are computed by tiles."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.conv2d:
-            return convolved(func, *args, **kwargs)
-        return func(*args, **kwargs)
 
 
 def convolved(

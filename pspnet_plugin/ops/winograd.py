@@ -85,6 +85,7 @@ def _is_matrix_product(x: Tensor, weight: Tensor) -> bool:
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`conv2d_3x3` takes these tensors and is faster than PyTorch on them."""
+    fewest = FEWEST_PIXELS if weight.shape[1] < MANY_CHANNELS else FEWEST_PIXELS // 2
     return (
         x.device.type == 'cpu'
         and len(x) > 0
@@ -92,7 +93,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
         and x.dtype in (torch.float32, torch.float64)
         and weight.shape[2:] == (3, 3)
         and min(weight.shape[:2]) >= FEWEST_CHANNELS
-        and x.shape[2] * x.shape[3] * (1 + (x.shape[1] >= MANY_CHANNELS)) >= FEWEST_PIXELS
+        and x.shape[2] * x.shape[3] >= fewest
     )
 
 
