@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from .memory_format import is_channels_last
 from .operators import at_least_float32, interpolation_operator, is_recorded
@@ -109,7 +110,8 @@ class _Addition(torch.autograd.Function):
             for images, outputs in _blocks(grad):
                 for part in parts:
                     part.add_gradients(grad, images, outputs)
-        sums = [*(part.of_level for part in parts), *(part.of_weight for part in parts)]
+            of_levels, of_weights = zip(*(part.gradients() for part in parts))
+        sums = (*of_levels, *of_weights)
         return grad, None, *(g if g is None else g.to(t.dtype) for g, t in zip(sums, tensors))
 
 
@@ -126,14 +128,14 @@ def _parts(out: Tensor, tensors: Sequence[Tensor], align_corners: bool) -> list[
 def _add_parts(out: Tensor, parts: Sequence[_Part], images: slice, outputs: slice) -> None:
     """Add the convolutions of all levels to some images and output channels of ``out``."""
     # Short products cost more than a copy: those of levels with few bins are one.
-    few = [part for part in parts if part.few_taps is not None]
+    few = [part for part in parts if part.has_few_bins]
     together = [product for part in few for product in part.products(images, outputs)]
     if together:
         lines, matrices = zip(*together)
         joined = torch.cat(lines, dim=few[0].axis_of_bins), torch.cat(matrices, dim=1)
         few[0].add(out, images, outputs, *joined)
     for part in parts:
-        if part.few_taps is None:
+        if not part.has_few_bins:
             for product in part.products(images, outputs):
                 part.add(out, images, outputs, *product)
 
@@ -165,11 +167,20 @@ class _Part:
             interpolation_operator(*sizes, align_corners, like=at_least_float32(out.new_empty(0)))
             for sizes in zip(out.shape[2:], level.shape[2:], weight.shape[2:])
         )
+        n, channels, h, w = level.shape
+        # Then the kernel, which is larger, is taken as it lies: see :meth:`_bins_as_kernels`.
+        self.has_few_bins = n * h * w <= channels
         self.of_level: Tensor | None = None
         self.of_weight: Tensor | None = None
 
     def need_gradients(self, of_level: bool, of_weight: bool) -> None:
         """Start the sums of :meth:`add_gradients`."""
+        self.needs_gradients = of_level, of_weight
+        if self.has_few_bins:
+            n, _, h, w = self.level.shape
+            outputs, _, *kernel = self.weight.shape
+            self.of_few_taps = self.rows.new_empty(n, outputs, h, w, *kernel)
+            return
         if of_level:
             self.of_level = at_least_float32(torch.zeros_like(self.level))
         if of_weight:
@@ -192,15 +203,30 @@ class _Part:
         """Add what comes from the gradient of some images and output channels."""
         raise NotImplementedError
 
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        """Of the level and of the weight, after all of :meth:`add_gradients`."""
+        if self.has_few_bins:
+            n, c, h, w = self.level.shape
+            bins = self._bins_as_kernels()
+            taps = self.of_few_taps.transpose(0, 1).flatten(1, 3).to(bins.dtype)
+            if self.needs_gradients[0]:
+                of_bins = conv2d_weight(self.weight, bins.shape, taps)
+                self.of_level = of_bins.view(n, h, w, c).permute(0, 3, 1, 2)
+            if self.needs_gradients[1]:
+                self.of_weight = torch.einsum('opij,pc->ocij', taps, bins[..., 0, 0])
+        return self.of_level, self.of_weight
+
     @functools.cached_property
-    def few_taps(self) -> Tensor | None:
-        """All taps, (N, O, h, w, k_h, k_w), if there are so few that the kernel is not copied."""
-        n, c, h, w = self.level.shape
-        if n * h * w > c:
-            return None
-        # The kernel is taken as O images of k_h x k_w pixels, the bins as 1 x 1 kernels.
-        bins = self.level.to(self.weight.dtype).permute(0, 2, 3, 1).reshape(-1, c, 1, 1)
-        return F.conv2d(self.weight, bins).unflatten(1, (n, h, w)).transpose(0, 1)
+    def few_taps(self) -> Tensor:
+        """All taps, (N, O, h, w, k_h, k_w)."""
+        n, _, h, w = self.level.shape
+        taps = F.conv2d(self.weight, self._bins_as_kernels())
+        return taps.unflatten(1, (n, h, w)).transpose(0, 1)
+
+    def _bins_as_kernels(self) -> Tensor:
+        """(n h w, C, 1, 1); the convolution's kernel is O images of k_h x k_w pixels to them."""
+        bins = self.level.to(self.weight.dtype).permute(0, 2, 3, 1)
+        return bins.reshape(-1, self.level.shape[1], 1, 1)
 
 
 class _ContiguousPart(_Part):
@@ -214,7 +240,7 @@ class _ContiguousPart(_Part):
     def _taps(self, images: slice, outputs: slice, tap: int) -> Tensor:
         """(n o, k_h h, w)."""
         h, w = self.level.shape[2:]
-        if self.few_taps is not None:
+        if self.has_few_bins:
             taps = self.few_taps[images, outputs, ..., tap].permute(0, 1, 4, 2, 3)
         else:
             level, kernels = (
@@ -245,6 +271,10 @@ class _ContiguousPart(_Part):
         for tap, columns in enumerate(self.columns.to(self.dtype).unbind(2)):
             lines = (grad[images, outputs].reshape(-1, width) @ columns).unflatten(0, (-1, height))
             taps = torch.bmm(rows.expand(len(lines), -1, -1), lines.to(rows.dtype))
+            if self.has_few_bins:
+                target = self.of_few_taps[images, outputs, ..., tap]
+                target.copy_(taps.view(n, -1, target.shape[4], h, w).permute(0, 1, 3, 4, 2))
+                continue
             taps = taps.view(n, -1, h * w).to(self.dtype)
             if self.of_level is not None:
                 kernels = self._kernels(outputs, tap).T.expand(n, -1, -1)
@@ -266,7 +296,7 @@ class _ChannelsLastPart(_Part):
     def _taps(self, images: slice, tap: int) -> Tensor:
         """(n h, w k_w, O)."""
         outputs, k_w = self.weight.shape[0], self.columns.shape[2]
-        if self.few_taps is not None:
+        if self.has_few_bins:
             taps = self.few_taps[images, ..., tap, :].permute(0, 2, 3, 4, 1)
         else:
             level = self.level[images].permute(0, 2, 3, 1).to(self.dtype)
@@ -297,6 +327,10 @@ class _ChannelsLastPart(_Part):
         for tap, rows in enumerate(self.rows.to(self.dtype).unbind(2)):
             lines = torch.bmm(rows.T.expand(n, -1, -1), whole).view(-1, width, count)
             taps = torch.bmm(columns.expand(n * h, -1, -1), lines.to(columns.dtype))
+            if self.has_few_bins:
+                target = self.of_few_taps[images, ..., tap, :]
+                target.copy_(taps.view(n, h, w, -1, count).permute(0, 4, 1, 2, 3))
+                continue
             taps = taps.view(n * h * w, -1).to(self.dtype)  # (n h w, k_w O)
             if self.of_level is not None:
                 bins = (taps @ self._kernels(tap)).unflatten(0, (n, h, w))

@@ -152,10 +152,9 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 def _grad_x(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
     """The gradient of x: the convolution of that of the output with the transposed kernel."""
-    # A channels-last kernel that is turned around lies across memory in every way.
-    transposed = weight.contiguous().flip(2, 3).transpose(0, 1)
-    if pays(grad, transposed):
-        return conv2d_3x3(grad, transposed)
+    if pays(grad, weight.transpose(0, 1)):
+        # A channels-last kernel that is turned around lies across memory in every way.
+        return conv2d_3x3(grad, weight.contiguous().flip(2, 3).transpose(0, 1))
     return conv2d_input(x.shape, weight, grad, padding=1)
 
 
