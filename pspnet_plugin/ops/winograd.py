@@ -115,7 +115,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> Tensor:
-        return _convolve(x, weight)
+        return _convolve(x, _transform_kernels(weight))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -134,17 +134,18 @@ class _Convolution(torch.autograd.Function):
         return grad_x, grad_weight
 
 
-def _convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """The forward pass, image by image and strip by strip: (N, C, H, W) to (N, O, H, W)."""
-    kernels = _transform_kernels(weight).split(CHANNELS_AT_ONCE, 2)
+def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
+    """Image by image and strip by strip: (N, C, H, W), with kernels (16, O, C), to (N, O, H, W)."""
+    outputs = kernels.shape[1]
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-    shape = x.shape[0], weight.shape[0], *x.shape[2:]
+    shape = x.shape[0], outputs, *x.shape[2:]
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     columns = (x.shape[3] + 1) // 2
     for image, target in zip(x.split(1), out.split(1)):
         for rows in _strips(image):
-            tiles, sums = _empty_tiles(x, weight.shape[0], len(rows), columns)
-            for i, (part, kernel) in enumerate(zip(image.split(CHANNELS_AT_ONCE, 1), kernels)):
+            tiles, sums = _empty_tiles(x, outputs, len(rows), columns)
+            parts = zip(image.split(CHANNELS_AT_ONCE, 1), kernels.split(CHANNELS_AT_ONCE, 2))
+            for i, (part, kernel) in enumerate(parts):
                 _add_product(sums, kernel, _transform_input(part, rows), first=i == 0)
             _transform_output(tiles, target[:, :, 2 * rows.start : 2 * rows.stop])
     return out
@@ -152,10 +153,9 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 def _grad_x(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
     """The gradient of x: the convolution of that of the output with the transposed kernel."""
-    if pays(grad, weight.transpose(0, 1)):
-        # A channels-last kernel that is turned around lies across memory in every way.
-        return conv2d_3x3(grad, weight.contiguous().flip(2, 3).transpose(0, 1))
-    return conv2d_input(x.shape, weight, grad, padding=1)
+    if torch.is_grad_enabled() or not pays(grad, weight.transpose(0, 1)):
+        return conv2d_input(x.shape, weight, grad, padding=1)
+    return _convolve(grad, _transform_kernels(weight, turned=True).mT)
 
 
 def _grad_weight(x: Tensor, grad: Tensor) -> Tensor:
@@ -286,10 +286,12 @@ def _combine_gradients(even: Tensor, odd: Tensor, out: Tensor) -> None:
     torch.neg(odd, out=out[3])
 
 
-def _transform_kernels(weight: Tensor) -> Tensor:
-    """G g G^T of (O, C, 3, 3), as 16 matrices (O, C)."""
-    transform = _kernel_transform(weight).expand(weight.shape[0], 16, 9)
-    return torch.bmm(transform, weight.flatten(2).mT).transpose(0, 1)
+def _transform_kernels(weight: Tensor, turned: bool = False) -> Tensor:
+    """G g G^T of (O, C, 3, 3), as 16 matrices (O, C); also of kernels ``turned`` by half a turn."""
+    transform = _kernel_transform(weight)
+    if turned:
+        transform = transform.flip(1)
+    return torch.bmm(transform.expand(weight.shape[0], 16, 9), weight.flatten(2).mT).transpose(0, 1)
 
 
 def _transform_kernels_back(matrices: Tensor) -> Tensor:
