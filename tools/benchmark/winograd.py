@@ -17,8 +17,17 @@ from .table import Baseline, Quantity, Table, Wanted
 from .timing import Step, time_alternately
 
 DIRECT, TILES = 'direct', 'tiles'
-# From and to how many channels: near the line and on both sides of it.
-CHANNELS = ((128, 128), (192, 192), (256, 128), (256, 256), (384, 384), (512, 256), (512, 512))
+# From and to how many channels: near the line and on both sides of it, and those of PSPNet's head.
+CHANNELS = (
+    (128, 128),
+    (192, 192),
+    (256, 128),
+    (256, 256),
+    (384, 384),
+    (512, 256),
+    (512, 512),
+    (2048, 512),
+)
 TOLERANCE = 0.1  # by which the way that is taken may be slower than the other
 
 
