@@ -172,11 +172,17 @@ def full_logits(model: Any) -> Iterator[None]:
 
 
 def class_probabilities(sample: SegDataSample) -> Tensor:
-    """(C, H, W) float32 of a predicted sample; a single channel tells the second of two classes."""
+    """(C, H, W) float32 of a predicted sample, whose logits are overwritten.
+
+    A single channel tells the second of two classes.
+    """
     logits = sample.seg_logits.data.float()
     if len(logits) == 1:  # mmseg has applied the sigmoid already
         return torch.cat([1 - logits, logits])
-    return logits.softmax(0)
+    # The softmax in place: of a large window this is the largest map of all.
+    logits -= logits.amax(0)
+    logits.exp_()
+    return logits.div_(logits.sum(0))
 
 
 def ahead(

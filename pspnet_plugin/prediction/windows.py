@@ -64,7 +64,8 @@ def blend(
         size: height and width of the image.
         window: the side of the windows, in pixels; a smaller image is one window.
         overlap: how many pixels neighbours share at least; at most half a window.
-        probabilities_of: gives those of the window (row, column, height, width), (C, h, w).
+        probabilities_of: gives those of the window (row, column, height, width), (C, h, w), which
+            are overwritten.
 
     Raises:
         PredictionError: window and overlap do not fit each other.
@@ -77,7 +78,7 @@ def blend(
         beside: Tensor | None = None  # (C, height, columns): the same for the next window
         for j, column in enumerate(columns.starts):
             part = probabilities_of(row, column, rows.size, columns.size).float()
-            part = part * (rows.weights[i][:, None] * columns.weights[j]).to(part)
+            part.mul_((rows.weights[i][:, None] * columns.weights[j]).to(part))
             if beside is not None:
                 part[:, :, : beside.shape[2]] += beside
             final_columns = columns.final(j).stop

@@ -79,7 +79,7 @@ def test_network_with_a_stride_predicts_in_windows_as_in_one_piece():
 def test_two_windows_that_disagree_pass_over_into_each_other():
     def one_or_the_other(row, column, height, width):
         value = torch.tensor([1.0, 0.0] if column == 0 else [0.0, 1.0])
-        return value[:, None, None].expand(2, height, width)
+        return value[:, None, None].repeat(1, height, width)
 
     (start, second) = line_of_windows(48, 32, 16).starts
     assert (start, second) == (0, 16)
