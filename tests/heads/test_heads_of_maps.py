@@ -14,7 +14,7 @@ from torch import nn
 
 from pspnet_plugin.heads.layers import PyramidConv2d
 from tests.helpers.heads import BN, FAMILIES, assert_equal_results, both_heads, run
-from tests.helpers.maps import LAYOUTS, sizes
+from tests.helpers.maps import LAYOUTS, layouts, sizes
 
 OF_MAPS = [name for name in FAMILIES if name != 'psp']
 families = pytest.mark.parametrize('family', OF_MAPS)
@@ -45,9 +45,10 @@ def before(family, maps, classes=3):
     data=st.data(),
     align_corners=st.booleans(),
     norm_cfg=st.sampled_from([None, BN]),
+    layout=layouts,
 )
 def test_outputs_and_all_gradients_equal_stock_in_eval(
-    family, sides, batch, data, align_corners, norm_cfg
+    family, sides, batch, data, align_corners, norm_cfg, layout
 ):
     torch.manual_seed(0)
     channels = [data.draw(st.integers(1, 7)) for _ in sides]
@@ -60,24 +61,31 @@ def test_outputs_and_all_gradients_equal_stock_in_eval(
     )
     maps = random_maps(sides, batch, channels)
     more = before(family, maps)
-    assert_equal_results(
-        run(ours.double().eval(), *maps, more=more), run(stock.double().eval(), *maps, more=more)
-    )
+    expected = run(stock.double().eval(), *maps, more=more)
+    ours = ours.double().eval().to(memory_format=layout)
+    maps = [x.to(memory_format=layout) for x in maps]
+    assert_equal_results(run(ours, *maps, more=more), expected)
 
 
 @families
 @settings(deadline=None, max_examples=20)
-@given(sides=st.tuples(side, side, side), batch=st.integers(3, 4), align_corners=st.booleans())
+@given(
+    sides=st.tuples(side, side, side),
+    batch=st.integers(3, 4),
+    align_corners=st.booleans(),
+    layout=layouts,
+)
 def test_outputs_gradients_and_statistics_equal_stock_in_training(
-    family, sides, batch, align_corners
+    family, sides, batch, align_corners, layout
 ):
     torch.manual_seed(0)
     stock, ours = both_heads(family, align_corners=align_corners)
     maps = random_maps(sides, batch)
     more = before(family, maps)
-    assert_equal_results(
-        run(ours.double().train(), *maps, more=more), run(stock.double().train(), *maps, more=more)
-    )
+    expected = run(stock.double().train(), *maps, more=more)
+    ours = ours.double().train().to(memory_format=layout)
+    maps = [x.to(memory_format=layout) for x in maps]
+    assert_equal_results(run(ours, *maps, more=more), expected)
     for name, expected in stock.named_buffers():
         torch.testing.assert_close(dict(ours.named_buffers())[name], expected, rtol=1e-10, atol=0)
 

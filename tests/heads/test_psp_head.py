@@ -18,7 +18,7 @@ from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.heads.layers import PyramidConv2d
 from tests.helpers.heads import BN, SMALL, assert_equal_results, run
 from tests.helpers.heads import both_heads as both_heads_of
-from tests.helpers.maps import Convolutions
+from tests.helpers.maps import Convolutions, layouts
 from tests.helpers.torch_features import parametrized_weight_norm, skip_unless_computed
 
 both_heads = functools.partial(both_heads_of, 'psp')
@@ -34,9 +34,10 @@ both_heads = functools.partial(both_heads_of, 'psp')
     align_corners=st.booleans(),
     norm_cfg=st.sampled_from([None, BN, {'type': 'SyncBN'}]),
     act_cfg=st.sampled_from([None, {'type': 'ReLU'}, {'type': 'LeakyReLU'}]),
+    layout=layouts,
 )
 def test_outputs_and_all_gradients_equal_stock_in_eval(
-    size, batch, in_channels, channels, pool_scales, align_corners, norm_cfg, act_cfg
+    size, batch, in_channels, channels, pool_scales, align_corners, norm_cfg, act_cfg, layout
 ):
     torch.manual_seed(0)
     stock, ours = both_heads(
@@ -48,7 +49,9 @@ def test_outputs_and_all_gradients_equal_stock_in_eval(
         act_cfg=act_cfg,
     )
     x = torch.randn(batch, in_channels, *size, dtype=torch.float64)
-    assert_equal_results(run(ours.double().eval(), x), run(stock.double().eval(), x))
+    expected = run(stock.double().eval(), x)
+    ours, x = (a.double().to(memory_format=layout) for a in (ours.eval(), x))
+    assert_equal_results(run(ours, x), expected)
 
 
 @settings(deadline=None, max_examples=60)
@@ -58,9 +61,10 @@ def test_outputs_and_all_gradients_equal_stock_in_eval(
     in_channels=st.integers(2, 9),
     pool_scales=st.lists(st.integers(1, 8), min_size=1, max_size=4),
     align_corners=st.booleans(),
+    layout=layouts,
 )
 def test_outputs_gradients_and_statistics_equal_stock_in_training(
-    size, batch, in_channels, pool_scales, align_corners
+    size, batch, in_channels, pool_scales, align_corners, layout
 ):
     torch.manual_seed(0)
     stock, ours = both_heads(
@@ -69,7 +73,9 @@ def test_outputs_gradients_and_statistics_equal_stock_in_training(
     # Samples of different brightness: a norm over a few equal values would amplify any rounding.
     x = torch.randn(batch, in_channels, *size, dtype=torch.float64)
     x = x + 3 * torch.randn(batch, in_channels, 1, 1, dtype=torch.float64)
-    assert_equal_results(run(ours.double().train(), x), run(stock.double().train(), x))
+    expected = run(stock.double().train(), x)
+    ours, x = (a.double().to(memory_format=layout) for a in (ours.train(), x))
+    assert_equal_results(run(ours, x), expected)
     for name, expected in stock.named_buffers():
         torch.testing.assert_close(dict(ours.named_buffers())[name], expected, rtol=1e-10, atol=0)
 

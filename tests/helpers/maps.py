@@ -25,9 +25,12 @@ def assert_same(ours, stock, tolerance=1e-10):
 
 
 def assert_same_with_gradients(ours, stock, inputs):
-    """Outputs agree, and so do the gradients of all inputs, for one random gradient."""
+    """Outputs agree, and so do the gradients of all inputs, for one random gradient.
+
+    That lies in memory as our output does, as it would where another layer follows.
+    """
     assert_same(ours, stock)
-    gradient = random_map(*stock.shape, seed=1).detach()
+    gradient = torch.empty_like(ours).copy_(random_map(*stock.shape, seed=1)).detach()
     for a, b in zip(
         torch.autograd.grad(ours, inputs, gradient), torch.autograd.grad(stock, inputs, gradient)
     ):

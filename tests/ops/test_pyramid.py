@@ -40,8 +40,11 @@ def test_every_level_is_adaptive_average_pooling(shape, pool_scales, layout):
 @settings(deadline=None, max_examples=100)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), sizes, sizes),
+    # More bins than channels, and fewer: both ways are taken, and both in one call.
     level_shapes=st.lists(
-        st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4
+        st.tuples(st.sampled_from([1, 3, 50]), st.integers(1, 7), st.integers(1, 7)),
+        min_size=1,
+        max_size=4,
     ),
     kernel_size=st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([1, 3, 5])),
     with_bias=st.booleans(),
