@@ -18,6 +18,7 @@ Unnecessary as soon as mmengine reads what it writes with ``weights_only=True`` 
 from __future__ import annotations
 
 import functools
+import inspect
 import mmap
 import os
 import pickle
@@ -85,6 +86,7 @@ def _loading_data(load_url: Callable) -> Callable:
     if old_torch.installed():  # cannot be asked: take copies of torch.hub's functions
         seen = {**load_url.__globals__, 'torch': _TorchThatLoadsData('torch')}
         for name, value in list(seen.items()):
+            value = inspect.unwrap(value) if callable(value) else value  # torch 2.4 decorates one
             if isinstance(value, types.FunctionType) and value.__globals__ is load_url.__globals__:
                 seen[name] = types.FunctionType(value.__code__, seen, name, value.__defaults__)
         return functools.wraps(load_url)(seen[load_url.__name__])

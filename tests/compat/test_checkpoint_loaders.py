@@ -41,7 +41,11 @@ SCHEMES = (
 
 
 HAS_LIST = hasattr(torch.serialization, 'safe_globals')  # torch >= 2.5
-WAY_OUT = 'add_safe_globals' if HAS_LIST else 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1'
+WAY_OUT = (
+    'add_safe_globals'
+    if hasattr(torch.serialization, 'add_safe_globals')  # torch >= 2.4
+    else 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1'
+)
 
 
 def load(reference):
