@@ -10,18 +10,18 @@ from torch import nn
 
 from pspnet_plugin.heads import FactorizedPSPHead, PlainPSPHead
 from tests.helpers.heads import FAMILIES, OfOneMap
+from tests.helpers.torch_features import VERSION
 
 HEIGHT_WIDTH = (250, 330)  # a feature map of 32 x 42: not divisible by 3 or 6
 OTHER_SIZES = [(333, 201), (80, 97)]
-HAS_DYNAMO_EXPORTER = 'dynamo' in inspect.signature(torch.onnx.export).parameters
-BY_TORCHSCRIPT = {'dynamo': False} if HAS_DYNAMO_EXPORTER else {}
+CHOOSES_EXPORTER = 'dynamo' in inspect.signature(torch.onnx.export).parameters
+BY_TORCHSCRIPT = {'dynamo': False} if CHOOSES_EXPORTER else {}
 
 needs_sizes_in_export = pytest.mark.skipif(
-    not hasattr(getattr(torch, 'export', None), 'Dim'),
-    reason='torch.export before 2.2 has no Dim for unknown sizes',
+    VERSION < (2, 5), reason='torch.export before 2.5 has no Dim, or makes conditions of the sizes'
 )
 needs_dynamo_exporter = pytest.mark.skipif(
-    not HAS_DYNAMO_EXPORTER, reason='torch.onnx.export before 2.5 has no dynamo=True'
+    VERSION < (2, 5), reason='torch.onnx.export before 2.5 has no dynamo=True, or another one'
 )
 needs_whole_graphs = pytest.mark.skipif(
     not hasattr(getattr(torch, 'compiler', None), 'is_compiling'),
