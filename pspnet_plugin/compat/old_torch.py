@@ -26,17 +26,18 @@ import torch
 
 def installed() -> bool:
     """Whether the installed torch is one before 2.6."""
-    return _version() < (2, 6)
+    return version() < (2, 6)
 
 
-def _version() -> tuple[int, ...]:
+def version() -> tuple[int, ...]:
+    """The first two numbers of the installed torch's version."""
     return tuple(int(part) for part in torch.__version__.split('.')[:2])
 
 
 def fitting(file: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """``file`` and the options for ``torch.load`` in the form that the installed torch takes."""
     options = dict(options)
-    if _version() < (2, 1):
+    if version() < (2, 1):
         options.pop('mmap', None)
     elif options.get('mmap'):
         file = str(file)  # 2.1 maps files that are named by a string

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..compat import old_torch
 from .errors import ExportError
 from .settings import ExportSettings
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
 # Before torch 2.7 the newer of its two exporters gives the open dimensions no names.
-HAS_DYNAMO_EXPORTER = [int(part) for part in torch.__version__.split('.')[:2]] >= [2, 7]
+HAS_DYNAMO_EXPORTER = old_torch.version() >= (2, 7)
 INPUT = 'image'
 OPEN = {0: 'batch', 2: 'height', 3: 'width'}
 # A protobuf message holds at most 2 GiB; larger weights are written beside it.

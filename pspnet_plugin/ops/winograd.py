@@ -136,7 +136,7 @@ class _Convolution(torch.autograd.Function):
 
 def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
     """Image by image and strip by strip: (N, C, H, W), with kernels (16, O, C), to (N, O, H, W)."""
-    outputs = kernels.shape[1]
+    outputs, parts = kernels.shape[1], kernels.split(CHANNELS_AT_ONCE, 2)
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     shape = x.shape[0], outputs, *x.shape[2:]
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
@@ -144,8 +144,7 @@ def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
     for image, target in zip(x.split(1), out.split(1)):
         for rows in _strips(image):
             tiles, sums = _empty_tiles(x, outputs, len(rows), columns)
-            parts = zip(image.split(CHANNELS_AT_ONCE, 1), kernels.split(CHANNELS_AT_ONCE, 2))
-            for i, (part, kernel) in enumerate(parts):
+            for i, (part, kernel) in enumerate(zip(image.split(CHANNELS_AT_ONCE, 1), parts)):
                 _add_product(sums, kernel, _transform_input(part, rows), first=i == 0)
             _transform_output(tiles, target[:, :, 2 * rows.start : 2 * rows.stop])
     return out

@@ -6,10 +6,10 @@ import json
 import re
 
 import pytest
-import torch
 
 from tests.helpers.processes import ROOT, run_python
 from tests.helpers.stack import LACKS_OPERATORS, is_installed
+from tests.helpers.torch_features import VERSION
 
 PACKAGE = ROOT / 'pspnet_plugin'
 DOCS = (ROOT / 'docs' / 'compat.md').read_text(encoding='utf-8')
@@ -18,8 +18,8 @@ CONDITIONS = {  # as they stand in the table, and whether they hold here
     'with mmcv-lite and MMSegmentation 1.2': LACKS_OPERATORS,
     'with onedl-mmengine': is_installed('onedl-mmengine'),
     'without a GPU': True,  # run_python hides those that there are
-    'on torch 2.1 and before': torch.__version__ < '2.2',
-    'on torch before 2.6': torch.__version__ < '2.6',
+    'on torch 2.1 and before': VERSION < (2, 2),
+    'on torch before 2.6': VERSION < (2, 6),
 }
 WITH_OPERATORS_AND_GPU = """
 import sys, types, mmengine.device.utils

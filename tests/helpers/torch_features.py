@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.nn import utils
 
-VERSION = tuple(int(part) for part in torch.__version__.split('.')[:2])
+from pspnet_plugin.compat import old_torch
+
+VERSION = old_torch.version()
 # torch 2.0 has only the older one.
 parametrized_weight_norm = getattr(utils.parametrizations, 'weight_norm', utils.weight_norm)
 
