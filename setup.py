@@ -83,7 +83,7 @@ setup(
         'rich',
         'safetensors',
     ],
-    entry_points={'console_scripts': ['pspnet = pspnet_plugin.commands:main']},
+    entry_points={'console_scripts': ['pspnet = pspnet_plugin.app.commands:main']},
     extras_require={
         'timm': timm,
         'onnx': onnx,

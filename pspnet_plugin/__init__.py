@@ -5,30 +5,34 @@ everything below, so a config only says ``custom_imports = dict(imports=['pspnet
 Without mmseg, the hooks and the initializer serve any mmengine project.
 """
 
+import importlib
 import importlib.util
+from typing import TYPE_CHECKING, Any
 
 from . import compat
-from .compat.config_scope import config_path
-from .errors import PspnetPluginError
+from .errors import ImageError, PredictionError, PspnetPluginError
+from .utils.config_files import config_path
 
 __version__ = '0.1.0'
 
 compat.apply()
 
+from .finite_loss import StopAtNonFiniteLossHook  # noqa: E402
 from .freezing import LayerFreezeHook  # noqa: E402
 from .pretrained import (  # noqa: E402
     PretrainedBackbone,
     PretrainedBackboneHook,
     load_pretrained,
 )
-from .runs.finite_loss import StopAtNonFiniteLossHook  # noqa: E402
 from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook  # noqa: E402
 
 __all__ = [
     'ChannelsLastHook',
     'FoldBatchNormHook',
+    'ImageError',
     'KeepMemoryHook',
     'LayerFreezeHook',
+    'PredictionError',
     'PretrainedBackbone',
     'PretrainedBackboneHook',
     'PspnetPluginError',
@@ -39,7 +43,6 @@ __all__ = [
 ]
 
 if importlib.util.find_spec('mmseg') is not None:
-    from .datasets import CheckLabels, LoadRaster
     from .heads import (
         FactorizedFCNHead,
         FactorizedOCRHead,
@@ -47,26 +50,43 @@ if importlib.util.find_spec('mmseg') is not None:
         FactorizedSegformerHead,
         FactorizedUPerHead,
         PlainPSPHead,
-        StreamedFCNHead,
     )
-    from .prediction import ImageError, Prediction, PredictionError, init_model, predict
     from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
+    from .transforms import CheckLabels, LoadRaster
 
     __all__ += [
         'CheckLabels',
+        'ExportSettings',
         'FactorizedFCNHead',
         'FactorizedOCRHead',
         'FactorizedPSPHead',
         'FactorizedSegformerHead',
         'FactorizedUPerHead',
-        'ImageError',
         'LabelMapEncoderDecoder',
         'LoadRaster',
         'LogitsTTAModel',
         'PlainPSPHead',
         'Prediction',
-        'PredictionError',
-        'StreamedFCNHead',
+        'export_model',
         'init_model',
         'predict',
     ]
+
+# What a training run does not need is imported when it is asked for.
+LOOKED_UP = {
+    'ExportSettings': 'app.export',
+    'Prediction': 'app.prediction',
+    'export_model': 'app.export',
+    'init_model': 'app.models',
+    'predict': 'app.prediction',
+}
+if TYPE_CHECKING:
+    from .app.export import ExportSettings, export_model
+    from .app.models import init_model
+    from .app.prediction import Prediction, predict
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LOOKED_UP:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'.{LOOKED_UP[name]}', __name__), name)

@@ -10,9 +10,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
-from pspnet_plugin.config_parts import dicts_within
+from pspnet_plugin.app.training.tools import stock_tools
 from pspnet_plugin.replacements import REPLACEMENTS
-from pspnet_plugin.runs.tools import stock_tools
+from pspnet_plugin.utils.config_tree import dicts_within
 from tests.helpers.processes import ROOT
 
 STOCK = {

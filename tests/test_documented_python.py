@@ -12,8 +12,8 @@ import torchvision
 from mmengine.logging import HistoryBuffer
 from PIL import Image
 
-from pspnet_plugin.compat.config_scope import find_config
 from pspnet_plugin.pretrained.source.schemes import resolve
+from pspnet_plugin.utils.config_files import find_config
 from tests.helpers.documents import DOCUMENTS, TRANSLATIONS, code_blocks, is_config
 from tests.helpers.networks import saved
 from tests.helpers.prediction import random_checkpoint, small_config, write_photo

@@ -24,11 +24,12 @@ from mmseg.models import SegDataPreProcessor
 from mmseg.registry import DATASETS, MODELS
 
 import pspnet_plugin
-from pspnet_plugin import export, freezing, prediction, pretrained, speed
-from pspnet_plugin.commands import main
-from pspnet_plugin.config_parts import datasets_within, dicts_within
-from pspnet_plugin.runs import launch
-from pspnet_plugin.runs.tools import stock_tools
+from pspnet_plugin import freezing, pretrained, speed
+from pspnet_plugin.app import export, prediction
+from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.training import launch
+from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.utils.config_tree import datasets_within, dicts_within
 from tests.helpers.documents import (
     DOCUMENTS,
     TRANSLATIONS,

@@ -3,7 +3,7 @@
 
 import sys
 
-from pspnet_plugin.commands import main
+from pspnet_plugin.app.commands import main
 
 if __name__ == '__main__':
     sys.exit(main(['train', *sys.argv[1:]]))

@@ -16,18 +16,18 @@ Unnecessary as soon as mmengine writes first and removes then.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, checkpoint_hook
 from mmengine.runner import Runner
 
 from ..errors import PspnetPluginError
+from ..utils.files import write_whole
 
 
 class CheckpointNotWrittenError(PspnetPluginError, OSError):
@@ -52,23 +52,6 @@ def patch() -> None:
     checkpoint_hook.open = write_whole
     for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
         setattr(CheckpointHook, name, remove_afterwards(getattr(CheckpointHook, name)))
-
-
-@contextlib.contextmanager
-def write_whole(path: str | Path, mode: str) -> Iterator[IO[Any]]:
-    """As ``open``, but the file has its name when all of it is on the disk, and not before."""
-    path = os.path.realpath(path)
-    part = f'{path}.part'
-    try:
-        with open(part, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(part)
-        raise
 
 
 def remove_afterwards(save: Callable) -> Callable:

@@ -30,8 +30,8 @@ from typing import Any
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-from ..archives import fault_of, is_zip, pickle_protocol, reason_of
 from ..errors import PspnetPluginError
+from ..utils.checkpoint_zip import fault_of, is_zip, pickle_protocol, reason_of
 from . import checkpoints, old_torch
 from .checkpoints import reading_checkpoints, refused_name
 

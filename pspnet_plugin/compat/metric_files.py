@@ -21,8 +21,8 @@ from mmengine.config import Config
 from mmengine.hooks import LoggerHook
 from mmengine.registry import HOOKS
 
-from ..config_parts import dicts_within
-from ..processes import is_first_process
+from ..utils.config_tree import dicts_within
+from ..utils.distributed import is_first_process
 from . import runner
 
 

@@ -27,7 +27,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from ..wrappers import unwrapped
+from ..utils.distributed import unwrapped
 
 before_build: list[Callable[[Config], None]] = []
 logger_built: list[Callable[[logging.Logger], None]] = []

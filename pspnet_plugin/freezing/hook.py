@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import PspnetPluginError
-from ..wrappers import unwrapped
+from ..utils.distributed import unwrapped
 from . import enforce, optimizer
 from .ddp import rebuild_reducers
 from .optimizer import by_name

@@ -8,15 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from .enforce import fixed_as_built, frozen_as_built
-from .schedule import (
-    Rule,
-    RunLength,
-    ScheduleError,
-    Timeline,
-    as_list,
-    build_rules,
-    expand_preset,
-)
+from .schedule import Rule, RunLength, ScheduleError, Timeline, as_list, build_rules, expand_preset
 from .selection import named_alone, select, stage_patterns
 
 

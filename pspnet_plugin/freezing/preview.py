@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from ..errors import PspnetPluginError
-from ..text import near_misses, table_as_text
+from ..utils.text import near_misses, table_as_text
 from .hook import LayerFreezeHook, lay_out_run
 from .optimizer import lr_histories, names_by_id, restore_scheduled_lr, scale_lr
 from .schedule import RunLength, Timeline

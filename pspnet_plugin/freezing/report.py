@@ -9,7 +9,7 @@ from rich.table import Table
 from torch import nn
 from torch.optim import Optimizer
 
-from ..text import table_as_text
+from ..utils.text import table_as_text
 
 _DEEPEST = 3
 _FROZEN, _FIXED = 'frozen', 'fixed as built'

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import PspnetPluginError
-from ..text import did_you_mean
+from ..utils.text import did_you_mean
 
 _KEYS = ('at', 'unfreeze', 'freeze', 'exclude', 'lr_mult', 'warmup')
 

@@ -21,7 +21,7 @@ from itertools import chain
 from torch import nn
 
 from ..errors import PspnetPluginError
-from ..text import did_you_mean, near_misses
+from ..utils.text import did_you_mean, near_misses
 
 _STAGE_PATTERN = re.compile(r'(?:(?P<owner>.+)\.)?stages\[(?P<index>-?\d*(?::-?\d*)?)\]')
 _NUMBERED_STAGE = re.compile(r'(?:layer|stage|block)s?_?\d+|s\d+')

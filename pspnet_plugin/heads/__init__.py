@@ -1,6 +1,6 @@
 """Decode heads: configuration and parameters; the arithmetic is in ``ops``."""
 
-from .fcn_head import FactorizedFCNHead, StreamedFCNHead
+from .fcn_head import FactorizedFCNHead
 from .ocr_head import FactorizedOCRHead
 from .psp_head import FactorizedPSPHead, PlainPSPHead
 from .segformer_head import FactorizedSegformerHead
@@ -13,5 +13,4 @@ __all__ = [
     'FactorizedSegformerHead',
     'FactorizedUPerHead',
     'PlainPSPHead',
-    'StreamedFCNHead',
 ]

@@ -14,7 +14,7 @@ from .loss_mixin import StreamedLossMixin
 from .pyramid import speed_up_convolutions, split_convolution, takes_pyramid
 
 
-@MODELS.register_module(name=['FactorizedFCNHead', 'StreamedFCNHead'])
+@MODELS.register_module()
 class FactorizedFCNHead(StreamedLossMixin, FCNHead):
     """mmseg's ``FCNHead`` with a loss that never holds full-size logits.
 
@@ -45,6 +45,3 @@ class FactorizedFCNHead(StreamedLossMixin, FCNHead):
             and runs_as_written(self.convs, nn.Sequential)
             and takes_pyramid(self.convs[0])
         )
-
-
-StreamedFCNHead = FactorizedFCNHead

@@ -11,7 +11,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..compat.runner import starting
-from ..wrappers import unwrapped
+from ..utils.distributed import unwrapped
 from .errors import PretrainedWeightsError
 from .initializer import PretrainedBackbone
 from .settings import LoadSettings

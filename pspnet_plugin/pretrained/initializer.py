@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from ..compat import runner as moments
-from ..wrappers import unwrapped
+from ..utils.distributed import unwrapped
 from .errors import PretrainedWeightsError
 from .load import load
 from .report import LoadReport

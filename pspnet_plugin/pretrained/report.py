@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from ..text import shortened, table_as_text
+from ..utils.text import shortened, table_as_text
 from .match.plan import LoadPlan
 from .match.search import is_counted
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..text import did_you_mean
+from ..utils.text import did_you_mean
 from .errors import PretrainedWeightsError
 from .match.conversions import BY_NAME
 from .match.input_channels import SOURCES, channels_of

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..wrappers import unwrapped
+from ..utils.distributed import unwrapped
 from .channels_last import fall_back_once, set_memory_format
 from .examples import example_runs
 from .folding import fold_batch_norms

@@ -12,8 +12,8 @@ import torch
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 
-from pspnet_plugin.compat.checkpoint_files import write_whole
 from pspnet_plugin.errors import PspnetPluginError
+from pspnet_plugin.utils.files import write_whole
 from tests.helpers.freezing_runs import make_runner
 
 KEEP_ONE = {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False, 'max_keep_ckpts': 1}

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel, MMSeparateDistributedDataParallel
 
+from pspnet_plugin.app.training.tools import stock_tools
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
-from pspnet_plugin.runs.tools import stock_tools
 from tests.helpers.communication import CountBytes, bytes_of
 from tests.helpers.freezing_runs import Net, watch
 from tests.helpers.processes import ROOT, run_python

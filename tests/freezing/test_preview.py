@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 
-from pspnet_plugin.commands import main
+from pspnet_plugin.app.commands import main
 from pspnet_plugin.freezing import LayerFreezeHook
 from pspnet_plugin.freezing.preview import PreviewError, as_table, draw, parts_of, preview
 from tests.helpers.freezing_runs import Net, under, watch

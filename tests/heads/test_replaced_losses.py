@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules import module as registry
 from torch.nn.utils import parametrize
 
-from pspnet_plugin.heads import StreamedFCNHead, loss_mixin
+from pspnet_plugin.heads import FactorizedFCNHead, loss_mixin
 from tests.helpers.heads import HOOK_KINDS
 
 ONE = {'type': 'CrossEntropyLoss', 'loss_weight': 0.4}
@@ -40,7 +40,7 @@ def losses_and_gradient(head):
 
 @pytest.fixture(params=[ONE, SEVERAL], ids=['one loss', 'several losses'])
 def heads(request):
-    return build(FCNHead, request.param), build(StreamedFCNHead, request.param)
+    return build(FCNHead, request.param), build(FactorizedFCNHead, request.param)
 
 
 def loss_of(head):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pspnet_plugin.data.pairs import Pair
+from pspnet_plugin.app.own_data.pairs import Pair
 
 SIZE = (40, 56)  # rows, columns
 

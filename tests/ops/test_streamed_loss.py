@@ -13,7 +13,7 @@ from mmseg.models.decode_heads import FCNHead
 from mmseg.structures import SegDataSample
 
 from pspnet_plugin import PspnetPluginError
-from pspnet_plugin.heads import StreamedFCNHead, loss_mixin
+from pspnet_plugin.heads import FactorizedFCNHead, loss_mixin
 from pspnet_plugin.ops.streamed_loss import (
     LabelOutOfRangeError,
     SecondDerivativeError,
@@ -53,7 +53,7 @@ def random_label(size, classes, ignored=255, share=0.2, seed=0):
 def assert_equal_to_stock(logits, label, rtol, accuracy_atol=1e-12, **kwargs):
     """Losses, accuracy and gradients agree; ``accuracy_atol`` is in percent of the pixels."""
     stock, stock_gradient = losses_and_gradient(FCNHead, logits, label, **kwargs)
-    ours, gradient = losses_and_gradient(StreamedFCNHead, logits, label, **kwargs)
+    ours, gradient = losses_and_gradient(FactorizedFCNHead, logits, label, **kwargs)
     assert ours.keys() == stock.keys()
     for name in stock:
         assert ours[name].shape == stock[name].shape
@@ -155,7 +155,7 @@ def test_single_output_channel_takes_the_stock_path(monkeypatch):
             threshold=0.5,
             loss_decode=dict(CROSS_ENTROPY, use_sigmoid=True),
         )
-        for cls in (FCNHead, StreamedFCNHead)
+        for cls in (FCNHead, FactorizedFCNHead)
     ]
     logits, samples = torch.randn(2, 1, 6, 7), as_samples(random_label((2, 30, 40), 2, share=0.0))
     stock, ours = (head.loss_by_feat(logits, samples) for head in heads)
@@ -167,7 +167,7 @@ def test_tied_scores_are_counted_as_stock_counts_them():
     logits = torch.randint(2, (2, 6, 12, 12), generator=torch.Generator().manual_seed(0)).double()
     label = random_label((2, 12, 12), 6)
     stock, _ = losses_and_gradient(FCNHead, logits, label)
-    ours, _ = losses_and_gradient(StreamedFCNHead, logits, label)
+    ours, _ = losses_and_gradient(FactorizedFCNHead, logits, label)
     assert ours['acc_seg'] == stock['acc_seg']
     first = (logits.argmax(1) == label)[label != 255].double().mean() * 100
     assert first != pytest.approx(stock['acc_seg'].item()), 'no tie distinguishes the rules'
@@ -177,7 +177,7 @@ def test_all_pixels_ignored_give_zero_loss_zero_gradient_and_stock_accuracy():
     logits, label = torch.randn(2, 5, 6, 7), torch.full((2, 30, 40), 255)
     loss = dict(CROSS_ENTROPY, avg_non_ignore=True)
     assert_equal_to_stock(logits, label, rtol=1e-6, loss_decode=loss)
-    ours, gradient = losses_and_gradient(StreamedFCNHead, logits, label, loss_decode=loss)
+    ours, gradient = losses_and_gradient(FactorizedFCNHead, logits, label, loss_decode=loss)
     assert ours['loss_ce'] == 0
     assert not gradient.any()
 
@@ -188,7 +188,7 @@ def test_class_weights_work_with_an_ignored_label_that_has_none():
     loss = dict(CROSS_ENTROPY, class_weight=weight)
     with contextlib.nullcontext() if ON_FORK else pytest.raises(IndexError):
         losses_and_gradient(FCNHead, logits, label, loss_decode=loss)
-    ours, _ = losses_and_gradient(StreamedFCNHead, logits, label, loss_decode=loss)
+    ours, _ = losses_and_gradient(FactorizedFCNHead, logits, label, loss_decode=loss)
     full = F.interpolate(logits, (30, 40), mode='bilinear')
     expected = F.cross_entropy(full, label, torch.tensor(weight).double(), ignore_index=255)
     # mmseg adds float32's epsilon to what it divides by.
@@ -206,7 +206,7 @@ def test_label_outside_the_classes_is_named_in_the_error(value):
     logits, label = torch.randn(2, 5, 6, 7), random_label((2, 30, 40), 5)
     label[1, 7, 3] = value
     with pytest.raises(LabelOutOfRangeError, match=f'value {value}, but the head has 5') as error:
-        losses_and_gradient(StreamedFCNHead, logits, label)
+        losses_and_gradient(FactorizedFCNHead, logits, label)
     assert isinstance(error.value, PspnetPluginError)
     with pytest.raises(IndexError):
         losses_and_gradient(FCNHead, logits, label)
@@ -237,7 +237,7 @@ def test_half_precision_logits_are_at_least_as_accurate_as_stock(dtype, autocast
     label = random_label((2, 64, 64), 9)
     truth, truth_gradient = losses_and_gradient(FCNHead, half.double(), label)
     errors = {}
-    for cls in (FCNHead, StreamedFCNHead):
+    for cls in (FCNHead, FactorizedFCNHead):
         with torch.autocast('cpu', dtype, enabled=autocast):
             result, gradient = losses_and_gradient(cls, half, label)
         assert gradient.dtype == dtype
@@ -245,7 +245,7 @@ def test_half_precision_logits_are_at_least_as_accurate_as_stock(dtype, autocast
             (result['loss_ce'] - truth['loss_ce']).abs().item(),
             (gradient.double() - truth_gradient).norm().item(),
         )
-    for ours, stock in zip(errors[StreamedFCNHead], errors[FCNHead]):
+    for ours, stock in zip(errors[FactorizedFCNHead], errors[FCNHead]):
         assert ours <= 1.5 * stock + 1e-7
 
 
@@ -263,12 +263,12 @@ def test_no_tensor_comes_near_the_size_of_the_full_logits():
     logits, label = torch.randn(2, 20, 16, 16), random_label((2, 128, 128), 20)
     full = 2 * 20 * 128 * 128
     largest = {}
-    for cls in (FCNHead, StreamedFCNHead):
+    for cls in (FCNHead, FactorizedFCNHead):
         with mock.patch.dict(STRIP_BYTES, cpu=100_000), LargestTensor() as mode:
             losses_and_gradient(cls, logits, label)
         largest[cls] = mode.elements
     assert largest[FCNHead] >= full
-    assert largest[StreamedFCNHead] <= full / 15
+    assert largest[FactorizedFCNHead] <= full / 15
 
 
 def test_compiled_caller_gets_the_same_loss_and_gradient():
@@ -287,7 +287,7 @@ def test_compiled_caller_gets_the_same_loss_and_gradient():
 
 def test_checkpoints_of_the_stock_fcn_head_load_strictly():
     kwargs = {'in_channels': 6, 'channels': 4, 'num_convs': 2, 'concat_input': True}
-    stock, ours = (build_head(cls, 5, **kwargs).eval() for cls in (FCNHead, StreamedFCNHead))
+    stock, ours = (build_head(cls, 5, **kwargs).eval() for cls in (FCNHead, FactorizedFCNHead))
     ours.load_state_dict(stock.state_dict(), strict=True)
     features = [torch.randn(2, 6, 9, 9)]
     torch.testing.assert_close(ours(features), stock(features))

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pspnet_plugin.text import did_you_mean, table_as_text
+from pspnet_plugin.utils.text import did_you_mean, table_as_text
 
 EQUAL = 1e-9
 COLUMNS = 'family', 'config', 'replaced', 'loss and gradients', 'prediction', 'faster', 'remarks'

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pspnet_plugin.compat import runner as moments
 from pspnet_plugin.replacements import REPLACEMENTS
-from pspnet_plugin.text import first_line
+from pspnet_plugin.utils.text import first_line
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -32,7 +32,7 @@ from rich.table import Table
 from run_log import read_log
 
 import pspnet_plugin  # noqa: F401  registers what the configs name
-from pspnet_plugin.text import table_as_text
+from pspnet_plugin.utils.text import table_as_text
 
 TOOLS = Path(__file__).resolve().parents[1]
 RECIPES = TOOLS.parent / 'configs' / 'finetune'

@@ -15,10 +15,10 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from pspnet_plugin.config_parts import dicts_within
+from pspnet_plugin.app.training.machine import fit_to_cpu
+from pspnet_plugin.app.training.tools import stock_tools
 from pspnet_plugin.replacements import REPLACEMENTS
-from pspnet_plugin.runs.machine import fit_to_cpu
-from pspnet_plugin.runs.tools import stock_tools
+from pspnet_plugin.utils.config_tree import dicts_within
 
 CONFIGS = stock_tools().parent / 'configs'
 IGNORED = 255  # the label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pspnet_plugin.runs.log import LogError, read_run
+from pspnet_plugin.app.reports.run_log import LogError, read_run
 
 
 def read_log(work_dir: Path) -> list[dict]:

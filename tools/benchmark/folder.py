@@ -14,9 +14,9 @@ from mmengine.runner.checkpoint import save_checkpoint
 from mmseg.apis import MMSegInferencer
 from PIL import Image
 
-from pspnet_plugin.prediction import init_model
-from pspnet_plugin.prediction.classes import spread_colours
-from pspnet_plugin.prediction.folder import predict_folder
+from pspnet_plugin.app.models import init_model
+from pspnet_plugin.app.models.classes import spread_colours
+from pspnet_plugin.app.prediction.folder import predict_folder
 
 from .allocator import stop_keeping_freed_memory
 from .inputs import write_image

@@ -11,8 +11,8 @@ from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
+from pspnet_plugin.app.training.launch import stock_tools
 from pspnet_plugin.replacements import REPLACEMENTS
-from pspnet_plugin.runs.launch import stock_tools
 
 from .inputs import FORMATS, feature_map
 from .passes import BOTH, FORWARD, KEPT, memory, times

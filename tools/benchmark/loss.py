@@ -8,7 +8,7 @@ import torch
 from mmseg.models.decode_heads import FCNHead, PSPHead
 from torch import Tensor
 
-from pspnet_plugin.heads import FactorizedPSPHead, StreamedFCNHead
+from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead
 
 from .inputs import label_maps
 from .memory import peak_memory
@@ -17,7 +17,7 @@ from .table import Baseline, Quantity, Table, Wanted
 from .timing import Step, time_alternately
 
 STRIDE = 8  # of the logits to the labels
-HEADS = {'stock': (PSPHead, FCNHead), 'streamed': (FactorizedPSPHead, StreamedFCNHead)}
+HEADS = {'stock': (PSPHead, FCNHead), 'streamed': (FactorizedPSPHead, FactorizedFCNHead)}
 LOSS_WEIGHTS = (1.0, 0.4)
 TIME, MEMORY = 'loss + backward', 'peak memory'
 

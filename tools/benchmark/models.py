@@ -17,8 +17,8 @@ from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 from torch import Tensor
 
+from pspnet_plugin.app.training.launch import stock_tools
 from pspnet_plugin.replacements import REPLACEMENTS
-from pspnet_plugin.runs.launch import stock_tools
 from pspnet_plugin.segmentors import LabelMapEncoderDecoder
 from pspnet_plugin.speed import ChannelsLastHook
 

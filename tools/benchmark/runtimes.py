@@ -11,9 +11,9 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
-from pspnet_plugin.export.network import ExportedNetwork
-from pspnet_plugin.export.onnx_file import write_onnx
-from pspnet_plugin.export.settings import ExportSettings
+from pspnet_plugin.app.export.network import ExportedNetwork
+from pspnet_plugin.app.export.onnx_file import write_onnx
+from pspnet_plugin.app.export.settings import ExportSettings
 from pspnet_plugin.speed.bfloat16 import cpu_features
 
 from .models import NETWORKS

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich import box
 from rich.table import Table as RichTable
 
-from pspnet_plugin.text import table_as_text
+from pspnet_plugin.utils.text import table_as_text
 
 ABOVE = 'the row above'
 NO_WRAPPING = 1000  # characters, more than any line of a table has

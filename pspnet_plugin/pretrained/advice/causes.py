@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from ...text import shortened
+from ...utils.text import shortened
 from ..match.input_channels import first_convolution
 from ..match.plan import LoadPlan
 from ..match.search import Match, Shapes, find_match, is_counted, parents_of, reachable, shapes_of

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...text import shortened
+from ...utils.text import shortened
 from ..match.input_channels import COLOURS, channels_of, reads_image_elsewhere
 from ..match.plan import LoadPlan, has_numbers
 from ..match.search import find_match

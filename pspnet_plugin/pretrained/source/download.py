@@ -12,8 +12,8 @@ import requests
 import torch
 from filelock import FileLock
 
-from ...archives import has_checksums
-from ...text import did_you_mean, one_line
+from ...utils.checkpoint_zip import has_checksums
+from ...utils.text import did_you_mean, one_line
 from ..errors import PretrainedWeightsError, UnsafeWeightsError, WeightsFileError
 from .read import file_format, read_checkpoint
 from .schemes import Address, HubFile, Place

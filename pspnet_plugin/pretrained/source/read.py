@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...archives import fault_of, is_compressed, pickle_protocol, reason_of
 from ...compat.checkpoints import load, refused_name
+from ...utils.checkpoint_zip import fault_of, is_compressed, pickle_protocol, reason_of
 from ..errors import UnsafeWeightsError, WeightsFileError
 
 # Where training programs put the state dict, in the order in which they are looked for: most of

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import mmengine
 import yaml
 
-from ...text import did_you_mean, shortened
+from ...utils.text import did_you_mean, shortened
 from ..errors import PretrainedWeightsError
 
 

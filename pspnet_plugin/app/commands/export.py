@@ -1,0 +1,89 @@
+"""``pspnet export``: a trained network as a file for ONNX Runtime, OpenVINO or ``torch.export``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ...utils.config_files import read_config
+from ..export.settings import DTYPES, FORMATS, OUTPUTS
+from .config_file import add_config_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file, or an address')
+    parser.add_argument('--out', required=True, type=Path, help='file to write')
+    parser.add_argument('--to', choices=FORMATS, default='onnx', help='format (default: onnx)')
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='take one image of this size only; by default any batch, height and width',
+    )
+    parser.add_argument(
+        '--normalize',
+        action='store_true',
+        help='take pixels as they were read, 0 to 255, and normalize them in the file',
+    )
+    parser.add_argument(
+        '--output',
+        choices=OUTPUTS,
+        default='logits',
+        help='what the file gives: logits of the decode head, or probabilities or labels at the '
+        'size of the input (default: logits)',
+    )
+    parser.add_argument(
+        '--dtype', choices=DTYPES, default='float32', help='of the weights (default: float32)'
+    )
+    parser.add_argument(
+        '--int8',
+        action='store_true',
+        help='quantize, calibrated on images of the training set, and print the loss of mIoU',
+    )
+    parser.add_argument(
+        '--winograd',
+        action='store_true',
+        help='write large convolutions with a quarter of the multiplications: faster on CPUs, in '
+        'float32 alone',
+    )
+    parser.add_argument(
+        '--check-images',
+        type=Path,
+        metavar='FOLDER',
+        help='images to compare the file with PyTorch on (default: the validation set)',
+    )
+    parser.add_argument(
+        '--val-images',
+        type=int,
+        metavar='N',
+        help='measure the mIoU of --int8 on N images of the validation set (default: all)',
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and say what was written."""
+    from ..export import ExportSettings, export_model
+
+    settings = ExportSettings(
+        to=arguments.to,
+        size=tuple(arguments.size) if arguments.size else None,
+        normalize=arguments.normalize,
+        output=arguments.output,
+        dtype=arguments.dtype,
+        int8=arguments.int8,
+        winograd=arguments.winograd,
+    )
+    print('The network is recorded and compared with PyTorch: a minute or more.', file=sys.stderr)
+    report = export_model(
+        read_config(arguments.config, arguments.cfg_options),
+        arguments.checkpoint,
+        arguments.out,
+        settings,
+        arguments.check_images,
+        arguments.val_images,
+    )
+    print('\n'.join(report.lines()))
+    return 0

@@ -1,0 +1,112 @@
+"""``pspnet predict``: label maps and overlays of images and videos, into a folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ...utils.config_files import read_config
+from .config_file import add_config_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='a .pth file, or a reference such as mmseg://NAME')
+    parser.add_argument(
+        'inputs', nargs='+', help='images, videos, folders, globs in quotes, http(s) addresses'
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        required=True,
+        help='the folder for labels/, overlays/ and shares.csv; the same command again goes on '
+        'where it stopped',
+    )
+    parser.add_argument(
+        '--batch', type=positive, default=1, help='images of the same size at once (default: 1)'
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help="average over the config's tta_pipeline: slower, better"
+    )
+    parser.add_argument(
+        '--probabilities',
+        action='store_true',
+        help='also write probabilities/: TIFF files with a 16-bit page for each class',
+    )
+    parser.add_argument(
+        '--window',
+        type=positive,
+        help='predict images of any size at that size, in overlapping windows of this side; '
+        'GeoTIFF keeps its georeference',
+    )
+    parser.add_argument(
+        '--overlap', type=int, help='pixels that neighbouring windows share (default: a quarter)'
+    )
+    parser.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
+    parser.add_argument(
+        '--dtype',
+        choices=['float32', 'bfloat16', 'float16'],
+        default='float32',
+        help='what the network computes in (default: float32)',
+    )
+    parser.add_argument(
+        '--opacity', type=share, default=0.5, help='of the colours in overlays/ (default: 0.5)'
+    )
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is not between 0 and 1')
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
+    from ..models.segmentor import init_model
+    from ..prediction.folder import Options, predict_folder
+    from ..prediction.ranks import own_device
+
+    model = init_model(
+        read_config(arguments.config, arguments.cfg_options),
+        arguments.checkpoint,
+        own_device(arguments.device),
+        arguments.dtype,
+    )
+    options = Options(
+        arguments.batch,
+        arguments.tta,
+        arguments.probabilities,
+        arguments.opacity,
+        arguments.window,
+        arguments.overlap,
+    )
+    first = os.environ.get('RANK', '0') == '0'
+    columns = TextColumn('predict'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not first) as progress:
+        task = progress.add_task('predict', total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        summary = predict_folder(model, arguments.inputs, arguments.out, options, advance)
+    if not first:
+        return 0
+    print(f'{summary.predicted} predicted: {arguments.out}')
+    if summary.failures:
+        print(f'{len(summary.failures)} could not be predicted:', file=sys.stderr)
+        for failure in summary.failures:
+            print(f'  {failure}', file=sys.stderr)
+    return 1 if summary.failures else 0

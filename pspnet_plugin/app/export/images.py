@@ -1,0 +1,88 @@
+"""Images as the network of a config reads them: from its datasets, from a folder, or noise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmseg.registry import DATASETS
+from torch import Tensor
+
+from ...utils.config_tree import datasets_within
+from ..images.sources import IMAGE_SUFFIXES, files_below
+from ..prediction.pipeline import stated_pipeline, without_labels
+from .errors import ExportError
+
+
+def dataset_samples(config: Config, loader: str) -> list[dict]:
+    """What the dataset of ``config[loader]`` lists; empty where it is not on this machine."""
+    samples: list[dict] = []
+    for dataset in datasets_within((config.get(loader) or {}).get('dataset')):
+        plain = {**copy.deepcopy(dataset), 'pipeline': [], 'lazy_init': True}
+        try:
+            listed = DATASETS.build(plain).load_data_list()
+        except OSError:
+            return []
+        samples += [sample for sample in listed if Path(sample['img_path']).is_file()]
+    return samples
+
+
+def folder_samples(folder: Path) -> list[dict]:
+    """The images below ``folder``.
+
+    Raises:
+        ExportError: there is none.
+    """
+    paths = list(files_below(folder, IMAGE_SUFFIXES))
+    if not paths:
+        kinds = ', '.join(sorted(IMAGE_SUFFIXES))
+        raise ExportError(f'No image ({kinds}) lies in {folder.absolute()}.')
+    return [{'img_path': str(path)} for path in paths]
+
+
+def evenly(samples: list[dict], count: int | None) -> list[dict]:
+    """``count`` of the samples, evenly spread; all of them for None."""
+    if count is None or count >= len(samples):
+        return samples
+    return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def read(config: Config, samples: list[dict], labels: bool = False) -> Iterator[dict]:
+    """Run the test pipeline of ``config`` over ``samples``.
+
+    Yields:
+        What ``PackSegInputs`` makes: ``inputs``, (C, H, W), not normalized, and ``data_samples``,
+        with the label map where ``labels`` asks for it.
+    """
+    steps = stated_pipeline(config, tta=False) if labels else test_steps(config)
+    pipeline = Compose(copy.deepcopy(list(steps)))
+    for sample in samples:
+        yield pipeline(copy.deepcopy(sample) if labels else {'img_path': sample['img_path']})
+
+
+def test_steps(config: Config) -> list:
+    """The steps that an image goes through before the network, without those for label maps."""
+    return without_labels(list(stated_pipeline(config, tta=False)))
+
+
+def noise(channels: int, size: tuple[int, int], number: int) -> Tensor:
+    """An image (C, H, W), uint8, of structure at several scales."""
+    generator = torch.Generator().manual_seed(number)
+    total = torch.zeros(1, channels, *size)
+    for cells in (2, 4, 8, 16, 32):
+        blobs = torch.randn(1, channels, cells, cells, generator=generator)
+        total += F.interpolate(blobs, size=size, mode='bilinear')
+    return (128 + 40 * total[0]).clamp(0, 255).to(torch.uint8)
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The image, (C, H, W), at another size, in its own dtype."""
+    if tuple(image.shape[1:]) == size:
+        return image
+    out = F.interpolate(image[None].float(), size=size, mode='bilinear', align_corners=False)[0]
+    return (out if image.is_floating_point() else out.round()).to(image.dtype)

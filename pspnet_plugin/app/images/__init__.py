@@ -1,0 +1,1 @@
+"""Pixels: finding, decoding and drawing images and rasters."""

@@ -1,0 +1,106 @@
+"""What a user calls images -> one source for each image."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from PIL import Image
+
+from ...errors import PredictionError
+from .reading import is_address
+
+IMAGE_SUFFIXES = frozenset(
+    ['.bmp', '.jp2', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
+)
+VIDEO_SUFFIXES = frozenset(['.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm'])
+
+
+class Source(NamedTuple):
+    """One image, or one video.
+
+    Attributes:
+        name: a path, an address, or ``image 3`` for pixels that have none.
+        item: the name, or the pixels.
+        place: its path below the folder that was given; the name of its file otherwise.
+    """
+
+    name: str
+    item: Any
+    place: Path
+
+    @property
+    def path(self) -> str | None:
+        """The path or the address, None for pixels."""
+        return self.name if isinstance(self.item, str) else None
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the name is that of a video file."""
+        return self.path is not None and self.place.suffix.lower() in VIDEO_SUFFIXES
+
+
+def sources_of(images: Any, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Source]:
+    """The sources in one or many of: path, folder, glob, address, array, Pillow image.
+
+    Folders are searched with all below them, in the order of names; hidden files are left out.
+
+    Args:
+        suffixes: which files of a folder count.
+
+    Raises:
+        PredictionError: there is no such file, or none in the folder; the value is no image.
+    """
+    many = isinstance(images, Iterable) and not isinstance(
+        images, (str, os.PathLike, np.ndarray, Image.Image)
+    )
+    for number, item in enumerate(images if many else [images]):
+        if isinstance(item, (np.ndarray, Image.Image)):
+            yield Source(f'image {number}', item, Path(f'{number:06}'))
+        elif isinstance(item, (str, os.PathLike)):
+            yield from _named(os.fspath(item), suffixes)
+        else:
+            raise PredictionError(
+                f'{item!r} is no image: give paths, folders, globs, addresses, arrays (H, W, C) or '
+                'Pillow images.'
+            )
+
+
+def _named(name: str, suffixes: frozenset[str]) -> Iterator[Source]:
+    if is_address(name):
+        last = unquote(urlsplit(name).path).rstrip('/').rpartition('/')[2]
+        yield Source(name, name, Path(last or 'image'))
+    elif os.path.isdir(name):
+        found = list(files_below(Path(name), suffixes))
+        if not found:
+            raise PredictionError(f'{name} has no images ({" ".join(sorted(suffixes))}) in it.')
+        for path in found:
+            yield Source(str(path), str(path), path.relative_to(name))
+    elif os.path.exists(name):
+        yield Source(name, name, Path(Path(name).name))
+    else:
+        matches = sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
+        if not matches:
+            raise PredictionError(f'There is no image, folder or match of {name}.')
+        for match in matches:
+            yield Source(match, match, Path(os.path.relpath(match, _fixed_part(name))))
+
+
+def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+    """The files in a folder and below it with one of these suffixes, without hidden ones."""
+    for path in sorted(folder.rglob('*')):
+        hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in suffixes and not hidden and path.is_file():
+            yield path
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder that all matches of a glob lie below."""
+    parts = Path(pattern).parts
+    count = next(n for n, part in enumerate(parts) if glob.has_magic(part) or n + 1 == len(parts))
+    return str(Path(*parts[:count])) if count else '.'

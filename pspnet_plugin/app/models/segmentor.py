@@ -1,0 +1,216 @@
+"""A config and a checkpoint -> a model of mmseg that is ready to predict, and fast."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import mmseg.models
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from torch import nn
+
+from ...errors import PredictionError
+from ...pretrained import load_pretrained
+from ...pretrained.errors import PretrainedWeightsError
+from ...pretrained.report import LoadReport
+from ...pretrained.source.read import read_checkpoint
+from ...replacements import REPLACEMENTS
+from ...speed.bfloat16 import bfloat16_on_this_cpu
+from ...speed.channels_last import set_memory_format
+from ...speed.examples import example_runs
+from ...speed.folding import fold_batch_norms
+from ...speed.memory import keep_freed_memory
+from ...utils.config_files import read_config
+from ...utils.config_tree import dicts_within
+from ...utils.distributed import is_first_process
+from ...utils.text import first_line, one_line, shortened, without_warnings_of_mmseg
+from .classes import class_info
+
+# What is run for a label map, each compiled by itself.
+NETWORK_PARTS = ('backbone', 'neck', 'decode_head')
+
+
+def init_model(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    compile: bool = False,
+) -> nn.Module:
+    """A segmentor of mmseg with the weights of a checkpoint, as fast as the plugin makes it.
+
+    PSP and FCN heads, folded batch norms, channels-last, label maps without the full-size logits
+    and, on CPUs, memory that is kept from image to image: the same labels up to rounding. Only this
+    model is changed; kept memory alone is a matter of the process. The model has no auxiliary head.
+
+    Args:
+        config: a path, a ``Config``, or a name such as ``'psp_r50_cityscapes'`` or
+            ``'mmseg::pspnet/….py'``. Pretrained weights that it names are not fetched.
+        checkpoint: a path or a reference such as ``mmseg://MODEL-ZOO-NAME``.
+        device: ``'cpu'``, ``'cuda:1'`` …; None for a GPU where there is one.
+        dtype: ``'bfloat16'`` or, on GPUs, ``'float16'``: the forward pass runs under autocast.
+            On CPUs the log says by which instructions, or that it will be slow.
+        compile: compile backbone and head with ``torch.compile`` at their first image.
+
+    Returns:
+        The model in evaluation mode. ``model.cfg`` is the config, ``model.dataset_meta`` holds the
+        ``classes`` and their ``palette``, ``model.weights_sha256`` the hash of the checkpoint.
+        mmseg's ``inference_model`` takes it as well.
+
+    Raises:
+        PspnetPluginError: there is no such config.
+        PredictionError: device or dtype are not understood, some weights are not in the
+            checkpoint, or it is of a model with another number of classes.
+        PretrainedWeightsError: the checkpoint cannot be read.
+    """
+    cfg = read_config(config)
+    place = device_named(device)
+    precision = dtype_named(dtype, place)
+    model = build_segmentor(cfg)
+    meta, digest = load_weights(model, os.fspath(checkpoint))
+    model = make_fast(revert_sync_batchnorm(model).to(place))
+    if compile:
+        compile_network(model)
+    if precision is not None:
+        if place.type == 'cpu' and is_first_process():
+            print_log(bfloat16_on_this_cpu(), logger='current')
+        model.forward = torch.autocast(place.type, dtype=precision)(model.forward)
+    classes, palette = class_info(cfg, meta, last_head(model).num_classes)
+    holder: Any = model
+    holder.cfg, holder.dataset_meta = cfg, {'classes': classes, 'palette': palette}
+    holder.weights_sha256, holder.computes_in = digest, str(precision or torch.float32)
+    return model
+
+
+def device_named(device: str | torch.device | None) -> torch.device:
+    """The device of a name, checked."""
+    try:
+        place = torch.device(device or get_device())
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error).rstrip('.')
+        raise PredictionError(f'device={str(device)!r}: {reason}. Use cpu, or cuda:N.') from error
+    return place
+
+
+def dtype_named(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """What autocast computes in; None for float32."""
+    name = 'float32' if dtype is None else str(dtype).rpartition('.')[2]
+    if name not in ('float32', 'bfloat16', 'float16'):
+        raise PredictionError(f'dtype={dtype!r} is none of float32, bfloat16 and float16.')
+    if name == 'float16' and device.type == 'cpu':
+        raise PredictionError("dtype='float16' needs a GPU. On CPUs use bfloat16.")
+    return None if name == 'float32' else getattr(torch, name)
+
+
+# --- building -----------------------------------------------------------------------------------
+
+
+def build_segmentor(cfg: Config) -> nn.Module:
+    """The segmentor of a config, with the plugin's classes where mmseg's compute the same."""
+    settings = copy.deepcopy(cfg.model)
+    for node in dicts_within(settings):
+        if 'type' in node:
+            node['type'] = replaced(node['type'])
+        if node.get('type') == 'TIMMBackbone':
+            node['pretrained'] = False  # timm would download while it is built
+    if cfg.get('data_preprocessor'):  # where mmengine's runner looks for it too
+        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
+    settings.pop('pretrained', None)
+    settings.pop('auxiliary_head', None)
+    settings.pop('train_cfg', None)
+    settings.test_cfg = ConfigDict({'seg_logits': False, **(settings.get('test_cfg') or {})})
+    init_default_scope(cfg.get('default_scope') or 'mmseg')  # also for mmseg's own calls later
+    try:
+        with without_warnings_of_mmseg():
+            return MODELS.build(settings)
+    except Exception as error:  # whatever the classes in the config raise
+        raise PredictionError(
+            f'The model of the config cannot be built: {one_line(error)}'
+        ) from error
+
+
+def replaced(kind: Any) -> Any:
+    """The plugin's class in place of a name of one of mmseg's; anything else as it is."""
+    name = kind[len('mmseg.') :] if str(kind).startswith('mmseg.') else kind
+    # Another class that a user has registered by that name stays.
+    if name in REPLACEMENTS and MODELS.get(name) is getattr(mmseg.models, name):
+        return REPLACEMENTS[name]
+    return kind
+
+
+def last_head(segmentor: Any) -> Any:
+    """The decode head that predicts; a cascade has several."""
+    head = segmentor.decode_head
+    return head[-1] if isinstance(head, nn.ModuleList) else head
+
+
+def load_weights(model: nn.Module, checkpoint: str) -> tuple[dict[str, Any], str]:
+    """Load all of a model's weights from a checkpoint, and return its ``meta`` and its sha256.
+
+    Raises:
+        PretrainedWeightsError: the checkpoint cannot be read.
+        PredictionError: one of the weights is not there, or is that of another number of classes.
+    """
+    try:
+        report = load_pretrained(model, checkpoint, first_conv='error', min_coverage=1.0)
+    except PretrainedWeightsError as error:
+        if error.report is None:
+            raise
+        raise PredictionError(what_is_not_there(checkpoint, error.report)) from error
+    if report.own_start:
+        name, story = next(iter(report.own_start.items()))
+        raise PredictionError(
+            f'{checkpoint} is of another number of classes than the config: {name} has {story}. '
+            'Use the config that it was trained with, or set num_classes in the decode head.'
+        )
+    return read_checkpoint(Path(report.path)).meta, report.sha256
+
+
+def what_is_not_there(checkpoint: str, report: LoadReport) -> str:
+    """Why a model with these weights would predict at random."""
+    shapes = [f'{name} {theirs} for {ours}' for name, (theirs, ours) in report.mismatched.items()]
+    groups = {'missing': report.missing, 'of another shape': shapes, 'unused': report.left_over}
+    told = [f'{what}: {shortened(names)}' for what, names in groups.items() if names]
+    return (
+        f"{checkpoint} has {report.received} of the model's {report.expected} weights, and none "
+        f'may be random ({"; ".join(told)}). Use the config that it was trained with.'
+    )
+
+
+# --- speed --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def make_fast(model: nn.Module) -> nn.Module:
+    """``model`` channels-last and without batch norms, each where that is possible."""
+    model.eval()
+    runs = example_runs(model)
+    set_memory_format(model, torch.channels_last)
+    try:
+        runs[0](model)
+    except RuntimeError:
+        set_memory_format(model, torch.contiguous_format)
+    try:
+        model, _ = fold_batch_norms(model, *runs)
+    except Exception as error:  # whatever it is, the model predicts without folding
+        print_log(f'Batch norms are not folded: {error!r}', logger='current')
+    if next(model.parameters()).device.type == 'cpu':
+        keep_freed_memory()
+    return model
+
+
+def compile_network(model: nn.Module) -> None:
+    """Let ``torch.compile`` compile each part of the network when it is first run."""
+    for part in NETWORK_PARTS:
+        module = getattr(model, part, None)
+        if isinstance(module, nn.Module):
+            module.forward = torch.compile(module.forward)

@@ -1,0 +1,156 @@
+"""What images and masks hold: sizes, channels, bit depth, values, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ...errors import ImageError, PredictionError
+from ...utils.rasters import read_raster
+from ..errors import refuse
+from ..images.rasters import SUFFIXES
+from ..images.reading import quiet_opencv, read_bytes, require_whole
+from .pairs import Pair
+
+THUMBNAIL = (16, 16)
+PLAIN_MODES = ('L', 'P', 'I', 'I;16')
+Value = tuple[int, ...]  # one number, or red, green and blue
+
+
+class Look(NamedTuple):
+    """What is known of one pair.
+
+    Attributes:
+        size: (height, width) in pixels.
+        channels: of the image.
+        depth: the name of the data type of its values.
+        values: how many pixels of the mask have each value.
+        thumbnail: (16, 16) float32, the grey image, scaled to 0 to 1 by its own largest value.
+        total, squares: sums of the values and of their squares in each channel, BGR for colours.
+        plain: whether mmseg reads the mask itself as one number a pixel.
+        by_opencv: whether OpenCV reads the image, and so ``LoadImageFromFile``; otherwise GDAL.
+    """
+
+    pair: Pair
+    size: tuple[int, int]
+    channels: int
+    depth: str
+    values: Counter
+    thumbnail: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
+    plain: bool
+    by_opencv: bool = True
+
+
+def scan(
+    pairs: Sequence[Pair], progress: Callable[[Iterable], Iterable] | None = None
+) -> list[Look]:
+    """Look at every pair.
+
+    Args:
+        progress: wraps an iterable of the looks, as ``rich.progress.track`` does.
+
+    Raises:
+        DataError: files are broken, sizes differ, or images are not all of one kind.
+    """
+    with quiet_opencv(), ThreadPoolExecutor(2) as pool:
+        results = pool.map(look_or_problem, pairs)
+        looks_and_problems = list(progress(results) if progress else results)
+    refuse([found for found in looks_and_problems if isinstance(found, str)])
+    looks = [found for found in looks_and_problems if isinstance(found, Look)]
+    kinds = Counter((look.channels, look.depth) for look in looks)
+    (usual, _), *_ = kinds.most_common(1)
+    refuse(
+        [
+            f'{look.pair.image}: {look.channels} channels of {look.depth}, the others have '
+            f'{usual[0]} of {usual[1]}'
+            for look in looks
+            if (look.channels, look.depth) != usual
+        ]
+    )
+    return looks
+
+
+def look_or_problem(pair: Pair) -> Look | str:
+    """Look at one pair; a line that names the file where that fails."""
+    try:
+        (image, by_opencv), (mask, plain) = read_image(pair.image), read_mask(pair.mask)
+    except ImageError as error:
+        return str(error)
+    except PredictionError as error:
+        return f'{pair.image}: {error}'
+    if image.shape[:2] != mask.shape[:2]:
+        height, width = image.shape[:2]
+        return (
+            f'{pair.mask}: {mask.shape[1]} x {mask.shape[0]} pixels, but its image has '
+            f'{width} x {height}'
+        )
+    planes = image.reshape(*image.shape[:2], -1)
+    grey = planes.astype(np.float32).mean(2)
+    wide = planes.reshape(-1, planes.shape[2]).astype(np.float64)
+    return Look(
+        pair,
+        (image.shape[0], image.shape[1]),
+        planes.shape[2],
+        str(image.dtype),
+        count_values(mask),
+        cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA) / max(float(grey.max()), 1),
+        wide.sum(0),
+        (wide**2).sum(0),
+        plain,
+        by_opencv,
+    )
+
+
+def read_image(path: Path) -> tuple[np.ndarray, bool]:
+    """The pixels as they are in the file, (H, W) or (H, W, C), and whether OpenCV reads it.
+
+    Raises:
+        ImageError: there are none, or not all.
+    """
+    content = read_bytes(str(path))
+    require_whole(content, str(path))
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        if path.suffix.lower() not in SUFFIXES:
+            raise ImageError(str(path), 'is no image that can be decoded')
+        return read_raster(str(path)), False
+    return image, True
+
+
+def read_mask(path: Path) -> tuple[np.ndarray, bool]:
+    """The values of a mask, (H, W) or (H, W, 3) RGB, and whether mmseg reads it so.
+
+    Raises:
+        ImageError: there are none, or not all.
+    """
+    require_whole(read_bytes(str(path)), str(path))
+    try:
+        with Image.open(path) as opened:
+            file: Image.Image = opened
+            plain = file.mode in PLAIN_MODES
+            if file.mode in ('1', 'LA', 'RGBA', 'CMYK'):
+                file = file.convert({'1': 'L', 'LA': 'L'}.get(file.mode, 'RGB'))
+            mask = np.asarray(file)
+    except (OSError, ValueError) as error:
+        raise ImageError(str(path), f'is no mask that can be decoded ({error})') from error
+    if mask.ndim == 3 and (mask == mask[:, :, :1]).all():
+        mask = mask[:, :, 0]
+    return mask, plain
+
+
+def count_values(mask: np.ndarray) -> Counter:
+    """How many pixels have each value, a tuple of one number or of three."""
+    flat = mask.reshape(-1, 1 if mask.ndim == 2 else mask.shape[2])
+    # One number for each colour, which is faster than rows of three.
+    packed = flat.astype(np.int64) @ (1 << 20) ** np.arange(flat.shape[1])[::-1]
+    _, first, counts = np.unique(packed, return_index=True, return_counts=True)
+    return Counter({tuple(flat[i].tolist()): int(n) for i, n in zip(first, counts)})

@@ -1,0 +1,202 @@
+"""Images in, predictions out, one after another."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, TypeVar
+
+import numpy as np
+import torch
+from mmengine.config import ConfigDict
+from mmseg.models.segmentors import SegTTAModel
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from ...errors import ImageError, PredictionError
+from ...speed.examples import input_channels
+from ...utils.text import first_line
+from ..images.sources import Source
+from .pipeline import Loaded, Pipeline
+from .result import PALETTE_SIZE, Prediction
+
+OnError = Callable[[ImageError], object]
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+
+class Predictor:
+    """A model with its pipeline and what is asked of it; the arguments of :func:`.api.predict`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch_size: int = 1,
+        probabilities: bool = False,
+        tta: bool = False,
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise PredictionError(f'batch_size={batch_size!r} is no number of images from 1 on.')
+        owner: Any = model
+        if tta:
+            require_plain_average(owner.cfg)
+        self.model = owner
+        self.classes = list(owner.dataset_meta['classes'])
+        self.palette = [list(colour) for colour in owner.dataset_meta['palette']]
+        self.pipeline = Pipeline(owner.cfg, input_channels(model), tta)
+        self.probabilities, self.tta = probabilities, tta
+        self.batch_size = 1 if tta else batch_size
+
+    def predict(
+        self, sources: Iterable[Source], on_error: OnError | None = None
+    ) -> Iterator[Prediction]:
+        """Predict one source after another; the next images are read meanwhile.
+
+        A batch has its images among as many sources as it may hold, counted from the first: which
+        images are predicted together does not depend on which of them can be read.
+        """
+        batch: list[Loaded] = []
+        for count, future in enumerate(ahead(self.load, sources, self.batch_size + 1), 1):
+            try:
+                loaded = future.result()
+            except ImageError as error:
+                yield from self._flush(batch, on_error)
+                report(error, on_error)
+            else:
+                if batch and loaded.inputs[0].shape != batch[0].inputs[0].shape:
+                    yield from self._flush(batch, on_error)
+                batch.append(loaded)
+            if count % self.batch_size == 0:
+                yield from self._flush(batch, on_error)
+        yield from self._flush(batch, on_error)
+
+    def load(self, source: Source) -> Loaded:
+        """Read and prepare one image."""
+        return self.pipeline(source)
+
+    def _flush(self, batch: list[Loaded], on_error: OnError | None) -> Iterator[Prediction]:
+        """Predict a batch and empty it; where that fails, each image by itself."""
+        images = list(batch)
+        batch.clear()
+        if not images:
+            return
+        try:
+            predictions = self.predict_loaded(images)
+        except RuntimeError as error:
+            if len(images) > 1:
+                for image in images:
+                    yield from self._flush([image], on_error)
+                return
+            name = images[0].source.name
+            failed = ImageError(name, f'the network fails on it ({first_line(error)}).')
+            failed.__cause__ = error
+            report(failed, on_error)
+            return
+        yield from predictions
+
+    @torch.no_grad()
+    def predict_loaded(self, images: list[Loaded]) -> list[Prediction]:
+        """Predict images whose inputs have the same size."""
+        if self.tta:
+            return [self._averaged(image) for image in images]
+        inputs = [image.inputs[0] for image in images]
+        samples = [image.samples[0] for image in images]
+        logits = full_logits(self.model) if self.probabilities else contextlib.nullcontext()
+        with logits:
+            results = self.model.test_step({'inputs': inputs, 'data_samples': samples})
+        return [
+            self._prediction(
+                image,
+                sample.pred_sem_seg.data[0],
+                class_probabilities(sample) if self.probabilities else None,
+            )
+            for image, sample in zip(images, results)
+        ]
+
+    def _averaged(self, image: Loaded) -> Prediction:
+        """Predict the mean over the views of an image, one view at a time."""
+        total: Any = 0
+        with full_logits(self.model):
+            for view, sample in zip(image.inputs, image.samples):
+                data = {'inputs': [view], 'data_samples': [sample]}
+                total = total + class_probabilities(self.model.test_step(data)[0])
+        mean = total / len(image.inputs)
+        binary = self.model.out_channels == 1
+        labels = mean[1] > self.model.decode_head.threshold if binary else mean.argmax(0)
+        return self._prediction(image, labels, mean if self.probabilities else None)
+
+    def _prediction(
+        self, image: Loaded, labels: Tensor, probabilities: Tensor | None
+    ) -> Prediction:
+        smallest = np.uint8 if len(self.classes) <= PALETTE_SIZE else np.uint16
+        return Prediction(
+            labels.cpu().numpy().astype(smallest),
+            None if probabilities is None else probabilities.cpu().numpy(),
+            self.classes,
+            self.palette,
+            image.image,
+            image.source,
+        )
+
+
+def require_plain_average(cfg: Any) -> None:
+    """Raise PredictionError for a ``tta_model`` that merges in a way of its own."""
+    kind = (cfg.get('tta_model') or {}).get('type', 'SegTTAModel')
+    meant = MODELS.get(kind) if isinstance(kind, str) else kind
+    if getattr(meant, 'merge_preds', None) is not SegTTAModel.merge_preds:
+        raise PredictionError(
+            f'The tta_model {kind} merges predictions in a way of its own. Test it with the test '
+            'tool and --tta, or predict with SegTTAModel, which averages probabilities.'
+        )
+
+
+def report(error: ImageError, on_error: OnError | None) -> None:
+    """Hand an error over, or raise it."""
+    if on_error is None:
+        raise error
+    on_error(error)
+
+
+@contextlib.contextmanager
+def full_logits(model: Any) -> Iterator[None]:
+    """Within this context a model predicts full-size logits with its label maps."""
+    before = model.test_cfg
+    model.test_cfg = ConfigDict({**(before or {}), 'seg_logits': True})
+    try:
+        yield
+    finally:
+        model.test_cfg = before
+
+
+def class_probabilities(sample: SegDataSample) -> Tensor:
+    """(C, H, W) float32 of a predicted sample, whose logits are overwritten.
+
+    A single channel tells the second of two classes.
+    """
+    logits = sample.seg_logits.data.float()
+    if len(logits) == 1:  # mmseg has applied the sigmoid already
+        return torch.cat([1 - logits, logits])
+    # The softmax in place: of a large window this is the largest map of all.
+    logits -= logits.amax(0)
+    logits.exp_()
+    return logits.div_(logits.sum(0))
+
+
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], count: int
+) -> Iterator[Future[Result]]:
+    """Call ``function`` on each item in a thread that is up to ``count`` items ahead."""
+    pool = ThreadPoolExecutor(1)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > count:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,74 @@
+"""What is predicted for one image."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ...utils.files import write_whole
+from ..images.drawing import blend, shown, with_legend
+from ..images.sources import Source
+
+PALETTE_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The label map of one image, at the image's own size.
+
+    Attributes:
+        label_map: (H, W), uint8, or uint16 where there are more than 256 classes.
+        probabilities: (C, H, W) float32, the sum over the classes is 1; None where not asked for.
+        classes: the names of the classes.
+        palette: their colours, RGB from 0 to 255.
+        image: the pixels as they were read, (H, W, C) or (H, W); colours are BGR.
+        source: where they came from.
+    """
+
+    label_map: np.ndarray
+    probabilities: np.ndarray | None
+    classes: list[str]
+    palette: list[list[int]]
+    image: np.ndarray
+    source: Source
+
+    @property
+    def path(self) -> str | None:
+        """The path or address of the image, None where it was given as pixels."""
+        return self.source.path
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many pixels each class has, (C,)."""
+        return np.bincount(self.label_map.ravel(), minlength=len(self.classes))
+
+    def overlay(self, opacity: float = 0.5, legend: bool = False) -> np.ndarray:
+        """The colours of the classes over the image, (H, W, 3) uint8 RGB.
+
+        Args:
+            opacity: of the colours, 0 to 1.
+            legend: add the names of the classes that occur, below the image.
+        """
+        picture = blend(shown(self.image), self.label_map, self.palette, opacity)
+        if not legend:
+            return picture
+        present = np.flatnonzero(self.counts)
+        return with_legend(
+            picture, [self.classes[n] for n in present], [self.palette[n] for n in present]
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the label map as a PNG file whose pixels are class numbers, shown in their colours.
+
+        The file is whole or not there. More than 256 classes make it a 16-bit one without colours.
+        """
+        picture = Image.fromarray(self.label_map)
+        if len(self.classes) <= PALETTE_SIZE:
+            picture = picture.convert('P') if picture.mode != 'L' else picture
+            picture.putpalette([part for colour in self.palette for part in colour])
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with write_whole(os.fspath(path), 'wb') as file:
+            picture.save(file, 'PNG')

@@ -1,0 +1,138 @@
+"""What a module of a dataset says, and the checks that all of them share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ...errors import ImageError
+from ..errors import DataError
+from ..images.reading import require_whole
+from .archive import Member
+
+IGNORED = 255
+UNKNOWN = 254  # no class of these datasets
+
+
+class Piece(NamedTuple):
+    """An image and its labels, as they are written.
+
+    Attributes:
+        name: of both files, without a suffix.
+        image: the content of an image file as it was published, or pixels: (H, W) or (H, W, 3) RGB,
+            uint8 or uint16.
+        label_map: (H, W) uint8.
+    """
+
+    name: str
+    image: bytes | np.ndarray
+    label_map: np.ndarray
+
+
+class Source(NamedTuple):
+    """What was published as one image with its labels; large ones become several pieces.
+
+    Attributes:
+        name: of the image, the same in every run.
+        split: ``train``, ``val`` or ``test``.
+        read: reads and checks it; raises DataError.
+    """
+
+    name: str
+    split: str
+    read: Callable[[], Iterable[Piece]]
+
+
+class Field(NamedTuple):
+    """A dataset.
+
+    Attributes:
+        title: its name.
+        archives: the files to name on the command line.
+        suffix: of the images that are written.
+        published: how many sources there are in each split, or in several such as ``train + val``.
+        sources: finds them among the files of the archives.
+    """
+
+    title: str
+    archives: str
+    suffix: str
+    published: dict[str, int]
+    sources: Callable[[Sequence[Member]], list[Source]]
+
+
+def pixels(member: Member, content: bytes | None = None, mode: str | None = None) -> np.ndarray:
+    """The pixels of an image: (H, W), palette indices included, or (H, W, C).
+
+    Args:
+        content: of the file, where it has been read already.
+        mode: of Pillow, to convert to, such as ``RGB`` for a palette of colours.
+
+    Raises:
+        DataError: it is cut, broken, or no image.
+    """
+    content = member.read() if content is None else content
+    try:
+        require_whole(content, str(member))
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image if mode is None else image.convert(mode))
+    except ImageError as error:
+        raise DataError(str(error)) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f'{member}: is no image that can be decoded ({error})') from error
+
+
+def same_size(image: np.ndarray, labels: np.ndarray, member: Member) -> None:
+    """Raise DataError where an image and its labels, from ``member``, differ in size."""
+    if image.shape[:2] != labels.shape[:2]:
+        (height, width), (rows, columns) = image.shape[:2], labels.shape[:2]
+        raise DataError(
+            f'{member}: {columns} x {rows} pixels, but its image has {width} x {height}'
+        )
+
+
+def by_value(labels: np.ndarray, table: dict[int, int], member: Member) -> np.ndarray:
+    """Labels (H, W) of any integers -> (H, W) uint8, through ``table``.
+
+    Raises:
+        DataError: they have colours, or a value that the table does not have.
+    """
+    if labels.ndim != 2:
+        raise DataError(f'{member}: has {labels.shape[-1]} channels; labels have one')
+    values, indices = np.unique(labels, return_inverse=True)
+    refuse_unknown([value for value in values.tolist() if value not in table], member)
+    numbers = np.array([table[value] for value in values.tolist()], np.uint8)
+    return numbers[indices].reshape(labels.shape)
+
+
+def by_colour(
+    labels: np.ndarray, table: dict[tuple[int, int, int], int], member: Member
+) -> np.ndarray:
+    """Labels (H, W, 3) in colours, uint8 -> (H, W) uint8, through ``table``.
+
+    Raises:
+        DataError: they have a colour that the table does not have.
+    """
+    numbers = np.full(1 << 24, UNKNOWN, np.uint8)  # by colour, which beats sorting the pixels
+    for (red, green, blue), number in table.items():
+        numbers[red << 16 | green << 8 | blue] = number
+    packed = labels[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= labels[..., channel]
+    label_map = numbers[packed]
+    wrong = np.unique(packed[label_map == UNKNOWN]).tolist()
+    refuse_unknown([(value >> 16, value >> 8 & 255, value & 255) for value in wrong], member)
+    return label_map
+
+
+def refuse_unknown(values: Sequence, member: Member) -> None:
+    """Raise DataError where ``values``, which are no classes, are in the labels of ``member``."""
+    if values:
+        more = f' and {len(values) - 4} more' if len(values) > 4 else ''
+        shown = ', '.join(map(str, values[:4]))
+        raise DataError(f'{member}: holds {shown}{more}, which is no class')

@@ -1,0 +1,1 @@
+"""From logs and predictions to curves and matrices."""

@@ -1,0 +1,108 @@
+"""Which class is taken for which: labels beside predictions, on validation images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from ...errors import PspnetPluginError
+from ..models.segmentor import init_model
+from ..own_data.check import entries_of, load
+from ..prediction.api import predict
+
+WRITTEN = 25  # classes, up to which the shares are written into the squares
+
+
+class Confusion(NamedTuple):
+    """Pixels of each label that were predicted as each class.
+
+    Attributes:
+        counts: (classes, classes) int64, a row for each label.
+        classes: their names.
+    """
+
+    counts: np.ndarray
+    classes: list[str]
+
+    @property
+    def ious(self) -> np.ndarray:
+        """Intersection over union of each class, 0 to 1; NaN for one that is nowhere."""
+        both = np.diag(self.counts)
+        union = self.counts.sum(0) + self.counts.sum(1) - both
+        return np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0)
+
+
+def confusion_of(
+    cfg: Config,
+    checkpoint: str | os.PathLike,
+    progress: Callable[[Sequence], Iterable] = lambda items: items,
+) -> Confusion:
+    """Predict the validation images of ``cfg`` and count; pixels that are ignored do not count.
+
+    Args:
+        progress: wraps a sequence of the images, as ``rich.progress.track`` does.
+
+    Raises:
+        PspnetPluginError: there are no validation images, or a file cannot be read.
+    """
+    model: Any = init_model(cfg, checkpoint)
+    classes = list(model.dataset_meta['classes'])
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg'):
+        entries = list(entries_of(cfg, ('val_dataloader',)))
+        if not entries:
+            raise PspnetPluginError('The config has no validation images (val_dataloader).')
+        predictions = predict(model, [entry['img_path'] for _, entry, _ in entries])
+        for (loader, entry, pipeline), prediction in zip(progress(entries), predictions):
+            labels = load(loader, entry, pipeline).label_map
+            if labels is None:
+                raise PspnetPluginError(f'{entry["img_path"]} has no labels to compare with.')
+            counts += count_pairs(labels, prediction.label_map, len(classes))
+    return Confusion(counts, classes)
+
+
+def count_pairs(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """How often each class was predicted for each label, (classes, classes); both are (H, W)."""
+    counted = labels < classes
+    pairs = labels[counted].astype(np.int64) * classes + predicted[counted]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def draw_confusion(found: Confusion, path: Path) -> None:
+    """Draw the matrix: each row is a label, its squares are shares of its pixels.
+
+    Raises:
+        PspnetPluginError: the image cannot be written there.
+    """
+    from matplotlib.figure import Figure
+
+    number = len(found.classes)
+    total = found.counts.sum(1, keepdims=True)
+    shares = np.divide(100 * found.counts, total, out=np.zeros(found.counts.shape), where=total > 0)
+    side = 3 + min(max(number, 4), 60) * 0.45
+    figure = Figure(figsize=(side + 1, side), layout='constrained')
+    axes = figure.subplots()
+    image = axes.imshow(shares, vmin=0, vmax=100, cmap='Blues')
+    ious = [f'{name} ({100 * iou:.0f})' for name, iou in zip(found.classes, found.ious)]
+    axes.set_xticks(range(number), found.classes, rotation=90)
+    axes.set_yticks(range(number), ious)
+    axes.set(xlabel='predicted', ylabel='label (IoU in %)')
+    for row, column in np.ndindex(number, number) if number <= WRITTEN else ():
+        share = shares[row, column]
+        axes.text(
+            *(column, row, f'{share:.0f}'),
+            ha='center',
+            va='center',
+            color='white' if share > 50 else 'black',
+        )
+    figure.colorbar(image, label='% of the pixels of a label')
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise PspnetPluginError(f'{path} cannot be written: {error}') from error

@@ -1,0 +1,77 @@
+"""Whether heads, datasets and label checks of a config speak of the same number of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.registry import DATASETS, MODELS
+
+from ...heads.loss_mixin import StreamedLossMixin
+from ...utils.config_tree import datasets_within, dicts_within
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def head_classes(cfg: Config) -> list[tuple[str, int]]:
+    """The decode heads and how many classes each tells apart.
+
+    Heads with a loss of their own, such as the one for the borders of objects in STDC, may mean
+    something else by their classes and are left out.
+    """
+    found = []
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = cfg.model.get(name) or []
+        for number, head in enumerate([heads] if isinstance(heads, dict) else heads):
+            if 'num_classes' in head and has_the_usual_loss(head.get('type'), cfg):
+                label = name if isinstance(heads, dict) else f'{name}[{number}]'
+                found.append((label, head['num_classes']))
+    return found
+
+
+def has_the_usual_loss(kind: Any, cfg: Config) -> bool:
+    """Whether a head compares its classes with the labels as mmseg's ``BaseDecodeHead`` does."""
+    loss = getattr(registered(kind, MODELS, cfg), 'loss_by_feat', None)
+    return loss in (BaseDecodeHead.loss_by_feat, StreamedLossMixin.loss_by_feat)
+
+
+def registered(kind: Any, registry: Registry, cfg: Config) -> Any:
+    """The class that a ``type`` of the config means, None where it is not known."""
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(cfg.get('default_scope') or 'mmseg') as scoped:
+        return scoped.get(kind)
+
+
+def class_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
+    """Where the heads, the datasets and ``CheckLabels`` do not have the same number of classes."""
+    heads = head_classes(cfg)
+    problems = []
+    for loader in loaders:
+        for dataset in datasets_within((cfg.get(loader) or {}).get('dataset')):
+            names = dataset_classes(dataset, cfg)
+            for head, count in heads:
+                if names is not None and len(names) != count:
+                    problems.append(
+                        f'model.{head}.num_classes is {count}, but the dataset of {loader} has '
+                        f'{len(names)} classes: {", ".join(map(str, names[:8]))}'
+                    )
+            for step in dicts_within(dataset.get('pipeline')):
+                wanted = heads[0][1] if heads else step.get('num_classes')
+                if step.get('type') == 'CheckLabels' and step['num_classes'] != wanted:
+                    problems.append(
+                        f'CheckLabels in {loader} has num_classes={step["num_classes"]}, but the '
+                        f'model {wanted}'
+                    )
+    return problems
+
+
+def dataset_classes(dataset: dict, cfg: Config) -> Sequence | None:
+    """The class names of a dataset, None where it has none."""
+    stated = (dataset.get('metainfo') or {}).get('classes')
+    if stated is not None:
+        return stated
+    return getattr(registered(dataset.get('type'), DATASETS, cfg), 'METAINFO', {}).get('classes')

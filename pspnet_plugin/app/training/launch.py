@@ -1,0 +1,136 @@
+"""What ``pspnet train`` and ``pspnet test`` add to the stock tools of MMSegmentation.
+
+The stock tool does the work; between its reading of the config and its building of the runner,
+:func:`prepare` looks at the datasets and fits the config to a machine without a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from mmengine import dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.utils.dl_utils import set_multi_processing
+
+from ...compat import runner
+from ...errors import PspnetPluginError
+from ...finite_loss import StopAtNonFiniteLossHook
+from ...pretrained.planned_loads import refuse_timm_weights
+from ...utils.config_files import find_config
+from .class_counts import class_problems
+from .console import fold_console
+from .dataset_files import DatasetError, check_datasets
+from .machine import fit_to_cpu
+from .tools import stock_tools
+
+# Which data loaders a stock tool reads.
+LOADERS = {
+    'train.py': ('train_dataloader', 'val_dataloader'),
+    'test.py': ('test_dataloader',),
+}
+
+
+FULL_LOG = '--full-log'
+
+
+def run_stock_tool(name: str, words: Sequence[str]) -> int:
+    """Run ``train.py`` or ``test.py`` of the installed MMSegmentation.
+
+    Same command line as the stock tool, except that the first word may also be the name of one of
+    the plugin's configs, and that ``--full-log`` shows long log entries in full.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PspnetPluginError: with one message, also where a worker of a data loader raised it.
+    """
+    fit = functools.partial(prepare, loaders=LOADERS[name])
+    words = list(words)
+    if words and not words[0].startswith('-'):
+        words[0] = find_config(words[0])
+    full = FULL_LOG in words
+    words = [word for word in words if word != FULL_LOG]
+    runner.before_build.append(fit)
+    if not full:
+        runner.logger_built.append(fold_console)
+    try:
+        with as_command_line(f'pspnet {name[:-3]}', words):
+            runpy.run_path(str(stock_tools() / name))['main']()
+    except PspnetPluginError as error:
+        raise PspnetPluginError(plain_message(error)) from error
+    finally:
+        runner.before_build.remove(fit)
+        if not full:
+            runner.logger_built.remove(fold_console)
+        if StopAtNonFiniteLossHook in runner.added_hooks:
+            runner.added_hooks.remove(StopAtNonFiniteLossHook)
+    return 0
+
+
+@contextlib.contextmanager
+def as_command_line(program: str, words: Sequence[str]) -> Iterator[None]:
+    """Within this context the process looks as if ``program`` had been started with ``words``."""
+    before = list(sys.argv)
+    sys.argv[:] = [program, *words]
+    try:
+        yield
+    finally:
+        sys.argv[:] = before
+
+
+def plain_message(error: PspnetPluginError) -> str:
+    """What ``error`` says, also where a worker of a data loader has put its traceback around it."""
+    message = str(error)
+    if message.startswith('Caught '):
+        message = message.strip().rpartition(f'{type(error).__name__}: ')[2]
+    return message
+
+
+def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Check the datasets behind ``loaders`` and fit ``cfg``, in place, to this machine.
+
+    Raises:
+        DatasetError: a folder or a label map is missing, the message says how to get it; or heads
+            and datasets have another number of classes.
+        PretrainedWeightsError: a backbone would fetch other weights than the config's.
+    """
+    if get_device() in ('cpu', 'mps'):
+        fit_to_cpu(cfg)
+    on_first_rank(cfg, functools.partial(check_datasets, cfg, loaders))
+    problems = class_problems(cfg, loaders)
+    if problems:
+        raise DatasetError('. '.join(problems))
+    if 'train_dataloader' in loaders:
+        refuse_timm_weights(cfg)
+        runner.added_hooks.append(StopAtNonFiniteLossHook)
+
+
+def on_first_rank(cfg: Config, check: Callable[[], None]) -> None:
+    """Run ``check`` in the first process of a run only; all processes raise what it raises there.
+
+    Each of many processes would otherwise look at every file. Processes are connected as mmengine's
+    runner does it a moment later, which leaves them as they are then. With several machines, only
+    the first one's files are looked at.
+    """
+    launcher, env_cfg = cfg.get('launcher', 'none'), cfg.get('env_cfg') or {}
+    if launcher == 'none':
+        check()
+        return
+    if not dist.is_distributed():
+        set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
+        dist.init_dist(launcher, **env_cfg.get('dist_cfg', {}))
+    raised: list[Exception | None] = [None]
+    if dist.is_main_process():
+        try:
+            check()
+        except Exception as error:
+            raised[0] = error if isinstance(error, DatasetError) else DatasetError(repr(error))
+    dist.broadcast_object_list(raised)
+    if raised[0] is not None:
+        raise raised[0]

@@ -1,0 +1,14 @@
+"""Where the command lines lie that the plugin starts or names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+OWN_TOOLS = Path(__file__).parents[2] / '.mim' / 'tools'
+
+
+def stock_tools() -> Path:
+    """The folder of the installed MMSegmentation's tools."""
+    import mmseg
+
+    return Path(mmseg.__file__).parent / '.mim' / 'tools'

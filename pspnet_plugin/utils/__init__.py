@@ -1,0 +1,1 @@
+"""Small modules that everything may import, each named by what it is about."""

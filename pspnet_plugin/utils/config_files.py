@@ -1,0 +1,84 @@
+"""Configs by path or by name: those of the plugin, and mmseg's."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from ..errors import PspnetPluginError
+from .text import did_you_mean, one_line
+
+SCOPE = 'pspnet_plugin::'
+CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
+
+
+def config_path(name: str) -> str:
+    """The file of the plugin's config ``name``, for example ``psp_r50_cityscapes.py``.
+
+    Raises:
+        FileNotFoundError: the plugin has no config of that name; the message lists those it has.
+    """
+    path = CONFIGS / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'pspnet_plugin has no config {name!r}.{did_you_mean(name, config_names())} '
+            f'It has: {", ".join(config_names())}.'
+        )
+    return str(path)
+
+
+def config_names() -> list[str]:
+    """The names that :func:`config_path` takes, without those of the parts in ``_base_/``."""
+    found = sorted(config.relative_to(CONFIGS).as_posix() for config in CONFIGS.rglob('*.py'))
+    return [name for name in found if not name.startswith('_base_/')]
+
+
+def find_config(name: str) -> str:
+    """The file that ``name`` means: a path, or a config of the plugin with or without ``.py``.
+
+    Raises:
+        PspnetPluginError: there is neither.
+    """
+    if Path(name).is_file():
+        return name
+    own = name[len(SCOPE) :] if name.startswith(SCOPE) else name
+    own = own if own.endswith('.py') else f'{own}.py'
+    if own in config_names():
+        return config_path(own)
+    beside = [str(path) for path in Path(name).parent.glob('*.py')]
+    hint = did_you_mean(name, beside) or did_you_mean(own, config_names())
+    raise PspnetPluginError(
+        f'The config {name} is no file.{hint} `pspnet config` lists those of the plugin.'
+    )
+
+
+def read_config(
+    config: str | os.PathLike | Config, options: dict[str, Any] | None = None
+) -> Config:
+    """A copy of a config, or the one at a path, or the plugin's or mmseg's of a name.
+
+    Args:
+        options: dotted keys with the values that they get in it.
+
+    Raises:
+        PspnetPluginError: there is no such config, or it cannot be read.
+    """
+    name = str(config.filename) if isinstance(config, Config) else os.fspath(config)
+    try:
+        if isinstance(config, Config):
+            read = copy.deepcopy(config)
+        elif '::' in name and not name.startswith(SCOPE):
+            read = get_config(name)
+        else:
+            read = Config.fromfile(find_config(name))
+        read.merge_from_dict(options or {})
+    except PspnetPluginError:
+        raise
+    except Exception as error:  # whatever the code in the file raises
+        raise PspnetPluginError(f'{name}: {one_line(error)}') from error
+    return read

@@ -1,0 +1,190 @@
+"""Images in windows, and rasters with their georeference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+from mmengine.config import Config
+from mmseg.apis import inference_model, init_model
+from PIL import Image
+from rasterio.transform import from_origin
+
+from pspnet_plugin import init_model as fast_model
+from pspnet_plugin import predict
+from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.images import rasters
+from pspnet_plugin.app.prediction.folder import Options, predict_folder
+from tests.helpers.folders import image_of, mask_of
+from tests.helpers.prediction import random_checkpoint, small_config
+from tests.helpers.processes import ROOT
+
+SIZE = (97, 131)  # rows, columns
+PLACE = {'crs': 'EPSG:32632', 'transform': from_origin(600000, 5300000, 0.5, 0.5)}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A config whose test pipeline changes no size, and a checkpoint."""
+    folder = tmp_path_factory.mktemp('trained')
+    cfg = small_config(ROOT / 'configs' / 'psp_r18_cityscapes.py')
+    cfg.test_pipeline = [step for step in cfg.test_pipeline if step.type != 'Resize']
+    cfg.test_dataloader.dataset.pipeline = cfg.test_pipeline
+    cfg.dump(folder / 'config.py')
+    return str(folder / 'config.py'), random_checkpoint(cfg, folder / 'checkpoint.pth')
+
+
+@pytest.fixture(scope='module')
+def scene():
+    """(H, W, 3) uint8 RGB."""
+    return image_of(mask_of(1, size=SIZE), 1)
+
+
+def write_raster(path, bands, **options):
+    """Write (bands, H, W)."""
+    count, height, width = bands.shape
+    shape = {'count': count, 'height': height, 'width': width, 'dtype': bands.dtype.name}
+    with rasterio.open(path, 'w', driver='GTiff', **shape, **PLACE, **options) as file:
+        file.write(bands)
+    return path
+
+
+def read_raster(path):
+    with rasterio.open(path) as file:
+        return file.read(), file.profile
+
+
+def test_one_window_over_the_image_gives_the_labels_of_stock(trained, scene):
+    (found,) = predict(fast_model(*trained, device='cpu'), scene, window=200)
+    stock = inference_model(init_model(*trained, device='cpu'), scene).pred_sem_seg.data[0]
+    assert len(np.unique(found.label_map)) > 3
+    assert (found.label_map == stock.numpy()).mean() >= 0.9999
+
+
+def test_windows_give_probabilities_for_every_pixel(trained, scene):
+    (found,) = predict(fast_model(*trained, device='cpu'), scene, window=64, probabilities=True)
+    assert found.probabilities.shape == (19, *SIZE)
+    np.testing.assert_allclose(found.probabilities.sum(0), 1, atol=1e-5)
+    np.testing.assert_array_equal(found.probabilities.argmax(0), found.label_map)
+
+
+def test_a_raster_gets_the_labels_of_the_same_image_and_keeps_its_place(trained, scene, tmp_path):
+    images = tmp_path / 'images'
+    images.mkdir()
+    Image.fromarray(scene).save(images / 'image.png')
+    write_raster(images / 'raster.tif', np.moveaxis(scene, 2, 0))
+    out = tmp_path / 'out'
+    words = ['predict', *trained, str(images), '--out', str(out), '--window', '64', '--overlap']
+    assert main([*words, '16', '--probabilities', '--device', 'cpu']) == 0
+    (labels,), profile = read_raster(out / 'labels' / 'raster.tif')
+    with Image.open(out / 'labels' / 'image.png') as image:
+        np.testing.assert_array_equal(labels, np.asarray(image))
+    assert (profile['crs'], profile['transform']) == (PLACE['crs'], PLACE['transform'])
+    probabilities, profile = read_raster(out / 'probabilities' / 'raster.tif')
+    assert profile['transform'] == PLACE['transform']
+    assert probabilities.shape == (19, *SIZE)
+    assert abs(probabilities.sum(0, dtype=int) - 65535).max() <= 19
+    table = (out / 'shares.csv').read_text().splitlines()
+    assert table[1].partition(',')[2] == table[2].partition(',')[2]
+    before = (out / 'labels' / 'raster.tif').stat().st_mtime_ns
+    assert main([*words, '16', '--probabilities', '--device', 'cpu']) == 0
+    assert (out / 'labels' / 'raster.tif').stat().st_mtime_ns == before
+    assert (out / 'shares.csv').read_text().splitlines() == table
+
+
+def test_pixels_without_data_have_no_label(trained, scene, tmp_path):
+    bands = np.moveaxis(scene, 2, 0).clip(1)
+    bands[:, 10:30, :50] = 0
+    write_raster(tmp_path / 'raster.tif', bands, nodata=0)
+    words = ['predict', *trained, str(tmp_path / 'raster.tif'), '--out', str(tmp_path / 'out')]
+    assert main([*words, '--window', '64', '--device', 'cpu']) == 0
+    (labels,), profile = read_raster(tmp_path / 'out' / 'labels' / 'raster.tif')
+    assert profile['nodata'] == 255
+    np.testing.assert_array_equal(labels == 255, (bands == 0).all(0))
+
+
+def test_16_bits_and_more_channels_are_read_as_the_config_says(tmp_path):
+    cfg = small_config(ROOT / 'configs' / 'psp_r18_cityscapes.py')
+    cfg.model.backbone.in_channels = 5
+    cfg.model.data_preprocessor.update(mean=[3e4], std=[1e4], bgr_to_rgb=False)
+    loader = {'type': 'LoadImageFromFile', 'color_type': 'unchanged', 'to_float32': True}
+    cfg.test_pipeline = [loader, {'type': 'PackSegInputs'}]
+    config = tmp_path / 'config.py'
+    cfg.dump(config)
+    checkpoint = random_checkpoint(Config.fromfile(config), tmp_path / 'checkpoint.pth')
+    pixels = image_of(mask_of(1, size=SIZE), 1, channels=5, dtype='uint16')
+    raster = write_raster(tmp_path / 'raster.tif', np.moveaxis(pixels, 2, 0))
+    words = ['predict', str(config), checkpoint, str(raster), '--out', str(tmp_path / 'out')]
+    assert main([*words, '--window', '64', '--device', 'cpu']) == 0
+    (labels,), _ = read_raster(tmp_path / 'out' / 'labels' / 'raster.tif')
+    array = pixels.astype(np.float32)
+    (found,) = predict(fast_model(str(config), checkpoint, 'cpu'), array, window=64)
+    np.testing.assert_array_equal(labels, found.label_map)
+
+
+def test_rasters_that_do_not_fit_are_named_and_leave_nothing_behind(
+    trained, scene, tmp_path, capsys
+):
+    bands = np.moveaxis(scene, 2, 0)
+    images = tmp_path / 'images'
+    images.mkdir()
+    write_raster(images / 'good.tif', bands)
+    write_raster(images / 'bands.tif', bands[:2])
+    write_raster(images / 'bits.tif', bands.astype(np.uint16) * 256)
+    cut = write_raster(images / 'cut.tif', bands)
+    cut.write_bytes(cut.read_bytes()[:9000])
+    (images / 'text.tif').write_text('no raster')
+    words = ['predict', *trained, str(images), '--out', str(tmp_path / 'out'), '--window', '64']
+    assert main([*words, '--device', 'cpu']) == 1
+    told = capsys.readouterr().err
+    assert 'bands.tif: has 2 bands, but the model reads 3.' in told
+    assert 'bits.tif: has uint16 values, but the config reads images with 8 bits' in told
+    assert 'cut.tif: ' in told
+    assert 'text.tif: cannot be opened as a raster' in told
+    assert 'good.tif' not in told
+    assert [path.name for path in (tmp_path / 'out' / 'labels').iterdir()] == ['good.tif']
+
+
+def test_a_raster_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    trained, scene, tmp_path, monkeypatch, capsys
+):
+    def full(*arguments):
+        raise rasterio.errors.RasterioIOError('no space left on device')
+
+    monkeypatch.setattr(rasters, 'write_block', full)
+    raster = write_raster(tmp_path / 'raster.tif', np.moveaxis(scene, 2, 0))
+    words = ['predict', *trained, str(raster), '--out', str(tmp_path / 'out'), '--window', '64']
+    assert main([*words, '--device', 'cpu']) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.endswith('labels/raster.tif cannot be written: no space left on device.')
+    assert list((tmp_path / 'out' / 'labels').iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ('options', 'told'),
+    [
+        (['--window', '64', '--overlap', '40'], 'Windows of 64 pixels cannot share 40'),
+        (['--window', '64', '--tta'], 'choose one'),
+    ],
+)
+def test_options_that_exclude_each_other_are_one_line(trained, tmp_path, capsys, options, told):
+    words = ['predict', *trained, str(ROOT / 'docs'), '--out', str(tmp_path / 'out'), *options]
+    assert main([*words, '--device', 'cpu']) == 1
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+def test_windows_read_the_channels_of_load_raster_in_its_order(trained, scene, tmp_path):
+    config, checkpoint = trained
+    cfg = Config.fromfile(config)
+    cfg.test_pipeline[0] = dict(type='LoadRaster')
+    path = write_raster(tmp_path / 'scene.tif', np.moveaxis(scene, -1, 0))
+    model = fast_model(cfg, checkpoint, device='cpu')
+    (whole,) = predict(model, path)
+    expected = inference_model(init_model(cfg, checkpoint, device='cpu'), str(path))
+    assert (whole.label_map == expected.pred_sem_seg.data[0].numpy()).mean() >= 0.9999
+    out = tmp_path / 'out'
+    predict_folder(model, path, out, Options(window=200))
+    labels, _ = read_raster(out / 'labels' / 'scene.tif')
+    assert len(np.unique(labels)) > 3
+    assert (labels[0] == whole.label_map).mean() >= 0.9999

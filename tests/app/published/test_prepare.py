@@ -1,0 +1,191 @@
+"""What can be wrong with archives, and going on where an earlier call stopped."""
+
+from __future__ import annotations
+
+import errno
+import io
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet_plugin.app.commands import main
+from tests.helpers.published import camvid, encoded, ksdd2, potsdam, severstal, zipped
+
+
+@pytest.fixture
+def prepare(tmp_path, capsys):
+    def run(name, *archives):
+        code = main(['prepare', name, *map(str, archives), '--out', str(tmp_path / 'data')])
+        captured = capsys.readouterr()
+        files = {
+            str(path.relative_to(tmp_path / 'data')): path.read_bytes()
+            for path in (tmp_path / 'data').rglob('*.*')
+            if path.suffix != '.jsonl'
+        }
+        return code, captured.err, files
+
+    return run
+
+
+def content_of(archive):
+    with zipfile.ZipFile(archive) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def test_a_tar_archive_and_a_folder_give_what_a_zip_archive_gives(tmp_path, prepare):
+    (archive,), _ = ksdd2(tmp_path)
+    _, _, expected = prepare('ksdd2', archive)
+    assert len(expected) == 12
+    folder = tmp_path / 'KolektorSDD2'
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder)
+    with tarfile.open(tmp_path / 'KolektorSDD2.tar.gz', 'w:gz') as tar:
+        tar.add(folder, 'KolektorSDD2')
+    for other in (folder, tmp_path / 'KolektorSDD2.tar.gz'):
+        shutil.rmtree(tmp_path / 'data')
+        assert prepare('ksdd2', other)[2] == expected
+
+
+def test_files_that_are_wrong_are_named_and_the_others_are_written(tmp_path, prepare):
+    (archive,), _ = ksdd2(tmp_path)
+    files = content_of(archive)
+    files['train/10000_GT.png'] = encoded(np.zeros((9, 8), np.uint8))
+    files['train/10001_GT.png'] = encoded(np.full((64, 24), 7, np.uint8))
+    files['train/10002.png'] = files['train/10002.png'][:-40]
+    code, error, written = prepare('ksdd2', zipped(tmp_path / 'wrong.zip', files))
+    assert code == 1
+    assert f'train/10000_GT.png in {tmp_path}/wrong.zip: 8 x 9 pixels, but its image has' in error
+    assert 'train/10001_GT.png' in error
+    assert 'holds 7, which is no class' in error
+    assert 'train/10002.png' in error
+    assert len(written) == 6
+
+
+def test_the_same_command_goes_on_where_it_stopped(tmp_path, prepare):
+    (archive,), _ = ksdd2(tmp_path)
+    files = content_of(archive)
+    broken = {**files, 'train/10002.png': b''}
+    assert prepare('ksdd2', zipped(tmp_path / 'KolektorSDD2.zip', broken))[0] == 1
+    journal = tmp_path / 'data' / 'prepared.jsonl'
+    journal.write_text(journal.read_text() + '["train/100')  # killed in the middle of a line
+    (tmp_path / 'data' / 'img_dir' / 'train' / '10000.png').unlink()
+    kept = tmp_path / 'data' / 'img_dir' / 'train' / '10001.png'
+    kept.write_bytes(b'as it was')
+    code, _, written = prepare('ksdd2', zipped(tmp_path / 'KolektorSDD2.zip', files))
+    assert code == 0
+    assert len(written) == 12
+    assert written['img_dir/train/10000.png'] == files['train/10000.png']
+    assert written['img_dir/train/10002.png'] == files['train/10002.png']
+    assert written['img_dir/train/10001.png'] == b'as it was'
+    assert prepare('ksdd2', zipped(tmp_path / 'KolektorSDD2.zip', files))[2] == written
+
+
+def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, prepare, monkeypatch):
+    (archive,), _ = ksdd2(tmp_path)
+    _, _, expected = prepare('ksdd2', archive)
+    shutil.rmtree(tmp_path / 'data')
+    write, written = Path.write_bytes, []
+
+    def write_until_the_disk_is_full(path, content):
+        written.append(path)
+        if len(written) == 6:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'write_bytes', write_until_the_disk_is_full)
+        code, error, files = prepare('ksdd2', archive)
+    assert code == 1
+    assert error.count('\n') == 1
+    assert 'No space left on device; the same command goes on from here' in error
+    whole = {name: content for name, content in files.items() if not name.endswith('.part')}
+    assert len(whole) == 5
+    assert whole.items() <= expected.items()
+    code, _, files = prepare('ksdd2', archive)
+    assert (code, files) == (0, expected)
+
+
+@pytest.mark.parametrize('path', ['../train/10009.png', '/train/10009.png', 'a/../../b.png'])
+def test_a_path_outside_of_the_archive_is_refused(tmp_path, prepare, path):
+    (archive,), _ = ksdd2(tmp_path)
+    files = {**content_of(archive), path: b''}
+    code, error, written = prepare('ksdd2', zipped(tmp_path / 'bad.zip', files))
+    assert code == 1
+    assert f'bad.zip: holds {path}, a path outside of the archive' in error
+    assert written == {}
+
+
+def test_an_archive_of_something_else_is_refused_with_the_names_of_the_right_ones(
+    tmp_path, prepare
+):
+    (archive,), _ = ksdd2(tmp_path)
+    code, error, _ = prepare('potsdam', archive)
+    assert code == 1
+    assert 'no images with labels of ISPRS Potsdam in it; name 2_Ortho_RGB.zip and' in error
+
+
+@pytest.mark.parametrize('kind', ['missing', 'no archive', 'cut'])
+def test_an_archive_that_cannot_be_read_is_named(tmp_path, prepare, kind):
+    (archive,), _ = ksdd2(tmp_path)
+    if kind == 'missing':
+        archive.unlink()
+    else:
+        archive.write_bytes(b'text' if kind == 'no archive' else archive.read_bytes()[:-100])
+    code, error, _ = prepare('ksdd2', archive)
+    assert code == 1
+    assert error.startswith(f'error: {archive}: ')
+    assert error.count('\n') == 1
+
+
+def test_label_colours_that_were_stored_with_losses_are_read_as_they_were_meant(tmp_path, prepare):
+    (images, labels), _ = potsdam(tmp_path)
+    _, _, expected = prepare('potsdam', images, labels)
+    files = content_of(labels)
+    for name, content in files.items():
+        with Image.open(io.BytesIO(content)) as image:
+            colours = np.asarray(image).astype(int)
+        noise = np.random.default_rng(0).integers(0, 40, colours.shape)
+        files[name] = encoded(np.abs(colours - noise).astype(np.uint8), 'TIFF')
+    shutil.rmtree(tmp_path / 'data')
+    assert prepare('potsdam', images, zipped(tmp_path / 'lossy.zip', files))[2] == expected
+
+
+def test_a_colour_that_is_no_class_is_named(tmp_path, prepare):
+    (images, labels), _ = camvid(tmp_path)
+    files = content_of(labels)
+    files['0016E5_07959_L.png'] = encoded(np.full((48, 64, 3), (1, 2, 3), np.uint8))
+    code, error, written = prepare('camvid', images, zipped(tmp_path / 'wrong.zip', files))
+    assert code == 1
+    assert '0016E5_07959_L.png in' in error
+    assert 'holds (1, 2, 3), which is no class' in error
+    assert len(written) == 14
+
+
+@pytest.mark.parametrize('runs', ['1 5 7', '0 3', '3071 9', '1 x'])
+def test_run_lengths_that_leave_the_image_are_named(tmp_path, prepare, runs):
+    (archive,), _ = severstal(tmp_path)
+    files = content_of(archive)
+    files['train.csv'] += f'\n000000003.jpg,4,{runs}'.encode()
+    code, error, written = prepare('severstal', zipped(tmp_path / 'wrong.zip', files))
+    assert code == 1
+    assert '000000003.jpg, class 4: ' in error
+    assert len(written) == 22
+    assert not any('000000003' in name for name in written)
+
+
+def test_the_first_form_of_the_table_of_run_lengths_is_read_too(tmp_path, prepare):
+    (archive,), _ = severstal(tmp_path)
+    _, _, expected = prepare('severstal', archive)
+    files = content_of(archive)
+    lines = files['train.csv'].decode().splitlines()[1:]
+    joined = [f'{image}_{kind},{runs}' for image, kind, runs in (line.split(',') for line in lines)]
+    joined.append('000000000.jpg_1,')  # classes that an image does not have had lines as well
+    files['train.csv'] = '\n'.join(['ImageId_ClassId,EncodedPixels', *joined]).encode()
+    shutil.rmtree(tmp_path / 'data')
+    assert prepare('severstal', zipped(tmp_path / 'first.zip', files))[2] == expected

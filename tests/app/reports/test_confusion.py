@@ -1,0 +1,84 @@
+"""The confusion matrix of a run, on its validation images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+from PIL import Image
+
+from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.reports.confusion import Confusion, count_pairs, draw_confusion
+from pspnet_plugin.app.reports.curves import timeline_of
+from pspnet_plugin.app.reports.run_log import read_run
+from tests.helpers.folders import make_folders
+from tests.helpers.logs import write_log
+from tests.helpers.street_scenes import NARROW
+
+SMALL = {
+    'model.backbone.init_cfg': None,
+    **NARROW,
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'val_dataloader.num_workers': 0,
+    'val_dataloader.persistent_workers': False,
+}
+
+
+def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    make_folders(tmp_path)
+    assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '3']) == 0
+    cfg = Config.fromfile('mine/mine.py')
+    cfg.merge_from_dict(SMALL)
+    freezing = dict(freeze=['backbone'], schedule=[dict(at=2, unfreeze=['backbone'])])
+    cfg.custom_hooks = [dict(type='LayerFreezeHook', **freezing)]
+    cfg.work_dir = str(tmp_path / 'run')
+    # Runs of one process share what has one name, also the file that is logged to.
+    cfg.visualizer.name = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    validated = runner.message_hub.get_scalar('val/mIoU').current()
+    assert main(['plot', 'run', '--out', 'curves.png']) == 0
+    assert f', the last {validated:.1f}' in capsys.readouterr().out
+    shown = timeline_of(read_run(tmp_path / 'run'))
+    assert list(shown.shares[shown.parts.index('backbone.stages[0]')]) == [0, 0, 1]
+    words = ['plot', 'run', '--confusion', 'run/iter_3.pth', '--out', 'confusion.png']
+    assert main(words) == 0
+    assert float(capsys.readouterr().out.split('mIoU ')[1].split()[0]) == pytest.approx(
+        validated, abs=0.011
+    )
+    assert Image.open('confusion.png').size[0] > 100
+
+
+def test_pixels_are_counted_by_label_and_prediction_without_the_ignored():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 3, 255], (40, 50)).astype(np.uint8)
+    predicted = rng.integers(0, 4, (40, 50)).astype(np.uint8)
+    kept = labels != 255
+    expected, _, _ = np.histogram2d(labels[kept], predicted[kept], bins=np.arange(5) - 0.5)
+    np.testing.assert_array_equal(count_pairs(labels, predicted, 4), expected)
+
+
+def test_a_row_is_a_label_and_dark_where_its_pixels_went(tmp_path):
+    counts = np.array([[0, 30, 0], [0, 20, 0], [0, 0, 0]])
+    draw_confusion(Confusion(counts, ['a', 'b', 'c']), tmp_path / 'matrix.png')
+    with Image.open(tmp_path / 'matrix.png') as image:
+        pixels = np.asarray(image.convert('RGB'))
+    dark = (pixels == (8, 48, 107)).all(2)[:, : pixels.shape[1] * 3 // 4]
+    rows, columns = np.nonzero(dark)
+    height, width = np.ptp(rows), np.ptp(columns)
+    assert height == pytest.approx(2 * width, rel=0.05)  # both labels, one column
+
+
+def test_several_runs_or_no_config_are_one_line(tmp_path, capsys):
+    runs = [str(write_log(tmp_path / name, {1: 2.0})) for name in ('a', 'b')]
+    for named, said in ((runs, 'takes one work folder, not 2'), (runs[:1], 'no vis_data/config')):
+        words = ['plot', *named, '--confusion', 'x.pth', '--out', str(tmp_path / 'x.png')]
+        assert main(words) == 1
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count('\n') == 1

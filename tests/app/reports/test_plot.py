@@ -1,0 +1,120 @@
+"""``pspnet plot``: the curves of runs, from their logs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.reports.curves import timeline_of
+from pspnet_plugin.app.reports.run_log import by_iteration, read_run
+from tests.helpers.logs import write_log
+from tests.helpers.processes import ROOT
+
+FIRST, SECOND = (31, 119, 180), (255, 127, 14)  # matplotlib's first two colours
+FROZEN = (217, 217, 217)
+
+
+@pytest.fixture
+def frozen_config(tmp_path):
+    """Gradual unfreezing of a narrow network over 20 iterations."""
+    cfg = Config.fromfile(ROOT / 'configs' / 'psp_r18_cityscapes.py')
+    cfg.merge_from_dict(
+        {
+            'model.backbone.base_channels': 8,
+            'model.backbone.stem_channels': 8,
+            'model.decode_head.in_channels': 64,
+            'model.auxiliary_head.in_channels': 32,
+            'train_cfg.max_iters': 20,
+        }
+    )
+    cfg.custom_hooks = [
+        dict(type='LayerFreezeHook', schedule=dict(type='gradual_unfreeze', begin=0.1, end=0.5))
+    ]
+    cfg.dump(tmp_path / 'frozen.py')
+    return tmp_path / 'frozen.py'
+
+
+def plot(capsys, *work_dirs, out):
+    code = main(['plot', *map(str, work_dirs), '--out', str(out)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert('RGB'))
+
+
+def area(image, colour):
+    return (image == colour).all(axis=-1).sum()
+
+
+def test_curves_of_several_runs_and_a_timeline_of_what_was_frozen(tmp_path, frozen_config, capsys):
+    full = write_log(tmp_path / 'full', {1: 2.0, 20: 0.5}, {10: 40.0, 20: 55.26})
+    slow = write_log(tmp_path / 'slow', {1: 2.2, 20: 0.7}, {20: 50.0}, config=frozen_config)
+    code, printed, _ = plot(capsys, full, out=tmp_path / 'one.png')
+    assert code == 0
+    assert 'full: 20 iterations, best mIoU 55.3 at iteration 20, the last 55.3' in printed
+    assert plot(capsys, full, slow, out=tmp_path / 'two.png')[0] == 0
+    one, two = picture(tmp_path / 'one.png'), picture(tmp_path / 'two.png')
+    assert area(one, FIRST)
+    assert not area(one, SECOND)
+    assert area(two, SECOND)
+    assert area(one, FROZEN) < 1000 < area(two[one.shape[0] :], FROZEN)
+
+
+@pytest.mark.parametrize('factor', [None, 0.1])
+def test_parts_with_learning_rates_of_their_own_have_a_timeline(tmp_path, frozen_config, factor):
+    cfg = Config.fromfile(frozen_config)
+    cfg.custom_hooks = []
+    if factor:
+        cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(backbone=dict(lr_mult=factor)))
+    cfg.dump(tmp_path / 'own.py')
+    run = read_run(write_log(tmp_path / 'run', {1: 2.0}, config=tmp_path / 'own.py'))
+    shown = timeline_of(run)
+    if factor is None:
+        assert shown is None
+    else:
+        rates = dict(zip(shown.parts, shown.rates[:, 0]))
+        assert rates['backbone.stages[3]'] == pytest.approx(factor * rates['decode_head'])
+        assert (shown.shares == 1).all()
+
+
+def test_a_resumed_run_is_one_curve_without_what_was_lost(tmp_path):
+    work_dir = tmp_path / 'run'
+    write_log(work_dir, {1: 2.0, 2: 1.5, 3: 9.0}, {3: 1.0})
+    write_log(work_dir, {3: 1.2, 4: 1.0}, {4: 60.0}, start='20260101_000500')
+    run = read_run(work_dir)
+    assert run.values('loss') == {1: 2.0, 2: 1.5, 3: 1.2, 4: 1.0}
+    assert run.values('mIoU') == {4: 60.0}
+
+
+def test_a_line_that_a_killed_run_left_unfinished_is_skipped(tmp_path):
+    work_dir = write_log(tmp_path / 'run', {1: 2.0, 2: 1.5}, end='{"lr": 0.01, "loss": 1.2, "st')
+    assert read_run(work_dir).values('loss') == {1: 2.0, 2: 1.5}
+
+
+def test_metrics_that_were_logged_by_epoch_stand_at_their_iteration():
+    lines = [{'loss': 2.0, 'epoch': 1, 'step': 50}, {'mIoU': 40.0, 'step': 1}]
+    lines += [{'loss': 1.0, 'epoch': 2, 'step': 100}, {'mIoU': 50.0, 'step': 2}]
+    assert [line['step'] for line in by_iteration(lines)] == [50, 50, 100, 100]
+
+
+@pytest.mark.parametrize('content', [None, '{"mIoU": 50.0, "step": 1}\n'])
+def test_a_folder_without_a_log_of_losses_is_one_line_that_names_it(tmp_path, content, capsys):
+    if content:
+        write_log(tmp_path, {}, end=content)
+    code, _, error = plot(capsys, tmp_path, out=tmp_path / 'x.png')
+    assert code == 1
+    assert error.startswith(f'error: {tmp_path}')
+    assert error.count('\n') == 1
+    assert not (tmp_path / 'x.png').exists()
+
+
+def test_an_image_of_an_unknown_kind_is_one_line(tmp_path, capsys):
+    code, _, error = plot(capsys, write_log(tmp_path / 'run', {1: 2.0}), out=tmp_path / 'x.jpq')
+    assert code == 1
+    assert 'x.jpq cannot be written' in error
