@@ -1,11 +1,26 @@
-"""Packaging. The configs and tools travel as pspnet_plugin/.mim, as OpenMMLab packages have it."""
+"""Packaging. A wheel has the configs and tools in pspnet_plugin/.mim, as OpenMMLab packages do."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+
+
+class BuildWithConfigs(build_py):
+    """Copies what is not Python's to import; a clone and an editable installation need no copy."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        ignored = shutil.ignore_patterns('__pycache__', 'analysis')
+        for folder in ('configs', 'examples', 'tools'):
+            copy = Path(self.build_lib, 'pspnet_plugin', '.mim', folder)
+            shutil.copytree(ROOT / folder, copy, ignore=ignored, dirs_exist_ok=True)
 
 
 def version() -> str:
@@ -52,14 +67,8 @@ setup(
     ],
     python_requires='>=3.9',
     packages=find_packages(include=['pspnet_plugin', 'pspnet_plugin.*']),
-    package_data={
-        'pspnet_plugin': [
-            'py.typed',
-            *(f'.mim/configs/{folders}*.py' for folders in ('', '*/', '*/*/')),
-            *(f'.mim/tools/{folders}*.py' for folders in ('', '*/')),
-            '.mim/tools/*.sh',
-        ]
-    },
+    package_data={'pspnet_plugin': ['py.typed']},
+    cmdclass={'build_py': BuildWithConfigs},
     # Neither mmcv nor mmcv-lite: they exclude each other, and the choice is the user's.
     install_requires=[
         'torch>=2.0',

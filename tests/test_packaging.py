@@ -20,11 +20,11 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
     source.mkdir()
-    for name in ('setup.py', 'pyproject.toml', 'README.md'):
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'MANIFEST.in'):
         shutil.copy(ROOT / name, source)
-    for name in ('pspnet_plugin', 'configs', 'tools'):
+    for name in ('pspnet_plugin', 'configs', 'examples', 'tools'):
         ignored = shutil.ignore_patterns('__pycache__')
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
     options = ['--no-deps', '--no-build-isolation', '--wheel-dir', folder]
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', *options, source], check=True)
     (path,) = folder.glob('*.whl')
@@ -71,14 +71,21 @@ def run_installed(environment, tmp_path):
     return run
 
 
-def test_wheel_carries_every_config_and_tool(wheel):
+def test_wheel_carries_every_config_example_and_tool(wheel):
     packed = set(zipfile.ZipFile(wheel).namelist())
     configs = list((ROOT / 'configs').rglob('*.py'))
     tools = [*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'tools').glob('*.sh')]
+    tools = [path for path in tools if 'analysis' not in path.parts]
+    examples = list((ROOT / 'examples').glob('*.py'))
     assert len(configs) > 10
     assert len(tools) > 5
-    for path in [*configs, *tools]:
-        assert f'pspnet_plugin/.mim/{path.relative_to(ROOT)}' in packed
+    assert examples
+    for path in [*configs, *examples, *tools]:
+        assert f'pspnet_plugin/.mim/{path.relative_to(ROOT).as_posix()}' in packed
+
+
+def test_wheel_carries_no_script_of_the_documents_own_tables(wheel):
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if 'analysis' in name]
 
 
 def test_wheel_names_no_distribution_of_mmcv(wheel):

@@ -14,7 +14,16 @@ from ..errors import PspnetPluginError
 from .text import did_you_mean, one_line
 
 SCOPE = 'pspnet_plugin::'
-CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
+PACKAGE = Path(__file__).parents[1]
+
+
+def shipped(folder: str) -> Path:
+    """``configs`` or ``tools``: inside an installed package, beside the package in a clone."""
+    inside = PACKAGE / '.mim' / folder
+    return inside if inside.is_dir() else PACKAGE.parent / folder
+
+
+CONFIGS = shipped('configs')
 
 
 def config_path(name: str) -> str:

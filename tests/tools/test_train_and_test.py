@@ -126,8 +126,8 @@ def test_a_killed_process_ends_the_others_and_leaves_a_whole_checkpoint(
 ONE_RANK_LOOKS = """
 import os, sys
 from pathlib import Path
-from pspnet_plugin.commands import main
-from pspnet_plugin.runs import launch
+from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.training import launch
 look = launch.check_datasets
 def noted(*arguments):
     Path(sys.argv[3], 'looked' + os.environ['RANK']).touch()

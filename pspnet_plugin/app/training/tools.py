@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-OWN_TOOLS = Path(__file__).parents[2] / '.mim' / 'tools'
+from ...utils.config_files import shipped
+
+OWN_TOOLS = shipped('tools')
 
 
 def stock_tools() -> Path:
