@@ -57,12 +57,6 @@ def newest(session: nox.Session) -> None:
     run_tests(session)
 
 
-@nox.session(python='3.12')
-def torch_2_4(session: nox.Session) -> None:
-    """torch 2.4, whose list of what a checkpoint may hold takes no stand-ins, with numpy 2."""
-    run_pinned(session, 'requirements/torch_2_4.txt')
-
-
 @nox.session(python='3.11')
 def torch_2_1(session: nox.Session) -> None:
     """torch 2.1 with numpy 1, as the official mmcv wheels want it."""
@@ -73,12 +67,6 @@ def torch_2_1(session: nox.Session) -> None:
 def mmcv_with_operators(session: nox.Session) -> None:
     """The same with all of mmcv; compiling its operators takes half an hour on two cores."""
     run_pinned(session, 'requirements/torch_2_1.txt', mmcv='mmcv==2.1.0')
-
-
-@nox.session(python='3.9')
-def torch_2_0(session: nox.Session) -> None:
-    """The oldest: torch 2.0 and Python 3.9."""
-    run_pinned(session, 'requirements/torch_2_0.txt')
 
 
 @nox.session(python='3.11')

@@ -101,21 +101,11 @@ def test_every_translated_snippet_and_command_is_that_of_the_english_document(ch
 
 
 @pytest.mark.parametrize('chinese', TRANSLATIONS, ids=lambda path: path.name)
-def test_every_translated_document_has_the_sections_names_and_links_of_the_english_one(chinese):
-    def outline(document: Path) -> list[str]:
-        shown = ('heading_open', 'tr_open', 'image', 'fence')
-        return [token.type + token.tag for token in tokens(document) if token.type in shown]
+def test_every_translated_document_has_the_headings_of_the_english_one(chinese):
+    def headings(document: Path) -> list[str]:
+        return [token.tag for token in tokens(document) if token.type == 'heading_open']
 
-    def facts(document: Path) -> set[str]:
-        prose = ' '.join(token.content for token in tokens(document) if token.type == 'text')
-        code = {token.content for token in tokens(document) if token.type == 'code_inline'}
-        links = {token.attrs.get('href', '').replace('_zh-CN', '') for token in tokens(document)}
-        own = {document.name.replace('_zh-CN', '')}  # Each links to the other.
-        return {*code, *(links - own), *re.findall(r'\d+\.\d+', prose)}
-
-    english = TRANSLATIONS[chinese]
-    assert outline(chinese) == outline(english)
-    assert facts(chinese) == facts(english)
+    assert headings(chinese) == headings(TRANSLATIONS[chinese])
 
 
 # --- links and paths ----------------------------------------------------------------------------
