@@ -1,4 +1,4 @@
-"""Mixed precision in training without a GPU."""
+"""Mixed precision without a GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
+# By torch's names of them, the fastest first: matrix units, vector instructions, Arm's.
+BFLOAT16_INSTRUCTIONS = {'amx_bf16': 'AMX', 'avx512_bf16': 'AVX512-BF16', 'bf16': 'BF16'}
+
 
 @OPTIM_WRAPPERS.register_module()
 class CpuAmpOptimWrapper(OptimWrapper):
@@ -20,3 +23,14 @@ class CpuAmpOptimWrapper(OptimWrapper):
         """Run the forward pass under autocast."""
         with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
             yield
+
+
+def bfloat16_on_this_cpu() -> str:
+    """A sentence for the log: how bfloat16 is computed here, as far as this torch tells."""
+    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()  # none in older versions
+    if not capabilities:
+        return 'Whether this CPU has instructions for bfloat16 is not known here.'
+    for name, shown in BFLOAT16_INSTRUCTIONS.items():
+        if capabilities.get(name):
+            return f'This CPU computes bfloat16 by {shown}.'
+    return 'This CPU has neither AMX nor AVX512-BF16: bfloat16 will be slow.'

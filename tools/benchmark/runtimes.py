@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from pspnet_plugin.app.export.network import ExportedNetwork
 from pspnet_plugin.app.export.onnx_file import write_onnx
 from pspnet_plugin.app.export.settings import ExportSettings
-from pspnet_plugin.speed.bfloat16 import cpu_features
 
 from .models import NETWORKS
 from .settings import Settings
@@ -56,6 +55,7 @@ def measure(
         steps = prepare(models, files, image, settings)
         seconds = time_alternately(steps, settings)
         labels = {row: step().argmax(1) for row, step in steps.items()}
+    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()  # none in older versions
     stock = {row: f'{row.partition(", ")[0]}, {STOCK}' for row in steps}
     first = labels[f'{PYTORCH}, {STOCK}']
     equal = {row: [100 * (found == first).double().mean().item()] for row, found in labels.items()}
@@ -67,7 +67,7 @@ def measure(
         wanted=tuple(
             Wanted(TIME, row, SAME, low=ratio)
             for row, ratio in WANTED.get(settings.model, {}).items()
-            if row in steps and ('bfloat16' not in row or BFLOAT16_UNIT in cpu_features())
+            if row in steps and ('bfloat16' not in row or capabilities.get(BFLOAT16_UNIT))
         ),
     )
 

@@ -23,8 +23,8 @@ from ...pretrained.errors import PretrainedWeightsError
 from ...pretrained.report import LoadReport
 from ...pretrained.source.read import read_checkpoint
 from ...replacements import REPLACEMENTS
-from ...speed.bfloat16 import bfloat16_on_this_cpu
 from ...speed.channels_last import set_memory_format
+from ...speed.cpu_amp import bfloat16_on_this_cpu
 from ...speed.examples import example_runs
 from ...speed.folding import fold_batch_norms
 from ...speed.memory import keep_freed_memory

@@ -6,8 +6,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from ...speed import CpuAmpOptimWrapper
-from ...speed.bfloat16 import bfloat16_on_this_cpu
+from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import is_first_process
 

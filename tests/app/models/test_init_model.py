@@ -19,7 +19,7 @@ from pspnet_plugin.app.training.tools import stock_tools
 from pspnet_plugin.errors import PredictionError, PspnetPluginError
 from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.pretrained.errors import PretrainedWeightsError
-from pspnet_plugin.speed.bfloat16 import bfloat16_on_this_cpu
+from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from pspnet_plugin.utils.config_files import read_config
 from tests.helpers.networks import small_segmentor
 from tests.helpers.prediction import (
