@@ -5,7 +5,7 @@ It also never ends gloo, so a process may abort after its work is done: a thread
 tensors of the last exchange and needs Python's lock to release them, which it cannot get any more
 once the interpreter is being taken down.
 
-Changed, on machines without a GPU and for as long as the process runs:
+Changed, on machines without a GPU and while ``pspnet train`` or ``pspnet test`` runs:
 ``mmengine.dist.utils._init_dist_pytorch`` and ``_init_dist_slurm`` select no device for the gloo
 backend, and the process waits a moment before it ends, in which the main thread leaves the lock to
 gloo. Every other backend is started as before.
@@ -17,30 +17,38 @@ it started.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import utils
 
 # Seconds; releasing the tensors takes microseconds.
 GLOO_RELEASES_WITHIN = 0.2
 
 
-@functools.cache  # twice is the same as once
-def patch() -> None:
-    """Let mmengine start gloo without selecting a CUDA device."""
-    utils._init_dist_pytorch = without_a_device(utils._init_dist_pytorch)
-    utils._init_dist_slurm = without_a_device(utils._init_dist_slurm)
+@contextlib.contextmanager
+def started_without_a_gpu() -> Iterator[None]:
+    """Within this context mmengine starts gloo without a CUDA device where there is no GPU."""
+    if get_device() not in ('cpu', 'mps'):
+        yield
+        return
+    stock = utils._init_dist_pytorch, utils._init_dist_slurm
+    utils._init_dist_pytorch, utils._init_dist_slurm = map(_without_a_device, stock)
+    try:
+        yield
+    finally:
+        utils._init_dist_pytorch, utils._init_dist_slurm = stock
 
 
-def without_a_device(start: Callable) -> Callable:
-    """``start``, which selects no CUDA device where it starts gloo."""
-
+def _without_a_device(start: Callable) -> Callable:
     @functools.wraps(start)
-    def start_without_a_device(backend, *args, **kwargs):
+    def start_without_a_device(backend: str, *args: Any, **kwargs: Any) -> None:
         if backend != 'gloo':
             start(backend, *args, **kwargs)
             return

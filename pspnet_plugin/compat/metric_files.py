@@ -5,8 +5,9 @@ test tool sets, make that folder in the first process only. Another process that
 image earlier ends with ``FileNotFoundError``. And mmengine's ``LoggerHook`` writes the metrics of a
 test to one file from all processes at once, which may mix what they write.
 
-Changed: nothing; before a runner is built, every process makes the folders that its config names,
-and in all but the first ``LoggerHook`` in the config means one that does not write that file.
+Changed: nothing; before ``pspnet train`` and ``pspnet test`` build a runner, every process makes
+the folders that its config names, and in all but the first ``LoggerHook`` in the config means one
+that does not write that file.
 
 Unnecessary as soon as mmseg makes the folder in each process, or waits for the first one, and as
 soon as mmengine writes the file in the first process only.
@@ -23,7 +24,6 @@ from mmengine.registry import HOOKS
 
 from ..utils.config_tree import dicts_within
 from ..utils.distributed import is_first_process
-from . import runner
 
 
 @HOOKS.register_module()
@@ -34,28 +34,17 @@ class LoggerHookOfOthers(LoggerHook):
         """Write nothing."""
 
 
-def make_folders(cfg: Config) -> None:
-    """Make the ``output_dir`` of each evaluator in ``cfg`` where several processes write to it."""
+def fit_to_processes(cfg: Config) -> None:
+    """Where several processes run ``cfg``, let each write its metrics without the others' harm."""
     if cfg.get('launcher', 'none') == 'none':
         return
     for metric in dicts_within([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
         if metric.get('output_dir'):
             os.makedirs(metric['output_dir'], exist_ok=True)
-
-
-def leave_the_file_to_the_first(cfg: Config) -> None:
-    """Take :class:`LoggerHookOfOthers` in a process that torchrun or Slurm calls another one."""
-    if cfg.get('launcher', 'none') == 'none' or is_first_process():
+    if is_first_process():
         return
     if not cfg.get('default_hooks'):
         cfg.default_hooks = {}
     hook = cfg.default_hooks.setdefault('logger', {'type': 'LoggerHook'})
     if hook and hook.get('type') == 'LoggerHook':
         hook['type'] = LoggerHookOfOthers.__name__
-
-
-def patch() -> None:
-    """Let both functions see every config before a runner is built from it."""
-    for function in (make_folders, leave_the_file_to_the_first):
-        if function not in runner.before_build:
-            runner.before_build.append(function)

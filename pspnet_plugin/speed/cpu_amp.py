@@ -27,7 +27,7 @@ class CpuAmpOptimWrapper(OptimWrapper):
 
 def bfloat16_on_this_cpu() -> str:
     """A sentence for the log: how bfloat16 is computed here, as far as this torch tells."""
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()  # none in older versions
+    capabilities: dict = getattr(torch.cpu, 'get_capabilities', dict)()  # none in older torch
     if not capabilities:
         return 'Whether this CPU has instructions for bfloat16 is not known here.'
     for name, shown in BFLOAT16_INSTRUCTIONS.items():

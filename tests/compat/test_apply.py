@@ -1,7 +1,6 @@
 """``compat.apply`` may be called again."""
 
 from mmengine.config import Config
-from mmengine.dist import utils
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -15,7 +14,6 @@ def test_applying_again_changes_nothing():
             Config._get_cfg_path,
             Runner.from_cfg.__func__,
             Runner.register_hooks,
-            utils._init_dist_pytorch,
         ]
 
     before = repaired()

@@ -1,3 +1,5 @@
+"""In runs of several processes each can write its metrics, and one writes the file of all."""
+
 from unittest import mock
 
 import pytest
@@ -8,8 +10,7 @@ from mmengine.registry import HOOKS
 from mmseg.evaluation.metrics import iou_metric
 from mmseg.registry import METRICS
 
-import pspnet_plugin  # noqa: F401
-from pspnet_plugin.compat import runner
+from pspnet_plugin.compat.metric_files import fit_to_processes
 
 
 @pytest.mark.parametrize('several', [False, True])
@@ -19,8 +20,9 @@ def test_a_process_that_is_not_the_first_writes_before_the_first_one(
     monkeypatch.setattr(iou_metric, 'is_main_process', lambda: False)
     evaluator = dict(type='IoUMetric', output_dir=str(tmp_path / 'a' / 'b'), format_only=True)
     launcher = 'pytorch' if several else 'none'
-    for prepare in runner.before_build:
-        prepare(Config(dict(launcher=launcher, val_evaluator=None, test_evaluator=[evaluator])))
+    fit_to_processes(
+        Config(dict(launcher=launcher, val_evaluator=None, test_evaluator=[evaluator]))
+    )
     metric = METRICS.build(evaluator)
     metric.dataset_meta = dict(classes=('lake', 'land'))
     prediction = dict(data=torch.ones(1, 4, 5, dtype=torch.long))
@@ -38,8 +40,7 @@ def test_the_first_process_alone_writes_the_metrics_of_a_test(
 ):
     monkeypatch.setenv('RANK', number)
     cfg = Config(dict(launcher='pytorch', default_hooks=dict(logger=dict(type='LoggerHook'))))
-    for prepare in runner.before_build:
-        prepare(cfg)
+    fit_to_processes(cfg)
     hook = HOOKS.build(cfg.default_hooks.logger)
     assert isinstance(hook, LoggerHook)
     hook.json_log_path = 'metrics.json'

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel, MMSeparateDistributedDataParallel
 
-from pspnet_plugin.app.training.tools import stock_tools
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
 from tests.helpers.communication import CountBytes, bytes_of
@@ -119,7 +118,7 @@ custom_hooks = [
 """
 
 
-def test_two_processes_of_the_stock_train_tool(tmp_path, street_scenes, monkeypatch):
+def test_two_processes_of_the_train_tool(tmp_path, street_scenes, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     config, out = tmp_path / 'config.py', tmp_path / 'record.json'
@@ -127,7 +126,7 @@ def test_two_processes_of_the_stock_train_tool(tmp_path, street_scenes, monkeypa
     config.write_text(TWO_PROCESSES.format(base=base, out=str(out)))
     code, output = run_python(
         *('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2'),
-        *(stock_tools() / 'train.py', config, '--launcher', 'pytorch'),
+        *(ROOT / 'tools' / 'train.py', config, '--launcher', 'pytorch'),
         *('--work-dir', tmp_path / 'work', *small_run_options(street_scenes, iterations=6)),
         cwd=tmp_path,
     )

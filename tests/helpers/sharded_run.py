@@ -10,6 +10,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 import pspnet_plugin  # noqa: F401  registers
+from pspnet_plugin.compat.gloo import started_without_a_gpu
 
 MODEL = {
     'type': 'EncoderDecoder',
@@ -38,8 +39,13 @@ class Scenes(torch.utils.data.Dataset):
 
 
 def main(folder: str) -> None:
+    with started_without_a_gpu():
+        make_runner(folder).train()
+
+
+def make_runner(folder: str) -> FlexibleRunner:
     weights = {'type': 'PretrainedBackbone', 'checkpoint': f'{folder}/backbone.pth'}
-    runner = FlexibleRunner(
+    return FlexibleRunner(
         {**MODEL, 'backbone': {**MODEL['backbone'], 'init_cfg': weights}},
         work_dir=folder,
         strategy={
@@ -63,7 +69,6 @@ def main(folder: str) -> None:
         default_scope='mmseg',
         experiment_name='sharded',
     )
-    runner.train()
 
 
 if __name__ == '__main__':

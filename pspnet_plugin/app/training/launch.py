@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.utils.dl_utils import set_multi_processing
 
-from ...compat import runner
+from ...compat import gloo, metric_files, runner
 from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
@@ -60,7 +60,7 @@ def run_stock_tool(name: str, words: Sequence[str]) -> int:
     if not full:
         runner.logger_built.append(fold_console)
     try:
-        with as_command_line(f'pspnet {name[:-3]}', words):
+        with gloo.started_without_a_gpu(), as_command_line(f'pspnet {name[:-3]}', words):
             runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
         raise PspnetPluginError(plain_message(error)) from error
@@ -106,6 +106,7 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     problems = class_problems(cfg, loaders)
     if problems:
         raise DatasetError('. '.join(problems))
+    metric_files.fit_to_processes(cfg)
     if 'train_dataloader' in loaders:
         refuse_timm_weights(cfg)
         runner.added_hooks.append(StopAtNonFiniteLossHook)
