@@ -18,7 +18,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from pspnet_plugin.app.training.tools import stock_tools
-from pspnet_plugin.compat import runner as moments
+from pspnet_plugin.compat import runner as callbacks
 from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead
 from pspnet_plugin.heads.layers import PyramidConv2d
 from pspnet_plugin.segmentors import LogitsTTAModel
@@ -93,7 +93,7 @@ def test_stock_names_mean_the_plugins_classes_once_it_is_imported(accelerate):
         assert type(model.decode_head) is FactorizedPSPHead
         assert type(model.auxiliary_head) is FactorizedFCNHead
         assert MODELS.get('SegTTAModel') is LogitsTTAModel
-        assert moments.added_hooks == [ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook]
+        assert callbacks.added_hooks == [ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from ..compat import runner as moments
+from ..compat.runner import after_init, starting_runner
 from ..utils.distributed import unwrapped
 from .errors import PretrainedWeightsError
 from .load import load
@@ -127,7 +127,7 @@ def _write_beside_log(report: LoadReport) -> None:
 
 def checkpoint_over(module: nn.Module) -> str | None:
     """The checkpoint that the starting run will load over all of ``module``, None where none is."""
-    runner = moments.starting_runner()
+    runner = starting_runner()
     if runner is None or runner._has_loaded:
         return None
     if runner._resume:
@@ -177,4 +177,4 @@ def _left_out(model: nn.Module, name: str, module: nn.Module) -> str:
     )
 
 
-moments.after_init.append(require_initialized)
+after_init.append(require_initialized)

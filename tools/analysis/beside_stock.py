@@ -25,7 +25,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from pspnet_plugin.compat import runner as moments
+from pspnet_plugin.compat import runner as callbacks
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.utils.text import first_line
 
@@ -118,7 +118,7 @@ def build_both(cfg: Config) -> list[Runner]:
 @contextlib.contextmanager
 def accelerated() -> Iterator[None]:
     """Within this context the names of stock classes build the plugin's."""
-    names, hooks = MODELS._module_dict.copy(), moments.added_hooks.copy()
+    names, hooks = MODELS._module_dict.copy(), callbacks.added_hooks.copy()
     import pspnet_plugin.accelerate
 
     pspnet_plugin.accelerate.enable()
@@ -126,7 +126,7 @@ def accelerated() -> Iterator[None]:
         yield
     finally:
         MODELS._module_dict.update(names)
-        moments.added_hooks[:] = hooks
+        callbacks.added_hooks[:] = hooks
 
 
 def runner_of(model: nn.Module) -> Runner:
@@ -137,7 +137,7 @@ def runner_of(model: nn.Module) -> Runner:
         work_dir='.',
         default_hooks=dict.fromkeys(names),
         default_scope='mmseg',
-        experiment_name=f'with {len(moments.added_hooks)} hooks',
+        experiment_name=f'with {len(callbacks.added_hooks)} hooks',
     )
 
 
