@@ -17,7 +17,6 @@ from . import (
     comm_hooks,
     config_scope,
     mmcv_ops,
-    optimizer_constructors,
     runner,
 )
 from .mmcv_ops import MissingOperatorError
@@ -40,5 +39,4 @@ def apply() -> None:
     checkpoint_files.patch()
     checkpoint_loaders.patch()
     config_scope.patch()
-    optimizer_constructors.patch()
     runner.patch()

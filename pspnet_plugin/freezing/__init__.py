@@ -1,4 +1,4 @@
-"""Which layers train when. Needs torch and mmengine only."""
+"""Which layers train when: a pure function of the config and the iteration."""
 
 from .hook import LayerFreezeHook, UnsupportedRunError
 from .schedule import ScheduleError

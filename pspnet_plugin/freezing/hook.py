@@ -22,7 +22,7 @@ from .ddp import rebuild_reducers
 from .optimizer import by_name
 from .plan import plan
 from .report import describe
-from .schedule import RunLength, Timeline, excluded, refuse_unknown
+from .schedule import RunLength, Timeline, refuse_unknown
 
 
 class UnsupportedRunError(PspnetPluginError):
@@ -48,7 +48,7 @@ class LayerFreezeHook(Hook):
         by_epoch: whether integers in ``schedule`` count epochs.
         norm_eval: keep normalization layers (and whatever else keeps statistics in buffers) of
             frozen parts in eval mode.
-        exclude: patterns of what ``freeze`` leaves out. ``except_`` is its former name.
+        exclude: patterns of what ``freeze`` leaves out.
         stage_lr_decay: learning rates of a backbone's stages, falling by this factor from the last
             stage to the stem; a number for ``backbone``, or ``dict(MODULE=NUMBER)``.
 
@@ -69,13 +69,12 @@ class LayerFreezeHook(Hook):
         norm_eval: bool = True,
         exclude: str | Sequence[str] = (),
         stage_lr_decay: float | dict[str, float] | None = None,
-        except_: str | Sequence[str] = (),
         **unknown: Any,
     ):
         self.config: dict[str, Any] = {
             'freeze': freeze,
             'schedule': schedule,
-            'exclude': excluded(exclude, except_),
+            'exclude': exclude,
             'stage_lr_decay': stage_lr_decay,
         }
         self.by_epoch = by_epoch
@@ -83,33 +82,39 @@ class LayerFreezeHook(Hook):
         refuse_unknown('LayerFreezeHook', unknown, [*self.config, 'by_epoch', 'norm_eval'])
         self.timeline = Timeline()
         self.planned_for: Callable[[], Runner | None] = lambda: None
-        # Set when training starts; looks is how often requires_grad is still to be looked at.
+        # Set when training starts: the transitions that come, the factors on the learning rates of
+        # each optimizer's groups, and for each parameter of the schedule whether it trains now.
         self.ahead: set[int] = set()
         self.lr_histories: dict[str, dict[int, tuple]] = {}
         self.wanted: list[tuple[nn.Parameter, bool]] = []
-        self.looks = 0
 
-    def before_run(self, runner: Runner) -> None:
-        """Lay out the optimizer's groups, before weights and states are loaded."""
-        if self.planned_for() is runner or not isinstance(runner.optim_wrapper, OptimWrapper):
-            return  # a second call, or no training
+    def before_optim_wrapper(self, runner: Runner) -> None:
+        """Plan the run, before an optimizer is built with what requires a gradient."""
+        if self.planned_for() is runner:
+            return
         refuse_unsupported(runner)
-        optim_wrappers = by_name(runner.optim_wrapper)
-        schedulers = runner.param_schedulers or []
-        if not isinstance(schedulers, dict):
-            schedulers = dict.fromkeys(optim_wrappers, schedulers)
-        if runner.cfg.get('compile'):
-            optimizer.leave_steps_uncompiled(optim_wrappers.values())
         epoch_length = len(runner.train_dataloader) if self.by_epoch else 1
-        length = RunLength(runner.max_iters, epoch_length, self.by_epoch)
-        model = unwrapped(runner.model)
-        self.timeline = lay_out_run(
-            model, optim_wrappers, schedulers, length, self.config, runner.logger
-        )
-        stepping = [hook for hook in runner.hooks if isinstance(hook, ParamSchedulerHook)]
+        length = RunLength(runner.train_loop.max_iters, epoch_length, self.by_epoch)
+        self.timeline = plan_run(unwrapped(runner.model), length, self.config, runner.logger)
         self.planned_for = weakref.ref(runner)
+        stepping = [hook for hook in runner.hooks if isinstance(hook, ParamSchedulerHook)]
         first = min((get_priority(hook.priority) for hook in stepping), default=70)
         runner.register_hook(_RestoreScheduledLr(), priority=first - 1)
+
+    def after_optim_wrapper(self, runner: Runner) -> None:
+        """Lay out the optimizer's groups, before schedulers are built and states are loaded."""
+        wrappers, model = by_name(runner.optim_wrapper), unwrapped(runner.model)
+        joined = optimizer.fit_groups(wrappers, runner.param_schedulers, model, self.timeline)
+        if joined:
+            runner.logger.info(f'{joined} parameters to be unfrozen later joined the optimizer.')
+
+    def before_run(self, runner: Runner) -> None:
+        """Refuse a runner that has built its optimizer in another way."""
+        trains = isinstance(runner.optim_wrapper, OptimWrapper)
+        if trains and self.planned_for() is not runner:
+            refuse_unsupported(runner)
+        elif trains and runner.cfg.get('compile'):
+            optimizer.leave_steps_uncompiled(by_name(runner.optim_wrapper).values())
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse an optimizer's state whose groups are not those of this schedule."""
@@ -125,27 +130,19 @@ class LayerFreezeHook(Hook):
         model = unwrapped(runner.model)
         enforce.checkpoint_without_reentry(model, runner.cfg.get('activation_checkpointing') or ())
         self.lr_histories = {
-            name: optimizer.lr_histories(wrapper.optimizer.param_groups, model, self.timeline)
+            name: optimizer.lr_histories(optimizer.groups_of(wrapper), model, self.timeline)
             for name, wrapper in by_name(runner.optim_wrapper).items()
         }
         self.ahead = {t for t in self.timeline.transitions() if t > runner.iter}
         self._enter(runner)
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Look at ``requires_grad`` again: the model's ``train``, called next, may change it."""
-        self.looks = 2
-
-    def after_val(self, runner: Runner) -> None:
-        """Look at ``requires_grad`` again, as at the start of an epoch."""
-        self.looks = 2
-
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Enter the state that begins at this iteration, and scale the learning rates."""
         if runner.iter in self.ahead:
             self._enter(runner)
-        elif self.looks:
-            # Two, because what changes it may run before or after a step.
-            self.looks = 2 if enforce.require_gradients(self.wanted) else self.looks - 1
+        else:
+            # A model's own ``train``, or another hook, may have changed it.
+            enforce.require_gradients(self.wanted)
         self._scale(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
@@ -155,7 +152,6 @@ class LayerFreezeHook(Hook):
     def _enter(self, runner: Runner) -> None:
         model, frozen = unwrapped(runner.model), self.timeline.frozen(runner.iter)
         self.wanted = enforce.set_trainable(model, frozen, self.timeline.named())
-        self.looks = 2
         rebuild_reducers(runner.model)
         enforce.discard_compiled_graphs()
         if self.norm_eval:
@@ -167,7 +163,7 @@ class LayerFreezeHook(Hook):
 
     def _scale(self, runner: Runner, iteration: int) -> None:
         for name, wrapper in by_name(runner.optim_wrapper).items():
-            groups = wrapper.optimizer.param_groups
+            groups = optimizer.groups_of(wrapper)
             optimizer.scale_lr(groups, self.lr_histories[name], iteration)
 
 
@@ -178,7 +174,7 @@ class _RestoreScheduledLr(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         for wrapper in by_name(runner.optim_wrapper).values():
-            optimizer.restore_scheduled_lr(wrapper.optimizer.param_groups)
+            optimizer.restore_scheduled_lr(optimizer.groups_of(wrapper))
 
 
 def refuse_unsupported(runner: Runner) -> None:
@@ -197,22 +193,19 @@ def refuse_unsupported(runner: Runner) -> None:
         )
 
 
-def lay_out_run(
-    model: nn.Module,
-    optim_wrappers: dict[str, OptimWrapper],
-    schedulers: dict[str, list],
-    length: RunLength,
-    config: dict[str, Any],
-    logger: logging.Logger,
+def plan_run(
+    model: nn.Module, length: RunLength, config: dict[str, Any], logger: logging.Logger
 ) -> Timeline:
-    """Plan a run with the hook's ``config``, and fit the model and its optimizers to the plan."""
+    """Plan a run with the hook's ``config``, and ready the model for the optimizer's constructor.
+
+    ``DefaultOptimWrapperConstructor`` with a ``paramwise_cfg`` skips what requires no gradient when
+    it runs. What is to be unfrozen later requires one until training starts.
+    """
     enforce.apply_own_freezing(model)
     timeline = plan(model, length, **config)
     for name in enforce.stop_freezing_by_itself(model, timeline.unfrozen()):
         logger.info(f'The schedule takes over from {name}.frozen_stages.')
     for late in (rule.at for rule in timeline.rules if rule.at >= length.max_iters):
         logger.warning(f'The run ends before iteration {late} of the freeze schedule.')
-    joined = optimizer.fit_groups(optim_wrappers, schedulers, model, timeline)
-    if joined:
-        logger.info(f'{joined} parameters to be unfrozen later joined the optimizer.')
+    enforce.set_trainable(model, (), timeline.unfrozen())
     return timeline

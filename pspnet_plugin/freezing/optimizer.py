@@ -1,23 +1,24 @@
-"""Parameter groups: one for each history of learning rates, laid out before a state is loaded.
+"""Parameter groups: one for each history of learning rates, laid out before schedulers are built.
 
-Functions here change ``param_groups`` and schedulers in place. Between iterations ``lr`` in a group
-is the schedulers' value, which is also what a checkpoint holds. During an iteration it is that
-value times the factor of the freeze schedule, and ``scheduled_lr`` holds the schedulers' value. So
-schedulers that compute a value from the last one never see a factor.
+Functions here change ``param_groups`` in place. Between iterations ``lr`` in a group is the
+schedulers' value, which is also what a checkpoint holds. During an iteration it is that value times
+the factor of the freeze schedule, and ``scheduled_lr`` holds the schedulers' value. So schedulers
+that compute a value from the last one never see a factor.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
 
 import torch
-from mmengine.logging import MMLogger
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
-from ..compat.optimizer_constructors import constructor_of
 from ..errors import PspnetPluginError
+from .enforce import first_names
 from .schedule import Timeline, lr_factor
 
 SCHEDULED = 'scheduled_lr'
@@ -43,7 +44,7 @@ def lr_histories(groups: list[dict], model: nn.Module, timeline: Timeline) -> di
 
     The parameters of a group have one history, so the first stands for all.
     """
-    names = names_by_id(model)
+    names = first_names(model)
     first = {i: names.get(id(g['params'][0]), '') for i, g in enumerate(groups) if g['params']}
     histories = {index: timeline.lr_history(name) for index, name in first.items()}
     return {index: history for index, history in histories.items() if history}
@@ -78,149 +79,78 @@ def leave_steps_uncompiled(optim_wrappers: Iterable[OptimWrapper]) -> None:
 
 
 def fit_groups(
-    optim_wrappers: dict[str, OptimWrapper],
-    schedulers: dict[str, list],
-    model: nn.Module,
-    timeline: Timeline,
+    optim_wrappers: dict[str, OptimWrapper], schedulers: Any, model: nn.Module, timeline: Timeline
 ) -> int:
     """Give the optimizers the groups that a timeline needs; how many parameters they lacked.
 
+    Called when learning rates are scaled and before ``schedulers`` are built from their configs.
+
     Raises:
-        LayoutError: there are several optimizers and what is to be unfrozen is in none of them.
+        LayoutError: there are several optimizers and what is to be unfrozen is in none of them, or
+            groups would change that cannot.
     """
-    names = names_by_id(model)
-    held = {
-        id(parameter)
-        for optim_wrapper in optim_wrappers.values()
-        for group in optim_wrapper.optimizer.param_groups
-        for parameter in group['params']
-    }
-    unfrozen = timeline.unfrozen()
+    names, unfrozen = first_names(model), timeline.unfrozen()
+    groups = [group for wrapper in optim_wrappers.values() for group in groups_of(wrapper)]
+    held = {id(parameter) for group in groups for parameter in group['params']}
+    # Constructors leave out nothing that is to be unfrozen, but an optimizer may be built by hand.
     missing = [p for n, p in model.named_parameters() if n in unfrozen and id(p) not in held]
     if missing and len(optim_wrappers) > 1:
         raise LayoutError(
             f'None of the optimizers {", ".join(optim_wrappers)} holds {names[id(missing[0])]}, '
             'which is to be unfrozen, and nothing says which should: put it into one.'
         )
-    for name, optim_wrapper in optim_wrappers.items():
-        added = missing_groups(optim_wrapper, model, missing)
-        lay_out(optim_wrapper, schedulers[name], added, timeline.lr_history, names)
+
+    def history(parameter: torch.Tensor) -> tuple:
+        return timeline.lr_history(names.get(id(parameter), ''))
+
+    for wrapper in optim_wrappers.values():
+        added = [{**wrapper.optimizer.defaults, 'params': missing}] if missing else []
+        layout = split_groups([*groups_of(wrapper), *added], history)
+        if len(layout) > len(groups_of(wrapper)):
+            apply_layout(wrapper, layout, schedulers)
+        for group in groups_of(wrapper):
+            members = ' '.join(names.get(id(parameter), '?') for parameter in group['params'])
+            group[MEMBERS] = zlib.crc32(members.encode())
     return len(missing)
 
 
-def names_by_id(model: nn.Module) -> dict[int, str]:
-    """Names of a model's parameters by their ids."""
-    return {id(parameter): name for name, parameter in model.named_parameters()}
+def groups_of(optim_wrapper: OptimWrapper) -> list[dict]:
+    """The groups of an optimizer, without those that mmengine's wrapper adds for the log."""
+    return optim_wrapper.optimizer.param_groups
 
 
-def split_groups(
-    groups: list[dict], key: Callable[[torch.Tensor], Hashable]
-) -> tuple[list[dict], list[int]]:
-    """Split groups so that the parameters of each have one key; order is kept within a key.
-
-    Returns the new groups and, for each, the index of the group it comes from.
-    """
-    split: list[dict] = []
-    parents: list[int] = []
-    for index, group in enumerate(groups):
+def split_groups(groups: list[dict], key: Callable[[torch.Tensor], Hashable]) -> list[dict]:
+    """Groups split so that the parameters of each have one key; order is kept within a key."""
+    split = []
+    for group in groups:
         parts: dict[Hashable, list] = {}
         for parameter in group['params']:
             parts.setdefault(key(parameter), []).append(parameter)
-        for parameters in parts.values() or [[]]:
-            split.append({**group, 'params': parameters})
-            parents.append(index)
-    return split, parents
+        split += [{**group, 'params': parameters} for parameters in parts.values() or [[]]]
+    return split
 
 
-def missing_groups(
-    optim_wrapper: OptimWrapper, model: nn.Module, missing: list[nn.Parameter]
-) -> list[dict]:
-    """Groups for parameters that the optimizer lacks, as its constructor would have made them.
-
-    ``DefaultOptimWrapperConstructor`` with a ``paramwise_cfg`` skips what requires no gradient when
-    it runs. It makes its groups again here, with every gradient required. An optimizer that was
-    built by hand takes the parameters with its defaults.
-    """
-    constructor = constructor_of(optim_wrapper)
-    if not missing or constructor is None:
-        return [{'params': missing}] if missing else []
-    wanted = {id(parameter) for parameter in missing}
-    groups = _groups_of_everything(constructor, model)
-    scale = _applied_scale(optim_wrapper.optimizer, groups)
-    return [
-        {**group, 'lr': group['lr'] * scale, 'params': inside}
-        for group in groups
-        if (inside := [p for p in group['params'] if id(p) in wanted])
-    ]
-
-
-def _groups_of_everything(
-    constructor: DefaultOptimWrapperConstructor, model: nn.Module
-) -> list[dict]:
-    skipped = [p for p in model.parameters() if not p.requires_grad]
-    logger = MMLogger.get_current_instance()
-    was_disabled, logger.disabled = logger.disabled, True  # it has logged all of this before
-    try:
-        for parameter in skipped:
-            parameter.requires_grad_(True)
-        return constructor(model).optimizer.param_groups
-    finally:
-        for parameter in skipped:
-            parameter.requires_grad_(False)
-        logger.disabled = was_disabled
-
-
-def _applied_scale(optimizer: torch.optim.Optimizer, as_configured: list[dict]) -> float:
-    """The factor that ``auto_scale_lr`` has applied to the configured learning rates."""
-    now = {id(p): g.get('initial_lr', g['lr']) for g in optimizer.param_groups for p in g['params']}
-    shared = ((p, g['lr']) for g in as_configured for p in g['params'] if id(p) in now and g['lr'])
-    return next((now[id(parameter)] / lr for parameter, lr in shared), 1.0)
-
-
-def lay_out(
-    optim_wrapper: OptimWrapper,
-    schedulers: list,
-    added: list[dict],
-    key: Callable[[str], Hashable],
-    names: dict[int, str],
-) -> None:
-    """Add groups, split all by ``key(name)``, and start the schedulers again on the result.
-
-    ``names`` are the names of parameters by their ids. Where nothing is added or split, nothing
-    changes. Must run before the first iteration and before a state is loaded.
+def apply_layout(optim_wrapper: OptimWrapper, layout: list[dict], schedulers: Any) -> None:
+    """Give an optimizer other groups.
 
     Raises:
-        LayoutError: the optimizer does not allow it.
+        LayoutError: it, or a scheduler that is built already, does not allow it.
     """
-    optimizer = optim_wrapper.optimizer
-
-    def key_of(parameter: torch.Tensor) -> Hashable:
-        return key(names.get(id(parameter), ''))
-
-    if not added and all(len({*map(key_of, g['params'])}) < 2 for g in optimizer.param_groups):
-        return
-    if type(optimizer).__name__ == 'ZeroRedundancyOptimizer':
+    without = 'no lr_mult, warmup and stage_lr_decay, and freeze nothing before it is built.'
+    if type(optim_wrapper.optimizer).__name__ == 'ZeroRedundancyOptimizer':
         raise LayoutError(
             'ZeroRedundancyOptimizer has distributed its parameters over the processes already, '
-            'so its groups cannot change: use another optimizer, or no lr_mult, warmup and '
-            'stage_lr_decay, and freeze nothing before the optimizer is built.'
+            f'so its groups cannot change: use another optimizer, or {without}'
         )
-    _take_back_first_step(optim_wrapper, schedulers)
-    split, parents = split_groups(optimizer.param_groups, key_of)
-    first = {**optimizer.param_groups[0], 'params': torch.zeros(1)}
-    additions = split_groups(added, key_of)[0]
-    for group in additions:
-        group.update(_one_cycle_bounds(first, schedulers))
-        optimizer.add_param_group(group)  # fills in the optimizer's defaults
-    parents += [parents[-1]] * len(additions)
-    optimizer.param_groups[:] = split + additions
-    for group in optimizer.param_groups:
-        members = ' '.join(names.get(id(parameter), '?') for parameter in group['params'])
-        group[MEMBERS] = zlib.crc32(members.encode())
+    if any(isinstance(leaf, _ParamScheduler) for leaf in tree_flatten(schedulers)[0]):
+        raise LayoutError(
+            'A scheduler of the optimizer is built already, so the groups that it knows cannot '
+            f'change: give its config, dict(type=, ...), or {without}'
+        )
     if optim_wrapper.base_param_settings is None:
         # The learning rate that is logged; mmengine sets it only where it makes several groups.
-        optim_wrapper.base_param_settings = first
-    _start_again(optim_wrapper, schedulers, parents)
+        optim_wrapper.base_param_settings = {**layout[0], 'params': torch.zeros(1)}
+    optim_wrapper.optimizer.param_groups[:] = layout
 
 
 def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
@@ -229,11 +159,9 @@ def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         LayoutError: they do not hold the same parameters.
     """
-    saved, here = (
-        [(len(group['params']), group.get(MEMBERS)) for group in groups]
-        for groups in (state['param_groups'], optimizer.param_groups)
-    )
-    if saved != here:
+    saved, here = state['param_groups'], optimizer.param_groups
+    same = len(saved) == len(here) and all(map(_same_members, saved, here))
+    if not same:
         raise LayoutError(
             f"The checkpoint's optimizer has {len(saved)} groups of parameters, not the "
             f'{len(here)} of this run: what LayerFreezeHook unfreezes, or its lr_mult, warmup or '
@@ -242,31 +170,7 @@ def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def _take_back_first_step(optim_wrapper: OptimWrapper, schedulers: list) -> None:
-    for group in optim_wrapper.param_groups:
-        for scheduler in schedulers:
-            name = scheduler.param_name
-            group[name] = group.get(f'initial_{name}', group[name])
-
-
-def _one_cycle_bounds(group: dict, schedulers: list) -> dict:
-    """The values that a one-cycle scheduler has written into each group and computes from."""
-    names = [s.param_name for s in schedulers if f'max_{s.param_name}' in group]
-    bounds = (f'{kind}_{name}' for name in names for kind in ('initial', 'max', 'min'))
-    return {bound: group[bound] for bound in bounds}
-
-
-def _start_again(optim_wrapper: OptimWrapper, schedulers: list, parents: list[int]) -> None:
-    """Repeat the end of each scheduler's constructor on the groups as they are now."""
-    for scheduler in schedulers:
-        initial = f'initial_{scheduler.param_name}'
-        for group in optim_wrapper.param_groups:
-            group.setdefault(initial, group[scheduler.param_name])
-        if hasattr(scheduler, 'min_values'):  # one value for each group
-            rest = [scheduler.min_values[-1]]
-            scheduler.min_values = [scheduler.min_values[i] for i in parents] + rest
-        if hasattr(scheduler, 'base_values'):
-            scheduler.base_values = [group[initial] for group in optim_wrapper.param_groups]
-            scheduler.last_step = scheduler._global_step = -1
-            scheduler.step()
-        scheduler._last_value = [g[scheduler.param_name] for g in optim_wrapper.param_groups]
+def _same_members(saved: dict, here: dict) -> bool:
+    """Whether two groups hold the same; one of a run without LayerFreezeHook tells the number."""
+    known = saved.get(MEMBERS, here[MEMBERS]) == here[MEMBERS]
+    return known and len(saved['params']) == len(here['params'])

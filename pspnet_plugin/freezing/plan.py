@@ -36,13 +36,13 @@ def plan(
         rules=(first, *rules),
         frozen_as_built=frozen_as_built(model),
         fixed=fixed_as_built(model) - named_alone(model, unfreezing),
-        shares=stage_shares(model, stage_lr_decay),
+        stage_lr_mults=stage_lr_mults(model, stage_lr_decay),
     )
     _something_trains(timeline, model, length)
     return timeline
 
 
-def stage_shares(
+def stage_lr_mults(
     model: nn.Module, stage_lr_decay: float | dict[str, float] | None
 ) -> dict[str, float]:
     """Factors on the learning rates of a backbone's stages, by the names of their parameters.
@@ -58,13 +58,13 @@ def stage_shares(
     if stage_lr_decay is None:
         return {}
     decays = stage_lr_decay if isinstance(stage_lr_decay, dict) else {'backbone': stage_lr_decay}
-    shares = {}
+    lr_mults = {}
     for module, decay in decays.items():
         if not 0 < decay <= 1:
             raise ScheduleError(f'stage_lr_decay must lie above 0 and at most at 1, not {decay}.')
         for power, stage in enumerate(reversed(stage_patterns(model, module)), start=1):
-            shares.update(dict.fromkeys(select(model, [stage]), decay**power))
-    return shares
+            lr_mults.update(dict.fromkeys(select(model, [stage]), decay**power))
+    return lr_mults
 
 
 def _something_trains(timeline: Timeline, model: nn.Module, length: RunLength) -> None:

@@ -18,8 +18,9 @@ from torch import nn
 
 from ..errors import PspnetPluginError
 from ..utils.text import near_misses, table_as_text
-from .hook import LayerFreezeHook, lay_out_run
-from .optimizer import lr_histories, names_by_id, restore_scheduled_lr, scale_lr
+from .enforce import first_names
+from .hook import LayerFreezeHook, plan_run
+from .optimizer import fit_groups, lr_histories, restore_scheduled_lr, scale_lr
 from .schedule import RunLength, Timeline
 from .selection import SelectionError, find_stages
 
@@ -64,13 +65,12 @@ def preview(config: Config) -> Preview:
     init_default_scope(config.get('default_scope', 'mmengine'))
     length = _run_length(config, hook.by_epoch)
     model = MODELS.build(config.model)
+    timeline = plan_run(model, length, hook.config, MMLogger.get_current_instance())
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
     if isinstance(optim_wrapper, OptimWrapperDict):
         raise PreviewError('The config has several optimizers, and a preview shows one.')
+    fit_groups({'': optim_wrapper}, None, model, timeline)
     schedulers = _build_schedulers(config, optim_wrapper, length)
-    logger = MMLogger.get_current_instance()
-    wrappers, by_wrapper = {'': optim_wrapper}, {'': schedulers}
-    timeline = lay_out_run(model, wrappers, by_wrapper, length, hook.config, logger)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Detected call of `scheduler.step')
         return _simulate(model, timeline, optim_wrapper.optimizer.param_groups, schedulers, length)
@@ -107,7 +107,7 @@ def _arguments(config: Config) -> dict:
 def _simulate(
     model: nn.Module, timeline: Timeline, groups: list[dict], schedulers: list, length: RunLength
 ) -> Preview:
-    parts, names = parts_of(model), names_by_id(model)
+    parts, names = parts_of(model), first_names(model)
     starts = [t for t in timeline.transitions() if t < length.max_iters]
     step = max(1, length.max_iters // COLUMNS)
     ends = [t - 1 for t in starts[1:]]

@@ -73,14 +73,14 @@ class Timeline:
     """The state of every parameter and buffer at every iteration.
 
     ``rules`` are in order; ``frozen_as_built`` names what the model froze by itself; ``fixed``
-    names constants of the architecture, which no rule unfreezes; ``shares`` are factors on the
-    learning rate that hold for the whole run (layer-wise decay).
+    names constants of the architecture, which no rule unfreezes; ``stage_lr_mults`` are factors on
+    the learning rate that hold for the whole run (layer-wise decay).
     """
 
     rules: tuple[Rule, ...] = ()
     frozen_as_built: frozenset[str] = frozenset()
     fixed: frozenset[str] = frozenset()
-    shares: Mapping[str, float] = field(default_factory=dict)
+    stage_lr_mults: Mapping[str, float] = field(default_factory=dict)
 
     def frozen(self, iteration: int) -> frozenset[str]:
         """Names of what is frozen at ``iteration`` (0 is the first)."""
@@ -99,14 +99,14 @@ class Timeline:
     def lr_history(self, name: str) -> tuple:
         """All factors on the learning rate of a parameter over the run, for :func:`lr_factor`.
 
-        Its share, then ``(at, lr_mult, warmup)`` of each rule that unfreezes it; empty where the
-        factor is always 1. Parameters with equal histories have equal factors.
+        The factor of its stage, then ``(at, lr_mult, warmup)`` of each rule that unfreezes it;
+        empty where the factor is always 1. Parameters with equal histories have equal factors.
         """
-        share = self.shares.get(name, 1.0)
+        of_stage = self.stage_lr_mults.get(name, 1.0)
         steps = [(r.at, r.lr_mult, r.warmup) for r in self.rules if name in r.unfreeze]
         if all(lr_mult == 1 and warmup == 0 for _, lr_mult, warmup in steps):
             steps = []
-        return (share, *steps) if steps or share != 1 else ()
+        return (of_stage, *steps) if steps or of_stage != 1 else ()
 
     def named(self) -> frozenset[str]:
         """Everything that some rule freezes or unfreezes."""
@@ -123,12 +123,12 @@ class Timeline:
 
 def lr_factor(history: tuple, iteration: int) -> float:
     """Factor on the scheduled learning rate at ``iteration``, by :meth:`Timeline.lr_history`."""
-    share, *steps = history or (1.0,)
+    of_stage, *steps = history or (1.0,)
     factor = 1.0
     for at, lr_mult, warmup in steps:
         if at <= iteration:
             factor = lr_mult * min(1.0, (iteration - at + 1) / (warmup + 1))
-    return factor * share
+    return factor * of_stage
 
 
 def build_rules(
@@ -147,7 +147,7 @@ def build_rules(
     rules = []
     for line in lines:
         _check(line)
-        exclude = excluded(line.get('exclude', ()), line.get('except_', ()))
+        exclude = as_list(line.get('exclude', ()))
         rules.append(
             Rule(
                 at=length.iterations(line['at']),
@@ -175,20 +175,6 @@ def as_list(patterns: str | Sequence[str]) -> list[str]:
     return list(several)
 
 
-def excluded(exclude: str | Sequence[str], except_: str | Sequence[str]) -> list[str]:
-    """The patterns of ``exclude``, which may also be given under its former name ``except_``.
-
-    Raises:
-        ScheduleError: both names are used.
-    """
-    if exclude and except_:
-        raise ScheduleError(
-            f'exclude={exclude!r} and except_={except_!r} are one argument under two names: '
-            'put all patterns into exclude.'
-        )
-    return as_list(exclude or except_)
-
-
 def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raise a ScheduleError for the first name in ``given`` that ``owner`` does not take."""
     for name in given:
@@ -202,7 +188,7 @@ def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> No
 def _check(line: dict) -> None:
     if not isinstance(line, dict):
         raise ScheduleError(f'A line of a schedule is a dict such as dict(at=, unfreeze=): {line}.')
-    refuse_unknown(f'The line {line} of the schedule', [k for k in line if k != 'except_'], _KEYS)
+    refuse_unknown(f'The line {line} of the schedule', line, _KEYS)
     if 'at' not in line or not (line.get('unfreeze') or line.get('freeze')):
         raise ScheduleError(f'A line of a schedule needs at= and unfreeze= or freeze=: {line}.')
     if not line.get('unfreeze') and ('lr_mult' in line or 'warmup' in line):

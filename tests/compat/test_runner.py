@@ -1,4 +1,4 @@
-"""The moments of a run that ``compat.runner`` adds to mmengine's Runner."""
+"""The callbacks that ``compat.runner`` adds to mmengine's Runner."""
 
 import pytest
 import torch
@@ -9,10 +9,10 @@ from mmengine.registry import DATASETS, HOOKS, MODELS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from pspnet_plugin.compat import runner as moments
+from pspnet_plugin.compat import runner as callbacks
 
 
-@DATASETS.register_module(name='OnesForMoments')
+@DATASETS.register_module(name='OnesForCallbacks')
 class Ones(Dataset):
     def __len__(self):
         return 2
@@ -21,7 +21,7 @@ class Ones(Dataset):
         return {'x': torch.ones(3)}
 
 
-@MODELS.register_module(name='NetForMoments')
+@MODELS.register_module(name='NetForCallbacks')
 class Net(BaseModel):
     """A linear layer, which is initialized to zeros."""
 
@@ -30,20 +30,20 @@ class Net(BaseModel):
         self.layer = torch.nn.Linear(3, 1)
 
     def init_weights(self):
-        self.seen = moments.starting_runner()
+        self.seen = callbacks.starting_runner()
         super().init_weights()
 
     def forward(self, x, mode='loss'):
         return {'loss': self.layer(x).sum()}
 
 
-@HOOKS.register_module(name='NotedMoment')
+@HOOKS.register_module(name='NotedCallback')
 class Noted(Hook):
     def before_train(self, runner):
         runner.noted = getattr(runner, 'noted', 0) + 1
 
 
-@HOOKS.register_module(name='OneMoreNotedMoment')
+@HOOKS.register_module(name='OneMoreNotedCallback')
 class OneMore(Noted):
     pass
 
@@ -51,17 +51,17 @@ class OneMore(Noted):
 @pytest.fixture(autouse=True)
 def empty_lists(monkeypatch):
     for name in ('before_build', 'added_hooks', 'after_init'):
-        monkeypatch.setattr(moments, name, [])
+        monkeypatch.setattr(callbacks, name, [])
 
 
 def config(work_dir, **settings):
     return Config(
         dict(
-            model=dict(type='NetForMoments'),
+            model=dict(type='NetForCallbacks'),
             work_dir=str(work_dir),
             experiment_name=work_dir.name,
             train_dataloader=dict(
-                dataset=dict(type='OnesForMoments'),
+                dataset=dict(type='OnesForCallbacks'),
                 batch_size=2,
                 num_workers=0,
                 sampler=dict(type='InfiniteSampler'),
@@ -76,7 +76,7 @@ def config(work_dir, **settings):
 
 
 def test_functions_see_and_change_the_config_before_anything_is_built_from_it(tmp_path):
-    moments.before_build.append(lambda cfg: cfg.merge_from_dict({'train_cfg.max_iters': 3}))
+    callbacks.before_build.append(lambda cfg: cfg.merge_from_dict({'train_cfg.max_iters': 3}))
     assert Runner.from_cfg(config(tmp_path)).train_loop.max_iters == 3
 
 
@@ -84,15 +84,15 @@ def test_error_before_the_build_ends_it(tmp_path):
     def refuse(cfg):
         raise ValueError('no')
 
-    moments.before_build.append(refuse)
+    callbacks.before_build.append(refuse)
     with pytest.raises(ValueError, match='no'):
         Runner.from_cfg(config(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('own', [[], ['NotedMoment'], ['OneMoreNotedMoment']])
+@pytest.mark.parametrize('own', [[], ['NotedCallback'], ['OneMoreNotedCallback']])
 def test_hook_for_every_run_joins_once_and_not_beside_one_of_its_class(tmp_path, own):
-    moments.added_hooks.append(Noted)
+    callbacks.added_hooks.append(Noted)
     run = Runner.from_cfg(config(tmp_path, custom_hooks=[dict(type=hook) for hook in own]))
     run.train()
     assert run.noted == 1
@@ -100,7 +100,7 @@ def test_hook_for_every_run_joins_once_and_not_beside_one_of_its_class(tmp_path,
 
 def test_functions_see_the_model_after_its_initialization_and_before_training(tmp_path):
     seen = []
-    moments.after_init.append(lambda model: seen.append(model.layer.weight.clone()))
+    callbacks.after_init.append(lambda model: seen.append(model.layer.weight.clone()))
     run = Runner.from_cfg(config(tmp_path))
     run.train()
     (weight,) = seen
@@ -108,11 +108,33 @@ def test_functions_see_the_model_after_its_initialization_and_before_training(tm
     assert run.model.layer.weight.any()
 
 
+def test_hooks_are_called_before_the_optimizer_is_built_and_before_its_schedulers_are(tmp_path):
+    seen = []
+
+    class Notes(Hook):
+        def before_optim_wrapper(self, runner):
+            seen.append(type(runner.optim_wrapper))
+
+        def after_optim_wrapper(self, runner):
+            (group,) = runner.optim_wrapper.optimizer.param_groups
+            seen.append((group['lr'], runner.param_schedulers))
+
+    schedulers = [dict(type='ConstantLR', factor=0.5, by_epoch=False)]
+    scaled = dict(enable=True, base_batch_size=4)
+    cfg = config(tmp_path, param_scheduler=schedulers, auto_scale_lr=scaled)
+    run = Runner.from_cfg(cfg)
+    run.register_hook(Notes())
+    run.train()
+    built_from, (rate, built) = seen
+    assert issubclass(built_from, dict)
+    assert (rate, built) == (0.05, schedulers)
+
+
 def test_runner_that_initializes_its_model_is_known_meanwhile_only(tmp_path):
     run = Runner.from_cfg(config(tmp_path))
     run.train()
     assert run.model.seen is run
-    assert moments.starting_runner() is None
+    assert callbacks.starting_runner() is None
 
 
 def test_runner_that_failed_to_initialize_its_model_is_forgotten(tmp_path, monkeypatch):
@@ -120,4 +142,4 @@ def test_runner_that_failed_to_initialize_its_model_is_forgotten(tmp_path, monke
     monkeypatch.setattr(run.model, 'init_weights', lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.train()
-    assert moments.starting_runner() is None
+    assert callbacks.starting_runner() is None

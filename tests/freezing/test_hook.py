@@ -29,6 +29,7 @@ from tests.helpers.freezing_runs import (
 )
 
 ITERATIONS = 5
+NAMES = set(Net().state_dict())
 OPTIMIZERS = (
     {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.01},
     {'type': 'AdamW', 'lr': 0.01, 'weight_decay': 0.1},
@@ -215,23 +216,14 @@ def test_a_misspelt_argument_is_refused_with_its_near_miss():
         HOOKS.build({'type': 'LayerFreezeHook', 'freze': ['backbone']})
 
 
-def test_the_former_name_of_exclude_is_an_alias():
-    with pytest.raises(ScheduleError, match='put all patterns into exclude'):
-        LayerFreezeHook(freeze=['backbone'], exclude=['norm'], except_=['norm'])
-    line = {'at': 1, 'freeze': ['backbone'], 'exclude': ['norm'], 'except_': ['norm']}
-    with pytest.raises(ScheduleError, match='put all patterns into exclude'):
-        plan(Net(), RunLength(2, 1), schedule=[line])
-    frozen = []
-    for name in ('exclude', 'except_'):
-        schedule = [{'at': 1, 'freeze': ['backbone'], name: ['backbone.layer3']}]
-        hook = LayerFreezeHook(freeze=['backbone'], schedule=schedule, **{name: ['norm']})
-        timeline = plan(Net(), RunLength(2, 1), **hook.config)
-        frozen.append([timeline.frozen(iteration) for iteration in range(2)])
-    assert frozen[0] == frozen[1]
-    assert [under('backbone.layer2', names) for names in frozen[0]] == [
-        {'backbone.layer2.0.weight', 'backbone.layer2.0.bias'},
-        under('backbone.layer2', Net().state_dict()),
-    ]
+def test_exclude_takes_parts_out_of_the_hook_and_out_of_a_line():
+    line = {'at': 1, 'freeze': ['backbone'], 'exclude': ['backbone.layer3']}
+    hook = LayerFreezeHook(freeze=['backbone'], schedule=[line], exclude='norm')
+    timeline = plan(Net(), RunLength(2, 1), **hook.config)
+    for part, excluded in (('backbone.layer2', False), ('backbone.layer3', True)):
+        convolution, whole = under(f'{part}.0', NAMES), under(part, NAMES)
+        assert under(part, timeline.frozen(0)) == convolution
+        assert under(part, timeline.frozen(1)) == (convolution if excluded else whole)
 
 
 def test_a_sharding_wrapper_is_refused_at_the_start(tmp_path):

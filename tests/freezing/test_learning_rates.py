@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import ExponentialLR, OptimWrapper, build_optim_wrapper
 from mmseg.models.backbones import MobileNetV2, ResNet
 from torch import nn
 
@@ -188,6 +188,19 @@ def test_skipped_parameters_join_an_optimizer_built_by_hand_with_its_defaults(tm
     assert joined.pop('head.weight') == (0.5, 0.01, 0.9)
     assert set(joined) == {n for n, _ in net.named_parameters() if n != 'head.weight'}
     assert set(joined.values()) == {(0.1, 0.01, 0.9)}
+
+
+def test_schedulers_built_by_hand_are_refused_only_where_groups_would_change(tmp_path):
+    def settings():
+        net = Net()
+        wrapper = OptimWrapper(torch.optim.SGD(net.parameters(), lr=0.1))
+        schedulers = [ExponentialLR(wrapper, gamma=0.5, by_epoch=False)]
+        return {'model': net, 'optim_wrapper': wrapper, 'param_scheduler': schedulers}
+
+    _, watched = watch(tmp_path, LayerFreezeHook(freeze=['backbone']), **settings())
+    assert watched.lrs[2]['head.weight'] == 0.025
+    with pytest.raises(PspnetPluginError, match='scheduler .* is built already'):
+        watch(tmp_path, LayerFreezeHook(stage_lr_decay=0.5), **settings())
 
 
 class Segmentor(Net):

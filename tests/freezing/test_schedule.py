@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspnet_plugin.freezing import ScheduleError
-from pspnet_plugin.freezing.plan import plan, stage_shares
+from pspnet_plugin.freezing.plan import plan, stage_lr_mults
 from pspnet_plugin.freezing.schedule import Rule, RunLength, Timeline, lr_factor
 from pspnet_plugin.freezing.selection import select
 from tests.helpers.freezing_runs import Net
@@ -38,7 +38,7 @@ def frozen_stages(timeline, iteration):
 
 @given(rules, st.sampled_from('abcd'), st.integers(0, 26))
 def test_a_history_gives_the_factor_of_the_last_rule_that_unfreezes(some, name, iteration):
-    timeline = Timeline(tuple(sorted(some, key=lambda rule: rule.at)), shares={'b': 0.5})
+    timeline = Timeline(tuple(sorted(some, key=lambda rule: rule.at)), stage_lr_mults={'b': 0.5})
     unfreezing = [r for r in timeline.rules if r.at <= iteration and name in r.unfreeze]
     factor = 1.0
     for rule in unfreezing[-1:]:
@@ -121,13 +121,13 @@ def test_an_unknown_argument_of_a_preset_is_refused():
         plan(Net(), RunLength(9, 1), schedule={'type': 'gradual_unfreeze', 'begin': 5, 'end': 2})
 
 
-def test_stage_shares_fall_from_the_last_stage_to_the_stem():
+def test_stage_lr_mults_fall_from_the_last_stage_to_the_stem():
     net = Net()
-    shares = stage_shares(net, 0.5)
-    assert {shares[f'{stage}.0.weight'] for stage in STAGES} == {0.5, 0.25, 0.125, 0.0625}
-    assert shares['backbone.layer3.0.weight'] == 0.5
-    assert shares['backbone.stem.0.weight'] == 0.0625
-    assert set(shares) == select(net, ['backbone'])
-    assert stage_shares(net, {'backbone': 0.5}) == shares
+    lr_mults = stage_lr_mults(net, 0.5)
+    assert {lr_mults[f'{stage}.0.weight'] for stage in STAGES} == {0.5, 0.25, 0.125, 0.0625}
+    assert lr_mults['backbone.layer3.0.weight'] == 0.5
+    assert lr_mults['backbone.stem.0.weight'] == 0.0625
+    assert set(lr_mults) == select(net, ['backbone'])
+    assert stage_lr_mults(net, {'backbone': 0.5}) == lr_mults
     with pytest.raises(ScheduleError, match=r'1\.5'):
-        stage_shares(net, 1.5)
+        stage_lr_mults(net, 1.5)
