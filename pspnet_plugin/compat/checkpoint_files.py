@@ -40,7 +40,7 @@ def patch() -> None:
     put = LocalBackend.put
 
     @functools.wraps(put)
-    def put_whole(self, obj, filepath):
+    def put_whole(self: LocalBackend, obj: bytes, filepath: str | Path) -> None:
         if os.path.exists(filepath) and not os.path.isfile(filepath):  # a pipe, a device
             put(self, obj, filepath)
             return

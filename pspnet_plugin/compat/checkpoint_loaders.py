@@ -5,12 +5,11 @@ Wrong: mmengine's loaders for the web let a checkpoint run any code, those of it
 traceback from within torch, and nobody compares a file with its checksums.
 
 Changed, for as long as the process runs, all in ``mmengine.runner.checkpoint``: its ``load_url``,
-the ``load`` of its ``torch``, and the ``_safe_torch_load`` that the fork calls in place of that
-always ask for data only; ``CheckpointLoader.load_checkpoint`` explains errors and reads what
-mmengine itself wrote (:mod:`.checkpoints`). Every loader stands behind it: paths, ``http://``,
-``torchvision://``, ``open-mmlab://`` and the rest, for the test tool, ``--resume``, ``load_from``
-and ``Pretrained``. TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD stays the user's word that all files may run
-code. ``torch.load`` itself is as it was.
+the ``load`` of its ``torch``, and the ``_safe_torch_load`` that the fork calls in place of that,
+read as :func:`.checkpoints.load` does; ``CheckpointLoader.load_checkpoint`` explains errors. Every
+loader stands behind it: paths, ``http://``, ``torchvision://``, ``open-mmlab://`` and the rest,
+for the test tool, ``--resume``, ``load_from`` and ``Pretrained``. All files may run code where
+TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD says so. ``torch.load`` itself is as it was.
 
 Unnecessary as soon as mmengine reads what it writes with ``weights_only=True`` everywhere.
 """
@@ -18,21 +17,23 @@ Unnecessary as soon as mmengine reads what it writes with ``weights_only=True`` 
 from __future__ import annotations
 
 import functools
-import inspect
+import io
 import mmap
 import os
 import pickle
 import types
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..errors import PspnetPluginError
 from ..utils.checkpoint_zip import fault_of, is_zip, pickle_protocol, reason_of
-from . import checkpoints, old_torch
+from . import checkpoints
 from .checkpoints import reading_checkpoints, refused_name
 
 
@@ -44,10 +45,10 @@ class CheckpointError(PspnetPluginError):
 def patch() -> None:
     """Let mmengine's loaders read data only and explain their errors."""
     loader = mmengine_checkpoint.CheckpointLoader
-    read, load_url = loader.load_checkpoint.__func__, mmengine_checkpoint.load_url
+    read = loader.load_checkpoint.__func__
 
     @functools.wraps(read)
-    def load_checkpoint(cls, filename, *args, **kwargs):
+    def load_checkpoint(cls: type, filename: str, *args: Any, **kwargs: Any) -> Any:
         _refuse(explain_damage(str(filename)))
         try:
             with reading_checkpoints():
@@ -61,7 +62,7 @@ def patch() -> None:
     mmengine_checkpoint.torch = _TorchThatLoadsData('torch')
     if hasattr(mmengine_checkpoint, '_safe_torch_load'):  # the fork
         mmengine_checkpoint._safe_torch_load = _TorchThatLoadsData.load
-    mmengine_checkpoint.load_url = _loading_data(load_url)
+    mmengine_checkpoint.load_url = load_url
     loader.load_checkpoint = classmethod(load_checkpoint)
 
 
@@ -77,25 +78,31 @@ class _TorchThatLoadsData(types.ModuleType):
         return getattr(torch, name)
 
     @staticmethod
-    def load(*args, weights_only=None, **kwargs):
+    def load(*args: Any, weights_only: bool | None = None, **kwargs: Any) -> Any:
         return checkpoints.load(*args, data_only=_data_only(), **kwargs)
 
 
-def _loading_data(load_url: Callable) -> Callable:
-    """``torch.hub.load_state_dict_from_url`` that asks ``torch.load`` for data only."""
-    if old_torch.installed():  # cannot be asked: take copies of torch.hub's functions
-        seen = {**load_url.__globals__, 'torch': _TorchThatLoadsData('torch')}
-        for name, value in list(seen.items()):
-            value = inspect.unwrap(value) if callable(value) else value  # torch 2.4 decorates one
-            if isinstance(value, types.FunctionType) and value.__globals__ is load_url.__globals__:
-                seen[name] = types.FunctionType(value.__code__, seen, name, value.__defaults__)
-        return functools.wraps(load_url)(seen[load_url.__name__])
+def load_url(
+    url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True
+) -> Any:
+    """As ``torch.hub.load_state_dict_from_url``, with our own reader."""
+    folder = model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')
+    path = Path(folder, os.path.basename(urlparse(url).path))
+    if not path.exists():
+        os.makedirs(folder, exist_ok=True)
+        print(f'Downloading: "{url}" to {path}')
+        torch.hub.download_url_to_file(url, str(path), progress=progress)
+    return checkpoints.load(_unpacked(path), map_location, data_only=_data_only())
 
-    @functools.wraps(load_url)
-    def load_data_from_url(*args, **kwargs):
-        return load_url(*args, **{**kwargs, 'weights_only': _data_only()})
 
-    return load_data_from_url
+def _unpacked(path: Path) -> Path | io.BytesIO:
+    """A file, or the one that it holds where somebody has zipped it, as before torch 1.6."""
+    if is_zip(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(names) == 1:
+                return io.BytesIO(archive.read(names[0]))
+    return path
 
 
 def _data_only() -> bool:

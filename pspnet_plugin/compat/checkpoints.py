@@ -158,7 +158,7 @@ class PlainDtype:
 class PlainArray(np.ndarray):
     """Stands for ``numpy.ndarray`` in a checkpoint; saved again, it is a plain one."""
 
-    def __new__(cls, *arguments):
+    def __new__(cls, *arguments: Any) -> PlainArray:
         raise _refused('numpy.ndarray called as a function')
 
     def __setstate__(self, state: tuple) -> None:
@@ -170,7 +170,7 @@ class PlainArray(np.ndarray):
         checked: Any = (1, shape, dtype.numpy(), bool(fortran), data)
         super().__setstate__(checked)
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> Any:
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
 

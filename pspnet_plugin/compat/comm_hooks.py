@@ -14,6 +14,7 @@ Unnecessary as soon as the plugin no longer supports torch 2.1.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
@@ -31,7 +32,7 @@ def patch() -> None:
     register = wrapper.register_comm_hook
 
     @functools.wraps(register)
-    def register_and_keep(self, state, hook):
+    def register_and_keep(self: Any, state: object, hook: Callable) -> None:
         register(self, state, hook)
         self._comm_hooks = [*getattr(self, '_comm_hooks', ()), (hook, state)]
 

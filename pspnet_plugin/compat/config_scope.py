@@ -37,7 +37,7 @@ def patch() -> None:
     get_cfg_path = Config._get_cfg_path
 
     @functools.wraps(get_cfg_path)
-    def find(cfg_path, filename):
+    def find(cfg_path: str, filename: str) -> tuple[str, str | None]:
         if cfg_path.startswith(SCOPE):
             # No scope for the registries: the plugin registers into mmseg's and mmengine's.
             return config_path(cfg_path[len(SCOPE) :]), None
