@@ -89,9 +89,12 @@ def fold_batch_norms(model: nn.Module, *runs: Run) -> tuple[nn.Module, int]:
 def find_pairs(model: nn.Module, run: Run, hooked: list[nn.Module]) -> tuple[list[Pair], object]:
     """The convolutions and batch norms to fold, in pairs, and what ``run`` returned.
 
-    A pair can be folded if both are called once, the batch norm uses running statistics, and it
-    alone reads the tensor that the convolution returns. What goes into or comes out of one of the
-    ``hooked`` modules is read by its hooks.
+    A batch norm can be folded into a convolution if
+
+    - each of the two is called once,
+    - the batch norm uses its running statistics, and
+    - nobody else reads the tensor that goes from the one to the other. The hooks of the ``hooked``
+      modules read what goes in and what comes out of these.
     """
     flow, handles = _DataFlow(), []
     for module in hooked:
@@ -110,7 +113,14 @@ def find_pairs(model: nn.Module, run: Run, hooked: list[nn.Module]) -> tuple[lis
         for handle in handles:
             handle.remove()
     flow.read(output)
-    return flow.foldable(), output
+    pairs = [
+        (conv, norm)
+        for conv, between, norm in flow.pairs
+        if flow.calls[conv] == flow.calls[norm] == 1
+        and not norm.training
+        and flow.reads[id(between)] == 1
+    ]
+    return pairs, output
 
 
 class _DataFlow(TorchDispatchMode):
@@ -120,7 +130,8 @@ class _DataFlow(TorchDispatchMode):
         super().__init__()
         # By id, the convolution and its output, which is kept so that no other tensor gets its id.
         self.outputs: dict[int, tuple[nn.Module, Tensor]] = {}
-        self.pairs: list[tuple[int, nn.Module]] = []  # id of the output, batch norm that reads it
+        # Convolution, its output, and the batch norm that reads it.
+        self.pairs: list[tuple[nn.Module, Tensor, nn.Module]] = []
         self.reads: Counter[int] = Counter()  # by id of the output
         self.calls: Counter[nn.Module] = Counter()
 
@@ -130,8 +141,8 @@ class _DataFlow(TorchDispatchMode):
 
     def before_norm(self, module: nn.Module, inputs: tuple) -> None:
         self.calls[module] += 1
-        if inputs and id(inputs[0]) in self.outputs and not module.training:
-            self.pairs.append((id(inputs[0]), module))
+        if inputs and id(inputs[0]) in self.outputs:
+            self.pairs.append((*self.outputs[id(inputs[0])], module))
 
     def before_hooked(self, module: nn.Module, inputs: tuple, kwargs: dict) -> None:
         self.read((inputs, kwargs))
@@ -141,19 +152,14 @@ class _DataFlow(TorchDispatchMode):
 
     def read(self, values: object) -> None:
         """Count one reader of every convolution's output among ``values``."""
-        self.reads.update(
-            {id(leaf) for leaf in tree_flatten(values)[0] if id(leaf) in self.outputs}
-        )
+        leaves = {id(leaf) for leaf in tree_flatten(values)[0]}
+        self.reads.update(leaves & self.outputs.keys())
 
     def __torch_dispatch__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         self.read((args, kwargs))
         return func(*args, **(kwargs or {}))
-
-    def foldable(self) -> list[Pair]:
-        found = [(self.outputs[i][0], norm) for i, norm in self.pairs if self.reads[i] == 1]
-        return [pair for pair in found if all(self.calls[module] == 1 for module in pair)]
 
 
 def _is_known(module: nn.Module, classes: set[str]) -> bool:

@@ -53,22 +53,13 @@ class ChannelsLastHook(Hook):
 
     before_val = before_test = before_train
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Have the first step done again if it fails."""
-        self._fall_back(runner, 'train_step')
-
-    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Have the first step done again if it fails."""
-        self._fall_back(runner, 'val_step')
-
-    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Have the first step done again if it fails."""
-        self._fall_back(runner, 'test_step')
-
-    def _fall_back(self, runner: Runner, step: str) -> None:
-        if not self.enabled or step in self._tried or self._format != torch.channels_last:
+    def _before_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train'
+    ) -> None:
+        """Have the first step of a kind done again if it fails."""
+        if not self.enabled or mode in self._tried or self._format != torch.channels_last:
             return
-        self._tried.add(step)
+        self._tried.add(mode)
 
         def tell(error: Exception) -> None:
             self._format = torch.contiguous_format
@@ -76,7 +67,7 @@ class ChannelsLastHook(Hook):
                 f'ChannelsLastHook leaves the model contiguous, which fails channels-last: {error}'
             )
 
-        fall_back_once(runner.model, step, tell)
+        fall_back_once(runner.model, f'{mode}_step', tell)
 
 
 @HOOKS.register_module()
