@@ -20,8 +20,8 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from pspnet_plugin.compat.checkpoint_loaders import CheckpointError, explain_load_error
+from tests.campaigns.mutations import mutated
 from tests.helpers.attacks import Payload
-from tests.helpers.mutations import mutated
 from tests.helpers.pretrained_runs import SAVING, make_runner
 from tests.helpers.processes import ROOT, run_python
 from tests.helpers.street_scenes import NARROW_MODEL, small_run_options

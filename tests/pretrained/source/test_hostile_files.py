@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.errors import WeightsFileError
 from pspnet_plugin.pretrained.source.read import read_checkpoint
-from tests.helpers.mutations import FORMATS, mutated_files, network
+from tests.campaigns.mutations import FORMATS, mutated_files, network
 from tests.helpers.networks import saved
 
 

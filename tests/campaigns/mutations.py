@@ -1,8 +1,8 @@
 """Files that something has changed, as disks, transfers and people with bad intentions do.
 
-``python -m tests.helpers.mutations 1000`` loads a thousand of each format and tells what became of
-them: how many loaded, how many were refused, which crashed, which took longer than ten seconds, and
-the most memory that one took, in sizes of the file (Linux only).
+``python -m tests.campaigns.mutations 1000`` loads a thousand of each format and tells what became
+of them: how many loaded, how many were refused, which crashed, which took longer than ten seconds,
+and the most memory that one took, in sizes of the file (Linux only).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training runs that are killed at random moments and resumed until they end.
 
-``python -m tests.helpers.killed_runs 100`` sends a hundred SIGKILLs, over all recipes, and tells
+``python -m tests.campaigns.killed_runs 100`` sends a hundred SIGKILLs, over all recipes, and tells
 which runs ended with another checkpoint than one that nobody killed.
 """
 
@@ -81,7 +81,7 @@ def train(recipe: str, folder: str, begun: Event) -> None:
 
 # Processes start from one that has imported all, and never computed anything in several threads.
 _processes = multiprocessing.get_context('forkserver')
-_processes.set_forkserver_preload(['tests.helpers.killed_runs'])
+_processes.set_forkserver_preload(['tests.campaigns.killed_runs'])
 
 
 def run(recipe: str, folder: Path, seconds: float | None = None) -> float | None:
