@@ -56,7 +56,11 @@ def load(file: Any, map_location: Any = None, *, data_only: bool = True, **optio
     Raises:
         UnpicklingError: the file holds more than data.
     """
-    file, options = old_torch.fitting(file, {**options, 'map_location': map_location})
+    options['map_location'] = map_location
+    if old_torch.version() < (2, 1):
+        options.pop('mmap', None)
+    elif options.get('mmap'):
+        file = str(file)  # 2.1 maps files that are named by a string
     if not data_only:
         return torch.load(file, weights_only=False, **options)
     if old_torch.installed():

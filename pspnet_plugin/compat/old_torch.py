@@ -34,16 +34,6 @@ def version() -> tuple[int, ...]:
     return tuple(int(part) for part in torch.__version__.split('.')[:2])
 
 
-def fitting(file: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """``file`` and the options for ``torch.load`` in the form that the installed torch takes."""
-    options = dict(options)
-    if version() < (2, 1):
-        options.pop('mmap', None)
-    elif options.get('mmap'):
-        file = str(file)  # 2.1 maps files that are named by a string
-    return file, options
-
-
 def load(file: Any, names: Mapping[str, Any], **options: Any) -> Any:
     """``torch.load`` of data: nothing but torch's own tensors and ``names`` can be in the file.
 

@@ -29,21 +29,18 @@ def set_trainable(
     return wanted
 
 
-def require_gradients(wanted: Iterable[tuple[nn.Parameter, bool]]) -> bool:
-    """Set ``requires_grad`` of each parameter to the value beside it; whether any had another.
+def require_gradients(wanted: Iterable[tuple[nn.Parameter, bool]]) -> None:
+    """Set ``requires_grad`` of each parameter to the value beside it.
 
     A frozen parameter also loses the gradient it has, so that a step that was being accumulated
     when it froze does not reach it: torch's optimizers skip a parameter without gradient, weight
     decay and momentum included, and keep its state as it is.
     """
-    changed = False
     for parameter, trains in wanted:
         if parameter.requires_grad != trains:
             parameter.requires_grad_(trains)
-            changed = True
         if not trains:
             parameter.grad = None
-    return changed
 
 
 def discard_compiled_graphs() -> None:

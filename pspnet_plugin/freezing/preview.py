@@ -37,14 +37,14 @@ class Preview:
     """Learning rates over a run.
 
     ``rates`` is ``(parts, iterations)``: the highest learning rate in a part, NaN where all of it
-    is frozen. ``shares`` is ``(parts, iterations)``: how much of a part trains, 0 to 1. ``starts``
+    is frozen. ``trainable`` is ``(parts, iterations)``: the share of a part that trains. ``starts``
     are the iterations at which something changes, ``end`` is the length of the run.
     """
 
     parts: list[str]
     iterations: list[int]
     rates: np.ndarray
-    shares: np.ndarray
+    trainable: np.ndarray
     starts: list[int]
     end: int
 
@@ -78,30 +78,31 @@ def preview(config: Config) -> Preview:
 
 def freezes_layers(config: Config) -> bool:
     """Whether a LayerFreezeHook is among the config's hooks."""
-    names = hook_names(config.get('custom_hooks') or [])
-    return any(name.split('.')[-1] == 'LayerFreezeHook' for name in names)
-
-
-def hook_names(hooks: Any) -> list[str]:
-    """The names of the classes in ``custom_hooks``."""
-    if not isinstance(hooks, (list, tuple)) or not all(isinstance(hook, dict) for hook in hooks):
-        raise PreviewError(f'custom_hooks is no list of dict(type=…, …): {hooks!r}')
-    kinds = [hook.get('type') for hook in hooks]
-    return [kind if isinstance(kind, str) else getattr(kind, '__name__', '') for kind in kinds]
+    return 'LayerFreezeHook' in _names_of_hooks(config)
 
 
 def _arguments(config: Config) -> dict:
     """The arguments of the config's one LayerFreezeHook."""
-    hooks = config.get('custom_hooks') or []
-    names = hook_names(hooks)
-    found = [h for h, name in zip(hooks, names) if name.split('.')[-1] == 'LayerFreezeHook']
-    if len(found) != 1:
-        misspelt = near_misses('LayerFreezeHook', names) if not found else []
+    names = _names_of_hooks(config)
+    count = names.count('LayerFreezeHook')
+    if count != 1:
+        misspelt = near_misses('LayerFreezeHook', names) if not count else []
         hint = f' Is it what you mean by {misspelt[0]}?' if misspelt else ''
         raise PreviewError(
-            f'The config has {len(found)} LayerFreezeHook in custom_hooks, not one.{hint}'
+            f'The config has {count} LayerFreezeHook in custom_hooks, not one.{hint}'
         )
-    return {key: value for key, value in found[0].items() if key not in ('type', 'priority')}
+    found = config.custom_hooks[names.index('LayerFreezeHook')]
+    return {key: value for key, value in found.items() if key not in ('type', 'priority')}
+
+
+def _names_of_hooks(config: Config) -> list[str]:
+    """The names of the classes in ``custom_hooks``, without scopes such as ``mmengine.``."""
+    hooks = config.get('custom_hooks') or []
+    if not isinstance(hooks, (list, tuple)) or not all(isinstance(hook, dict) for hook in hooks):
+        raise PreviewError(f'custom_hooks is no list of dict(type=…, …): {hooks!r}')
+    kinds = [hook.get('type') for hook in hooks]
+    names = [kind if isinstance(kind, str) else getattr(kind, '__name__', '') for kind in kinds]
+    return [name.split('.')[-1] for name in names]
 
 
 def _simulate(
@@ -126,8 +127,8 @@ def _simulate(
         for scheduler in schedulers:
             if epoch_ends or not scheduler.by_epoch:
                 scheduler.step()
-    rates, shares = np.moveaxis(np.array(columns, dtype=float), (0, 1, 2), (2, 1, 0))
-    return Preview(list(parts), sorted(wanted), rates, shares, starts, length.max_iters)
+    rates, trainable = np.moveaxis(np.array(columns, dtype=float), (0, 1, 2), (2, 1, 0))
+    return Preview(list(parts), sorted(wanted), rates, trainable, starts, length.max_iters)
 
 
 def _state(sizes: dict[str, int], lrs: dict[str, float]) -> tuple[float, float]:
@@ -194,10 +195,10 @@ def as_table(shown: Preview) -> str:
     stretches = list(zip(shown.starts, [*shown.starts[1:], shown.end]))
     for start, end in stretches:
         table.add_column(f'{start} to {end - 1}')
-    for part, rates, shares in zip(shown.parts, shown.rates, shown.shares):
+    for part, rates, trainable in zip(shown.parts, shown.rates, shown.trainable):
         cells = []
         for start, end in stretches:
-            first, last, share = rates[at[start]], rates[at[end - 1]], shares[at[start]]
+            first, last, share = rates[at[start]], rates[at[end - 1]], trainable[at[start]]
             text = f'{first:.3g}' if first == last else f'{first:.3g} to {last:.3g}'
             of_it = f' ({share:.0%} of it)' if share < 1 else ''
             cells.append(text + of_it if share else 'frozen')

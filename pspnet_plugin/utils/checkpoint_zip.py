@@ -1,12 +1,13 @@
-"""What the directory of a zip file tells, which is how torch has saved since version 1.6."""
+"""Zip files, as torch has saved since version 1.6: whether they are whole, how they are packed."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
 
-# torch.save writes entries as they are; a file that was zipped again is smaller than its content,
-# numbers of training by a tenth. What takes this many times the file was made to fill the memory.
+# torch.save writes entries as they are. A file that was zipped again is smaller than its content,
+# where this holds trained weights by a tenth. One that takes this many times its size when it is
+# unpacked was made to fill the memory.
 LARGEST_RATIO = 3
 HARMLESS = 1 << 24  # bytes
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 @contextlib.contextmanager
 def without_warnings_of_mmseg() -> Iterator[None]:
-    """Within this context nobody hears what MMSegmentation's heads say of their own losses."""
+    """Within this context MMSegmentation's heads print no warnings about their losses."""
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', module=r'mmseg\.')
         yield

@@ -67,7 +67,7 @@ def test_the_preview_is_what_the_run_does(config, tmp_path):
         for iteration in range(8):
             changed = run.changed[iteration] & set(names)
             rate = shown.rates[row, iteration]
-            assert (shown.shares[row, iteration] > 0) == bool(changed)
+            assert (shown.trainable[row, iteration] > 0) == bool(changed)
             if changed:
                 assert rate == max(run.lrs[iteration][name] for name in changed)
             else:

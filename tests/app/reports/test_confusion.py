@@ -45,7 +45,7 @@ def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
     assert main(['plot', 'run', '--out', 'curves.png']) == 0
     assert f', the last {validated:.1f}' in capsys.readouterr().out
     shown = timeline_of(read_run(tmp_path / 'run'))
-    assert list(shown.shares[shown.parts.index('backbone.stages[0]')]) == [0, 0, 1]
+    assert list(shown.trainable[shown.parts.index('backbone.stages[0]')]) == [0, 0, 1]
     words = ['plot', 'run', '--confusion', 'run/iter_3.pth', '--out', 'confusion.png']
     assert main(words) == 0
     assert float(capsys.readouterr().out.split('mIoU ')[1].split()[0]) == pytest.approx(

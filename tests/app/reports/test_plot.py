@@ -80,7 +80,7 @@ def test_parts_with_learning_rates_of_their_own_have_a_timeline(tmp_path, frozen
     else:
         rates = dict(zip(shown.parts, shown.rates[:, 0]))
         assert rates['backbone.stages[3]'] == pytest.approx(factor * rates['decode_head'])
-        assert (shown.shares == 1).all()
+        assert (shown.trainable == 1).all()
 
 
 def test_a_resumed_run_is_one_curve_without_what_was_lost(tmp_path):
