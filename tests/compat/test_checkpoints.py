@@ -77,24 +77,6 @@ def test_everything_that_mmengine_writes_loads_again(tmp_path):
     assert again.min() == 0
 
 
-def fail(*args, **kwargs):
-    pytest.fail('was called')
-
-
-def test_the_list_of_a_torch_that_takes_no_stand_ins_is_left_alone(written, monkeypatch):
-    monkeypatch.setattr(old_torch, 'installed', lambda: True)
-    for name in ('safe_globals', 'add_safe_globals'):
-        monkeypatch.setattr(torch.serialization, name, fail, raising=False)
-    with reading_checkpoints():
-        assert load(written)['loss'].mean() == 2
-
-
-@needs_torch_2_6
-def test_the_unpickler_for_an_old_torch_is_unused_on_a_newer_one(written, monkeypatch):
-    monkeypatch.setattr(old_torch, 'load', fail)
-    assert load(written)['loss'].mean() == 2
-
-
 @by_both_readers
 def test_what_was_loaded_can_be_saved_and_loaded_again(tmp_path):
     values = {'array': np.arange(3.0), 'history': HistoryBuffer(np.ones(2), np.ones(2))}
