@@ -110,14 +110,21 @@ def build_runner(work_dir, hooks, model=None, **kwargs):
     )
 
 
-def test_folded_copy_validates_and_the_trained_model_comes_back(tmp_path):
-    watcher = Watcher()
-    runner = build_runner(tmp_path, [FoldBatchNormHook(), watcher])
-    trained = runner.model
-    runner.train()
+@pytest.fixture
+def process_group(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('wrap', [lambda model: model, MMDistributedDataParallel])
+def test_folded_copy_validates_and_the_trained_model_comes_back(tmp_path, process_group, wrap):
+    watcher, trained = Watcher(), wrap(TinyModel())
+    build_runner(tmp_path, [FoldBatchNormHook(), watcher], trained).train()
     assert watcher.validated == [nn.Identity] * 4
     assert watcher.afterwards == [trained] * 2
-    assert isinstance(trained.norm, nn.BatchNorm2d)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in trained.modules())
 
 
 def test_training_and_metrics_are_those_of_a_run_without_the_hook(tmp_path):
@@ -161,19 +168,12 @@ class NeedsDataSamples(TinyModel):
         return super().forward(inputs, data_samples, mode)
 
 
-def test_model_that_cannot_run_the_example_validates_as_it_is(tmp_path):
-    watcher = Watcher()
-    runner = build_runner(tmp_path, [FoldBatchNormHook(), watcher], NeedsDataSamples())
-    runner.train()
-    assert watcher.validated == [nn.BatchNorm2d] * 4
-
-
 @pytest.fixture
 def runner_of(tmp_path, monkeypatch):
     """A runner of ``model`` and the list of (level, message) that it logs."""
 
-    def build(model):
-        runner = build_runner(tmp_path, [], model)
+    def build(model, *hooks):
+        runner = build_runner(tmp_path, hooks, model)
         logged = []
         monkeypatch.setattr(runner.logger, 'log', lambda *arguments: logged.append(arguments))
         return runner, logged
@@ -255,13 +255,12 @@ def test_example_has_the_channels_of_the_preprocessor(runner_of):
     assert logged == [(logging.INFO, 'FoldBatchNormHook folded 1 batch norms for prediction.')]
 
 
-def test_refusal_is_one_warning_that_says_why(runner_of):
-    runner, logged = runner_of(NeedsDataSamples())
-    hook = FoldBatchNormHook()
-    for _ in range(2):
-        hook.before_val_epoch(runner)
-        hook.after_val_epoch(runner)
-    ((level, message),) = logged
+def test_model_that_cannot_run_the_example_validates_as_it_is_and_one_warning_says_why(runner_of):
+    watcher = Watcher()
+    runner, logged = runner_of(NeedsDataSamples(), FoldBatchNormHook(), watcher)
+    runner.train()
+    assert watcher.validated == [nn.BatchNorm2d] * 4
+    ((level, message),) = [told for told in logged if 'FoldBatchNormHook' in told[1]]
     assert level == logging.WARNING
     assert "NotImplementedError('no')" in message
 
@@ -318,23 +317,6 @@ def test_model_whose_methods_are_replaced_as_by_compilation_predicts_the_same(tm
             torch.nn.init.normal_(parameter)
         means.append(runner.val()['mean'])
     assert means[1] == pytest.approx(means[0], rel=1e-9)
-
-
-@pytest.fixture
-def process_group(tmp_path):
-    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
-    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-def test_model_wrapped_for_several_processes_is_folded_and_comes_back(tmp_path, process_group):
-    watcher = Watcher()
-    wrapped = MMDistributedDataParallel(TinyModel())
-    runner = build_runner(tmp_path, [FoldBatchNormHook(), watcher], wrapped)
-    runner.train()
-    assert watcher.validated == [nn.Identity] * 4
-    assert watcher.afterwards == [wrapped] * 2
 
 
 @MODEL_WRAPPERS.register_module()
@@ -446,10 +428,13 @@ def test_models_with_convolutions_of_three_dimensions_run_channels_last(tmp_path
     assert runner.model.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(('device', 'told'), [('cpu', True), ('cuda', False)])
-def test_memory_is_kept_in_runs_on_a_cpu(tmp_path, monkeypatch, device, told):
-    calls = []
-    monkeypatch.setattr(hooks_module, 'keep_freed_memory', lambda: calls.append(True) or True)
+@pytest.mark.parametrize(
+    ('device', 'enabled', 'told'), [('cpu', True, 1), ('cuda', True, 0), ('cpu', False, 0)]
+)
+def test_memory_is_kept_in_runs_on_a_cpu(tmp_path, monkeypatch, device, enabled, told):
+    logged = []
     monkeypatch.setattr(hooks_module, 'get_device', lambda: device)
-    build_runner(tmp_path, [KeepMemoryHook()]).train()
-    assert bool(calls) == told
+    runner = build_runner(tmp_path, [KeepMemoryHook(enabled)])
+    monkeypatch.setattr(runner.logger, 'info', logged.append)
+    runner.train()
+    assert len([m for m in logged if 'keeps the memory of each step' in m]) == told
