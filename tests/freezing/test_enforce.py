@@ -8,13 +8,12 @@ import pickle
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmseg.registry import MODELS
 from torch import nn
 
 from pspnet_plugin.freezing import LayerFreezeHook
 from pspnet_plugin.freezing.enforce import fixed_as_built, hold_statistics
 from pspnet_plugin.freezing.report import describe
-from tests.helpers.freezing_runs import Backbone, Net, loader, under, watch
+from tests.helpers.freezing_runs import Backbone, Net, StockNet, loader, under, watch
 
 
 class CallTrain(Hook):
@@ -156,26 +155,13 @@ def test_the_moving_average_of_a_model_is_not_frozen_with_it(tmp_path):
     assert looked == {'all train': True, 'equal': True}
 
 
-class StockBackboneNet(Net):
-    """A stock backbone whose norms have statistics and no parameters, and a head."""
-
-    def __init__(self):
-        super().__init__()
-        norm_cfg = {'type': 'BN', 'affine': False}
-        stock = {'type': 'mmseg.ResNet', 'depth': 18, 'base_channels': 4, 'stem_channels': 4}
-        self.backbone = MODELS.build(
-            {**stock, 'norm_cfg': norm_cfg, 'norm_eval': False, 'frozen_stages': 1}
-        )
-        self.head = nn.Conv2d(32, 2, 1)
-
-    def forward(self, x, mode='loss'):
-        return {'loss': (self.head(self.backbone(x)[-1]) - 1).square().mean()}
-
-
 def test_norms_without_parameters_in_frozen_stages_stay_frozen_until_unfrozen(tmp_path):
-    _, stock = watch(tmp_path, model=StockBackboneNet(), max_iters=1)
+    def net():
+        return StockNet(norm_cfg={'type': 'BN', 'affine': False}, frozen_stages=1)
+
+    _, stock = watch(tmp_path, model=net(), max_iters=1)
     hook = LayerFreezeHook(schedule=[{'at': 2, 'unfreeze': 'backbone.layer1'}])
-    _, watched = watch(tmp_path, hook, model=StockBackboneNet(), max_iters=3)
+    _, watched = watch(tmp_path, hook, model=net(), max_iters=3)
     assert watched.changed[0] == watched.changed[1] == stock.changed[0]
     assert 'backbone.layer1.0.bn1.running_mean' in watched.changed[2] - watched.changed[1]
     assert 'backbone.bn1.running_mean' not in watched.changed[2]

@@ -8,13 +8,11 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import activation_checkpointing
-from mmseg.models.backbones import ResNet
-from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch.utils.checkpoint import checkpoint
 
 from pspnet_plugin.freezing import LayerFreezeHook
-from tests.helpers.freezing_runs import Net, under, watch
+from tests.helpers.freezing_runs import Net, StockNet, under, watch
 
 
 def saved_shapes(net, x):
@@ -45,39 +43,14 @@ def loss_of(head):
 
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_frozen_stages_save_and_give_what_the_stock_setting_does(tmp_path, with_cp):
-    def segmentor(frozen_stages):
-        net = Net()
-        torch.manual_seed(0)
-        net.backbone = nn.Sequential(
-            ResNet(
-                depth=18,
-                stem_channels=4,
-                base_channels=4,
-                strides=(1, 1, 1, 1),
-                out_indices=(3,),
-                frozen_stages=frozen_stages,
-                norm_eval=False,
-                with_cp=with_cp,
-            ),
-            First(),
-            nn.Conv2d(32, 4, 1),
-        )
-        return net
-
-    stock, _ = watch(tmp_path, model=segmentor(3))
-    hook = LayerFreezeHook(freeze=['backbone.0.stages[:3]'])
-    ours, _ = watch(tmp_path, hook, model=segmentor(-1))
+    options, seed = {'out_indices': (3,), 'with_cp': with_cp}, {'randomness': {'seed': 0}}
+    stock, _ = watch(tmp_path, model=StockNet(**options, frozen_stages=3), **seed)
+    hook = LayerFreezeHook(freeze=['backbone.stages[:3]'])
+    ours, _ = watch(tmp_path, hook, model=StockNet(**options), **seed)
     for name, tensor in stock.model.state_dict().items():
         assert torch.equal(ours.model.state_dict()[name], tensor), name
     x = torch.randn(2, 3, 9, 9)
     assert saved_shapes(ours.model, x)[0] == saved_shapes(stock.model, x)[0]
-
-
-class First(nn.Module):
-    """The first of several maps."""
-
-    def forward(self, maps):
-        return maps[0]
 
 
 class Checkpointed(Net):

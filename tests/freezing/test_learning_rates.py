@@ -6,12 +6,12 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.optim import ExponentialLR, OptimWrapper, build_optim_wrapper
-from mmseg.models.backbones import MobileNetV2, ResNet
+from mmseg.models.backbones import MobileNetV2
 from torch import nn
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
-from tests.helpers.freezing_runs import Net, loader, make_runner, watch
+from tests.helpers.freezing_runs import Net, StockNet, loader, make_runner, watch
 
 ITERATIONS = 12
 SCHEDULES = {
@@ -203,29 +203,9 @@ def test_schedulers_built_by_hand_are_refused_only_where_groups_would_change(tmp
         watch(tmp_path, LayerFreezeHook(stage_lr_decay=0.5), **settings())
 
 
-class Segmentor(Net):
-    """Net with MMSegmentation's own ResNet, frozen by its own setting."""
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = ResNet(
-            depth=18,
-            stem_channels=4,
-            base_channels=4,
-            strides=(1, 1, 1, 1),
-            frozen_stages=2,
-            zero_init_residual=False,
-            norm_eval=False,
-        )
-        self.head = nn.Conv2d(32, 2, 1)
-
-    def forward(self, x, mode='loss'):
-        return {'loss': (self.head(self.backbone(x)[-1]) - 1).square().mean()}
-
-
 def test_frozen_stages_of_a_backbone_can_be_unfrozen(tmp_path):
     hook = LayerFreezeHook(schedule=[{'at': 2, 'unfreeze': ['backbone.layer2']}])
-    net = Segmentor()
+    net = StockNet(frozen_stages=2, zero_init_residual=False)
     wrapper = {'optimizer': {'type': 'SGD', 'lr': 0.1}, 'paramwise_cfg': PARAMWISE}
     wrapper['optimizer'].update(momentum=0.9, weight_decay=0.01)
     _, watched = watch(tmp_path, hook, model=net, optim_wrapper=wrapper, max_iters=4)

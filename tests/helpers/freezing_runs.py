@@ -6,6 +6,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmseg.models.backbones import ResNet
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -52,6 +53,19 @@ class Net(BaseModel):
     def forward(self, x, mode='loss'):
         out = self.head(self.backbone(x))
         return {'loss': (out - 1).square().mean()} if mode == 'loss' else out
+
+
+class StockNet(Net):
+    """MMSegmentation's own ResNet-18, narrow, in place of the backbone."""
+
+    def __init__(self, **options):
+        super().__init__()
+        narrow = {'stem_channels': 4, 'base_channels': 4, 'strides': (1, 1, 1, 1)}
+        self.backbone = ResNet(18, **{**narrow, 'norm_eval': False, **options})
+        self.head = nn.Conv2d(32, 2, 1)
+
+    def forward(self, x, mode='loss'):
+        return {'loss': (self.head(self.backbone(x)[-1]) - 1).square().mean()}
 
 
 PARTS = ('backbone.stem', 'backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'head')
