@@ -82,6 +82,7 @@ class LayerFreezeHook(Hook):
         refuse_unknown('LayerFreezeHook', unknown, [*self.config, 'by_epoch', 'norm_eval'])
         self.timeline = Timeline()
         self.planned_for: Callable[[], Runner | None] = lambda: None
+        self.groups_fit = False
         # Set when training starts: the transitions that come, the factors on the learning rates of
         # each optimizer's groups, and for each parameter of the schedule whether it trains now.
         self.ahead: set[int] = set()
@@ -96,7 +97,7 @@ class LayerFreezeHook(Hook):
         epoch_length = len(runner.train_dataloader) if self.by_epoch else 1
         length = RunLength(runner.train_loop.max_iters, epoch_length, self.by_epoch)
         self.timeline = plan_run(unwrapped(runner.model), length, self.config, runner.logger)
-        self.planned_for = weakref.ref(runner)
+        self.planned_for, self.groups_fit = weakref.ref(runner), False
         stepping = [hook for hook in runner.hooks if isinstance(hook, ParamSchedulerHook)]
         first = min((get_priority(hook.priority) for hook in stepping), default=70)
         runner.register_hook(_RestoreScheduledLr(), priority=first - 1)
@@ -105,15 +106,17 @@ class LayerFreezeHook(Hook):
         """Lay out the optimizer's groups, before schedulers are built and states are loaded."""
         wrappers, model = by_name(runner.optim_wrapper), unwrapped(runner.model)
         joined = optimizer.fit_groups(wrappers, runner.param_schedulers, model, self.timeline)
+        self.groups_fit = True
         if joined:
             runner.logger.info(f'{joined} parameters to be unfrozen later joined the optimizer.')
 
     def before_run(self, runner: Runner) -> None:
-        """Refuse a runner that has built its optimizer in another way."""
-        trains = isinstance(runner.optim_wrapper, OptimWrapper)
-        if trains and self.planned_for() is not runner:
+        """Refuse FlexibleRunner, and keep the optimizer of a compiled model from being compiled."""
+        if not isinstance(runner.optim_wrapper, OptimWrapper):
+            return  # no training
+        if hasattr(runner, 'strategy'):
             refuse_unsupported(runner)
-        elif trains and runner.cfg.get('compile'):
+        if runner.cfg.get('compile'):
             optimizer.leave_steps_uncompiled(by_name(runner.optim_wrapper).values())
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -127,6 +130,13 @@ class LayerFreezeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Apply the state of the iteration at which the run starts or is resumed."""
+        planned = self.planned_for() is runner
+        if not planned or not self.groups_fit:
+            raise UnsupportedRunError(
+                f'LayerFreezeHook cannot freeze layers in {type(runner).__name__}, which builds '
+                "its optimizer in a way of its own: have it call Runner's build_optim_wrapper and "
+                'scale_lr.'
+            )
         model = unwrapped(runner.model)
         enforce.checkpoint_without_reentry(model, runner.cfg.get('activation_checkpointing') or ())
         self.lr_histories = {

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from mmengine.runner import FlexibleRunner
 from torch import nn
@@ -227,6 +228,15 @@ def test_a_flexible_runner_is_refused_at_the_start(tmp_path):
         experiment_name='flexible',
     )
     with pytest.raises(PspnetPluginError, match='FlexibleRunner'):
+        runner.train()
+
+
+@pytest.mark.parametrize('method', ['build_optim_wrapper', 'scale_lr'])
+def test_a_runner_that_builds_its_optimizer_in_a_way_of_its_own_is_refused(tmp_path, method):
+    runner = make_runner(tmp_path, LayerFreezeHook(freeze=['backbone']))
+    setattr(runner, method, lambda *arguments: optim_wrapper)
+    optim_wrapper = build_optim_wrapper(runner.model, {'optimizer': {'type': 'SGD', 'lr': 0.1}})
+    with pytest.raises(PspnetPluginError, match='builds its optimizer in a way of its own'):
         runner.train()
 
 
