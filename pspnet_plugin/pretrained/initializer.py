@@ -19,7 +19,7 @@ from torch import nn
 from ..compat import runner as moments
 from ..utils.distributed import unwrapped
 from .errors import PretrainedWeightsError
-from .load import load
+from .load import load_pretrained
 from .report import LoadReport
 from .settings import LoadSettings
 
@@ -60,7 +60,7 @@ class PretrainedBackbone:
 
     def _load(self, module: nn.Module) -> LoadReport:
         try:
-            report = load(module, self.settings)
+            report = load_pretrained(module, **vars(self.settings))
         except PretrainedWeightsError as error:
             if error.report is not None:
                 print_log(str(error.report), logger='current', level=logging.ERROR)

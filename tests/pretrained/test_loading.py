@@ -80,7 +80,7 @@ def test_a_bias_of_zero_inside_a_layer_is_no_reason_to_refuse(files, tmp_path):
     content['conv1.bias'] = torch.zeros(64)
     file = saved(content, tmp_path / 'weights.pth')
     report = load_pretrained(build(type='ResNet', depth=18), file)
-    assert 'conv1.bias' in report.left_over
+    assert 'conv1.bias' in report.unexpected
     content['conv1.bias'] = torch.ones(64)
     refused(build(type='ResNet', depth=18), saved(content, tmp_path / 'w.pth'), r'conv1\.bias')
 
@@ -237,7 +237,7 @@ def test_the_report_accounts_for_every_tensor_once(files):
     report = load_pretrained(module, files('resnet18'))
     names = [*report.loaded, *report.adapted, *report.missing, *report.mismatched]
     assert sorted(names) == sorted(module.state_dict())
-    assert sorted(report.left_over) == ['fc.bias', 'fc.weight']
+    assert sorted(report.unexpected) == ['fc.bias', 'fc.weight']
     assert report.received == report.expected == 100
 
 

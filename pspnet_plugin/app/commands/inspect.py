@@ -17,7 +17,7 @@ from torch import nn
 from ...errors import PspnetPluginError
 from ...pretrained.errors import PretrainedWeightsError
 from ...pretrained.hook import find_module
-from ...pretrained.load import load
+from ...pretrained.load import load_pretrained
 from ...pretrained.planned_loads import planned_loads, refuse_timm_weights
 from ...pretrained.settings import LoadSettings
 from ...utils.config_files import read_config
@@ -73,7 +73,8 @@ def wanted_loads(
 
 def show_load(module: nn.Module, name: str, settings: dict[str, Any]) -> bool:
     try:
-        report = load(module, LoadSettings.of('PretrainedBackbone', **settings))
+        checked = LoadSettings.of('PretrainedBackbone', **settings)
+        report = load_pretrained(module, **vars(checked))
     except PretrainedWeightsError as error:
         if error.report is not None:
             print(error.report)

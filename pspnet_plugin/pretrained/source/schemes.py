@@ -1,4 +1,4 @@
-"""A reference such as ``torchvision://resnet50`` -> what it names: a file or where to get it."""
+"""A reference such as ``torchvision://resnet50`` -> where the file is that it names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Union
 from urllib.parse import unquote, urlsplit
 
 import mmengine
 import yaml
 
 from ...utils.text import did_you_mean, shortened
-from ..errors import PretrainedWeightsError
+from ..errors import PretrainedWeightsError, WeightsFileError
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,11 @@ class HubFile(Address):
     revision: str | None = None
 
 
-Place = Union[Path, Address]
-
-
-def resolve(reference: str) -> Place:
-    """What a path, or a reference with one of :data:`SCHEMES`, names; nothing is downloaded."""
+def resolve(reference: str) -> Path | Address:
+    """The file, or its address, that a path or a reference names; nothing is downloaded."""
     scheme, separator, rest = str(reference).partition('://')
     if not separator:
-        return Path(reference).expanduser()
+        return _file(reference)
     if scheme not in SCHEMES:
         raise PretrainedWeightsError(
             f'{reference!r} has an unknown scheme. Use a path or '
@@ -71,6 +67,21 @@ def _installed(package: str, distribution: str, reference: str) -> ModuleSpec:
 
 
 # --- one function per scheme --------------------------------------------------------------------
+
+
+def _file(reference: str) -> Path:
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise WeightsFileError(f'{path} is a folder. Name the file of weights inside it.')
+    if path.is_symlink():
+        raise WeightsFileError(
+            f'{path} is a link to {os.readlink(path)}, which does not exist. Name a file itself.'
+        )
+    beside = [other.name for other in path.parent.glob('*')] if path.parent.is_dir() else []
+    hint = did_you_mean(path.name, beside)
+    raise WeightsFileError(f'There is no file {path.absolute()} (checkpoint={reference!r}).{hint}')
 
 
 def _address(url: str) -> Address:
@@ -183,7 +194,7 @@ def _package(name: str, reference: str) -> Path:
 
 
 WEIGHT_SUFFIXES = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
-SCHEMES: dict[str, Callable[[str, str], Place]] = {
+SCHEMES: dict[str, Callable[[str, str], Path | Address]] = {
     'http': lambda _, reference: _address(reference),
     'https': lambda _, reference: _address(reference),
     'torchvision': _torchvision,

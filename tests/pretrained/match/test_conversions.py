@@ -96,7 +96,7 @@ def test_the_backbone_inside_a_torchvision_segmentation_model_is_found(tmp_path)
         build(**RESNET50_D8),
         'torchvision-segmentation',
     )
-    assert 'classifier.0.weight' in report.left_over
+    assert 'classifier.0.weight' in report.unexpected
 
 
 def test_the_backbone_inside_a_torchvision_detection_model_is_found(tmp_path):
@@ -341,12 +341,12 @@ def test_semsegs_pspnet_gives_the_same_logits(tmp_path):
     file = saved({'epoch': 200, 'state_dict': content}, tmp_path / 'weights.pth')
     ours = semseg_target()
     report = load_pretrained(ours, file)
-    assert (report.conversion, report.left_over) == ('semseg', [])
+    assert (report.conversion, report.unexpected) == ('semseg', [])
     with torch.no_grad():
         theirs = list(network.double()(image()))
     prove(report, logits_of(ours, image()), theirs)
     other_classes = load_pretrained(semseg_target(classes=5), file)
-    assert (other_classes.coverage, len(other_classes.own_start)) == (1, 4)
+    assert (other_classes.coverage, len(other_classes.reinitialized)) == (1, 4)
     alone = build(type='ResNetV1c', depth=50, stem_channels=128)
     assert load_pretrained(alone, file).coverage == 1
     assert torch.equal(alone.layer4[2].conv3.weight, network.layer4[2].conv3.weight.float())

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-from pspnet_plugin.pretrained.match.input_channels import (
+from pspnet_plugin.pretrained.match.adapt import (
     SOURCES,
     adapt_to_channels,
     default_sources,
