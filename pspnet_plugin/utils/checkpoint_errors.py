@@ -61,7 +61,7 @@ def _other_content(path: Path) -> str | None:
     if text.startswith(b'version https://git-lfs'):
         return 'a Git LFS pointer: run "git lfs pull" where it came from'
     if all(byte in b'\t\n\r' or byte >= 32 for byte in start):
-        return f'no file of weights but a text that begins with {start[:40].decode(errors="replace")!r}'
+        return f'a text that begins with {start[:40].decode("utf-8", "replace")!r}'
     return None
 
 

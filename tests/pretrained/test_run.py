@@ -86,7 +86,7 @@ def test_the_report_is_in_the_log_and_beside_it_as_json(tmp_path, file):
 
 def test_weights_that_do_not_fit_stop_the_run_and_the_log_has_the_table(tmp_path, file):
     model = Net(backbone=build(**{**NARROW_RESNET, 'type': 'ResNetV1c'}))
-    with pytest.raises(PretrainedWeightsError, match='deep stem'):
+    with pytest.raises(PretrainedWeightsError, match="Set type='ResNet'"):
         start_of(tmp_path, PretrainedBackboneHook(file), model=model)
     (log,) = tmp_path.glob('*/*.log')
     assert 'coverage 86.36%: 95 of 110' in log.read_text()

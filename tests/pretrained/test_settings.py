@@ -44,9 +44,21 @@ def test_a_wrong_value_is_an_error_that_names_the_setting(name, value):
 
 @pytest.mark.parametrize('owner', [PretrainedBackbone, PretrainedBackboneHook])
 def test_a_misspelt_setting_is_an_error_that_names_the_right_one(owner):
-    message = f"{owner.__name__} has no setting 'min_covrage'. Did you mean min_coverage"
-    with pytest.raises(PretrainedWeightsError, match=message):
-        owner(checkpoint='weights.pth', min_covrage=0.9)
+    for wrong, right in (('min_covrage', 'min_coverage'), ('chekpoint', 'checkpoint')):
+        message = f"{owner.__name__} has no setting '{wrong}'. Did you mean {right}?"
+        with pytest.raises(PretrainedWeightsError, match=message):
+            owner(**{'checkpoint': 'weights.pth', wrong: 0.9})
+
+
+def test_a_checkpoint_must_be_given():
+    for owner in (PretrainedBackbone, PretrainedBackboneHook):
+        with pytest.raises(PretrainedWeightsError, match="checkpoint='' .*torchvision://"):
+            owner()
+
+
+def test_the_hook_names_its_own_settings_too():
+    with pytest.raises(PretrainedWeightsError, match="no setting 'modul'. Did you mean module?"):
+        PretrainedBackboneHook('weights.pth', modul='backbone')
 
 
 @pytest.mark.parametrize('trust', ['no', 'False', 0])

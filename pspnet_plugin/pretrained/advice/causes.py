@@ -6,21 +6,18 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ...utils.text import shortened
 from ..match.adapt import first_convolution
 from ..match.plan import LoadPlan
-from ..match.search import Shapes, below, is_counted, parents_of, shapes_of
+from ..match.search import Shapes, below, is_counted, shapes_of
 
 
 def likeliest_cause(plan: LoadPlan) -> str:
     """One or two sentences on why ``plan`` leaves the module uncovered, and what mends it."""
-    return (
-        another_backbone(plan)
-        or _about_heads(plan)
-        or _about_a_tensor(plan)
-        or _about_missing(plan)
-        or _about_names(plan)
-    )
+    if 2 * plan.match.fitting >= plan.expected and not plan.mismatched:
+        otherwise = 'Take weights that have what is missing, or say by key_map what it is called.'
+    else:
+        otherwise = _about_names(plan)
+    return another_backbone(plan) or _about_heads(plan) or _about_a_tensor(plan) or otherwise
 
 
 # --- ResNets, and other networks of blocks ------------------------------------------------------
@@ -40,8 +37,8 @@ def another_backbone(plan: LoadPlan) -> str | None:
         if there.get(row, here[row]) != here[row]:
             return (
                 f'The weights are of another depth: the checkpoint has {there[row]} blocks in '
-                f'{row}, the module {here[row]}. Set the depth of the backbone or take other '
-                'weights.'
+                f'{row}, the module has {here[row]}. Set the depth of the backbone or take '
+                'other weights.'
             )
     return None
 
@@ -59,7 +56,7 @@ def _between_resnets(there: dict[str, Any], here: dict[str, Any]) -> str | None:
         ', '.join(f'{name}={side[name]!r}' for name in differing if name in side)
         for side in (there, here)
     )
-    published = here.get('type') == 'ResNetV1c' and here['depth'] in (18, 50, 101)
+    published = here.get('type') == 'ResNetV1c' and here.get('depth') in (18, 50, 101)
     such_as = f', such as open-mmlab://resnet{here["depth"]}_v1c' if published else ''
     return (
         f'The weights are those of a ResNet with {theirs}; the module has {ours}. Set {theirs} in '
@@ -75,8 +72,8 @@ def _resnet_settings(shapes: Shapes) -> dict[str, Any]:
     if 'layer1.0.conv1.weight' not in shapes:
         return {}
     in_block = 3 if 'layer1.0.conv3.weight' in shapes else 2
-    blocks = sum(count for row, count in _blocks(shapes).items() if re.fullmatch(r'layer\d', row))
-    settings: dict[str, Any] = {'depth': 2 + in_block * blocks}
+    blocks = [_blocks(shapes).get(f'layer{stage}', 0) for stage in (1, 2, 3, 4)]
+    settings: dict[str, Any] = {'depth': 2 + in_block * sum(blocks)} if all(blocks) else {}
     for layer in ('stem', 'conv1'):
         convolutions = [shapes.get(f'{layer}.{index}.weight') for index in (0, 3, 6)]
         if all(convolutions):
@@ -124,38 +121,20 @@ def _about_a_tensor(plan: LoadPlan) -> str | None:
     if name is None or 2 * len(plan.match.names) < plan.expected:
         return None
     theirs, ours = plan.mismatched[name]
-    original, first = plan.match.names[name], first_convolution(shapes_of(plan.own))
     if isinstance(theirs, str):
-        return (
-            f'{original} holds {theirs} numbers in the checkpoint and {ours} in the module. Save '
-            'plain numbers of that kind, such as those before quantization.'
-        )
-    said = f'{original} is {theirs} in the checkpoint and {ours} in the module.'
-    if name == first and theirs[:1] + theirs[2:] == ours[:1] + ours[2:]:
+        return 'Save plain numbers, such as those before quantization.'
+    if 'pos_embed' in name:
+        return 'Set img_size in the backbone to that of the weights.'
+    is_first = name == first_convolution(shapes_of(plan.own))
+    if is_first and theirs[:1] + theirs[2:] == ours[:1] + ours[2:]:
         adapted = '' if ours[1] == 3 else f', which first_conv adapts to {ours[1]} channels'
         return (
-            f'{said} The weights are for {theirs[1]} input channels and the module for {ours[1]}. '
-            f'Set in_channels={theirs[1]} in the backbone, or take RGB weights{adapted}.'
+            f'The weights are for {theirs[1]} input channels and the module for {ours[1]}. Set '
+            f'in_channels={theirs[1]} in the backbone, or take RGB weights{adapted}.'
         )
-    if 'pos_embed' in name:
-        return f'{said} Set img_size in the backbone to that of the weights.'
     return (
-        f'The names agree and the shapes do not: {said} It is another width or another kind of '
-        'network: take the weights of this one.'
-    )
-
-
-def _about_missing(plan: LoadPlan) -> str | None:
-    """What is missing, where most of the network is there."""
-    if not plan.missing or 2 * plan.match.fitting < plan.expected:
-        return None
-    found = {part for name in plan.match.names for part in (*parents_of(name), name)}
-    # Of each the largest part that is absent as a whole.
-    parts = ((*parents_of(name), name) for name in plan.missing)
-    absent = dict.fromkeys(next(p for p in own if p not in found) for own in parts)
-    return (
-        f'The checkpoint has nothing for {shortened(list(absent))}. Take weights that have it, or '
-        'say by key_map=[(pattern, replacement)] what it is called there.'
+        'The names agree and the shapes do not: it is another width or another kind of network. '
+        'Take the weights of this one.'
     )
 
 

@@ -107,11 +107,11 @@ def _other_settings(plan: LoadPlan, settings: LoadSettings) -> str:
 
 
 def _listing(plan: LoadPlan) -> str:
-    shapes = [
+    mismatched = [
         f'{name} ({theirs} in the file, {ours} in the module)'
         for name, (theirs, ours) in plan.mismatched.items()
     ]
-    groups = {'Missing': plan.missing, 'Of another shape': shapes, 'Unexpected': plan.unexpected}
+    groups = {'Missing': plan.missing, 'Mismatched': mismatched, 'Unexpected': plan.unexpected}
     return ''.join(f' {what}: {shortened(names)}.' for what, names in groups.items() if names)
 
 

@@ -10,7 +10,7 @@ from ..match.plan import LoadPlan
 from ..settings import LoadSettings
 
 # timm's ResNets that blur or pool where they stride; their files do not show it.
-ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+\w*')
+ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+[a-z]*')
 PLAIN = 'a network without anti-aliased downsampling'
 TIMM = re.compile(r'(?:timm://|hf://timm/)([^./@]+)')
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,13 +118,5 @@ def _same_kind(value: Tensor, ours: Tensor) -> bool:
 
 def has_numbers(tensor: Tensor) -> bool:
     """Whether a tensor holds plain values, which torch can turn into others."""
-    return tensor.layout == torch.strided and not tensor.is_meta and _converts(tensor.dtype)
-
-
-@functools.cache
-def _converts(dtype: torch.dtype) -> bool:
-    try:
-        torch.empty(1, dtype=dtype).float()
-    except RuntimeError:  # for numbers of four bits
-        return False
-    return True
+    plain = tensor.layout == torch.strided and not tensor.is_meta
+    return plain and 'float4' not in str(tensor.dtype)

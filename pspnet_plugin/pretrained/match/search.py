@@ -104,16 +104,16 @@ def _reachable(checkpoint: Checkpoint) -> dict[str, Entry]:
 
 
 def _no_state_dict(checkpoint: Checkpoint, other: Candidate) -> PretrainedWeightsError:
-    keys = list(dict.fromkeys(name.partition('.')[0] for name in checkpoint.everything))
-    advice = (
-        f"Say prefix={other.setting!r}: {other.fitting} of the module's tensors fit there."
-        if other.fitting
-        else 'No tensor there fits the module. If these are its weights under other names, say by '
-        'prefix="KEY." which key and by key_map=[(pattern, replacement)] how names translate.'
-    )
+    keys = list(dict.fromkeys(repr(name.partition('.')[0]) for name in checkpoint.everything))
+    advice = f"Say prefix={other.setting!r}: {other.fitting} of the module's tensors fit there."
+    if not other.fitting:
+        advice = (
+            'No tensor there fits the module. If these are its weights under other names, say by '
+            'prefix="KEY." which key and by key_map=[(pattern, replacement)] how names translate.'
+        )
     return PretrainedWeightsError(
         'The checkpoint has its tensors under the unexpected top-level key '
-        f'{" and ".join(map(repr, keys[:5]))}. {advice}'
+        f'{" and ".join(keys[:5])}. {advice}'
     )
 
 
@@ -139,7 +139,7 @@ def below(prefix: str, named: Mapping[str, Value]) -> dict[str, Value]:
 
 def apply_key_map(names: Iterable[str], key_map: Sequence | None) -> dict[str, str]:
     """New name -> name in the file, after a user's ``(pattern, replacement)`` pairs."""
-    renamed = {name: name for name in names}
+    renamed = {name: name for name in names}  # name in the file -> new name
     for pattern, replacement in key_map or ():
         matching = [original for original, name in renamed.items() if re.search(pattern, name)]
         if not matching:
@@ -152,14 +152,13 @@ def apply_key_map(names: Iterable[str], key_map: Sequence | None) -> dict[str, s
                 del renamed[original]
             else:
                 renamed[original] = re.sub(pattern, replacement, renamed[original])
-    result: dict[str, str] = {}
+    originals: dict[str, str] = {}
     for original, name in renamed.items():
-        if name in result:
+        if originals.setdefault(name, original) != original:
             raise PretrainedWeightsError(
-                f'key_map gives {original} and {result[name]} the same name {name}.'
+                f'key_map gives {original} and {originals[name]} the same name {name}.'
             )
-        result[name] = original
-    return result
+    return originals
 
 
 # --- the best candidate -------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from ...utils.text import one_line
 from ..errors import PretrainedWeightsError, WeightsFileError
-from .schemes import Address, HubFile
+from .schemes import Address
 
 RETRIES = 3  # pooch waits 1, 2 and 3 seconds before them
 BUSY = (408, 429, 500, 502, 503, 504)  # what a server answers when it is worth asking again
@@ -70,8 +70,8 @@ def _cached(
 
     try:
         if not target.is_file():
-            if isinstance(address, HubFile):
-                return _from_hub(address)
+            if address.hub:
+                return _from_hub(address, *address.hub)
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f'{target}.lock'):
                 # Another process may have downloaded it while this one waited.
@@ -84,17 +84,17 @@ def _cached(
     return target
 
 
-def _from_hub(file: HubFile) -> Path:
+def _from_hub(address: Address, repository: str, file: str, revision: str | None) -> Path:
     import huggingface_hub as hub
 
     try:
         # A file that is in its cache needs no network.
-        cached = hub.try_to_load_from_cache(file.repository, file.file, revision=file.revision)
+        cached = hub.try_to_load_from_cache(repository, file, revision=revision)
         if not isinstance(cached, str):
-            cached = hub.hf_hub_download(file.repository, file.file, revision=file.revision)
+            cached = hub.hf_hub_download(repository, file, revision=revision)
         return Path(cached)
     except Exception as error:  # its HTTP client is another one in each version
-        raise _failure(file, one_line(error)) from error
+        raise _failure(address, one_line(error)) from error
 
 
 def _download(address: Address, target: Path, check: Callable[[Path], object]) -> None:

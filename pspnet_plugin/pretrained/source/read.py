@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,32 +137,30 @@ def _container_of(content: Mapping, everything: Mapping[str, Tensor], path: str 
 
 def _all_tensors(content: Mapping) -> dict[str, Tensor]:
     """The tensors in ``content`` and in the mappings and modules within it, by dotted path."""
-    named = list(itertools.islice(_named_values(content), MOST_VALUES + 1))
-    if len(named) > MOST_VALUES:
-        raise _too_nested()
-    tensors = {name: value for name, value in named if isinstance(value, Tensor)}
-    for name, tensor in tensors.items():
-        _require_numbers(name, tensor)
+    tensors: dict[str, Tensor] = {}
+    for count, (name, value, depth) in enumerate(_named_values(content)):
+        if count == MOST_VALUES or depth > DEEPEST:
+            raise WeightsFileError(
+                f'The file holds dicts that are nested more than {DEEPEST} deep, more than '
+                f'{MOST_VALUES:,} values, or a dict that holds itself. Save only the state_dict '
+                'again.'
+            )
+        if isinstance(value, Tensor):
+            _require_numbers(name, value)
+            tensors[name] = value
     return tensors
 
 
-def _named_values(content: Mapping, path: str = '', depth: int = 1) -> Iterator[tuple[str, Any]]:
-    if depth > DEEPEST:
-        raise _too_nested()
+def _named_values(
+    content: Mapping, path: str = '', depth: int = 1
+) -> Iterator[tuple[str, Any, int]]:
     for key, value in content.items():
         name = f'{path}{_text(key)}'
-        yield name, value
+        yield name, value, depth
         if isinstance(value, torch.nn.Module):
             value = value.state_dict()
         if isinstance(value, Mapping):
             yield from _named_values(value, f'{name}.', depth + 1)
-
-
-def _too_nested() -> WeightsFileError:
-    return WeightsFileError(
-        f'The file holds dicts that are nested more than {DEEPEST} deep, more than '
-        f'{MOST_VALUES:,} values, or a dict that holds itself. Save only the state_dict again.'
-    )
 
 
 def _text(key: Any) -> str:

@@ -17,8 +17,9 @@ import torchvision
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torchvision.models import detection, segmentation
 
-from pspnet_plugin.pretrained import LoadReport, PretrainedWeightsError, load, load_pretrained
+from pspnet_plugin.pretrained import LoadReport, PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.match.conversions import CONVERSIONS
+from pspnet_plugin.pretrained.source.schemes import SCHEMES
 from tests.helpers.networks import (
     NARROW_RESNET,
     RESNET50_D8,
@@ -127,13 +128,6 @@ def test_timm_resnets_give_the_same_features(tmp_path, name, config, conversion)
     check(tmp_path, network, STAGES, build(**config), conversion)
 
 
-def test_a_timm_resnet50d_does_not_go_into_a_v1c(tmp_path):
-    # The networks are not equal: one pools in its shortcuts.
-    file = saved(timm.create_model('resnet50d'), tmp_path / 'weights.pth')
-    with pytest.raises(PretrainedWeightsError, match='Set the backbone\'s type to "ResNetV1d"'):
-        load_pretrained(build(type='ResNetV1c', depth=50), file)
-
-
 TINY_SWIN = {'embed_dim': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2), 'window_size': 4}
 
 
@@ -171,7 +165,7 @@ def test_timm_models_give_the_same_features_in_a_timm_backbone(
 def test_timms_anti_aliased_resnets_go_into_a_timm_backbone_only(tmp_path, monkeypatch, name):
     network = randomized(timm.create_model(name))
     file = saved(network, tmp_path / f'{name}.pth')
-    monkeypatch.setattr(load, 'resolve', lambda _: Path(file))
+    monkeypatch.setitem(SCHEMES, 'timm', lambda name: Path(file))
     kind = 'ResNetV1d' if name.endswith('d') else 'ResNet'
     message = (
         f'of {name} and the module is .* without anti-aliased .* model_name={name!r} in a TIMM'
