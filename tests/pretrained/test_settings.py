@@ -20,7 +20,15 @@ from tests.helpers.networks import saved
 WRONG = {
     'prefix': [5, ['backbone']],
     'conversion': ['caffe', None],
-    'key_map': ['layer1', [('a', 3)], {'a': 'b'}],
+    'key_map': [
+        'layer1',
+        ['ab', 'cd'],
+        {'a': 'b'},
+        [('a', 3)],
+        [('a', 'b', 'c')],
+        [('(', 'x')],
+        [('layer', r'\g<nothing>')],
+    ],
     'first_conv': ['average', 3, {'channels': 4}, {'channels': []}, {'channels': ['R', 'IR']}],
     'min_coverage': ['0.9', 90, -0.1, True, float('nan')],
     'sha256': ['xyz', '1234567', 1234567, True, 'g' * 64, 'a' * 72, 'md5:3a6eb079', 3.5],
