@@ -255,6 +255,7 @@ def test_names_that_are_numbers_are_read_as_texts(tmp_path):
         ({}, 'holds no tensors'),
         ({'state_dict': {}}, 'holds no tensors'),
         ({'epoch': 3}, 'holds no tensors'),
+        ({'state_dict': [torch.zeros(3)]}, r'no tensors by name\. Save model\.state_dict'),
         ([torch.zeros(3)], 'holds a list, not a state dict'),
         (torch.zeros(3), 'holds a Tensor, not a state dict'),
     ],
@@ -369,9 +370,3 @@ def test_a_sparse_tensor_of_any_size_is_not_unpacked(tmp_path, name):
         require_loads(file)
     else:
         refused(file, r'has 1 tensors inside the layers .* 0\.more')
-
-
-def test_a_state_dict_that_is_a_list_has_no_names(tmp_path):
-    refused(
-        {'state_dict': [torch.zeros(3)]}, tmp_path, r'no tensors by name\. Save model\.state_dict'
-    )
