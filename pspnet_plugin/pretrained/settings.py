@@ -114,7 +114,9 @@ WANTED: dict[str, tuple[Callable[[Any], Any], str]] = {
         'channel',
     ),
     'min_coverage': (
-        lambda value: type(value) in (int, float) and 0 <= value <= 1,
+        lambda value: (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+        ),
         'None or a share from 0 to 1, such as 0.9',
     ),
     'sha256': (
