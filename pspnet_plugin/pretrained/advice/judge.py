@@ -42,7 +42,7 @@ def _second_network(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -
     """
     match, other = plan.match, plan.match.other
     by_user = settings.prefix is not None or settings.conversion != 'auto'
-    if by_user or not 0 < match.fitting <= other.fitting:
+    if by_user or other is None or not 0 < match.fitting <= other.fitting:
         return []
     if other.conversion == 'mmcv-ema':
         return [
@@ -93,7 +93,7 @@ def _without_a_value(plan: LoadPlan) -> list[str]:
 def _other_settings(plan: LoadPlan, settings: LoadSettings) -> str:
     """Advice on the settings by which more tensors of the file fit."""
     other = plan.match.other
-    if other.fitting <= plan.match.fitting:
+    if other is None or other.fitting <= plan.match.fitting:
         return ''
     changes = []
     if other.setting.rstrip('.') != (settings.prefix or '').rstrip('.'):

@@ -52,7 +52,8 @@ class Match(Candidate):
 
     tensors: Mapping[str, Tensor]  # of the checkpoint, by name, among which was searched
     container: str  # the top-level key of the file that they stand under
-    other: Candidate  # what else in the file fits best, without any settings
+    # What else in the file fits best, without any settings; None where it is surely less.
+    other: Candidate | None
 
 
 def find_match(
@@ -91,7 +92,7 @@ def find_match(
     if prefix is None and conversion == 'auto':
         for taken in best.names.values():
             reachable.pop(taken, None)
-    other = _best_candidate(reachable, shapes)
+    other = _best_candidate(reachable, shapes) if len(reachable) >= best.fitting else None
     found = {**vars(best), 'prefix': start + best.prefix}
     return Match(**found, tensors=tensors, container=container, other=other)
 

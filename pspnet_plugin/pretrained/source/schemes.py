@@ -33,7 +33,7 @@ def resolve(reference: str) -> Path | Address:
     """The file, or its address, that a path or a reference names; nothing is downloaded."""
     scheme, separator, rest = str(reference).partition('://')
     if not separator:
-        return _existing_file(Path(reference).expanduser())
+        return _existing_file(reference)
     if scheme not in SCHEMES:
         raise PretrainedWeightsError(
             f'{reference!r} has an unknown scheme. Use a path or '
@@ -45,7 +45,8 @@ def resolve(reference: str) -> Path | Address:
         raise PretrainedWeightsError(f'{reference!r}: {error}') from error
 
 
-def _existing_file(path: Path) -> Path:
+def _existing_file(reference: str) -> Path:
+    path = Path(reference).expanduser()
     if path.is_file():
         return path
     if path.is_dir():
