@@ -32,9 +32,10 @@ import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..errors import PspnetPluginError
-from ..utils.checkpoint_zip import fault_of, is_zip, pickle_protocol, reason_of
+from ..utils.checkpoint_errors import why_unreadable
+from ..utils.checkpoint_zip import fault_of, is_zip
 from . import checkpoints
-from .checkpoints import reading_checkpoints, refused_name
+from .checkpoints import reading_checkpoints
 
 
 class CheckpointError(PspnetPluginError):
@@ -114,17 +115,6 @@ def _data_only() -> bool:
 # --- what is wrong with a file ------------------------------------------------------------------
 
 
-def is_cut(path: Path) -> bool:
-    """Whether a file on this machine is visibly no whole checkpoint of torch."""
-    if not os.path.isfile(path):
-        return False
-    with open(path, 'rb') as file:
-        start = file.read(4)
-    if start == b'PK\x03\x04':
-        return not is_zip(path)
-    return not start.startswith(b'\x80')  # what torch < 1.6 wrote
-
-
 def explain_damage(filename: str) -> str | None:
     """What is wrong with a file on this machine before torch reads it; None where nothing is."""
     path = Path(filename)
@@ -151,32 +141,23 @@ def explain_content(filename: str, content: Any) -> str | None:
 
 def explain_load_error(filename: str, error: Exception) -> str | None:
     """What is wrong with a checkpoint that torch refused, or None where the reason is elsewhere."""
-    path = Path(filename)
     if isinstance(error, PermissionError):
         return None
-    name = refused_name(error) if isinstance(error, pickle.UnpicklingError) else None
-    if name:
-        return (
-            f'The checkpoint {filename} holds {name}, which is not data: loading it can run code. '
-            f'If you trust whoever made the file, {_how_to_allow()}; otherwise save only the '
-            'state_dict again.'
-        )
-    reason = reason_of(error)
-    if is_cut(path):
-        return f'The checkpoint {filename} is broken or incomplete. {_way_out(path)}'
+    path = Path(filename)
+    allow_all = 'set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the environment'
+    # torch >= 2.4 has a list of names that may stand in a file.
+    has_list = hasattr(torch.serialization, 'add_safe_globals')
+    allow_name = (
+        'allow it by torch.serialization.add_safe_globals in a module that your config imports'
+    )
+    reason, unsafe = why_unreadable(path, error, allow_name if has_list else allow_all, allow_all)
+    if unsafe:
+        return f'The checkpoint {filename} {reason}'
     if os.path.isfile(path):
-        protocol = pickle_protocol(path)
-        if 3 < protocol <= pickle.HIGHEST_PROTOCOL and isinstance(error, pickle.UnpicklingError):
-            return (
-                f'The checkpoint {filename} was saved with pickle_protocol={protocol}, which torch '
-                'reads only where the file may run code. Save it again with pickle_protocol=2, or '
-                'if you trust whoever made it, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1.'
-            )
-        if not _reads_by_itself(path):
-            return f'The checkpoint {filename} is broken ({reason}). {_way_out(path)}'
-    elif isinstance(error, (EOFError, pickle.UnpicklingError)) or _of_torchs_reader(error):
-        return f'The checkpoint {filename} is broken or incomplete ({reason}). {_way_out(path)}'
-    return None
+        broken = not _reads_by_itself(path)
+    else:
+        broken = isinstance(error, (EOFError, pickle.UnpicklingError)) or _of_torchs_reader(error)
+    return f'The checkpoint {filename} {reason} {_way_out(path)}' if broken else None
 
 
 def _of_torchs_reader(error: Exception) -> bool:
@@ -190,14 +171,6 @@ def _reads_by_itself(path: Path) -> bool:
     except Exception:  # torch reports a broken file in a dozen ways
         return False
     return True
-
-
-def _how_to_allow() -> str:
-    if hasattr(torch.serialization, 'add_safe_globals'):  # torch >= 2.4
-        return (
-            'allow it by torch.serialization.add_safe_globals in a module that your config imports'
-        )
-    return 'set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the environment'
 
 
 def _way_out(path: Path) -> str:

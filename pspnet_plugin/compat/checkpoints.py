@@ -130,13 +130,6 @@ def _by_the_user() -> dict[str, Any]:
     return {name: answer for answer, name in pairs}
 
 
-def refused_name(error: Exception) -> str | None:
-    """The function or class that torch refused to call, None where the error says no such thing."""
-    pattern = r"GLOBAL (\S+)|[Uu]nsupported class (\S+)|but got <class '(\S+?)'>"
-    found = re.search(pattern, str(error))
-    return next(filter(None, found.groups())) if found else None
-
-
 # --- stand-ins ----------------------------------------------------------------------------------
 
 

@@ -17,9 +17,10 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from ..compat.runner import after_init, starting_runner
+from ..utils.config_tree import init_cfgs, kind_of
 from ..utils.distributed import unwrapped
 from .errors import PretrainedWeightsError
-from .load import load
+from .load import load_pretrained
 from .report import LoadReport
 from .settings import LoadSettings
 
@@ -60,7 +61,7 @@ class PretrainedBackbone:
 
     def _load(self, module: nn.Module) -> LoadReport:
         try:
-            report = load(module, self.settings)
+            report = load_pretrained(module, **vars(self.settings))
         except PretrainedWeightsError as error:
             if error.report is not None:
                 print_log(str(error.report), logger='current', level=logging.ERROR)
@@ -70,18 +71,6 @@ class PretrainedBackbone:
         if hasattr(module, '_params_init_info'):
             update_init_info(module, f'PretrainedBackbone: loaded from {self.settings.checkpoint}')
         return report
-
-
-def init_cfgs(init_cfg: Any) -> list[dict]:
-    """What an ``init_cfg`` holds for mmengine, one or several, as a list."""
-    # Modules of other packages call something of their own so, such as {'std': 0.02}.
-    several = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-    return [cfg for cfg in several if isinstance(cfg, dict) and 'type' in cfg]
-
-
-def kind_of(cfg: dict) -> str:
-    """The name of what a config builds, without a scope; its type may be a class."""
-    return str(getattr(cfg['type'], '__name__', cfg['type'])).rpartition('.')[2]
 
 
 def initializers_of(module: nn.Module) -> list[str]:

@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .advice.causes import why_empty
-from .advice.refusal import judge
+from .advice.judge import judge
 from .errors import PretrainedWeightsError
 from .match.plan import LoadPlan, plan_load
-from .match.search import candidates_of, shapes_of
+from .match.search import find_match
 from .report import LoadReport, report_on
 from .settings import LoadSettings
-from .source.download import local_file
-from .source.read import read_checkpoint
+from .source.download import fetch
+from .source.read import read_checkpoint, require_whole
 from .source.schemes import resolve
 
 
@@ -35,24 +34,21 @@ def load_pretrained(module: nn.Module, checkpoint: str, **settings: Any) -> Load
     Raises:
         PretrainedWeightsError: nothing was loaded, and why.
     """
-    return load(module, LoadSettings.of('load_pretrained', checkpoint=checkpoint, **settings))
-
-
-def load(module: nn.Module, settings: LoadSettings) -> LoadReport:
-    """:func:`load_pretrained` with settings that are checked already."""
+    given = LoadSettings.of('load_pretrained', checkpoint=checkpoint, **settings)
     own = tensors_of(module)
-    path, digest = local_file(resolve(settings.checkpoint), settings.checkpoint, settings.sha256)
-    content = read_checkpoint(path, settings.trust_pickle)
-    candidates = candidates_of(content, settings.prefix, settings.key_map)
-    if not candidates.tensors:
-        raise PretrainedWeightsError(why_empty(str(path), content, shapes_of(own)))
-    plan = plan_load(module, own, candidates, content.meta, settings)
-    refusal, notes = judge(plan, module, content, settings)
+    location = resolve(given.checkpoint)
+    path, sha256 = fetch(location, given.sha256, require_whole)
+    content = read_checkpoint(path, given.trust_pickle)
+    match = find_match(content, own, given.conversion, given.prefix, given.key_map)
+    plan = plan_load(module, own, match, content.meta, given.first_conv, given.rows_by_name)
+    refusal, notes = judge(plan, module, given)
     if not refusal:
         write(plan)
-    report = report_on(plan, settings.checkpoint, str(path), digest, type(module).__name__, notes)
+    report = report_on(
+        plan, given.checkpoint, path, sha256, type(module).__name__, content.meta, notes
+    )
     if refusal:
-        raise PretrainedWeightsError(f'{settings.checkpoint} {refusal}', report)
+        raise PretrainedWeightsError(f'{given.checkpoint} {refusal}', report)
     return report
 
 
@@ -66,10 +62,8 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def write(plan: LoadPlan) -> None:
     """Copy the values of ``plan`` into the module's tensors, one at a time."""
-    for name, outcome in plan.outcomes.items():
-        if outcome.value is None:
-            continue
-        if outcome.rows is None:
-            plan.own[name].copy_(outcome.value)
+    for name, value in plan.values.items():
+        if name in plan.rows:
+            plan.own[name][plan.rows[name]] = value.to(plan.own[name])
         else:
-            plan.own[name][outcome.rows] = outcome.value.to(plan.own[name])
+            plan.own[name].copy_(value)

@@ -9,10 +9,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
-from ..utils.config_tree import datasets_within
+from ..utils.config_tree import datasets_within, init_cfgs, kind_of, parts_within
 from .errors import PretrainedWeightsError
 from .hook import PretrainedBackboneHook, find_module
-from .initializer import PretrainedBackbone, init_cfgs, kind_of
+from .initializer import PretrainedBackbone
 
 OURS = PretrainedBackbone.__name__
 STOCK = ('Pretrained', 'PretrainedInit')
@@ -43,7 +43,7 @@ def refuse_timm_weights(config: Config, parts: Iterable[str] = ()) -> None:
     Raises:
         PretrainedWeightsError: a TIMMBackbone is to get timm's weights and ours.
     """
-    nodes = dict(_configs_within(config.get('model') or {}))
+    nodes = dict(parts_within(config.get('model') or {}))
     ours = [*parts, *(name for name, _ in _our_hooks(config))]
     for name, node in nodes.items():
         ours += [name for cfg in init_cfgs(node.get('init_cfg')) if kind_of(cfg) == OURS]
@@ -55,15 +55,6 @@ def refuse_timm_weights(config: Config, parts: Iterable[str] = ()) -> None:
                 'would fetch weights of its own first. Say pretrained=False; the weights come from '
                 'the checkpoint.'
             )
-
-
-def _configs_within(node: dict, name: str = '') -> Iterator[tuple[str, dict]]:
-    """The config of each part of a model, by the name of the part."""
-    if 'type' in node:
-        yield name, node
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _configs_within(value, f'{name}.{key}' if name else key)
 
 
 def _our_hooks(config: Config) -> Iterator[tuple[str, dict]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..utils.text import did_you_mean
 from .errors import PretrainedWeightsError
+from .match.adapt import SOURCES, channels_of
 from .match.conversions import BY_NAME
-from .match.input_channels import SOURCES, channels_of
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class LoadSettings:
             before anything else; the replacement None leaves tensors out.
         first_conv: what to do where the module has other input channels than RGB: ``'adapt'``,
             ``'error'`` or ``dict(channels=['R', 'G', 'B', 'mean'])``, see
-            :func:`match.input_channels.adapt_to_channels`. ``bands`` means the same as
-            ``channels``.
+            :func:`match.adapt.adapt_to_channels`.
         min_coverage: share of the module's tensors that must receive a value, 0 to 1. None asks for
             99 % of them, for running statistics, and for every one of two or more dimensions, not
             all of it zeros: no layer is left at random.
@@ -76,17 +75,10 @@ class LoadSettings:
                 )
         object.__setattr__(self, 'checkpoint', str(self.checkpoint))
 
-
-def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r'[0-9A-Fa-f]{8,64}', value))
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    @property
+    def rows_by_name(self) -> Sequence[str] | None:
+        """The classes whose rows are copied by name; None where rows are no matter of names."""
+        return (self.class_names or ()) if self.classes == 'by_name' else None
 
 
 def _is_rule(pair: Any) -> bool:
@@ -101,7 +93,7 @@ def _is_rule(pair: Any) -> bool:
 
 
 # What is good for each setting, where it is not None, and what to give instead of something else.
-WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+WANTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     'checkpoint': (
         lambda value: value and isinstance(value, (str, os.PathLike)),
         'a file, or a reference such as torchvision://resnet50',
@@ -121,9 +113,20 @@ WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         f'"adapt", "error" or dict(channels=[...]) with one of {", ".join(SOURCES)} for each input '
         'channel',
     ),
-    'min_coverage': (_is_share, 'None or a share from 0 to 1, such as 0.9'),
-    'sha256': (_is_hash, 'its 64 hexadecimal digits, or the first 8 or more'),
+    'min_coverage': (
+        lambda value: (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+        ),
+        'None or a share from 0 to 1, such as 0.9',
+    ),
+    'sha256': (
+        lambda value: isinstance(value, str) and re.fullmatch(r'[0-9A-Fa-f]{8,64}', value),
+        'its 64 hexadecimal digits, or the first 8 or more',
+    ),
     'trust_pickle': (lambda value: isinstance(value, bool), 'True or False'),
     'classes': (lambda value: value == 'by_name', "None or 'by_name'"),
-    'class_names': (_are_names, 'a list of names'),
+    'class_names': (
+        lambda value: isinstance(value, (list, tuple)) and all(isinstance(n, str) for n in value),
+        'a list of names',
+    ),
 }

@@ -54,24 +54,3 @@ def is_compressed(path: Path) -> bool:
     """Whether an entry of a whole zip file must be unpacked, so that it cannot be mapped."""
     with zipfile.ZipFile(path) as archive:
         return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-
-
-def pickle_protocol(path: Path) -> int:
-    """The pickle protocol that a file of ``torch.save`` announces, in either format; 0 for none."""
-    start = b''
-    if is_zip(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith('/data.pkl'):
-                    with archive.open(name) as entry:
-                        start = entry.read(2)
-    else:
-        with open(path, 'rb') as file:
-            start = file.read(2)
-    return start[1] if len(start) == 2 and start[0] == 0x80 else 0
-
-
-def reason_of(error: Exception) -> str:
-    """An error in one line, without torch's advice to let the file run code."""
-    lines = str(error).rpartition('WeightsUnpickler error:')[2].strip().splitlines()
-    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__

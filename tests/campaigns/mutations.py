@@ -33,6 +33,15 @@ def network(width: int, seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, width, 3))
 
 
+def zipped_again(file: Path, method: int) -> Path:
+    """A copy of a zip file with the entries packed by another ``method`` of ``zipfile``."""
+    again = file.with_name('again.pth')
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(again, 'w', method) as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+    return again
+
+
 def mutated(whole: bytes, chance: Random) -> bytes:
     """``whole`` after one to four changes: bits, bytes, numbers, and parts cut, doubled, moved."""
     data = bytearray(whole)

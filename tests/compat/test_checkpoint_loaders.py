@@ -1,10 +1,8 @@
 """mmengine's loaders: every scheme still loads, none runs code, each refusal is one clear line."""
 
-import contextlib
 import functools
 import http.server
 import os
-import random
 import sys
 import threading
 import types
@@ -20,7 +18,6 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from pspnet_plugin.compat.checkpoint_loaders import CheckpointError, explain_load_error
-from tests.campaigns.mutations import mutated
 from tests.helpers.attacks import Payload
 from tests.helpers.pretrained_runs import SAVING, make_runner
 from tests.helpers.processes import ROOT, run_python
@@ -157,22 +154,6 @@ def test_tools_refuse_code_from_the_web(tmp_path, refer, street_scenes, tool):
     assert not (tmp_path / 'made').exists()
 
 
-@pytest.mark.parametrize('call', [os.mkdir, eval, getattr])
-def test_checkpoint_that_would_run_code_is_refused_and_named(tmp_path, call):
-    made = tmp_path / 'made'
-    arguments = {
-        os.mkdir: (str(made),),
-        eval: (f'__import__("os").mkdir({str(made)!r})',),
-        getattr: (HistoryBuffer, '__init__'),
-    }[call]
-    path = tmp_path / 'bad.pth'
-    torch.save({'state_dict': {}, 'extra': Payload(call, *arguments)}, path)
-    with pytest.raises(CheckpointError, match=call.__name__) as raised:
-        load(path)
-    assert WAY_OUT in str(raised.value)
-    assert not made.exists()
-
-
 def test_reader_of_mmengine_that_asks_for_code_gets_none(tmp_path):
     # As those of its forks do after a refusal.
     save_with_code(tmp_path / 'bad.pth', tmp_path / 'made')
@@ -257,7 +238,7 @@ def test_cut_checkpoint_is_refused_and_the_whole_one_before_it_is_named(tmp_path
     with pytest.raises(CheckpointError) as raised:
         load(tmp_path / 'iter_30.pth')
     message = str(raised.value)
-    assert 'iter_30.pth is broken or incomplete' in message
+    assert 'iter_30.pth is cut or broken' in message
     assert f'load_from={tmp_path / "iter_10.pth"}' in message
 
 
@@ -306,56 +287,16 @@ def test_value_that_changed_on_the_disk_is_noticed(tmp_path):
         load(tmp_path / 'iter_20.pth')
 
 
-@pytest.mark.parametrize('zipped', [True, False])
-def test_mutated_checkpoint_is_refused_or_loads(tmp_path, zipped):
-    path, chance = tmp_path / 'mutated.pth', random.Random(0)
-    content = {'state_dict': {'weight': torch.rand(8, 8)}, 'loss': HistoryBuffer([1.0], [1])}
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    whole = path.read_bytes()
-    for _ in range(100):
-        path.write_bytes(mutated(whole, chance))
-        with contextlib.suppress(CheckpointError):
-            load(path)
-
-
-def test_link_to_nothing_is_named(tmp_path):
-    (tmp_path / 'latest.pth').symlink_to(tmp_path / 'iter_40.pth')
-    with pytest.raises(CheckpointError, match=r'latest\.pth is a link to .*iter_40\.pth'):
-        load(tmp_path / 'latest.pth')
-
-
 def test_state_dict_that_is_a_list_is_named(tmp_path):
     torch.save({'state_dict': [torch.ones(2)]}, tmp_path / 'list.pth')
     with pytest.raises(CheckpointError, match="has a list as its 'state_dict'"):
         load(tmp_path / 'list.pth')
 
 
-@pytest.mark.parametrize('zipped', [True, False])
-def test_later_pickle_protocol_loads_with_the_variable_that_is_named(tmp_path, monkeypatch, zipped):
-    path, variable = tmp_path / 'new.pth', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
-    content = {'state_dict': {'weight': torch.ones(2)}}
-    torch.save(content, path, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=f'pickle_protocol=4.*{variable}=1'):
-        load(path)
-    monkeypatch.setenv(variable, '1')
-    assert load(path)['state_dict']['weight'].tolist() == [1, 1]
-
-
 def test_memory_that_is_missing_is_not_called_a_broken_file(tmp_path):
     save_in_turn(tmp_path, 'iter_10.pth')
     error = RuntimeError('CUDA out of memory')
     assert explain_load_error(str(tmp_path / 'iter_10.pth'), error) is None
-
-
-@pytest.mark.parametrize(
-    'content', [b'', b'<html>not found</html>', b'Rate limit exceeded', b'X', b'PK\x03\x04']
-)
-def test_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, content):
-    path = tmp_path / 'weights.pth'
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match='weights.pth is broken') as raised:
-        load(path)
-    assert '\n' not in str(raised.value)
 
 
 @pytest.mark.parametrize('value', [np.array([None]), np.array([1j]), np.array([b'bytes'])])

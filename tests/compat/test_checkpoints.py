@@ -14,7 +14,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import save_checkpoint
 
 from pspnet_plugin.compat import checkpoints, old_torch
-from pspnet_plugin.compat.checkpoints import reading_checkpoints, refused_name
+from pspnet_plugin.compat.checkpoints import reading_checkpoints
+from pspnet_plugin.utils.checkpoint_errors import refused_name
 
 needs_torch_2_6 = pytest.mark.skipif(
     old_torch.installed(), reason='torch before 2.6 has no allow-list for stand-ins'

@@ -20,7 +20,15 @@ from tests.helpers.networks import saved
 WRONG = {
     'prefix': [5, ['backbone']],
     'conversion': ['caffe', None],
-    'key_map': ['layer1', [('a', 3)], {'a': 'b'}],
+    'key_map': [
+        'layer1',
+        ['ab', 'cd'],
+        {'a': 'b'},
+        [('a', 3)],
+        [('a', 'b', 'c')],
+        [('(', 'x')],
+        [('layer', r'\g<nothing>')],
+    ],
     'first_conv': ['average', 3, {'channels': 4}, {'channels': []}, {'channels': ['R', 'IR']}],
     'min_coverage': ['0.9', 90, -0.1, True, float('nan')],
     'sha256': ['xyz', '1234567', 1234567, True, 'g' * 64, 'a' * 72, 'md5:3a6eb079', 3.5],
@@ -44,9 +52,21 @@ def test_a_wrong_value_is_an_error_that_names_the_setting(name, value):
 
 @pytest.mark.parametrize('owner', [PretrainedBackbone, PretrainedBackboneHook])
 def test_a_misspelt_setting_is_an_error_that_names_the_right_one(owner):
-    message = f"{owner.__name__} has no setting 'min_covrage'. Did you mean min_coverage"
-    with pytest.raises(PretrainedWeightsError, match=message):
-        owner(checkpoint='weights.pth', min_covrage=0.9)
+    for wrong, right in (('min_covrage', 'min_coverage'), ('chekpoint', 'checkpoint')):
+        message = f"{owner.__name__} has no setting '{wrong}'. Did you mean {right}?"
+        with pytest.raises(PretrainedWeightsError, match=message):
+            owner(**{'checkpoint': 'weights.pth', wrong: 0.9})
+
+
+def test_a_checkpoint_must_be_given():
+    for owner in (PretrainedBackbone, PretrainedBackboneHook):
+        with pytest.raises(PretrainedWeightsError, match="checkpoint='' .*torchvision://"):
+            owner()
+
+
+def test_the_hook_names_its_own_settings_too():
+    with pytest.raises(PretrainedWeightsError, match="no setting 'modul'. Did you mean module?"):
+        PretrainedBackboneHook('weights.pth', modul='backbone')
 
 
 @pytest.mark.parametrize('trust', ['no', 'False', 0])

@@ -34,19 +34,19 @@ def test_with_other_classes_all_but_the_classifiers_is_loaded(named):
     report = load_pretrained(ours, file)
     assert report.coverage == 1
     rows = [f'{layer}.{part}' for layer in CLASSIFIERS for part in ('weight', 'bias')]
-    assert sorted(report.own_start) == sorted(rows)
-    assert set(report.own_start.values()) == {'4 classes in the checkpoint, 3 in the module'}
+    assert sorted(report.reinitialized) == sorted(rows)
+    assert set(report.reinitialized.values()) == {'4 classes in the checkpoint, 3 in the module'}
     for name, tensor in ours.state_dict().items():
         expected = before[name] if name in rows else network.state_dict()[name]
         assert torch.equal(tensor, expected), name
-    assert 'own start' in str(report)
+    assert 'reinitialized' in str(report)
 
 
 def test_with_as_many_classes_the_classifiers_are_loaded_too(named):
     network, file = named
     ours = randomized(small_segmentor(classes=4), seed=9)
     report = load_pretrained(ours, file)
-    assert (report.coverage, report.own_start) == (1, {})
+    assert (report.coverage, report.reinitialized) == (1, {})
     assert torch.equal(ours.decode_head.conv_seg.weight, network.decode_head.conv_seg.weight)
 
 
@@ -82,7 +82,7 @@ def test_by_name_without_a_shared_class_leaves_the_classifiers(named):
     report = load_pretrained(
         small_segmentor(classes=2), file, classes='by_name', class_names=['cat', 'dog']
     )
-    assert set(report.own_start.values()) == {'no class name in common'}
+    assert set(report.reinitialized.values()) == {'no class name in common'}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_model_without_an_auxiliary_head_takes_the_rest(named):
     ours.auxiliary_head = None
     report = load_pretrained(ours, named[1])
     assert report.coverage == 1
-    assert all(name.startswith('auxiliary_head.') for name in report.left_over)
+    assert all(name.startswith('auxiliary_head.') for name in report.unexpected)
 
 
 def test_a_whole_model_serves_a_backbone_alone(named):

@@ -198,7 +198,7 @@ def test_resuming_from_a_cut_checkpoint_is_refused_and_the_whole_one_is_named(
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     assert run_script(TOOLS / 'train.py', '--resume', *arguments) == 1
     error = last_error(capsys)
-    assert error.startswith(f'The checkpoint {last} is broken or incomplete')
+    assert error.startswith(f'The checkpoint {last} is cut or broken')
     assert f'load_from={tmp_path / "iter_2.pth"}' in error
 
 

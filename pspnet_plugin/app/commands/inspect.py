@@ -1,7 +1,6 @@
 """``pspnet inspect``: which pretrained weights a config loads and what becomes of each.
 
-Exits with 1 where a run would stop (the weights are missing, unsafe, or cover too little), and
-where a comparison was asked for and shows a difference or cannot be made.
+Exits with 1 where a run would stop: the weights are missing, unsafe, or cover too little.
 """
 
 from __future__ import annotations
@@ -18,17 +17,12 @@ from torch import nn
 from ...errors import PspnetPluginError
 from ...pretrained.errors import PretrainedWeightsError
 from ...pretrained.hook import find_module
-from ...pretrained.load import load
+from ...pretrained.load import load_pretrained
 from ...pretrained.planned_loads import planned_loads, refuse_timm_weights
-from ...pretrained.report import LoadReport
 from ...pretrained.settings import LoadSettings
 from ...utils.config_files import read_config
 from ...utils.text import without_warnings_of_mmseg
-from ..comparison.comparison import compare, reason_for_difference
-from ..comparison.libraries import NothingToCompareError
 from .config_file import add_config_arguments
-
-TOLERANCE = 1e-5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,11 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--trust-pickle',
         action='store_true',
         help='read a file that holds more than data, although that can run its code',
-    )
-    parser.add_argument(
-        '--compare',
-        action='store_true',
-        help="compare the features with the source library's own model on one input",
     )
 
 
@@ -82,35 +71,17 @@ def wanted_loads(
     return [(name, {**settings, **changed}) for name, settings in loads]
 
 
-def show_load(module: nn.Module, name: str, settings: dict[str, Any], comparing: bool) -> bool:
+def show_load(module: nn.Module, name: str, settings: dict[str, Any]) -> bool:
     try:
         checked = LoadSettings.of('PretrainedBackbone', **settings)
-        report = load(module, checked)
+        report = load_pretrained(module, **vars(checked))
     except PretrainedWeightsError as error:
         if error.report is not None:
             print(error.report)
         print(f'error: {error}', file=sys.stderr)
         return False
     print(f'[{name or "whole model"}]\n{report}')
-    return not comparing or show_comparison(module, report, checked.trust_pickle)
-
-
-def show_comparison(module: nn.Module, report: LoadReport, trust_pickle: bool) -> bool:
-    try:
-        differences = compare(module, report, trust_pickle)
-    except NothingToCompareError as error:
-        print(f'comparison: {error}')
-        return False
-    for stage, difference in differences.items():
-        if difference is None:
-            print(f'comparison: {stage} has another resolution in the library: left out')
-        else:
-            print(f'comparison: {stage} differs from the library by {difference:.1e} (relative)')
-    good = all(d is None or d <= TOLERANCE for d in differences.values())
-    reason = None if good else reason_for_difference(module, report)
-    if reason:
-        print(f'comparison: {reason}')
-    return good
+    return True
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -129,9 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.module, f' into {arguments.module}'
         )
         print(f'{arguments.config} loads no pretrained weights{part}.')
-        return int(arguments.compare)
-    shown = [
-        show_load(find_module(model, name)[1], name, settings, arguments.compare)
-        for name, settings in loads
-    ]
+        return 0
+    shown = [show_load(find_module(model, name)[1], name, settings) for name, settings in loads]
     return 0 if all(shown) else 1

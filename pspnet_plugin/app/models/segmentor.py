@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from pathlib import Path
 from typing import Any
 
 import mmseg.models
@@ -21,7 +20,6 @@ from ...errors import PredictionError
 from ...pretrained import load_pretrained
 from ...pretrained.errors import PretrainedWeightsError
 from ...pretrained.report import LoadReport
-from ...pretrained.source.read import read_checkpoint
 from ...replacements import REPLACEMENTS
 from ...speed.channels_last import set_memory_format
 from ...speed.cpu_amp import bfloat16_on_this_cpu
@@ -166,19 +164,19 @@ def load_weights(model: nn.Module, checkpoint: str) -> tuple[dict[str, Any], str
         if error.report is None:
             raise
         raise PredictionError(what_is_not_there(checkpoint, error.report)) from error
-    if report.own_start:
-        name, story = next(iter(report.own_start.items()))
+    if report.reinitialized:
+        name, story = next(iter(report.reinitialized.items()))
         raise PredictionError(
             f'{checkpoint} is of another number of classes than the config: {name} has {story}. '
             'Use the config that it was trained with, or set num_classes in the decode head.'
         )
-    return read_checkpoint(Path(report.path)).meta, report.sha256
+    return report.meta, report.sha256
 
 
 def what_is_not_there(checkpoint: str, report: LoadReport) -> str:
     """Why a model with these weights would predict at random."""
     shapes = [f'{name} {theirs} for {ours}' for name, (theirs, ours) in report.mismatched.items()]
-    groups = {'missing': report.missing, 'of another shape': shapes, 'unused': report.left_over}
+    groups = {'missing': report.missing, 'of another shape': shapes, 'unused': report.unexpected}
     told = [f'{what}: {shortened(names)}' for what, names in groups.items() if names]
     return (
         f"{checkpoint} has {report.received} of the model's {report.expected} weights, and none "

@@ -2,168 +2,147 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
-from ...utils.text import shortened
-from ..match.input_channels import first_convolution
+from ..match.adapt import first_convolution
 from ..match.plan import LoadPlan
-from ..match.search import Match, Shapes, find_match, is_counted, parents_of, reachable, shapes_of
-from ..source.read import Checkpoint, below
-from .resnets import about_depth, about_downsampling, about_stem
-
-ATTENTION = re.compile(r'\.se(?:_module|_layer)?\.')
-POSITIONS = re.compile(r'pos(?:ition)?_?embed')
+from ..match.search import Shapes, below, is_counted, shapes_of
 
 
 def likeliest_cause(plan: LoadPlan) -> str:
     """One or two sentences on why ``plan`` leaves the module uncovered, and what mends it."""
-    match, shapes, module_shapes = plan.match, plan.shapes, plan.module_shapes
+    if 2 * plan.match.fitting >= plan.expected and not plan.mismatched:
+        otherwise = 'Take weights that have what is missing, or say by key_map what it is called.'
+    else:
+        otherwise = _about_names(plan)
+    return another_backbone(plan) or _about_heads(plan) or _about_a_tensor(plan) or otherwise
+
+
+# --- ResNets, and other networks of blocks ------------------------------------------------------
+
+
+def another_backbone(plan: LoadPlan) -> str | None:
+    """The settings of the backbone that the weights were made with, where the module has others."""
+    match = plan.match
     # As the module would say them, so that other projects' names are understood as well.
-    named = {**match.names, **{name: original for original, name in match.nearby.items()}}
-    theirs = _backbone_of({n: shapes[o] for n, o in named.items()}, match.module_prefix)
-    ours = _backbone_of(module_shapes, match.module_prefix)
-    return (
-        about_depth(theirs, ours)
-        or about_stem(theirs, ours)
-        or about_downsampling(theirs, ours)
-        or _about_attention(plan, ours)
-        or _about_heads(match, shapes, module_shapes)
-        or _about_tensors(plan, module_shapes)
-        or _about_missing(plan)
-        or _about_names(match, shapes, module_shapes)
-    )
+    named = {**match.names, **{name: original for original, name in match.unknown.items()}}
+    theirs = _backbone_of({n: tuple(match.tensors[o].shape) for n, o in named.items()}, plan)
+    ours = _backbone_of(shapes_of(plan.own), plan)
+    if _resnet_settings(theirs) and _resnet_settings(ours):
+        return _between_resnets(_resnet_settings(theirs), _resnet_settings(ours))
+    there, here = _blocks(theirs), _blocks(ours)
+    for row in here:
+        if there.get(row, here[row]) != here[row]:
+            return (
+                f'The weights are of another depth: the checkpoint has {there[row]} blocks in '
+                f'{row}, the module has {here[row]}. Set the depth of the backbone or take '
+                'other weights.'
+            )
+    return None
 
 
-def why_empty(path: str, content: Checkpoint, module_shapes: Shapes) -> str:
-    """Why a file has no state dict, with the prefix that reaches one elsewhere in it."""
-    if not content.everything:
-        return (
-            f'{path} holds no tensors by name. Save model.state_dict() again; numpy arrays become '
-            'tensors by torch.as_tensor(array).'
-        )
-    keys = list(dict.fromkeys(name.partition('.')[0] for name in content.everything))
-    advice = prefix_that_fits(content, module_shapes) or (
-        ' No tensor there fits the module. If these are its weights under other names, say by '
-        'prefix="KEY." which key and by key_map=[(pattern, replacement)] how names translate.'
-    )
-    return (
-        f'{path} has its tensors under the unexpected top-level key '
-        f'{" and ".join(repr(key) for key in keys[:5])}.{advice}'
-    )
-
-
-def prefix_that_fits(
-    content: Checkpoint, module_shapes: Shapes, prefix: str | None = None, fitting: int = 0
-) -> str:
-    """Advice on another prefix, behind which more than ``fitting`` tensors of a whole file fit."""
-    found = find_match(reachable(content), shapes_of(content.everything), module_shapes)
-    other = found.root or None
-    if other == prefix or found.fitting <= fitting:
-        return ''
-    return f" Say prefix={other!r}: {found.fitting} of the module's tensors fit there."
-
-
-def _backbone_of(shapes: Shapes, module_prefix: str) -> Shapes:
-    own = below(module_prefix, shapes)
+def _backbone_of(shapes: Shapes, plan: LoadPlan) -> Shapes:
+    own = below(plan.match.module_prefix, shapes)
     return below('backbone.', own) or own
 
 
-def _about_attention(plan: LoadPlan, ours: Shapes) -> str | None:
-    layers = [original for original in plan.match.nearby if ATTENTION.search(original)]
-    if not layers or any(map(ATTENTION.search, ours)) or not _mostly_fits(plan):
+def _between_resnets(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    differing = [name for name in there if there[name] != here.get(name)]
+    if not differing:
         return None
+    theirs, ours = (
+        ', '.join(f'{name}={side[name]!r}' for name in differing if name in side)
+        for side in (there, here)
+    )
+    published = here.get('type') == 'ResNetV1c' and here.get('depth') in (18, 50, 101)
+    such_as = f', such as open-mmlab://resnet{here["depth"]}_v1c' if published else ''
     return (
-        f'The checkpoint has attention layers in its blocks, such as {layers[0]}, and the module '
-        'has none. Take a TIMMBackbone with the model_name of the weights, or weights of a network '
-        'without them.'
+        f'The weights are those of a ResNet with {theirs}; the module has {ours}. Set {theirs} in '
+        f'the backbone, or take other weights{such_as}.'
     )
 
 
-def _mostly_fits(plan: LoadPlan) -> bool:
-    return 2 * plan.match.fitting >= plan.expected
+def _resnet_settings(shapes: Shapes) -> dict[str, Any]:
+    """The settings by which MMSegmentation builds a ResNet; empty for another network.
+
+    The type says how many convolutions the stem has, and whether the shortcuts pool (ResNetV1d).
+    """
+    if 'layer1.0.conv1.weight' not in shapes:
+        return {}
+    in_block = 3 if 'layer1.0.conv3.weight' in shapes else 2
+    blocks = [_blocks(shapes).get(f'layer{stage}', 0) for stage in (1, 2, 3, 4)]
+    settings: dict[str, Any] = {'depth': 2 + in_block * sum(blocks)} if all(blocks) else {}
+    for layer in ('stem', 'conv1'):
+        convolutions = [shapes.get(f'{layer}.{index}.weight') for index in (0, 3, 6)]
+        if all(convolutions):
+            first, second, last = (shape[0] for shape in convolutions if shape)
+            if first != second or last != 2 * first:
+                return {}
+            pools = 'layer2.0.downsample.2.weight' in shapes
+            settings |= {'type': 'ResNetV1d' if pools else 'ResNetV1c', 'stem_channels': last}
+    if 'conv1.weight' in shapes:
+        settings['type'] = 'ResNet'
+    return settings
 
 
-def _about_heads(match: Match, shapes: Shapes, module_shapes: Shapes) -> str | None:
-    children = dict.fromkeys(name.partition('.')[0] for name in module_shapes)
-    found = {name.partition('.')[0] for name in match.names}
+def _blocks(shapes: Shapes) -> dict[str, int]:
+    """How many blocks stand in a row, by the name of the row: ``{'layer1': 3}``."""
+    blocks: dict[str, int] = {}
+    for name in filter(is_counted, shapes):
+        # A block has parts, which tells it from the layers of a small sequence.
+        for found in re.finditer(r'\.(\d+)(?=\.\w+\.\w+)', name):
+            row = name[: found.start()]
+            blocks[row] = max(blocks.get(row, 0), int(found.group(1)) + 1)
+    return blocks
+
+
+# --- other causes -------------------------------------------------------------------------------
+
+
+def _about_heads(plan: LoadPlan) -> str | None:
+    children = dict.fromkeys(name.partition('.')[0] for name in plan.own)
+    found = {name.partition('.')[0] for name in plan.match.names}
     empty = [child for child in children if child not in found]
     if 'backbone' in found and empty:
         what = f'The checkpoint has nothing for {" and ".join(empty)}. To load the backbone only'
-    elif 'backbone' in children and not any('backbone' in name for name in shapes):
+    elif 'backbone' in children and not any('backbone' in name for name in plan.match.tensors):
         what = 'The module is a whole model and the checkpoint is not. To load its backbone'
     else:
         return None
     return f"{what}, give the init_cfg to the backbone (module='backbone' in the hook)."
 
 
-def _about_missing(plan: LoadPlan) -> str | None:
-    """What is missing, where most of the network is there."""
-    missing = plan.named('missing')
-    if not missing or not _mostly_fits(plan):
-        return None
-    found = {part for name in plan.match.names for part in (*parents_of(name), name)}
-    # Of each the largest part that is absent as a whole.
-    parts = ((*parents_of(name), name) for name in missing)
-    absent = dict.fromkeys(next(p for p in own if p not in found) for own in parts)
-    return (
-        f'The checkpoint has nothing for {shortened(list(absent))}. Take weights that have it, or '
-        'say by key_map=[(pattern, replacement)] what it is called there.'
-    )
-
-
-def _about_tensors(plan: LoadPlan, module_shapes: Shapes) -> str | None:
+def _about_a_tensor(plan: LoadPlan) -> str | None:
     """The first tensor that is there and does not fit."""
-    mismatched = plan.named('mismatched')
-    name = next(filter(is_counted, mismatched), None)
+    name = next(filter(is_counted, plan.mismatched), None)
     # A few names such as norm1.weight are in any network.
     if name is None or 2 * len(plan.match.names) < plan.expected:
         return None
-    theirs, ours = mismatched[name]
-    original = plan.match.names[name]
+    theirs, ours = plan.mismatched[name]
     if isinstance(theirs, str):
+        return 'Save plain numbers, such as those before quantization.'
+    if 'pos_embed' in name:
+        return 'Set img_size in the backbone to that of the weights.'
+    is_first = name == first_convolution(shapes_of(plan.own))
+    if is_first and theirs[:1] + theirs[2:] == ours[:1] + ours[2:]:
+        adapted = '' if ours[1] == 3 else f', which first_conv adapts to {ours[1]} channels'
         return (
-            f'{original} holds {theirs} numbers in the checkpoint and {ours} in the module. Save '
-            'plain numbers of that kind: those before quantization, tensor.to_dense() of a sparse '
-            'one, and no tensor of the meta device, which has none.'
+            f'The weights are for {theirs[1]} input channels and the module for {ours[1]}. Set '
+            f'in_channels={theirs[1]} in the backbone, or take RGB weights{adapted}.'
         )
-    said = f'{original} is {theirs} in the checkpoint and {ours} in the module.'
-    first = first_convolution(module_shapes)
-    if POSITIONS.search(name) and len(theirs) == len(ours) == 3 and theirs[::2] == ours[::2]:
-        return said + _about_positions(theirs[1], module_shapes[first] if first else None)
-    if name == first and theirs[:1] + theirs[2:] == ours[:1] + ours[2:]:
-        return said + _about_channels(theirs[1], ours[1])
     return (
-        f'The names agree and the shapes do not: {said} It is another width or another kind of '
-        'network: take the weights of this one.'
+        'The names agree and the shapes do not: it is another width or another kind of network. '
+        'Take the weights of this one.'
     )
 
 
-def _about_positions(tokens: int, first_shape: Sequence[int] | None) -> str:
-    cause = ' The position embedding is that of another image size. '
-    grid = math.isqrt(tokens)  # of patches, beside which are a few tokens more
-    if first_shape is None or tokens - grid**2 > 5:
-        return cause + 'Set img_size in the backbone to that of the weights.'
+def _about_names(plan: LoadPlan) -> str:
     return (
-        f'{cause}Set img_size={grid * first_shape[-1]} in the backbone (a TIMMBackbone needs '
-        'dynamic_img_size=True as well); images of other sizes have it interpolated in each pass.'
-    )
-
-
-def _about_channels(theirs: int, ours: int) -> str:
-    adapted = '' if ours == 3 else f', which first_conv adapts to {ours} channels'
-    return (
-        f' The weights are for {theirs} input channels and the module for {ours}. Set '
-        f'in_channels={theirs} in the backbone, or take RGB weights{adapted}.'
-    )
-
-
-def _about_names(match: Match, shapes: Shapes, module_shapes: Shapes) -> str:
-    return (
-        f'The names have {"little" if match.fitting else "nothing"} in common: the checkpoint has '
-        f'{_examples(shapes)}, the module {_examples(module_shapes)}. Take the weights of this '
-        'network, or say by key_map=[(pattern, replacement)] how the names translate.'
+        f'The names have {"little" if plan.match.fitting else "nothing"} in common: the checkpoint '
+        f'has {_examples(plan.match.tensors)}, the module {_examples(plan.own)}. Take the weights '
+        'of this network, or say by key_map=[(pattern, replacement)] how the names translate.'
     )
 
 

@@ -8,18 +8,114 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
 from ..errors import PretrainedWeightsError
-from ..source.read import Checkpoint, below
+from ..source.read import Checkpoint
 from .conversions import BY_NAME, CONVERSIONS, Conversion
 
+Value = TypeVar('Value')
 Shapes = Mapping[str, 'tuple[int, ...]']
 # What torch.compile, FSDP and activation checkpointing put into the names below them.
 WRAPPERS = re.compile(
     r'(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
 )
+
+
+class Entry(NamedTuple):
+    """A tensor of the checkpoint while its name is converted."""
+
+    original: str  # its name in the file
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way in which the names of a checkpoint map to those of a module."""
+
+    conversion: str  # name of the layout that the checkpoint would come in
+    prefix: str  # taken off the checkpoint's names
+    setting: str  # the setting ``prefix`` by which a user reaches the same tensors
+    module_prefix: str  # put in front of the checkpoint's names
+    names: dict[str, str]  # in the module -> in the checkpoint, whether or not the shapes agree
+    # Name in the checkpoint -> the name that it would have in the module, for the tensors under
+    # ``prefix`` that the module does not have.
+    unknown: dict[str, str]
+    fitting: int  # how many tensors agree in name and shape
+
+
+@dataclass(frozen=True)
+class Match(Candidate):
+    """The best of them."""
+
+    tensors: Mapping[str, Tensor]  # of the checkpoint, by name, among which was searched
+    container: str  # the top-level key of the file that they stand under
+    # What else in the file fits best, without any settings; None where it is surely less.
+    other: Candidate | None
+
+
+def find_match(
+    checkpoint: Checkpoint,
+    own: Mapping[str, Tensor],
+    conversion: str = 'auto',
+    prefix: str | None = None,
+    key_map: Sequence | None = None,
+) -> Match:
+    """The conversion and the prefixes under which most tensors fit by name and shape.
+
+    It is searched in the state dict of the file, or in what ``prefix`` reaches elsewhere in it.
+
+    Args:
+        own: the tensors of the module, in its order.
+        conversion, prefix, key_map: the user's settings.
+    """
+    start = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix or ''
+    tensors, container = checkpoint.tensors, checkpoint.container
+    if start and not below(start, tensors):
+        elsewhere = {n: t for n, t in checkpoint.everything.items() if n.startswith(start)}
+        tensors, container = (elsewhere, '') if elsewhere else (tensors, container)
+    shapes, reachable = shapes_of(own), _reachable(checkpoint)
+    if not tensors:
+        raise _no_state_dict(checkpoint, _best_candidate(reachable, shapes))
+    renamed = apply_key_map(tensors, key_map)
+    entries = {new: Entry(old, tuple(tensors[old].shape)) for new, old in renamed.items()}
+    named = below(start, entries)
+    if not named:
+        first = dict.fromkeys(f'{name.partition(".")[0]}.' for name in entries)
+        raise PretrainedWeightsError(
+            f'No name in the checkpoint begins with prefix={start!r}. They begin with '
+            f'{", ".join(list(first)[:6])}. Leave prefix=None to have it found.'
+        )
+    best = _best_candidate(named, shapes, conversion, prefix is None)
+    if prefix is None and conversion == 'auto':
+        for taken in best.names.values():
+            reachable.pop(taken, None)
+    other = _best_candidate(reachable, shapes) if len(reachable) >= best.fitting else None
+    found = {**vars(best), 'prefix': start + best.prefix}
+    return Match(**found, tensors=tensors, container=container, other=other)
+
+
+def _reachable(checkpoint: Checkpoint) -> dict[str, Entry]:
+    """All tensors of a file, by the names by which a user's prefix reaches them."""
+    start = f'{checkpoint.container}.' if checkpoint.container else ''
+    shapes = shapes_of(checkpoint.everything)
+    return {path.removeprefix(start): Entry(path, shape) for path, shape in shapes.items()}
+
+
+def _no_state_dict(checkpoint: Checkpoint, other: Candidate) -> PretrainedWeightsError:
+    keys = list(dict.fromkeys(repr(name.partition('.')[0]) for name in checkpoint.everything))
+    advice = f"Say prefix={other.setting!r}: {other.fitting} of the module's tensors fit there."
+    if not other.fitting:
+        advice = (
+            'No tensor there fits the module. If these are its weights under other names, say by '
+            'prefix="KEY." which key and by key_map=[(pattern, replacement)] how names translate.'
+        )
+    return PretrainedWeightsError(
+        'The checkpoint has its tensors under the unexpected top-level key '
+        f'{" and ".join(keys[:5])}. {advice}'
+    )
 
 
 def is_counted(name: str) -> bool:
@@ -33,52 +129,18 @@ def parents_of(name: str) -> list[str]:
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-# --- the names that a load is about -------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The tensors of a file that may go into the module."""
-
-    tensors: dict[str, Tensor]  # by their name in the file
-    names: dict[str, str]  # the name after the user's key map and prefix -> the name in the file
-    container: str  # the top-level key of the file that ``tensors`` were found under
-    prefix: str  # the user's, ending in a dot; '' without one
-
-
-def candidates_of(content: Checkpoint, prefix: str | None, key_map: Sequence | None) -> Candidates:
-    """The state dict of a file, or what a user's prefix reaches elsewhere in the file."""
-    begin = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix or ''
-    tensors, container = content.tensors, content.container
-    if begin and not below(begin, tensors):
-        elsewhere = {n: t for n, t in content.everything.items() if n.startswith(begin)}
-        if elsewhere:
-            tensors, container = elsewhere, ''
-    if not tensors:
-        return Candidates({}, {}, container, begin)
-    renamed = apply_key_map(tensors, key_map)
-    names = below(begin, renamed)
-    if not names:
-        first = dict.fromkeys(f'{n.partition(".")[0]}.' for n in renamed)
-        raise PretrainedWeightsError(
-            f'No name in the checkpoint begins with prefix={begin!r}. They begin with '
-            f'{", ".join(list(first)[:6])}. Leave prefix=None to have it found.'
-        )
-    return Candidates(tensors, names, container, begin)
-
-
-def reachable(content: Checkpoint) -> dict[str, str]:
-    """The names by which a user's prefix reaches the tensors of a file -> their paths in it."""
-    start = f'{content.container}.' if content.container else ''
-    return {path.removeprefix(start): path for path in content.everything}
+def below(prefix: str, named: Mapping[str, Value]) -> dict[str, Value]:
+    """What has a name that begins with ``prefix``, by the rest of its name."""
+    return {n[len(prefix) :]: value for n, value in named.items() if n.startswith(prefix)}
 
 
 def apply_key_map(names: Iterable[str], key_map: Sequence | None) -> dict[str, str]:
     """New name -> name in the file, after a user's ``(pattern, replacement)`` pairs."""
-    renamed = {name: name for name in names}
+    renamed = {name: name for name in names}  # name in the file -> new name
     for pattern, replacement in key_map or ():
         matching = [original for original, name in renamed.items() if re.search(pattern, name)]
         if not matching:
@@ -91,105 +153,80 @@ def apply_key_map(names: Iterable[str], key_map: Sequence | None) -> dict[str, s
                 del renamed[original]
             else:
                 renamed[original] = re.sub(pattern, replacement, renamed[original])
-    result: dict[str, str] = {}
+    originals: dict[str, str] = {}
     for original, name in renamed.items():
-        if name in result:
+        if originals.setdefault(name, original) != original:
             raise PretrainedWeightsError(
-                f'key_map gives {original} and {result[name]} the same name {name}.'
+                f'key_map gives {original} and {originals[name]} the same name {name}.'
             )
-        result[name] = original
-    return result
+    return originals
 
 
-# --- the best match -----------------------------------------------------------------------------
+# --- the best candidate -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Match:
-    """How the names of a checkpoint map to those of a module."""
-
-    conversion: str  # name of the layout that the checkpoint came in
-    prefix: str  # taken off the checkpoint's names
-    root: str  # the prefix by which a user reaches the same tensors
-    module_prefix: str  # put in front of the checkpoint's names
-    names: dict[str, str]  # in the module -> in the checkpoint, whether or not the shapes agree
-    # Name in the checkpoint -> the name that it would have in the module, for the tensors under
-    # ``prefix`` that the module does not have.
-    nearby: dict[str, str]
-    fitting: int  # how many tensors agree in name and shape
-
-
-def find_match(
-    names: Mapping[str, str],
-    shapes: Shapes,
-    module_shapes: Shapes,
+def _best_candidate(
+    named: Mapping[str, Entry],
+    target: Shapes,
     conversion: str = 'auto',
     search_prefix: bool = True,
-) -> Match:
-    """The conversion and the prefixes under which most tensors fit by name and shape.
-
-    Args:
-        names: new name -> name in the file, as :func:`candidates_of` gives them.
-        shapes, module_shapes: of each tensor in the file, and of each of the module in its order.
-        search_prefix: whether to look for a prefix on the checkpoint's side.
-    """
-    named = BY_NAME.get(conversion)
-    if not any(map(WRAPPERS.search, module_shapes)):
-        names = {WRAPPERS.sub('', name): original for name, original in names.items()}
-    expected = sum(map(is_counted, module_shapes))
+) -> Candidate:
+    """The candidate by which most entries of the file, by name, fit the module's shapes."""
+    asked = BY_NAME.get(conversion)
+    if not any(map(WRAPPERS.search, target)):
+        named = {WRAPPERS.sub('', name): entry for name, entry in named.items()}
+    expected = sum(map(is_counted, target))
     best = None
-    for candidate in (named,) if named else CONVERSIONS:
-        for match in _matches(candidate, names, shapes, module_shapes, search_prefix):
-            if best is None or match.fitting > best.fitting:
-                best = match
+    for layout in (asked,) if asked else CONVERSIONS:
+        for candidate in _candidates(layout, named, target, search_prefix):
+            if best is None or candidate.fitting > best.fitting:
+                best = candidate
         if best is not None and best.fitting == expected:
             break
-    if best is None and named is not None:
+    if best is None:  # the layout without a signature always has a candidate
         raise PretrainedWeightsError(
             f'The checkpoint is not in the layout of {conversion!r}, which has names such as '
-            f'{", ".join(named.signature)}. Leave conversion="auto", or give a key_map.'
+            f'{", ".join(BY_NAME[conversion].signature)}. Leave conversion="auto", or give a '
+            'key_map.'
         )
-    return best  # type: ignore[return-value]  # the layout without signature always matches
+    return best
 
 
-def _matches(
-    conversion: Conversion,
-    names: Mapping[str, str],
-    shapes: Shapes,
-    module_shapes: Shapes,
-    search_prefix: bool,
-) -> Iterator[Match]:
-    """What ``conversion`` gives for each prefix that its signature and the module's names have."""
+def _candidates(
+    layout: Conversion, named: Mapping[str, Entry], target: Shapes, search_prefix: bool
+) -> Iterator[Candidate]:
+    """One for each prefix that the names in the file and in the module may have."""
     # The rules of a whole layout may put prefixes of their own in front of names.
-    search_inner = search_prefix or bool(conversion.signature)
-    for outer in _signature_prefixes(conversion.signature, list(names)):
-        if outer and not search_prefix:
-            continue
-        for module_prefix in _shared_prefixes(module_shapes):
-            own = below(module_prefix, module_shapes)
+    search_inner = search_prefix or bool(layout.signature)
+    outers = _signature_prefixes(layout.signature, list(named))
+    for outer in outers if search_prefix else [o for o in outers if not o]:
+        for module_prefix in _shared_prefixes(target):
+            wanted = below(module_prefix, target)
             renamed = {
-                _rename(name, conversion, tuple(own)): original
-                for name, original in below(outer, names).items()
+                _rename(name, layout, tuple(wanted)): entry
+                for name, entry in below(outer, named).items()
             }
-            inner = _likeliest_prefix(renamed, shapes, own) if search_inner else ''
-            under = below(inner, renamed)
-            yield Match(
-                conversion.name,
+            inner = _likeliest_prefix(renamed, wanted) if search_inner else ''
+            given = below(inner, renamed)
+            yield Candidate(
+                layout.name,
                 prefix=outer + inner,
-                root=outer if conversion.signature else inner,
+                setting=outer if layout.signature else inner,
                 module_prefix=module_prefix,
-                names={module_prefix + name: under[name] for name in own if name in under},
-                nearby={o: module_prefix + name for name, o in under.items() if name not in own},
-                fitting=sum(_fits(name, o, shapes, own) for name, o in under.items()),
+                names={module_prefix + n: given[n].original for n in wanted if n in given},
+                unknown={
+                    e.original: module_prefix + n for n, e in given.items() if n not in wanted
+                },
+                fitting=sum(_fits(name, entry, wanted) for name, entry in given.items()),
             )
 
 
-def _fits(name: str, original: str, shapes: Shapes, own: Shapes) -> bool:
-    return name in own and is_counted(name) and shapes[original] == own[name]
+def _fits(name: str, entry: Entry, wanted: Shapes) -> bool:
+    return name in wanted and is_counted(name) and entry.shape == wanted[name]
 
 
-def _rename(name: str, conversion: Conversion, module_names: tuple[str, ...]) -> str:
-    for pattern, replacement in conversion.rules:
+def _rename(name: str, layout: Conversion, module_names: tuple[str, ...]) -> str:
+    for pattern, replacement in layout.rules:
         if not isinstance(replacement, str):
             replacement = partial(replacement, module_names)
         name = re.sub(pattern, replacement, name)
@@ -224,10 +261,10 @@ def _cuts(name: str) -> list[int]:
     return [0, *(dot + 1 for dot, sign in enumerate(name) if sign == '.')]
 
 
-def _likeliest_prefix(renamed: Mapping[str, str], shapes: Shapes, own: Shapes) -> str:
+def _likeliest_prefix(named: Mapping[str, Entry], wanted: Shapes) -> str:
     """The prefix behind which most tensors fit, the first of several in the file."""
     votes: Counter[str] = Counter()
-    for name, original in renamed.items():
+    for name, entry in named.items():
         for cut in _cuts(name):
-            votes[name[:cut]] += _fits(name[cut:], original, shapes, own)
+            votes[name[:cut]] += _fits(name[cut:], entry, wanted)
     return max(votes, key=votes.__getitem__, default='')

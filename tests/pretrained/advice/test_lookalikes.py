@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mmpretrain.models  # noqa: F401  registers the classifiers
 import pytest
 import segmentation_models_pytorch as smp
 import timm
-import torch
-from mmengine.registry import MODELS as MMENGINE_MODELS
 
-from pspnet_plugin.pretrained import PretrainedWeightsError, load, load_pretrained
+from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
+from pspnet_plugin.pretrained.source.schemes import SCHEMES
 from tests.helpers.networks import (
     RESNET50_D8,
     build,
@@ -32,8 +30,13 @@ def timm_backbone(name: str, **options):
 
 @pytest.fixture
 def served(monkeypatch):
-    """Let every reference lead to one file."""
-    return lambda file: monkeypatch.setattr(load, 'resolve', lambda _: Path(file))
+    """Let the references of two schemes lead to one file, as their servers would."""
+
+    def serve(file: str) -> None:
+        for scheme in ('timm', 'hf'):
+            monkeypatch.setitem(SCHEMES, scheme, lambda rest: Path(file))
+
+    return serve
 
 
 @pytest.mark.parametrize(
@@ -85,32 +88,6 @@ def test_smps_efficientnet_goes_into_timms_of_the_same_padding_only(tmp_path):
     assert load_pretrained(empty(lambda: timm_backbone('tf_efficientnet_b0')), file).coverage == 1
 
 
-@pytest.mark.parametrize(
-    ('encoder', 'model_name'),
-    [
-        ('timm-efficientnet-b0', 'efficientnet_b0'),
-        ('timm-tf_efficientnet_lite0', 'efficientnet_lite0'),
-        ('tu-tf_efficientnet_b0', 'tf_efficientnet_b0'),
-    ],
-)
-def test_smps_encoders_after_timm_go_into_timms_network_of_the_same_padding_only(
-    tmp_path, encoder, model_name
-):
-    network = randomized(smp.Unet(encoder, encoder_weights=None, decoder_channels=(8,) * 5))
-    file = saved(network, tmp_path / 'weights.pth')
-    ours = timm_backbone(model_name)
-    assert load_pretrained(ours, file).coverage == 1
-    network.double()
-    with torch.no_grad():
-        theirs = network.encoder(image())[-1]
-    assert difference(features_of(ours, image())[-1:], [theirs]) < 1e-6
-    other = f'tf_{model_name}'
-    if timm.is_model(other):
-        message = f"pads as PyTorch does, and {other} does not.*Set model_name='{model_name}'"
-        with pytest.raises(PretrainedWeightsError, match=message):
-            load_pretrained(timm_backbone(other), file)
-
-
 @pytest.mark.parametrize('contracted', [True, False])
 def test_an_smp_encoder_is_exact_or_noted_in_a_dilated_resnet(tmp_path, contracted):
     network = randomized(smp.DeepLabV3('resnet50', encoder_weights=None, encoder_output_stride=8))
@@ -120,59 +97,3 @@ def test_an_smp_encoder_is_exact_or_noted_in_a_dilated_resnet(tmp_path, contract
     apart = difference(features_of(ours, image()), outputs_of(network, layers, image()))
     assert (apart > 1e-2) == contracted
     assert ('contract_dilation=False' in ' '.join(report.notes)) == contracted
-
-
-HRNET_STAGES = {
-    f'stage{stage}': {
-        'num_modules': 1,
-        'num_branches': stage,
-        'block': 'BOTTLENECK' if stage == 1 else 'BASIC',
-        'num_blocks': (1,) if stage == 1 else (2,) * stage,
-        'num_channels': (32,) if stage == 1 else (16, 32, 64, 128)[:stage],
-    }
-    for stage in (1, 2, 3, 4)
-}
-
-
-def hrnet_of(library: str):
-    if library in ('timm', 'mmpose'):
-        return timm.create_model('hrnet_w18_small')
-    return MMENGINE_MODELS.build(
-        {
-            'type': 'mmpretrain.ImageClassifier',
-            'backbone': {'type': 'HRNet', 'extra': HRNET_STAGES},
-            'neck': {'type': 'HRFuseScales', 'in_channels': (16, 32, 64, 128)}
-            if library == 'mmpretrain'
-            else {'type': 'GlobalAveragePooling'},
-            'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 2048},
-        }
-    )
-
-
-@pytest.mark.parametrize('library', ['timm', 'mmpretrain', 'mmpretrain, pooled', 'mmpose'])
-def test_hrnets_that_upsample_otherwise_are_refused(tmp_path, library):
-    network = randomized(hrnet_of(library))
-    content = network.state_dict()
-    if library == 'mmpose':  # which downloads timm's network with one part under another name
-        content = {name.replace('incre_modules', 'head.0'): t for name, t in content.items()}
-    file = saved(content, tmp_path / 'weights.pth')
-    ours = build(type='HRNet', extra=HRNET_STAGES)
-    with pytest.raises(PretrainedWeightsError, match=r'nearest .* bilinearly.*min_coverage=1'):
-        load_pretrained(ours, file)
-    assert load_pretrained(ours, file, min_coverage=1).coverage == 1
-    # That is the whole difference.
-    backbone = network if library in ('timm', 'mmpose') else network.backbone
-    theirs = outputs_of(backbone, ['stage4'], image())[0]
-    assert difference(features_of(ours, image()), theirs) > 1e-2
-    for name, part in ours.named_modules():
-        if '.fuse_layers.' in name and hasattr(part, 'align_corners'):
-            part.mode, part.align_corners = 'nearest', None
-    assert difference(features_of(ours, image()), theirs) < 1e-6
-
-
-def test_hrnets_of_segmentation_models_are_taken(tmp_path):
-    network = build(type='HRNet', extra=HRNET_STAGES)
-    others = ('decode_head.conv_seg.weight', 'auxiliary_head.0.conv_seg.weight')
-    content = {f'backbone.{name}': tensor for name, tensor in network.state_dict().items()}
-    file = saved({**content, **dict.fromkeys(others, torch.ones(2))}, tmp_path / 'weights.pth')
-    assert load_pretrained(network, file).coverage == 1

@@ -16,13 +16,14 @@ import yaml
 from torch import nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-from pspnet_plugin.pretrained.source.download import cached_path, checked_sha256, local_file
+from pspnet_plugin.pretrained.source.download import cached_path, checked_sha256, fetch
+from pspnet_plugin.pretrained.source.read import require_whole
 from pspnet_plugin.pretrained.source.schemes import SCHEMES, Address, resolve
 from tests.helpers.attacks import Payload
 
 
 def bring(reference: str, sha256: str | None = None) -> tuple[Path, str]:
-    return local_file(resolve(reference), reference, sha256)
+    return fetch(resolve(reference), sha256, require_whole)
 
 
 def address(url: str) -> Address:
@@ -81,8 +82,8 @@ def test_every_weights_entry_of_torchvision_has_a_reference(name, weights):
 
 
 def test_open_mmlab_names_are_those_of_mmengine():
-    place = resolve('open-mmlab://resnet50_v1c')
-    assert place.url.endswith('/resnet50_v1c-2cccc1ad.pth')
+    found = resolve('open-mmlab://resnet50_v1c')
+    assert found.url.endswith('/resnet50_v1c-2cccc1ad.pth')
     # A name that mmengine has replaced.
     assert resolve('open-mmlab://resnet50_caffe') == resolve(
         'open-mmlab://detectron/resnet50_caffe'
@@ -106,20 +107,20 @@ def test_a_name_that_stands_twice_in_the_model_zoo_is_refused_with_both_addresse
 
 def test_timm_names_lead_to_the_file_that_timm_would_take():
     config = timm.get_pretrained_cfg('resnet50d.ra2_in1k')
-    place = resolve('timm://resnet50d.ra2_in1k')
-    assert place.url == huggingface_hub.hf_hub_url(config.hf_hub_id, 'model.safetensors')
-    assert place.name == 'timm--resnet50d.ra2_in1k--model.safetensors'
+    found = resolve('timm://resnet50d.ra2_in1k')
+    assert found.url == huggingface_hub.hf_hub_url(config.hf_hub_id, 'model.safetensors')
+    assert found.name == 'timm--resnet50d.ra2_in1k--model.safetensors'
     assert resolve('timm://resnet50d') == resolve(
         f'timm://resnet50d.{timm.get_pretrained_cfg("resnet50d").tag}'
     )
 
 
 def test_hugging_face_files_have_the_address_that_its_own_package_gives():
-    place = resolve('hf://org/repo/folder/model.pth')
-    assert place.url == huggingface_hub.hf_hub_url('org/repo', 'folder/model.pth')
+    found = resolve('hf://org/repo/folder/model.pth')
+    assert found.url == huggingface_hub.hf_hub_url('org/repo', 'folder/model.pth')
     pinned = resolve('hf://org/repo@v1/folder/model.pth')
     assert pinned.url == huggingface_hub.hf_hub_url('org/repo', 'folder/model.pth', revision='v1')
-    assert place.name != pinned.name
+    assert found.name != pinned.name
 
 
 def test_a_file_inside_a_package_is_found():
@@ -181,6 +182,7 @@ def test_a_malicious_pickle_does_not_run_through_any_scheme(
     (tmp_path / 'hostile_weights').mkdir()
     (tmp_path / 'hostile_weights' / '__init__.py').touch()
     (tmp_path / 'hostile_weights' / 'weights.pth').touch()
+    (tmp_path / 'weights.pth').touch()
     found = resolve(reference)
     path = cached_path(found) if isinstance(found, Address) else found
     path.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -1,22 +1,22 @@
-"""The first convolution of a network whose input channels are not red, green and blue."""
+"""Values for a module with other input channels, or other classes, than the checkpoint has."""
 
 from __future__ import annotations
 
-import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from ..errors import PretrainedWeightsError
 
 COLOURS = ('R', 'G', 'B')
 SOURCES = (*COLOURS, 'mean')
-# Height and width of the images on which a module is tried; some networks take one size alone.
-EXAMPLE_SIZES = (64, 224, 240, 256, 384, 512)
+# Every decode head of MMSegmentation keeps its classifier under this name.
+CLASSIFIER = re.compile(r'(?:^|\.)conv_seg\.(?:weight|bias)$')
+
+# --- input channels -----------------------------------------------------------------------------
 
 
 def adapt_to_channels(weight: Tensor, sources: Sequence[str]) -> Tensor:
@@ -48,19 +48,23 @@ def default_sources(count: int) -> list[str]:
 
 def channels_of(first_conv: object) -> list[str] | None:
     """The sources in ``dict(channels=[...])``, or None if ``first_conv`` is something else."""
-    # ``bands`` is what it was called before.
-    if not isinstance(first_conv, Mapping) or set(first_conv) not in ({'channels'}, {'bands'}):
+    if not isinstance(first_conv, Mapping) or set(first_conv) != {'channels'}:
         return None
-    (sources,) = first_conv.values()
+    sources = first_conv['channels']
     good = isinstance(sources, (list, tuple)) and sources and all(s in SOURCES for s in sources)
     return list(sources) if good else None
 
 
-def adaptation(first_conv: str | Mapping[str, Any], theirs: int, count: int) -> list[str] | None:
-    """The sources for a first convolution that sees ``count`` channels, from one of ``theirs``.
+def adaptation(
+    first_conv: str | Mapping[str, Any], weight: Tensor, own: Tensor
+) -> list[str] | None:
+    """The sources for a convolution that reads the image, from the ``weight`` of another one.
 
     None where the weight goes in as it is, or cannot go in.
     """
+    if not (weight.dim() == own.dim() == 4 and weight[:, 0].shape == own[:, 0].shape):
+        return None
+    theirs, count = weight.shape[1], own.shape[1]
     if first_conv == 'error' and theirs != count:
         raise PretrainedWeightsError(
             f'The module has {count} input channels and the weights {theirs} '
@@ -96,7 +100,7 @@ def image_convolutions(module: nn.Module) -> list[str]:
     """
     whole = {
         f'{name}.weight': part.in_channels
-        # A layer that stands in two places has two names, and the last value written stays.
+        # A layer that has two names in the module is written under both.
         for name, part in module.named_modules(remove_duplicate=False)
         if isinstance(part, nn.Conv2d) and part.groups == 1
     }
@@ -104,39 +108,57 @@ def image_convolutions(module: nn.Module) -> list[str]:
     return [name for name, channels in whole.items() if channels == first]
 
 
-def reads_image_elsewhere(
-    module: nn.Module, values: Mapping[str, Tensor], channels: int
-) -> bool | None:
-    """Whether something else in ``module`` than :func:`image_convolutions` reads the image.
+# --- classes ------------------------------------------------------------------------------------
 
-    It is tried on a copy with ``values``: if nothing does, an image with its channels in another
-    order gives the same features where the input channels of these convolutions have that order
-    too. None where the module runs on none of the example images.
+
+def differs_in_classes_only(name: str, value: Tensor, ours: Tensor) -> bool:
+    """Whether two tensors of a classifier, one row per class, have all but that in common."""
+    alike = value.dim() == ours.dim() and value.shape[1:] == ours.shape[1:]
+    return alike and CLASSIFIER.search(name) is not None
+
+
+def rows_by_name(
+    ours: Sequence[str], meta: Mapping[str, Any], our_rows: int, their_rows: int
+) -> tuple[list[int], list[int], str]:
+    """The rows of the classes that a module and a checkpoint both have, and a word on them.
+
+    Case, spaces, hyphens and underscores in the names make no difference. Both sides must have as
+    many class names as rows.
     """
-    for size in EXAMPLE_SIZES:
-        try:
-            return _reads_elsewhere(module, values, (1, channels, size, size))
-        except Exception:
-            continue  # The module takes no image of this size.
-    return None
+    if not ours:
+        raise PretrainedWeightsError(
+            "classes='by_name' needs the class names of the module: say class_names=[...]. Where "
+            'they are left out, PretrainedBackboneHook takes those of the training dataset, if its '
+            'metainfo has classes.'
+        )
+    theirs = _classes_in(meta)
+    if not theirs:
+        raise PretrainedWeightsError(
+            "classes='by_name': the checkpoint does not tell its class names (meta.dataset_meta"
+            '.classes). Leave classes=None to start the classifier from its initialization.'
+        )
+    for names, rows, whose in ((ours, our_rows, 'module'), (theirs, their_rows, 'file')):
+        if len(names) != rows:
+            raise PretrainedWeightsError(
+                f"classes='by_name': {len(names)} class names for the {rows} classes of the "
+                f'{whose} ({", ".join(map(str, names[:5]))}). Correct class_names, or leave '
+                'classes=None to go by shapes, also for a classifier of one row (out_channels=1).'
+            )
+    row_of = {_plain(name): row for row, name in reversed(list(enumerate(theirs)))}
+    shared = {row: row_of[_plain(name)] for row, name in enumerate(ours) if _plain(name) in row_of}
+    names = ', '.join(ours[row] for row in shared)
+    story = f'{len(shared)} of {our_rows} classes by name: {names}'
+    return list(shared), list(shared.values()), story if shared else 'no class name in common'
 
 
-def _reads_elsewhere(
-    module: nn.Module, values: Mapping[str, Tensor], shape: tuple[int, ...]
-) -> bool:
-    tried = copy.deepcopy(module)
-    tried.load_state_dict(dict(values), strict=False)
-    tried.double()
-    tried.eval()
-    image = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = _features(tried, image.clone())
-    # A weight that two modules share is one.
-    for weight in {tried.get_parameter(name) for name in image_convolutions(tried)}:
-        weight.data = weight.data.roll(1, dims=1)
-    return not all(map(torch.allclose, _features(tried, image.roll(1, dims=1)), expected))
+def _plain(name: str) -> str:
+    """A class name without what datasets write differently."""
+    return re.sub(r'[\s_-]+', ' ', name).strip().casefold()
 
 
-@torch.no_grad()
-def _features(module: nn.Module, image: Tensor) -> list[Tensor]:
-    output = module(image, mode='tensor') if isinstance(module, BaseModel) else module(image)
-    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+def _classes_in(meta: Mapping[str, Any]) -> list[str]:
+    """The class names that MMSegmentation stored in a checkpoint's ``meta``; empty without any."""
+    of_dataset = meta.get('dataset_meta')
+    of_dataset = of_dataset if isinstance(of_dataset, Mapping) else {}
+    names = of_dataset.get('classes') or of_dataset.get('CLASSES') or meta.get('CLASSES') or ()
+    return [str(name) for name in names]
