@@ -16,8 +16,8 @@ from torch import nn
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.pretrained import load_pretrained
+from tests.campaigns.mutations import mutated, network, zipped_again
 from tests.helpers.attacks import Payload
-from tests.helpers.mutations import mutated, network, zipped_again
 from tests.helpers.networks import saved
 
 HAS_LIST = hasattr(torch.serialization, 'add_safe_globals')  # torch >= 2.4

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.source.read import read_checkpoint
+from tests.campaigns.mutations import mutated_files, zipped_again
 from tests.helpers import mutations
 from tests.helpers.attacks import Payload
-from tests.helpers.mutations import mutated_files, zipped_again
 from tests.helpers.networks import saved
 from tests.helpers.torch_features import skip_unless_saved
 
