@@ -1,21 +1,131 @@
-"""Several processes: which of them this one is, and the module inside their wrapper."""
+"""Processes of ``torchrun`` or Slurm: which of them this one is, and what they exchange."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import os
-from typing import cast
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
 
+import torch
+import torch.distributed as dist
 from mmengine.model import is_model_wrapper
 from torch import nn
 
+from ..errors import PredictionError
+
+# How long one process waits for the slowest other.
+TIMEOUT = datetime.timedelta(days=30)
+FIRST_PORT, PORTS = 20000, 10000  # one for each job of Slurm, so that two may run on one machine
+
 
 def is_first_process() -> bool:
-    """Whether this is the process that prints and writes what is said once for all of them.
+    """Whether this is the process that prints and writes what is said once for all of them."""
+    return rank() == 0
+
+
+def rank() -> int:
+    """The number of this process.
 
     ``torchrun`` numbers the processes that it starts in ``RANK``, Slurm in ``SLURM_PROCID``. A
     process that neither has started is alone, and so the first.
     """
-    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')))
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    if 'WORLD_SIZE' in os.environ:
+        return int(os.environ['WORLD_SIZE'])
+    if 'SLURM_STEP_NUM_TASKS' in os.environ:
+        return int(os.environ['SLURM_STEP_NUM_TASKS'])
+    # A batch script is one process, and Slurm tells it how many srun would start.
+    if os.environ.get('ENVIRONMENT') == 'BATCH' or 'SLURM_PROCID' not in os.environ:
+        return 1
+    return int(os.environ.get('SLURM_NTASKS', '1'))
+
+
+def device_of_process(device: str | None) -> str | None:
+    """The GPU of this process among those of its machine, where no device is named."""
+    local = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID'))
+    if device not in (None, 'cuda') or local is None or not torch.cuda.is_available():
+        return device
+    return f'cuda:{int(local) % torch.cuda.device_count()}'
+
+
+class Processes(NamedTuple):
+    """This process among all of them."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def first(self, function: Callable[[], Any]) -> None:
+        """Call ``function`` in the first process; all raise what it raises there.
+
+        Raises:
+            PredictionError: what ``function`` raised.
+        """
+        if self.world_size == 1:
+            function()
+            return
+        failure: list[str | None] = [None]
+        if self.rank == 0:
+            try:
+                function()
+            except Exception as error:  # the others must not wait for ever
+                failure = [str(error)]
+        dist.broadcast_object_list(failure)
+        if failure[0] is not None:
+            raise PredictionError(failure[0])
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in the first one; nothing in the others."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size if self.rank == 0 else None
+        dist.gather_object(value, values)
+        return values or []
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Processes]:
+    """The processes of this command, connected."""
+    processes = Processes(rank(), world_size())
+    if processes.world_size == 1:
+        yield Processes()
+        return
+    if 'MASTER_ADDR' not in os.environ:
+        os.environ['MASTER_ADDR'] = first_slurm_node()
+    if 'MASTER_PORT' not in os.environ:
+        job = int(os.environ.get('SLURM_JOB_ID', '0'))
+        os.environ['MASTER_PORT'] = str(FIRST_PORT + job % PORTS)
+    # mmengine's init_dist selects a GPU by its local number, and fails where each process sees one.
+    dist.init_process_group(
+        'gloo', timeout=TIMEOUT, rank=processes.rank, world_size=processes.world_size
+    )
+    try:
+        yield processes
+    finally:
+        dist.destroy_process_group()
+
+
+def first_slurm_node() -> str:
+    """The machine of the first process.
+
+    Raises:
+        PredictionError: Slurm does not tell.
+    """
+    nodes = os.environ.get('SLURM_STEP_NODELIST', os.environ.get('SLURM_NODELIST', ''))
+    try:
+        asked = ['scontrol', 'show', 'hostnames', nodes]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise PredictionError(
+            f'scontrol does not say which machine of {nodes!r} is the first ({error}). Set '
+            'MASTER_ADDR to its name or address.'
+        ) from error
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,35 +11,58 @@ from ..errors import ImageError, PredictionError
 
 try:
     import rasterio
+    from rasterio.windows import Window
 except ImportError:
     rasterio = None
 
 
-def require_rasterio() -> None:
-    """Raise PredictionError where rasterio is not installed."""
-    if rasterio is None:
-        raise PredictionError(
-            "Rasters are read by rasterio, which is missing: pip install 'pspnet-plugin[geo]'"
-        )
+class Raster:
+    """A raster that is read as a whole or in windows, without its alpha band.
 
-
-def open_raster(path: str) -> Any:
-    """The open file.
+    Args:
+        path: of the file.
+        bgr: give three bands in the order blue, green, red, as mmcv reads images.
 
     Raises:
-        ImageError: it is no raster.
+        ImageError: it cannot be opened.
+        PredictionError: ``rasterio`` is not installed.
     """
-    require_rasterio()
-    try:
-        return rasterio.open(path)
-    except rasterio.errors.RasterioError as error:
-        raise ImageError(path, f'cannot be opened as a raster ({error}).') from error
 
+    def __init__(self, path: str, bgr: bool = True) -> None:
+        require_rasterio()
+        try:
+            self.file = rasterio.open(path)
+        except rasterio.errors.RasterioError as error:
+            raise ImageError(path, f'cannot be opened as a raster ({error}).') from error
+        alpha = rasterio.enums.ColorInterp.alpha
+        bands = [n for n, kind in zip(self.file.indexes, self.file.colorinterp) if kind != alpha]
+        self.bands = bands[::-1] if bgr and len(bands) == 3 else bands
+        self.path, self.size = path, (self.file.height, self.file.width)
 
-def bands_of(file: Any) -> list[int]:
-    """The numbers of the bands of an open file, without alpha."""
-    alpha = rasterio.enums.ColorInterp.alpha
-    return [n for n, kind in zip(file.indexes, file.colorinterp) if kind != alpha]
+    def __enter__(self) -> Raster:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def read(self, *area: int) -> np.ndarray:
+        """The pixels of an area (row, column, height, width), or all, (height, width, channels).
+
+        Raises:
+            ImageError: the file is cut or broken.
+        """
+        return np.moveaxis(self._read(self.file.read, self.bands, window=gdal_window(*area)), 0, -1)
+
+    def has_data(self, *area: int) -> np.ndarray:
+        """Which pixels of an area hold a value, (height, width) bool."""
+        return self._read(self.file.dataset_mask, window=gdal_window(*area)) > 0
+
+    def _read(self, function: Any, *args: Any, **kwargs: Any) -> np.ndarray:
+        try:
+            return function(*args, **kwargs)
+        except rasterio.errors.RasterioError as error:
+            reason = error.__cause__ or error
+            raise ImageError(self.path, f'is cut or broken ({reason}).') from error
 
 
 def read_raster(path: str) -> np.ndarray:
@@ -48,19 +72,31 @@ def read_raster(path: str) -> np.ndarray:
         ImageError: it cannot be read.
         PredictionError: ``rasterio`` is not installed.
     """
-    with open_raster(path) as file:
-        bands = bands_of(file)
-        pixels = read_from(path, file.read, bands[::-1] if len(bands) == 3 else bands)
-    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
+    with Raster(path) as raster:
+        return np.ascontiguousarray(raster.read())
 
 
-def read_from(path: str, function: Any, *args: Any, **kwargs: Any) -> np.ndarray:
-    """What ``function`` of an open file reads.
+def count_labels(path: str | Path, classes: int) -> np.ndarray:
+    """How many pixels of a label map have each label, (classes,)."""
+    counts = np.zeros(classes, np.int64)
+    with rasterio.open(path) as file:
+        for _, block in file.block_windows(1):
+            found = file.read(1, window=block)
+            counts += np.bincount(found[found < classes], minlength=classes)
+    return counts
 
-    Raises:
-        ImageError: the file is cut or broken.
-    """
-    try:
-        return function(*args, **kwargs)
-    except rasterio.errors.RasterioError as error:
-        raise ImageError(path, f'is cut or broken ({error.__cause__ or error}).') from error
+
+def gdal_window(*area: int) -> Any:
+    """GDAL's window of an area (row, column, height, width); None for all of a raster."""
+    if not area:
+        return None
+    row, column, height, width = area
+    return Window(column, row, width, height)
+
+
+def require_rasterio() -> None:
+    """Raise PredictionError where rasterio is not installed."""
+    if rasterio is None:
+        raise PredictionError(
+            "Rasters are read by rasterio, which is missing: pip install 'pspnet-plugin[geo]'"
+        )

@@ -11,27 +11,11 @@ import pytest
 import torch
 
 from tests.helpers.processes import ROOT, free_port
+from tests.helpers.slurm import slurm
 from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
 TOOLS = ROOT / 'tools'
 CONFIG = ROOT / 'configs' / 'psp_r50_cityscapes.py'
-SRUN = """#!/usr/bin/env bash
-# Stands in for srun: starts --ntasks processes, and ends with the first code that is not 0.
-printf '%s\\n' "$@" > "$SRUN_RECORD"
-while [ "${1#--}" != "$1" ]; do
-    case $1 in --ntasks=*) export SLURM_NTASKS=${1#*=} ;; esac
-    shift
-done
-export SLURM_NODELIST=this_machine
-processes=()
-for ((task = 0; task < SLURM_NTASKS; task++)); do
-    SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
-    processes+=($!)
-done
-code=0
-for process in "${processes[@]}"; do wait "$process" || code=$?; done
-exit "$code"
-"""
 
 
 @pytest.fixture
@@ -72,18 +56,13 @@ def test_two_machines_train_one_model(street_scenes, tmp_path, environment):
 
 
 def test_slurm_starts_one_process_for_each_gpu(street_scenes, tmp_path, environment):
-    stand_ins = tmp_path / 'bin'
-    stand_ins.mkdir()
-    for name, script in (('srun', SRUN), ('scontrol', '#!/bin/sh\necho 127.0.0.1\n')):
-        (stand_ins / name).write_text(script)
-        (stand_ins / name).chmod(0o755)
-    slurm = {'GPUS': '2', 'GPUS_PER_NODE': '2', 'SRUN_ARGS': '--quiet --time=10'}
-    slurm.update(SRUN_RECORD=str(tmp_path / 'record'), MASTER_PORT=str(free_port()))
-    slurm['PATH'] = f'{stand_ins}:{environment["PATH"]}'
+    options = {'GPUS': '2', 'GPUS_PER_NODE': '2', 'SRUN_ARGS': '--quiet --time=10'}
+    commands = slurm(tmp_path)
+    options.update(commands, PATH=f'{commands["PATH"]}:{environment["PATH"]}')
     few = [*small_run_options(street_scenes, iterations=2), *NARROW_MODEL]
     work_dir = tmp_path / 'with space'
     arguments = ['a_partition', 'a_job', CONFIG, '--work-dir', work_dir, *few]
-    process = start('slurm_train.sh', *arguments, env={**environment, **slurm})
+    process = start('slurm_train.sh', *arguments, env={**environment, **options})
     assert_trained(work_dir, [process])
     asked = (tmp_path / 'record').read_text().splitlines()
     assert asked[: asked.index('python')] == [

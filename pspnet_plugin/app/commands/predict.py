@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...utils.config_files import read_config
+from ...utils.distributed import device_of_process, is_first_process
 from .config_file import add_config_arguments
 
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='what the network computes in (default: float32)',
     )
     parser.add_argument(
-        '--opacity', type=share, default=0.5, help='of the colours in overlays/ (default: 0.5)'
+        '--opacity', type=fraction, default=0.5, help='of the colours in overlays/ (default: 0.5)'
     )
 
 
@@ -66,7 +66,7 @@ def positive(text: str) -> int:
     return number
 
 
-def share(text: str) -> float:
+def fraction(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f'{text} is not between 0 and 1')
@@ -76,16 +76,15 @@ def share(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
     from ..models.segmentor import init_model
-    from ..prediction.folder import Options, predict_folder
-    from ..prediction.ranks import own_device
+    from ..prediction.folder import FolderOptions, predict_folder
 
     model = init_model(
         read_config(arguments.config, arguments.cfg_options),
         arguments.checkpoint,
-        own_device(arguments.device),
+        device_of_process(arguments.device),
         arguments.dtype,
     )
-    options = Options(
+    options = FolderOptions(
         arguments.batch,
         arguments.tta,
         arguments.probabilities,
@@ -93,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.window,
         arguments.overlap,
     )
-    first = os.environ.get('RANK', '0') == '0'
+    first = is_first_process()
     columns = TextColumn('predict'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not first) as progress:
         task = progress.add_task('predict', total=None)

@@ -16,7 +16,7 @@ PAPER, INK = (255, 255, 255), (0, 0, 0)
 Colours = Sequence[Sequence[int]]
 
 
-def shown(image: np.ndarray) -> np.ndarray:
+def to_rgb(image: np.ndarray) -> np.ndarray:
     """An image as a picture, (H, W, 3) uint8 RGB.
 
     Args:
@@ -33,7 +33,7 @@ def shown(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def blend(
+def draw_label_map(
     picture: np.ndarray, label_map: np.ndarray, palette: Colours, opacity: float
 ) -> np.ndarray:
     """The colours of a label map (H, W) over a picture (H, W, 3).
@@ -54,12 +54,12 @@ def with_legend(picture: np.ndarray, names: Sequence[str], palette: Colours) -> 
     font = legend_font()
     widths = [LINE + MARGIN + round(font.getlength(name)) + 2 * MARGIN for name in names]
     width = max(picture.shape[1], *widths) if widths else picture.shape[1]
-    places = flow(widths, width)
-    rows = places[-1][1] + 1 if places else 0
+    positions = flow(widths, width)
+    rows = positions[-1][1] + 1 if positions else 0
     sheet = Image.new('RGB', (width, picture.shape[0] + rows * LINE + MARGIN), PAPER)
     sheet.paste(Image.fromarray(picture))
     pen = ImageDraw.Draw(sheet)
-    for (left, row), name, colour in zip(places, names, palette):
+    for (left, row), name, colour in zip(positions, names, palette):
         top = picture.shape[0] + MARGIN + row * LINE
         box = left + MARGIN, top, left + LINE, top + FONT_SIZE
         pen.rectangle(box, fill=tuple(colour), outline=INK)
@@ -69,13 +69,13 @@ def with_legend(picture: np.ndarray, names: Sequence[str], palette: Colours) -> 
 
 def flow(widths: Sequence[int], limit: int) -> list[tuple[int, int]]:
     """Left edge and row of entries that fill rows of at most ``limit`` pixels one after another."""
-    places, left, row = [], 0, 0
+    positions, left, row = [], 0, 0
     for width in widths:
         if left and left + width > limit:
             left, row = 0, row + 1
-        places.append((left, row))
+        positions.append((left, row))
         left += width
-    return places
+    return positions
 
 
 @lru_cache(maxsize=1)

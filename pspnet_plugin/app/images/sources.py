@@ -18,21 +18,22 @@ from .reading import is_address
 IMAGE_SUFFIXES = frozenset(
     ['.bmp', '.jp2', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
 )
+RASTER_SUFFIXES = frozenset(['.img', '.jp2', '.tif', '.tiff', '.vrt'])
 VIDEO_SUFFIXES = frozenset(['.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm'])
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """One image, or one video.
 
     Attributes:
         name: a path, an address, or ``image 3`` for pixels that have none.
         item: the name, or the pixels.
-        place: its path below the folder that was given; the name of its file otherwise.
+        relative_path: below the folder that was given; the name of its file otherwise.
     """
 
     name: str
     item: Any
-    place: Path
+    relative_path: Path
 
     @property
     def path(self) -> str | None:
@@ -42,10 +43,15 @@ class Source(NamedTuple):
     @property
     def is_video(self) -> bool:
         """Whether the name is that of a video file."""
-        return self.path is not None and self.place.suffix.lower() in VIDEO_SUFFIXES
+        return self.path is not None and self.relative_path.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def is_raster(self) -> bool:
+        """Whether it is a file that GDAL reads in windows."""
+        return self.path is not None and Path(self.path).suffix.lower() in RASTER_SUFFIXES
 
 
-def sources_of(images: Any, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Source]:
+def sources_of(images: Any, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[ImageSource]:
     """The sources in one or many of: path, folder, glob, address, array, Pillow image.
 
     Folders are searched with all below them, in the order of names; hidden files are left out.
@@ -61,7 +67,7 @@ def sources_of(images: Any, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterat
     )
     for number, item in enumerate(images if many else [images]):
         if isinstance(item, (np.ndarray, Image.Image)):
-            yield Source(f'image {number}', item, Path(f'{number:06}'))
+            yield ImageSource(f'image {number}', item, Path(f'{number:06}'))
         elif isinstance(item, (str, os.PathLike)):
             yield from _named(os.fspath(item), suffixes)
         else:
@@ -71,24 +77,24 @@ def sources_of(images: Any, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterat
             )
 
 
-def _named(name: str, suffixes: frozenset[str]) -> Iterator[Source]:
+def _named(name: str, suffixes: frozenset[str]) -> Iterator[ImageSource]:
     if is_address(name):
         last = unquote(urlsplit(name).path).rstrip('/').rpartition('/')[2]
-        yield Source(name, name, Path(last or 'image'))
+        yield ImageSource(name, name, Path(last or 'image'))
     elif os.path.isdir(name):
         found = list(files_below(Path(name), suffixes))
         if not found:
             raise PredictionError(f'{name} has no images ({" ".join(sorted(suffixes))}) in it.')
         for path in found:
-            yield Source(str(path), str(path), path.relative_to(name))
+            yield ImageSource(str(path), str(path), path.relative_to(name))
     elif os.path.exists(name):
-        yield Source(name, name, Path(Path(name).name))
+        yield ImageSource(name, name, Path(Path(name).name))
     else:
         matches = sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
         if not matches:
             raise PredictionError(f'There is no image, folder or match of {name}.')
         for match in matches:
-            yield Source(match, match, Path(os.path.relpath(match, _fixed_part(name))))
+            yield ImageSource(match, match, Path(os.path.relpath(match, _fixed_part(name))))
 
 
 def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:

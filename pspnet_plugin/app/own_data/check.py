@@ -17,7 +17,7 @@ from mmseg.registry import DATASETS
 from ...errors import ImageError, PspnetPluginError
 from ...transforms.check_labels import values_outside
 from ...utils.config_tree import datasets_within
-from ..images.drawing import blend, shown
+from ..images.drawing import draw_label_map, to_rgb
 from ..images.reading import quiet_opencv, read_bytes, require_whole
 from ..models.classes import class_info
 from ..training.class_counts import LOADERS, class_problems
@@ -194,7 +194,7 @@ def crop_too_large(size: tuple[int, int], pipeline: list) -> str | None:
 
 def cell(sample: Sample, palette: list[list[int]]) -> np.ndarray:
     """An image over its labels, small."""
-    picture = shown(sample.image)
+    picture = to_rgb(sample.image)
     height, width = picture.shape[:2]
     factor = CELL / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
@@ -204,7 +204,7 @@ def cell(sample: Sample, palette: list[list[int]]) -> np.ndarray:
     picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     canvas = np.full((2 * CELL, CELL, 3), 255, np.uint8)
     canvas[: size[1], : size[0]] = picture
-    canvas[CELL : CELL + size[1], : size[0]] = blend(picture, labels, palette, 0.7)
+    canvas[CELL : CELL + size[1], : size[0]] = draw_label_map(picture, labels, palette, 0.7)
     return canvas
 
 

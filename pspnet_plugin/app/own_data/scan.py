@@ -15,8 +15,8 @@ from PIL import Image
 from ...errors import ImageError, PredictionError
 from ...utils.rasters import read_raster
 from ..errors import refuse
-from ..images.rasters import SUFFIXES
 from ..images.reading import quiet_opencv, read_bytes, require_whole
+from ..images.sources import RASTER_SUFFIXES
 from .pairs import Pair
 
 THUMBNAIL = (16, 16)
@@ -120,7 +120,7 @@ def read_image(path: Path) -> tuple[np.ndarray, bool]:
     require_whole(content, str(path))
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in RASTER_SUFFIXES:
             raise ImageError(str(path), 'is no image that can be decoded')
         return read_raster(str(path)), False
     return image, True

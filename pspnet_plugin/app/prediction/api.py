@@ -9,9 +9,9 @@ from torch import nn
 
 from ...errors import PredictionError
 from ..images.sources import sources_of
-from .large import WindowPredictor
 from .predictor import OnError, Predictor
 from .result import Prediction
+from .windows import WindowPredictor
 
 
 def predict(

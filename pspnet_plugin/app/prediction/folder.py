@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from ...errors import ImageError, PredictionError
-from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, sources_of
+from ...utils.distributed import connected
+from ...utils.files import write_whole
+from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, sources_of
 from .api import predictor_for
-from .large import WindowPredictor, is_raster, predict_raster
-from .outputs import SHARES, Job, jobs_of, shares, shares_of, write_prediction, write_table, writing
-from .predictor import Predictor
-from .ranks import Ranks, connected
+from .outputs import (
+    Job,
+    class_shares,
+    jobs_of,
+    write_prediction,
+    write_table,
+    writing,
+    written_shares,
+)
+from .predictor import Predictor, ahead
+from .rasters import predict_raster
 from .result import Prediction
 from .video import predict_video
+from .windows import WindowPredictor
 
-RECORD = 'prediction.json'
 WAITING = 1  # predictions that wait to be written; those of many classes are large
+Advance = Callable[[int, int], object]
 
 
-class Options(NamedTuple):
+class FolderOptions(NamedTuple):
     """What is asked of :func:`predict_folder` beyond the images.
 
     Attributes:
@@ -34,8 +42,8 @@ class Options(NamedTuple):
             as TIFF files of one 16-bit page for each class.
         opacity: of the colours over the images, 0 to 1.
         window, overlap: predict images at their own size in windows, see
-            :class:`.large.WindowPredictor`. Rasters such as GeoTIFF are read and written in windows
-            and keep their georeference.
+            :class:`.windows.WindowPredictor`. Rasters such as GeoTIFF are read and written in
+            windows and keep their georeference.
     """
 
     batch_size: int = 1
@@ -58,24 +66,21 @@ class Summary(NamedTuple):
     failures: tuple[ImageError, ...] = ()
 
 
-Advance = Callable[[int, int], object]
-
-
 def predict_folder(
     model: nn.Module,
     inputs: Any,
     out: Path,
-    options: Options = Options(),  # noqa: B008  immutable
+    options: FolderOptions = FolderOptions(),  # noqa: B008  immutable
     advance: Advance = lambda done, total: None,
 ) -> Summary:
     """Predict images and videos and write what is seen in them into the folder ``out``.
 
     ``labels/`` gets a label map for each image, ``overlays/`` the classes over the images and
     videos, ``shares.csv`` the share of each class. A file is whole or not there; images that have
-    all their files are not predicted again. Processes of ``torchrun`` divide the images.
+    all their files are not predicted again. Processes of ``torchrun`` or ``srun`` divide them.
 
     Args:
-        model: from :func:`.model.init_model`.
+        model: from :func:`.models.init_model`.
         inputs: as for :func:`.api.predict`, but without pixels; also videos.
         advance: is called with the number of images that are done, and of all.
 
@@ -83,24 +88,26 @@ def predict_folder(
         PredictionError: nothing is named, ``out`` has predictions of another model or with other
             options, or cannot be written.
     """
-    predictor = predictor_for(
-        model,
-        options.batch_size,
-        options.probabilities,
-        options.tta,
-        options.window,
-        options.overlap,
-    )
-    sources = listed(inputs, out)
-    windows = isinstance(predictor, WindowPredictor)
-    jobs = jobs_of(sources, out, options.probabilities, lambda s: windows and is_raster(s))
-    with connected() as ranks:
-        ranks.first(lambda: claim(out, record_of(model, options)))
-        mine = _Share(predictor, options, advance).work(jobs[ranks.rank :: ranks.world])
-        return _joined(ranks, jobs, ranks.gather(mine), out, predictor.classes)
+    batch_size, tta, probabilities, opacity, window, overlap = options
+    predictor = predictor_for(model, batch_size, probabilities, tta, window, overlap)
+    jobs = jobs_of(listed(inputs, out), out, probabilities, rasters=window is not None)
+    with connected() as processes:
+        processes.first(lambda: claim(out, record_of(model, options)))
+        worker = Worker(predictor, opacity, advance)
+        worker.run(jobs[processes.rank :: processes.world_size])
+        gathered = processes.gather((worker.rows, worker.failures))
+    if not gathered:
+        return Summary()
+    rows = {name: row for part, _ in gathered for name, row in part.items()}
+    failures = {name: reason for _, part in gathered for name, reason in part.items()}
+    names = [job.source.name for job in jobs]
+    table = [(name, rows[name]) for name in names if name in rows]
+    write_table(out / 'shares.csv', 'image', predictor.classes, table)
+    failed = [ImageError(name, failures[name]) for name in names if name in failures]
+    return Summary(len(table), tuple(failed))
 
 
-def listed(inputs: Any, out: Path) -> list[Source]:
+def listed(inputs: Any, out: Path) -> list[ImageSource]:
     """The sources in ``inputs``, each once, without what lies in ``out``."""
     found = {source.name: source for source in sources_of(inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)}
     results = out.resolve()
@@ -110,7 +117,7 @@ def listed(inputs: Any, out: Path) -> list[Source]:
     return kept
 
 
-def record_of(model: Any, options: Options) -> dict[str, Any]:
+def record_of(model: Any, options: FolderOptions) -> dict[str, Any]:
     """What the results depend on, and the classes behind the values of the label maps."""
     parts = {name: model.cfg.get(name) for name in ('model', 'test_pipeline', 'tta_pipeline')}
     text = json.dumps(parts, sort_keys=True, default=str)
@@ -132,9 +139,9 @@ def claim(out: Path, record: dict[str, Any]) -> None:
     Raises:
         PredictionError: there is another one.
     """
-    path = out / RECORD
+    path = out / 'prediction.json'
     if not path.is_file():
-        with writing(path) as file:
+        with writing(path), write_whole(path, 'wb') as file:
             file.write(json.dumps(record, indent=1).encode())
         return
     try:
@@ -149,96 +156,70 @@ def claim(out: Path, record: dict[str, Any]) -> None:
         )
 
 
-class _Share:
-    """The jobs of one process."""
+class Worker:
+    """Does the jobs of one process.
 
-    def __init__(self, predictor: Predictor, options: Options, advance: Advance) -> None:
-        self.predictor, self.options, self.advance = predictor, options, advance
-        self.rows: dict[str, list[str]] = {}  # shares by the name of the source
-        self.failures: dict[str, str] = {}  # reasons
+    Attributes:
+        rows: the shares of the classes in each image, by its name.
+        failures: what is wrong with each of the others.
+    """
+
+    def __init__(self, predictor: Predictor, opacity: float, advance: Advance) -> None:
+        self.predictor, self.opacity, self.advance = predictor, opacity, advance
+        self.rows: dict[str, list[str]] = {}
+        self.failures: dict[str, str] = {}
         self.total = 0
 
-    def work(self, jobs: Sequence[Job]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Do what of the jobs is not done."""
         self.total = len(jobs)
-        images = [job for job in jobs if not job.source.is_video and job.overlay is not None]
+        images = [job for job in jobs if job.is_image]
         # A batch is predicted as a whole or not at all: alone, an image might be rounded otherwise.
         size = self.predictor.batch_size
-        batches = [images[first : first + size] for first in range(0, len(images), size)]
-        self._images([job for batch in batches if not self._are_done(batch) for job in batch])
-        for job in jobs:
-            if job.source.is_video and not self._are_done([job]):
-                self._video(job)
-            elif job.overlay is None and not self._are_done([job]):
-                self._raster(job)
-        return self.rows, self.failures
+        groups = [images[first : first + size] for first in range(0, len(images), size)]
+        groups += [[job] for job in jobs if not job.is_image]
+        left = [job for group in groups if not self._are_done(group) for job in group]
+        self._predict_images([job for job in left if job.is_image])
+        for job in left:
+            if not job.is_image:
+                self._predict_other(job)
 
     def _are_done(self, jobs: Sequence[Job]) -> bool:
         if not all(job.is_done() for job in jobs):
             return False
         for job in jobs:
-            self._done(job, shares_of(job, len(self.predictor.classes)))
+            self._done(job, written_shares(job, len(self.predictor.classes)))
         return True
 
-    def _images(self, jobs: Sequence[Job]) -> None:
+    def _predict_images(self, jobs: Sequence[Job]) -> None:
         by_name = {job.source.name: job for job in jobs}
-        sources = [job.source for job in jobs]
-        waiting: deque[tuple[Job, Prediction, Future]] = deque()
-        with ThreadPoolExecutor(1) as writer:
-            for prediction in self.predictor.predict(sources, self._failed):
-                job = by_name[prediction.source.name]
-                written = writer.submit(write_prediction, job, prediction, self.options.opacity)
-                waiting.append((job, prediction, written))
-                if len(waiting) > WAITING:
-                    self._written(*waiting.popleft())
-            while waiting:
-                self._written(*waiting.popleft())
 
-    def _written(self, job: Job, prediction: Prediction, future: Future) -> None:
-        future.result()
-        self._done(job, shares(prediction.counts))
+        def write(prediction: Prediction) -> tuple[Job, list[str]]:
+            job = by_name[prediction.source.name]
+            write_prediction(job, prediction, self.opacity)
+            return job, class_shares(prediction.counts)
 
-    def _video(self, job: Job) -> None:
+        predictions = self.predictor.predict([job.source for job in jobs], self._failed)
+        for written in ahead(write, predictions, WAITING):
+            self._done(*written.result())
+
+    def _predict_other(self, job: Job) -> None:
+        """Predict a video or a raster."""
         try:
-            predict_video(self.predictor, job, self.options.opacity)
+            if job.source.is_video:
+                predict_video(self.predictor, job, self.opacity)
+            else:
+                assert isinstance(self.predictor, WindowPredictor)
+                predict_raster(self.predictor, job)
         except ImageError as error:
             self._failed(ImageError(job.source.name, error.reason))
         else:
-            self._done(job, shares_of(job, len(self.predictor.classes)))
-
-    def _raster(self, job: Job) -> None:
-        assert isinstance(self.predictor, WindowPredictor)
-        try:
-            row = predict_raster(self.predictor, job)
-        except ImageError as error:
-            self._failed(error)
-        else:
-            self._done(job, row)
+            self._done(job, written_shares(job, len(self.predictor.classes)))
 
     def _done(self, job: Job, row: list[str]) -> None:
         self.rows[job.source.name] = row
-        self._advance()
+        self.advance(len(self.rows) + len(self.failures), self.total)
 
     def _failed(self, error: ImageError) -> None:
         self.failures[error.name] = error.reason
-        self._advance()
-
-    def _advance(self) -> None:
         self.advance(len(self.rows) + len(self.failures), self.total)
-
-
-def _joined(
-    ranks: Ranks, jobs: Sequence[Job], parts: Sequence[Any], out: Path, classes: Sequence[str]
-) -> Summary:
-    """Join what the processes report, and write the table; in the first process alone."""
-    if ranks.rank:
-        return Summary()
-    rows: dict[str, list[str]] = {}
-    failures: dict[str, str] = {}
-    for part_rows, part_failures in parts:
-        rows.update(part_rows)
-        failures.update(part_failures)
-    names = [job.source.name for job in jobs]
-    table = [(name, rows[name]) for name in names if name in rows]
-    write_table(out / SHARES, 'image', classes, table)
-    failed = [ImageError(name, failures[name]) for name in names if name in failures]
-    return Summary(len(table), tuple(failed))

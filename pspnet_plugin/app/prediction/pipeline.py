@@ -16,25 +16,24 @@ from torch import Tensor
 from ...errors import ImageError, PredictionError
 from ...utils.text import one_line
 from ..images.reading import decode, encode, read_bytes
-from ..images.sources import Source
+from ..images.sources import ImageSource
 
-LOADER, ARRAY_LOADER = 'LoadImageFromFile', 'LoadImageFromNDArray'
-RASTER_LOADER = 'LoadRaster'
-INFERENCER_LOADER = 'InferencerLoader'  # what MMSegInferencer puts into the config
+# The first steps that decode a file; MMSegInferencer puts the last one into the config.
+DECODERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'InferencerLoader')
 
 
-class Loaded(NamedTuple):
+class PreparedImage(NamedTuple):
     """An image on its way to the network.
 
     Attributes:
         source: where it came from.
-        image: its pixels at its own size, (H, W, C) or (H, W); colours are BGR.
+        pixels: at its own size, (H, W, C) or (H, W); colours are BGR.
         inputs: what the network reads, (C, H, W); several with test-time augmentation.
         samples: the sizes and flips that belong to them.
     """
 
-    source: Source
-    image: np.ndarray
+    source: ImageSource
+    pixels: np.ndarray
     inputs: list[Tensor]
     samples: list[SegDataSample]
 
@@ -52,78 +51,74 @@ class Pipeline:
             raise PredictionError("The config's test pipeline has no steps.")
         self.loader, self.channels = dict(steps[0]), channels
         kind = str(self.loader.pop('type'))
-        self.decodes = kind in (LOADER, ARRAY_LOADER, INFERENCER_LOADER)
+        self.decodes = kind in DECODERS
+        self.backend = self.loader.get('imdecode_backend', 'cv2')
+        self.color_type = self.loader.get('color_type', 'color')
+        self.reads_eight_bits = self.decodes and self.color_type == 'color'
         # Whether three channels come in the order blue, green, red.
-        by_mmcv = self.decodes and self.loader.get('imdecode_backend') != 'tifffile'
-        self.bgr = by_mmcv or kind == RASTER_LOADER
+        self.bgr = self.backend != 'tifffile' if self.decodes else kind == 'LoadRaster'
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg'):
-            self.load = Compose([] if self.decodes else steps[:1])
+            self.read_as_configured = Compose([] if self.decodes else steps[:1])
             self.prepare = Compose(steps[1:])
 
-    def __call__(self, source: Source) -> Loaded:
+    def __call__(self, source: ImageSource) -> PreparedImage:
         """Read and prepare one image.
 
         Raises:
             ImageError: it cannot be read, or does not fit the network.
         """
         results = self.read(source)
-        image = results['img']
+        pixels = results['img']
         try:
             packed = self.prepare(results)
         except Exception as error:  # whatever a step raises, the other images go on
             raise ImageError(
                 source.name,
-                f'of {image.shape[1]} x {image.shape[0]} pixels does not go through the test '
+                f'of {pixels.shape[1]} x {pixels.shape[0]} pixels does not go through the test '
                 f'pipeline ({one_line(error)}).',
             ) from error
         inputs, samples = packed['inputs'], packed['data_samples']
         if isinstance(inputs, Tensor):
             inputs, samples = [inputs], [samples]
-        return Loaded(source, image, inputs, samples)
+        return PreparedImage(source, pixels, inputs, samples)
 
-    def read(self, source: Source) -> dict[str, Any]:
-        """What the loader of the config returns for one image, checked.
+    def read(self, source: ImageSource) -> dict[str, Any]:
+        """What the first step of the config returns for one image, checked.
 
         Raises:
             ImageError: it cannot be read, or does not have the channels of the network.
         """
         results = self._read(source)
-        image = results['img']
-        found = image.shape[2] if image.ndim == 3 else 1
-        if found != self.channels or 0 in image.shape:
+        shape = results['img'].shape
+        found = shape[2] if len(shape) == 3 else 1
+        if found != self.channels or 0 in shape:
             raise ImageError(
                 source.name,
-                f'has the shape {image.shape}, but the model reads images of {self.channels} '
+                f'has the shape {shape}, but the model reads images of {self.channels} '
                 f'channel{"s"[: self.channels > 1]}, (H, W, {self.channels}).',
             )
         return results
 
-    def _read(self, source: Source) -> dict[str, Any]:
-        item, path = source.item, source.path
+    def _read(self, source: ImageSource) -> dict[str, Any]:
+        item = source.item
+        if isinstance(item, str) and not self.decodes:
+            try:
+                return self.read_as_configured({'img_path': item})
+            except Exception as error:  # it is the config's own reader
+                raise ImageError(source.name, f'cannot be read ({error!r}).') from error
         if isinstance(item, np.ndarray):
-            return self._described(item, path)
-        if isinstance(item, Image.Image):
-            return self._described(self._decode(encode(item, source.name), source.name), path)
-        if not self.decodes:
-            return self._by_config(source)
-        content = read_bytes(item, self.loader.get('backend_args'))
-        return self._described(self._decode(content, source.name), path)
-
-    def _decode(self, content: bytes, name: str) -> np.ndarray:
-        color_type = self.loader.get('color_type', 'color')
-        return decode(content, name, color_type, self.loader.get('imdecode_backend', 'cv2'))
-
-    def _described(self, image: np.ndarray, path: str | None) -> dict[str, Any]:
-        """What ``LoadImageFromFile`` returns."""
-        image = image.astype(np.float32) if self.loader.get('to_float32') else image
-        size = image.shape[:2]
-        return {'img_path': path, 'img': image, 'img_shape': size, 'ori_shape': size}
-
-    def _by_config(self, source: Source) -> dict[str, Any]:
-        try:
-            return self.load({'img_path': source.item})
-        except Exception as error:  # it is the config's own reader
-            raise ImageError(source.name, f'cannot be read ({error!r}).') from error
+            pixels = item
+        else:
+            if isinstance(item, Image.Image):
+                content = encode(item, source.name)
+            else:
+                content = read_bytes(item, self.loader.get('backend_args'))
+            pixels = decode(content, source.name, self.color_type, self.backend)
+        if self.loader.get('to_float32'):
+            pixels = pixels.astype(np.float32)
+        size = pixels.shape[:2]
+        # As LoadImageFromFile returns it.
+        return {'img_path': source.path, 'img': pixels, 'img_shape': size, 'ori_shape': size}
 
 
 def stated_pipeline(cfg: Config, tta: bool) -> list:

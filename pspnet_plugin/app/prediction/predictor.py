@@ -1,4 +1,4 @@
-"""Images in, predictions out, one after another."""
+"""A model and what is asked of it: sources in, predictions out, one after another."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ...errors import ImageError, PredictionError
 from ...speed.examples import input_channels
 from ...utils.text import first_line
-from ..images.sources import Source
-from .pipeline import Loaded, Pipeline
+from ..images.sources import ImageSource
+from .pipeline import Pipeline, PreparedImage
 from .result import PALETTE_SIZE, Prediction
 
 OnError = Callable[[ImageError], object]
@@ -46,45 +46,46 @@ class Predictor:
         self.model = owner
         self.classes = list(owner.dataset_meta['classes'])
         self.palette = [list(colour) for colour in owner.dataset_meta['palette']]
+        self.label_type = np.uint8 if len(self.classes) <= PALETTE_SIZE else np.uint16
         self.pipeline = Pipeline(owner.cfg, input_channels(model), tta)
         self.probabilities, self.tta = probabilities, tta
         self.batch_size = 1 if tta else batch_size
 
     def predict(
-        self, sources: Iterable[Source], on_error: OnError | None = None
+        self, sources: Iterable[ImageSource], on_error: OnError | None = None
     ) -> Iterator[Prediction]:
         """Predict one source after another; the next images are read meanwhile.
 
         A batch has its images among as many sources as it may hold, counted from the first: which
         images are predicted together does not depend on which of them can be read.
         """
-        batch: list[Loaded] = []
-        for count, future in enumerate(ahead(self.load, sources, self.batch_size + 1), 1):
+        batch: list[PreparedImage] = []
+        for count, future in enumerate(ahead(self.prepare, sources, self.batch_size + 1), 1):
             try:
-                loaded = future.result()
+                image = future.result()
             except ImageError as error:
                 yield from self._flush(batch, on_error)
                 report(error, on_error)
             else:
-                if batch and loaded.inputs[0].shape != batch[0].inputs[0].shape:
+                if batch and image.inputs[0].shape != batch[0].inputs[0].shape:
                     yield from self._flush(batch, on_error)
-                batch.append(loaded)
+                batch.append(image)
             if count % self.batch_size == 0:
                 yield from self._flush(batch, on_error)
         yield from self._flush(batch, on_error)
 
-    def load(self, source: Source) -> Loaded:
-        """Read and prepare one image."""
+    def prepare(self, source: ImageSource) -> PreparedImage:
+        """Read one image, and do to it what the network needs."""
         return self.pipeline(source)
 
-    def _flush(self, batch: list[Loaded], on_error: OnError | None) -> Iterator[Prediction]:
+    def _flush(self, batch: list[PreparedImage], on_error: OnError | None) -> Iterator[Prediction]:
         """Predict a batch and empty it; where that fails, each image by itself."""
         images = list(batch)
         batch.clear()
         if not images:
             return
         try:
-            predictions = self.predict_loaded(images)
+            predictions = self.predict_batch(images)
         except RuntimeError as error:
             if len(images) > 1:
                 for image in images:
@@ -98,25 +99,24 @@ class Predictor:
         yield from predictions
 
     @torch.no_grad()
-    def predict_loaded(self, images: list[Loaded]) -> list[Prediction]:
+    def predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
         """Predict images whose inputs have the same size."""
         if self.tta:
             return [self._averaged(image) for image in images]
         inputs = [image.inputs[0] for image in images]
         samples = [image.samples[0] for image in images]
-        logits = full_logits(self.model) if self.probabilities else contextlib.nullcontext()
-        with logits:
+        with full_logits(self.model) if self.probabilities else contextlib.nullcontext():
             results = self.model.test_step({'inputs': inputs, 'data_samples': samples})
         return [
-            self._prediction(
+            self.prediction_of(
                 image,
-                sample.pred_sem_seg.data[0],
-                class_probabilities(sample) if self.probabilities else None,
+                sample.pred_sem_seg.data[0].cpu().numpy().astype(self.label_type),
+                class_probabilities(sample).cpu().numpy() if self.probabilities else None,
             )
             for image, sample in zip(images, results)
         ]
 
-    def _averaged(self, image: Loaded) -> Prediction:
+    def _averaged(self, image: PreparedImage) -> Prediction:
         """Predict the mean over the views of an image, one view at a time."""
         total: Any = 0
         with full_logits(self.model):
@@ -124,21 +124,23 @@ class Predictor:
                 data = {'inputs': [view], 'data_samples': [sample]}
                 total = total + class_probabilities(self.model.test_step(data)[0])
         mean = total / len(image.inputs)
-        binary = self.model.out_channels == 1
-        labels = mean[1] > self.model.decode_head.threshold if binary else mean.argmax(0)
-        return self._prediction(image, labels, mean if self.probabilities else None)
+        probabilities = mean.cpu().numpy() if self.probabilities else None
+        return self.prediction_of(image, self.labels_of(mean), probabilities)
 
-    def _prediction(
-        self, image: Loaded, labels: Tensor, probabilities: Tensor | None
+    def labels_of(self, probabilities: Tensor) -> np.ndarray:
+        """The label of each pixel, (H, W), from the probabilities, (C, H, W)."""
+        if self.model.out_channels == 1:  # which tells the second of two classes
+            labels = probabilities[1] > self.model.decode_head.threshold
+        else:
+            labels = probabilities.argmax(0)
+        return labels.cpu().numpy().astype(self.label_type)
+
+    def prediction_of(
+        self, image: PreparedImage, label_map: np.ndarray, probabilities: np.ndarray | None
     ) -> Prediction:
-        smallest = np.uint8 if len(self.classes) <= PALETTE_SIZE else np.uint16
+        """What was predicted for ``image``, with what belongs to it."""
         return Prediction(
-            labels.cpu().numpy().astype(smallest),
-            None if probabilities is None else probabilities.cpu().numpy(),
-            self.classes,
-            self.palette,
-            image.image,
-            image.source,
+            label_map, probabilities, self.classes, self.palette, image.pixels, image.source
         )
 
 

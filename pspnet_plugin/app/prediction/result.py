@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ...utils.files import write_whole
-from ..images.drawing import blend, shown, with_legend
-from ..images.sources import Source
+from ..images.drawing import draw_label_map, to_rgb, with_legend
+from ..images.sources import ImageSource
 
 PALETTE_SIZE = 256
 
@@ -33,7 +33,7 @@ class Prediction:
     classes: list[str]
     palette: list[list[int]]
     image: np.ndarray
-    source: Source
+    source: ImageSource
 
     @property
     def path(self) -> str | None:
@@ -52,7 +52,7 @@ class Prediction:
             opacity: of the colours, 0 to 1.
             legend: add the names of the classes that occur, below the image.
         """
-        picture = blend(shown(self.image), self.label_map, self.palette, opacity)
+        picture = draw_label_map(to_rgb(self.image), self.label_map, self.palette, opacity)
         if not legend:
             return picture
         present = np.flatnonzero(self.counts)

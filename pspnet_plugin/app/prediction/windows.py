@@ -1,9 +1,9 @@
-"""An image of any size in overlapping windows, blended, in memory that its height does not change.
+"""An image of any size at its own resolution, in overlapping windows whose predictions are blended.
 
 Each window's class probabilities are weighted by a tent that falls to nearly zero at its borders,
 and summed where windows overlap, so that no border shows. The weights are a product of one of the
 rows and one of the columns. A block of the result is final, and leaves memory, as soon as no later
-window reaches it; kept are one window, and the strip in which two rows of windows overlap.
+window reaches it; kept are one window, and the rows in which two rows of windows overlap.
 """
 
 from __future__ import annotations
@@ -13,11 +13,89 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
 
 from ...errors import PredictionError
+from ..images.sources import ImageSource
+from .pipeline import PreparedImage
+from .predictor import Predictor, class_probabilities, full_logits
+from .result import Prediction
 
 GRID = 32  # pixels; the strides of all common networks divide it
+
+
+class WindowPredictor(Predictor):
+    """Predicts images at their own size, without the ``Resize`` of the config's test pipeline.
+
+    Args:
+        model, probabilities: as for :func:`.api.predict`.
+        window: the side of the windows in pixels.
+        overlap: how many pixels neighbours share at least; None for a quarter of a window.
+
+    Raises:
+        PredictionError: window and overlap do not fit each other.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        window: int,
+        overlap: int | None = None,
+        probabilities: bool = False,
+    ) -> None:
+        super().__init__(model, probabilities=probabilities)
+        self.window = window
+        self.overlap = window // 4 if overlap is None else overlap
+        check_windows(self.window, self.overlap)
+
+    def prepare(self, source: ImageSource) -> PreparedImage:
+        """Read one image."""
+        return PreparedImage(source, self.pipeline.read(source)['img'], [], [])
+
+    def predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
+        """Predict images one after another."""
+        return [self._whole(image) for image in images]
+
+    def _whole(self, image: PreparedImage) -> Prediction:
+        size = image.pixels.shape[0], image.pixels.shape[1]
+        label_map: np.ndarray = np.empty(size, self.label_type)
+        shape = len(self.classes), *size
+        probabilities = np.empty(shape, np.float32) if self.probabilities else None
+
+        def cut(row: int, column: int, height: int, width: int) -> np.ndarray:
+            return image.pixels[row : row + height, column : column + width]
+
+        for block in self.blocks(size, cut):
+            row, column, height, width = block.area
+            area = slice(row, row + height), slice(column, column + width)
+            label_map[area] = self.labels_of(block.probabilities)
+            if probabilities is not None:
+                probabilities[(slice(None), *area)] = block.probabilities.cpu().numpy()
+        return self.prediction_of(image, label_map, probabilities)
+
+    @torch.no_grad()
+    def blocks(
+        self, size: tuple[int, int], pixels_of: Callable[[int, int, int, int], np.ndarray]
+    ) -> Iterator[Block]:
+        """The result for an image of ``size``, in parts.
+
+        Args:
+            pixels_of: gives those of (row, column, height, width), (h, w) or (h, w, C).
+        """
+        with full_logits(self.model):
+            yield from predict_in_windows(
+                size, self.window, self.overlap, lambda *area: self._of_window(pixels_of(*area))
+            )
+
+    def _of_window(self, pixels: np.ndarray) -> Tensor:
+        planes = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+        if planes.dtype == np.uint16:  # torch before 2.3 has no such type
+            planes = planes.astype(np.int32)
+        size = tuple(pixels.shape[:2])
+        sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size})
+        data = {'inputs': [torch.from_numpy(planes.copy())], 'data_samples': [sample]}
+        return class_probabilities(self.model.test_step(data)[0])
 
 
 class Block(NamedTuple):
@@ -32,27 +110,27 @@ class Block(NamedTuple):
     column: int
     probabilities: Tensor
 
+    @property
+    def area(self) -> tuple[int, int, int, int]:
+        """Row, column, height and width."""
+        return self.row, self.column, self.probabilities.shape[1], self.probabilities.shape[2]
 
-class Line(NamedTuple):
-    """The windows along one side of an image.
+
+class Window(NamedTuple):
+    """The rows, or the columns, of a window.
 
     Attributes:
-        starts: the first pixel of each.
-        size: how many pixels each has.
-        weights: (windows, size), the tents, whose sum is 1 at every pixel of the image.
+        start: the first one.
+        weights: of each, (size,); at every pixel the weights of all windows add up to 1.
+        shared: how many the next window has, too.
     """
 
-    starts: list[int]
-    size: int
+    start: int
     weights: Tensor
-
-    def final(self, number: int) -> slice:
-        """The pixels, counted in window ``number``, that no later window reaches."""
-        last = number + 1 == len(self.starts)
-        return slice(0, self.size if last else self.starts[number + 1] - self.starts[number])
+    shared: int
 
 
-def blend(
+def predict_in_windows(
     size: tuple[int, int],
     window: int,
     overlap: int,
@@ -70,30 +148,32 @@ def blend(
     Raises:
         PredictionError: window and overlap do not fit each other.
     """
-    rows, columns = (line_of_windows(side, window, overlap) for side in size)
-    shared_rows = [rows.size - rows.final(i).stop for i in range(len(rows.starts))]
-    strip: Tensor | None = None  # (C, rows, width): the sums that the next row of windows goes on
-    for i, row in enumerate(rows.starts):
-        above, final_rows = shared_rows[i - 1], rows.final(i).stop
-        beside: Tensor | None = None  # (C, height, columns): the same for the next window
-        for j, column in enumerate(columns.starts):
-            part = probabilities_of(row, column, rows.size, columns.size).float()
-            part.mul_((rows.weights[i][:, None] * columns.weights[j]).to(part))
-            if beside is not None:
-                part[:, :, : beside.shape[2]] += beside
-            final_columns = columns.final(j).stop
-            beside = part[:, :, final_columns:].clone()
-            done = part[:, :, :final_columns]
-            area = slice(column, column + final_columns)
-            if strip is None:
-                strip = part.new_zeros(len(part), max(shared_rows), size[1])
-            if i:
-                done[:, :above] += strip[:, :above, area]
-            strip[:, : shared_rows[i], area] = done[:, final_rows:]
-            yield Block(row, column, done[:, :final_rows])
+    rows, columns = (windows_along(side, window, overlap) for side in size)
+    height, width = len(rows[0].weights), len(columns[0].weights)
+    # What the windows above, (C, rows, image width), and to the left, (C, height, columns), share
+    # with the next ones: sums to which these add.
+    above: Tensor | None = None
+    filled = 0  # rows of it
+    for row in rows:
+        left: Tensor | None = None
+        for column in columns:
+            part = probabilities_of(row.start, column.start, height, width).float()
+            part.mul_((row.weights[:, None] * column.weights).to(part))
+            if left is not None:
+                part[:, :, : left.shape[2]] += left
+            part, shared = part.split([width - column.shared, column.shared], dim=2)
+            left = shared.clone()
+            if above is None:
+                above = part.new_empty(len(part), max(each.shared for each in rows), size[1])
+            area = slice(column.start, column.start + part.shape[2])
+            part[:, :filled] += above[:, :filled, area]
+            final, shared = part.split([height - row.shared, row.shared], dim=1)
+            above[:, : row.shared, area] = shared
+            yield Block(row.start, column.start, final)
+        filled = row.shared
 
 
-def line_of_windows(length: int, window: int, overlap: int) -> Line:
+def windows_along(length: int, window: int, overlap: int) -> list[Window]:
     """Windows at nearly even distances that cover ``length`` pixels.
 
     Neighbours share ``overlap`` pixels or more. All but the last start at a multiple of GRID, or
@@ -114,8 +194,9 @@ def line_of_windows(length: int, window: int, overlap: int) -> Line:
     total = torch.zeros(length, dtype=torch.float64)
     for start in starts:
         total[start : start + size] += tent
-    weights = torch.stack([tent / total[start : start + size] for start in starts])
-    return Line(starts, size, weights.float())
+    shared = [*(first + size - second for first, second in zip(starts, starts[1:])), 0]
+    weights = [(tent / total[start : start + size]).float() for start in starts]
+    return list(map(Window, starts, weights, shared))
 
 
 def check_windows(window: int, overlap: int) -> None:
@@ -125,15 +206,3 @@ def check_windows(window: int, overlap: int) -> None:
             f'Windows of {window} pixels cannot share {overlap}: at most half of them, and no less '
             'than 0.'
         )
-
-
-def largest(probabilities: Tensor, threshold: float | None = None) -> np.ndarray:
-    """The label of each pixel, (h, w) int64.
-
-    Args:
-        probabilities: (C, h, w).
-        threshold: of the second of two classes, for a model with a single output channel.
-    """
-    if threshold is not None:
-        return (probabilities[1] > threshold).long().cpu().numpy()
-    return probabilities.argmax(0).cpu().numpy()

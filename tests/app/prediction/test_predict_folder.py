@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,7 +33,8 @@ from tests.helpers.prediction import (
     unusual_files,
     write_photo,
 )
-from tests.helpers.processes import ROOT, run_python, start_python
+from tests.helpers.processes import ROOT, start_python
+from tests.helpers.slurm import slurm
 
 
 @pytest.fixture(scope='module')
@@ -170,8 +173,13 @@ def test_changed_image_is_predicted_again_and_another_model_is_refused(trained, 
     assert f'error: {out} holds predictions with another opacity' in capsys.readouterr().err
 
 
-def test_processes_divide_the_images_and_the_first_reports(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+SRUN = ['srun', '--ntasks=2', sys.executable]
+
+
+@pytest.mark.parametrize('launcher', [TORCHRUN, SRUN], ids=['torchrun', 'srun'])
+def test_processes_divide_the_images_and_the_first_reports(trained, tmp_path, launcher):
+    environment = {**slurm(tmp_path), 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
     images, alone, together = (tmp_path / name for name in ('images', 'alone', 'together'))
     for number in range(5):
         write_photo(images / f'{number}.png', 60, 90, number)
@@ -179,18 +187,21 @@ def test_processes_divide_the_images_and_the_first_reports(trained, tmp_path, mo
     (images / '2 bad.png').write_bytes(b'')
     command = ['predict', *trained, str(images), '--device', 'cpu', '--out']
     assert main([*command, str(alone)]) == 1
-    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    code, output = run_python(*torchrun, '-m', 'pspnet_plugin', *command, together)
-    assert code == 1
-    assert output.count('5 predicted') == 1
-    assert output.count('1 bad.png: ') == output.count('2 bad.png: ') == 1
-    assert files_in(together) == files_in(alone)
 
-    code, output = run_python(
-        *torchrun, '-m', 'pspnet_plugin', *command, together, '--opacity', '0.3'
-    )
-    assert code == 1
-    assert 'holds predictions with another opacity' in output
+    def started(*options):
+        words = [*launcher, '-m', 'pspnet_plugin', *command, str(together), *options]
+        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+        return subprocess.run(words, env={**os.environ, **environment}, timeout=300, **pipes)
+
+    done = started()
+    assert done.returncode == 1
+    assert done.stdout.count(' predicted: ') == done.stdout.count('5 predicted: ') == 1
+    assert done.stdout.count('1 bad.png: ') == done.stdout.count('2 bad.png: ') == 1
+    assert files_in(together) == files_in(alone)
+    if launcher is TORCHRUN:
+        refused = started('--opacity', '0.3')
+        assert refused.returncode == 1
+        assert 'holds predictions with another opacity' in refused.stdout
 
 
 def test_video_is_written_with_the_classes_over_each_frame(trained, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pspnet_plugin.app.prediction.windows import blend, line_of_windows
+from pspnet_plugin.app.prediction.windows import predict_in_windows, windows_along
 from pspnet_plugin.errors import PredictionError
 
 sides = st.integers(1, 70)
@@ -39,25 +39,24 @@ def test_windows_that_agree_give_the_whole_and_each_pixel_once(height, width, si
     def cut(row, column, height, width):
         return whole[:, row : row + height, column : column + width].clone()
 
-    result = joined(blend((height, width), *sizes, cut), whole)
+    result = joined(predict_in_windows((height, width), *sizes, cut), whole)
     torch.testing.assert_close(result, whole, atol=1e-5, rtol=0)
 
 
 @given(sides, windows())
 def test_each_window_counts_less_towards_its_border_and_all_together_once(length, sizes):
-    line = line_of_windows(length, *sizes)
+    windows = windows_along(length, *sizes)
     total = torch.zeros(length)
-    for start, weights in zip(line.starts, line.weights):
-        total[start : start + line.size] += weights
+    for start, weights, shared in windows:
+        total[start : start + len(weights)] += weights
         assert (weights > 0).all()
+        assert shared >= sizes[1] or start == windows[-1].start
     torch.testing.assert_close(total, torch.ones(length))
-    shared = [line.size - (b - a) for a, b in zip(line.starts, line.starts[1:])]
-    assert all(pixels >= sizes[1] for pixels in shared)
 
 
 @given(st.integers(1, 5000), st.sampled_from([(512, 128), (1024, 256), (768, 384), (256, 0)]))
 def test_windows_start_where_the_strides_of_a_network_do(length, sizes):
-    starts = line_of_windows(length, *sizes).starts
+    starts = [window.start for window in windows_along(length, *sizes)]
     assert starts == sorted(set(starts))
     assert all(start % 32 == 0 for start in starts[:-1])
     assert starts[-1] == max(length - sizes[0], 0)
@@ -72,7 +71,7 @@ def test_network_with_a_stride_predicts_in_windows_as_in_one_piece():
         return cells.repeat_interleave(32, dim=1).repeat_interleave(32, dim=2)
 
     whole = network(0, 0, 640, 576)
-    found = joined(blend((640, 576), 192, 64, network), whole)
+    found = joined(predict_in_windows((640, 576), 192, 64, network), whole)
     torch.testing.assert_close(found, whole, atol=1e-6, rtol=0)
 
 
@@ -81,9 +80,8 @@ def test_two_windows_that_disagree_pass_over_into_each_other():
         value = torch.tensor([1.0, 0.0] if column == 0 else [0.0, 1.0])
         return value[:, None, None].repeat(1, height, width)
 
-    (start, second) = line_of_windows(48, 32, 16).starts
-    assert (start, second) == (0, 16)
-    blocks = blend((1, 48), 32, 16, one_or_the_other)
+    assert [window.start for window in windows_along(48, 32, 16)] == [0, 16]
+    blocks = predict_in_windows((1, 48), 32, 16, one_or_the_other)
     line = joined(blocks, torch.empty(2, 1, 48))[1, 0]
     steps = line.diff()
     assert line[0] == 0
@@ -95,4 +93,4 @@ def test_two_windows_that_disagree_pass_over_into_each_other():
 @pytest.mark.parametrize(('window', 'overlap'), [(32, 17), (32, -1), (0, 0)])
 def test_windows_that_do_not_fit_are_an_error(window, overlap):
     with pytest.raises(PredictionError, match=f'Windows of {window} pixels cannot share {overlap}'):
-        line_of_windows(100, window, overlap)
+        windows_along(100, window, overlap)

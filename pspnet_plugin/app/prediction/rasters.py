@@ -1,0 +1,87 @@
+"""Rasters such as GeoTIFF: predicted window by window, never the whole of one in memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import ImageError
+from ...utils.files import name_when_whole
+from ...utils.rasters import Raster, gdal_window, rasterio, require_rasterio
+from .outputs import FULL, Job, writing
+from .windows import WindowPredictor
+
+# What GDAL may keep of files, in megabytes; by itself it takes a twentieth of the memory.
+CACHE = 128
+# Deflate with a horizontal predictor suits label maps; files of more than 4 GB are BigTIFF.
+GEOTIFF = {'driver': 'GTiff', 'tiled': True, 'compress': 'deflate', 'BIGTIFF': 'IF_SAFER'}
+
+
+def predict_raster(predictor: WindowPredictor, job: Job) -> None:
+    """Write the label map of a raster, and its probabilities where the job has a file for them.
+
+    Both have the georeference of the image. Pixels without data have the largest label that the
+    file can hold, and probability 0.
+
+    Raises:
+        ImageError: the raster cannot be read, or does not fit the model.
+        PredictionError: a file cannot be written.
+    """
+    assert job.labels is not None
+    kind: np.dtype = np.dtype(predictor.label_type)
+    nodata = 2 ** (8 * kind.itemsize) - 1
+    require_rasterio()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
+        raster = stack.enter_context(Raster(job.source.name, predictor.pipeline.bgr))
+        require_fit(raster, predictor)
+        labels = stack.enter_context(geotiff(job.labels, raster, 1, kind.name, nodata))
+        if kind == np.uint8:  # no others can have a colour table
+            labels.write_colormap(1, {n: tuple(c) for n, c in enumerate(predictor.palette)})
+        pages = None
+        if job.probabilities is not None:
+            classes = len(predictor.classes)
+            pages = stack.enter_context(geotiff(job.probabilities, raster, classes, 'uint16'))
+        for block in predictor.blocks(raster.size, raster.read):
+            has_data = raster.has_data(*block.area)
+            found = np.where(has_data, predictor.labels_of(block.probabilities), nodata)
+            labels.write(found.astype(kind)[None], window=gdal_window(*block.area))
+            if pages is not None:
+                parts = np.rint(block.probabilities.cpu().numpy() * FULL * has_data)
+                pages.write(parts.astype(np.uint16), window=gdal_window(*block.area))
+
+
+def require_fit(raster: Raster, predictor: WindowPredictor) -> None:
+    """Raise ImageError for a raster of other bands, or of another type, than the model reads."""
+    found, channels = len(raster.bands), predictor.pipeline.channels
+    if found != channels:
+        raise ImageError(raster.path, f'has {found} bands, but the model reads {channels}.')
+    types = sorted({str(kind) for kind in raster.file.dtypes})
+    if predictor.pipeline.reads_eight_bits and types != ['uint8']:
+        raise ImageError(
+            raster.path,
+            f'has {", ".join(types)} values, but the config reads images with 8 bits. Set '
+            "color_type='unchanged' in its LoadImageFromFile, and mean and std in the unit of "
+            'these values.',
+        )
+
+
+@contextlib.contextmanager
+def geotiff(
+    path: Path, like: Raster, bands: int, dtype: str, nodata: int | None = None
+) -> Iterator[Any]:
+    """A GeoTIFF to write blocks into, with the size and the georeference of ``like``.
+
+    Raises:
+        PredictionError: it cannot be written.
+    """
+    height, width = like.size
+    shape = {'height': height, 'width': width, 'count': bands, 'dtype': dtype, 'nodata': nodata}
+    georeference = {'crs': like.file.crs, 'transform': like.file.transform}
+    options = {**GEOTIFF, **georeference, **shape}
+    with writing(path), name_when_whole(path) as part, rasterio.open(part, 'w', **options) as file:
+        yield file
