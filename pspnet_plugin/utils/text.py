@@ -52,3 +52,10 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its class where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip()
+
+
+def first_cause(error: Exception) -> str:
+    """What first went wrong, without the pages that exporters add."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return first_line(error)[:200].rstrip('.')

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pspnet_plugin.app.export.network import ExportedNetwork
-from pspnet_plugin.app.export.onnx_file import write_onnx
+from pspnet_plugin.app.export.runtimes import write_onnx
 from pspnet_plugin.app.export.settings import ExportSettings
 
 from .models import NETWORKS

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ...utils.config_files import read_config
-from ..export.settings import DTYPES, FORMATS, OUTPUTS
+from ..export.settings import DTYPES, OUTPUTS, SUFFIXES
 from .config_file import add_config_arguments
 
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file, or an address')
     parser.add_argument('--out', required=True, type=Path, help='file to write')
-    parser.add_argument('--to', choices=FORMATS, default='onnx', help='format (default: onnx)')
+    parser.add_argument('--to', choices=SUFFIXES, default='onnx', help='format (default: onnx)')
     parser.add_argument(
         '--size',
         type=int,

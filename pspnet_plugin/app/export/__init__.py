@@ -1,7 +1,6 @@
 """A trained network as a file that runs without PyTorch, mmseg or this plugin."""
 
-from .errors import ExportError
-from .settings import ExportSettings
+from .settings import ExportError, ExportSettings
 from .write import ExportReport, export_model
 
 __all__ = ['ExportError', 'ExportReport', 'ExportSettings', 'export_model']

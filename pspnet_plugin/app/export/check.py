@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
+from ...utils.text import first_cause
 from ..models.segmentor import last_head
-from .images import resized
-from .metadata import size_divisor
-from .onnx_file import Predict
-from .settings import ExportSettings
+from .images import EXAMPLE_SIZE, resized
+from .network import size_divisor
+from .runtimes import Predict
+from .settings import ExportError, ExportSettings
 
 ODD_SIZE = (161, 203)  # neither the stride of a network nor the bins of a pyramid divide it
+# The fraction of the pixels that may have another label than in PyTorch. Reduced precision moves
+# the borders between classes; what int8 costs is for the user to judge by the mIoU.
+TOLERATED = {'float32': 0.001, 'float16': 0.01, 'int8': 0.1}
 
 
 class Reference:
@@ -38,6 +43,19 @@ class Reference:
     def fitted(self, image: Tensor) -> Tensor:
         """An image as it was read, (C, H, W), at a size that the file takes."""
         return resized(image, self.settings.size or multiple(image.shape[1:], self.divisor))
+
+    def example(self, image: Tensor) -> Tensor:
+        """What the network is recorded with, made of an image as it was read, (C, H, W)."""
+        size = self.settings.size or multiple(EXAMPLE_SIZE, self.divisor)
+        images = [resized(image, size)] * (2 if self.settings.size is None else 1)
+        return torch.from_numpy(self.input_of(torch.stack(images)))
+
+    def batches(self, images: list[Tensor]) -> Iterator[Tensor]:
+        """What a file is checked with: each image alone, and all in one batch of an odd size."""
+        yield from (image[None] for image in images)
+        if self.settings.size is None:
+            size = multiple(ODD_SIZE, self.divisor)
+            yield torch.stack([resized(image, size) for image in images])
 
     @torch.no_grad()
     def labels(self, images: Tensor) -> Tensor:
@@ -71,30 +89,68 @@ class Reference:
         return self.preprocessor({'inputs': list(images)}, False)['inputs']
 
 
-def batches(images: list[Tensor], reference: Reference) -> Iterator[Tensor]:
-    """What a file is checked with: each image alone, and all in one batch of an odd size.
-
-    Args:
-        images: (C, H, W) each, as they were read, at a size that the file takes.
-    """
-    yield from (image[None] for image in images)
-    if reference.settings.size is None:
-        size = multiple(ODD_SIZE, reference.divisor)
-        yield torch.stack([resized(image, size) for image in images])
-
-
 def multiple(size: Sequence[int], divisor: int) -> tuple[int, int]:
     """The size with both sides rounded up to multiples of ``divisor``."""
     height, width = (-(-side // divisor) * divisor for side in size)
     return height, width
 
 
-def share_of_other_labels(
-    reference: Reference, predict: Predict, checked: Iterable[Tensor]
-) -> float:
-    """The share of the pixels with another label, in the batch where it is largest."""
-    shares = [
-        (reference.labels_of_file(predict, images) != reference.labels(images)).float().mean()
-        for images in checked
-    ]
-    return max(share.item() for share in shares)
+def check(reference: Reference, predict: Predict, images: list[Tensor], precision: str) -> float:
+    """The fraction of the pixels with another label than in PyTorch, in the worst batch.
+
+    Args:
+        predict: the opened file.
+        images: (C, H, W) each, as they were read, at a size that the file takes.
+
+    Raises:
+        ExportError: it is too large, or the file does not take the images.
+    """
+    fractions = []
+    try:
+        for batch in reference.batches(images):
+            differ = reference.labels_of_file(predict, batch) != reference.labels(batch)
+            fractions.append(differ.float().mean().item())
+    except Exception as error:  # whatever the runtime raises
+        raise ExportError(
+            f'No file was written: it fails on an image that PyTorch takes: {first_cause(error)}.'
+            f'{reference.settings.way_out}'
+        ) from error
+    worst, tolerated = max(fractions), TOLERATED[precision]
+    if worst > tolerated:
+        raise ExportError(
+            f'No file was written: {worst:.2%} of the pixels get another label than in PyTorch, '
+            f'{precision} may have {tolerated:.1%}.'
+        )
+    return worst
+
+
+def mean_ious(
+    reference: Reference, files: dict[str, Predict], samples: Iterable[dict[str, Any]]
+) -> dict[str, float]:
+    """The mIoU in percent of each of the opened files, by mmseg's metric; empty without samples.
+
+    Args:
+        samples: with ``inputs`` and the label map, as ``PackSegInputs`` makes them.
+    """
+    head = last_head(reference.segmentor)
+    areas: dict[str, list[tuple]] = {}
+    for sample in samples:
+        label = sample['data_samples'].gt_sem_seg.data[0]
+        image = reference.fitted(sample['inputs'])[None]
+        for name, predict in files.items():
+            labels = nearest(reference.labels_of_file(predict, image), tuple(label.shape))[0]
+            counted = IoUMetric.intersect_and_union(
+                labels, label, head.num_classes, head.ignore_index
+            )
+            areas.setdefault(name, []).append(counted)
+    found = {}
+    for name, counted in areas.items():
+        totals = [sum(column) for column in zip(*counted)]
+        metrics = IoUMetric.total_area_to_metrics(*totals, metrics=['mIoU'])
+        found[name] = 100 * float(np.nanmean(metrics['IoU']))
+    return found
+
+
+def nearest(labels: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Label maps, (N, H, W), at another size."""
+    return F.interpolate(labels[:, None].float(), size=size)[:, 0].long()

@@ -11,12 +11,56 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmseg.registry import DATASETS
+from rich.progress import track
 from torch import Tensor
 
 from ...utils.config_tree import datasets_within
 from ..images.sources import IMAGE_SUFFIXES, files_below
 from ..prediction.pipeline import stated_pipeline, without_labels
-from .errors import ExportError
+from .settings import ExportError
+
+CHECKED, CALIBRATING = 4, 32  # images
+EXAMPLE_SIZE = (250, 330)
+NOISE = 'noise'
+
+
+def images_to_check(
+    config: Config, folder: str | Path | None, channels: int
+) -> tuple[str, list[Tensor]]:
+    """Where the images of the check are from, and these, (C, H, W) as they were read.
+
+    Raises:
+        ExportError: there is none in the folder.
+    """
+    if folder is not None:
+        samples, origin = folder_samples(Path(folder)), str(folder)
+    else:
+        samples, origin = dataset_samples(config, 'val_dataloader'), 'the validation set'
+    if not samples:
+        return NOISE, [noise(channels, EXAMPLE_SIZE, number) for number in range(CHECKED)]
+    return origin, [sample['inputs'] for sample in read(config, evenly(samples, CHECKED))]
+
+
+def images_to_calibrate(config: Config) -> Iterator[Tensor]:
+    """Images of the training set, (C, H, W) as they were read.
+
+    Raises:
+        ExportError: it is not on this machine.
+    """
+    samples = evenly(dataset_samples(config, 'train_dataloader'), CALIBRATING)
+    if not samples:
+        raise ExportError(
+            "int8 needs images of the training set, and the config's is not on this machine: set "
+            'train_dataloader.dataset.data_root to where images like those to come lie.'
+        )
+    return (sample['inputs'] for sample in read(config, samples))
+
+
+def labelled_images(config: Config, count: int | None) -> Iterator[dict]:
+    """The validation set with label maps, or ``count`` of it; none where it is not here."""
+    samples = evenly(dataset_samples(config, 'val_dataloader'), count)
+    if samples:
+        yield from track(read(config, samples, labels=True), 'mIoU', total=len(samples))
 
 
 def dataset_samples(config: Config, loader: str) -> list[dict]:
@@ -59,15 +103,10 @@ def read(config: Config, samples: list[dict], labels: bool = False) -> Iterator[
         What ``PackSegInputs`` makes: ``inputs``, (C, H, W), not normalized, and ``data_samples``,
         with the label map where ``labels`` asks for it.
     """
-    steps = stated_pipeline(config, tta=False) if labels else test_steps(config)
-    pipeline = Compose(copy.deepcopy(list(steps)))
+    steps = list(stated_pipeline(config, tta=False))
+    pipeline = Compose(copy.deepcopy(steps if labels else without_labels(steps)))
     for sample in samples:
         yield pipeline(copy.deepcopy(sample) if labels else {'img_path': sample['img_path']})
-
-
-def test_steps(config: Config) -> list:
-    """The steps that an image goes through before the network, without those for label maps."""
-    return without_labels(list(stated_pipeline(config, tta=False)))
 
 
 def noise(channels: int, size: tuple[int, int], number: int) -> Tensor:

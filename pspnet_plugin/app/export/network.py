@@ -1,7 +1,8 @@
-"""A segmentor as a module that exporters can record: tensors in, one tensor out."""
+"""A segmentor as a module that exporters can record, and what its file says about it."""
 
 from __future__ import annotations
 
+import json
 from typing import Any, Callable
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...ops.pyramid import pool_pyramid
+from ...speed.examples import input_channels
+from ...utils.config_tree import dicts_within
 from ..models.segmentor import last_head
-from .errors import ExportError
-from .metadata import swaps_channels
-from .settings import ExportSettings
+from .settings import ExportError, ExportSettings
 from .winograd import convolved
 
 
@@ -57,27 +58,18 @@ class ExportedNetwork(nn.Module):
             return logits
         size, align_corners = image.shape[2:], self.segmentor.align_corners
         logits = F.interpolate(logits, size, mode='bilinear', align_corners=align_corners)
+        is_binary = logits.shape[1] == 1  # one channel tells foreground from background
         if self.output == 'probabilities':
-            return logits.sigmoid() if self.is_binary(logits) else logits.softmax(1)
-        return self.labels(logits)
+            return logits.sigmoid() if is_binary else logits.softmax(1)
+        if is_binary:
+            return (logits.sigmoid() > self.threshold).squeeze(1).to(torch.uint8)
+        return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
 
     def normalized(self, image: Tensor) -> Tensor:
         """What mmseg's preprocessor makes of an image as it was read."""
         if self.swaps_channels and image.shape[1] == 3:
             image = image.flip(1)
         return (image.float() - self.mean) / self.std
-
-    def labels(self, logits: Tensor) -> Tensor:
-        """The class of each pixel as mmseg chooses it, (N, H, W)."""
-        if self.is_binary(logits):
-            return (logits.sigmoid() > self.threshold).squeeze(1).to(torch.uint8)
-        labels = logits.argmax(1)
-        return labels.to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
-
-    @staticmethod
-    def is_binary(logits: Tensor) -> bool:
-        """Whether one channel tells foreground from background."""
-        return logits.shape[1] == 1
 
 
 class Replaced(TorchFunctionMode):
@@ -128,3 +120,74 @@ def first_tensor(output: Any) -> Tensor:
             'networks that classify each pixel can be exported.'
         )
     return output
+
+
+# --- what a program that knows only the file needs to know --------------------------------------
+
+
+def metadata_of(
+    segmentor: Any, steps: list, settings: ExportSettings, dtype: str
+) -> dict[str, str]:
+    """Keys and values, each value in JSON.
+
+    ``classes``: names; ``palette``: a colour (red, green, blue) for each; ``input``: what has to be
+    done with an image before the file gets it; ``output``: what the file gives.
+
+    Args:
+        steps: of the config's test pipeline.
+        dtype: of the images that the file takes.
+    """
+    content = {
+        **segmentor.dataset_meta,
+        'input': {'dtype': dtype, **input_description(segmentor, steps, settings)},
+        'output': {
+            'kind': settings.output,
+            'align_corners': segmentor.align_corners,
+            'threshold': last_head(segmentor).threshold,
+        },
+        'precision': 'int8' if settings.int8 else settings.dtype,
+    }
+    return {key: json.dumps(value) for key, value in content.items()}
+
+
+def input_description(segmentor: Any, steps: list, settings: ExportSettings) -> dict[str, Any]:
+    """What has to be done with an image, in this order.
+
+    ``resize`` as the config's test pipeline (``scale`` is width, height); ``channel_order``
+    of three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null; sides
+    are padded to multiples of ``size_divisor``. ``window`` is the crop, and its stride, that the
+    config predicts in: the file predicts whole images, as large as they come.
+    """
+    preprocessor = segmentor.data_preprocessor
+    order = 'RGB' if swaps_channels(preprocessor) and not settings.normalize else 'BGR'
+    resizes = [step for step in dicts_within(steps) if step.get('type') == 'Resize']
+    windows = (segmentor.test_cfg or {}).get('mode') == 'slide'
+    return {
+        'layout': 'NCHW',
+        'resize': [{k: v for k, v in step.items() if k != 'type'} for step in resizes],
+        'channel_order': order if input_channels(segmentor) == 3 else None,
+        'mean': None if settings.normalize else numbers(preprocessor, 'mean'),
+        'std': None if settings.normalize else numbers(preprocessor, 'std'),
+        'size_divisor': size_divisor(segmentor),
+        'size': settings.size,
+        'window': {k: segmentor.test_cfg[k] for k in ('crop_size', 'stride')} if windows else None,
+    }
+
+
+def swaps_channels(preprocessor: Any) -> bool:
+    """Whether BGR becomes RGB; mmseg and its fork have different names for it."""
+    name = 'channel_conversion'
+    return getattr(preprocessor, name if hasattr(preprocessor, name) else f'_{name}')
+
+
+def numbers(preprocessor: Any, name: str) -> list[float] | None:
+    """One number for each channel, or None where the preprocessor does not normalize."""
+    values = getattr(preprocessor, name, None)
+    if values is None:
+        return None
+    return [float(f'{value:.7g}') for value in values.flatten().tolist()]  # float32 has 7 digits
+
+
+def size_divisor(segmentor: Any) -> int:
+    """Sides of test images are padded to multiples of it."""
+    return (segmentor.data_preprocessor.test_cfg or {}).get('size_divisor') or 1

@@ -1,14 +1,18 @@
-"""What an exported file takes and gives."""
+"""What an exported file takes and gives, and the error that stops an export."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import ExportError
+from ...errors import PspnetPluginError
 
-FORMATS = ('onnx', 'openvino', 'torch-export')
+SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml', 'torch-export': '.pt2'}  # by format
 OUTPUTS = ('logits', 'probabilities', 'labels')
 DTYPES = ('float32', 'float16')
+
+
+class ExportError(PspnetPluginError):
+    """A network cannot be written in a format, or the written file computes something else."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class ExportSettings:
     winograd: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (('to', FORMATS), ('output', OUTPUTS), ('dtype', DTYPES)):
+        for name, known in (('to', SUFFIXES), ('output', OUTPUTS), ('dtype', DTYPES)):
             if getattr(self, name) not in known:
                 raise ExportError(f'{name}={getattr(self, name)!r} is none of {", ".join(known)}.')
         if self.size is not None and min(self.size) < 1:
@@ -51,3 +55,8 @@ class ExportSettings:
             raise ExportError('int8 quantizes a float32 network: leave dtype as it is.')
         if self.winograd and (self.int8 or self.dtype != 'float32'):
             raise ExportError('winograd is for float32: its sums lose too much in less.')
+
+    @property
+    def way_out(self) -> str:
+        """What may help where a file of any size cannot be made."""
+        return '' if self.size else ' With --size HEIGHT WIDTH it may be possible.'

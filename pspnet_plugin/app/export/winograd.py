@@ -6,7 +6,7 @@ outputs
     A^T [ sum over channels of (G g G^T) * (B^T d B) ] A
 
 where * multiplies elementwise. The sum over channels is one matrix product for each of the 36
-places in a tile. ``B^T d B`` of all tiles is a product of the map with a matrix for its rows and
+positions in a tile. ``B^T d B`` of all tiles is a product of the map with a matrix for its rows and
 one for its columns, and so is ``A^T m A``; they depend on the sizes alone, and the file computes
 them for whatever image it gets. Runtimes compute ``G g G^T`` once, when they read the file.
 
@@ -82,35 +82,45 @@ def conv2d_by_tiles(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
         (N, O, H, W).
     """
     n, c, height, width = x.shape
-    outputs, places = weight.shape[0], len(B_T)
+    o, t = len(weight), len(B_T)
     g = torch.tensor(G, dtype=torch.float64)
-    g = torch.kron(g, g).to(x)  # (36, 9)
-    kernels = (g @ weight.reshape(outputs * c, 9).T).reshape(places**2, outputs, c)
+    g = torch.kron(g, g).to(x)  # (t * t, 9)
+    kernels = g @ weight.reshape(o * c, 9).T  # (t * t, o * c)
+    kernels = kernels.reshape(t**2, o, c)
+    # B^T d B
     rows, columns = (line_operator(B_T, size, dilation, -dilation, x) for size in (height, width))
-    tiles = rows[:, None] @ x[:, None]  # (n, 6, c, tiles in a column, width)
-    down, across = rows.shape[1], columns.shape[1]
-    tiles = tiles.reshape(n, places, 1, c * down, width) @ columns.transpose(1, 2)
-    sums = kernels @ tiles.reshape(n, places**2, c, down * across)
-    sums = sums.reshape(n, places, places, outputs * down, across).transpose(2, 3)
+    down, across = rows.shape[1], columns.shape[1]  # tiles
+    tiles = rows[:, None] @ x[:, None]  # (n, t, c, down, width)
+    tiles = tiles.reshape(n, t, 1, c * down, width)
+    tiles = tiles @ columns.transpose(1, 2)  # (n, t, t, c * down, across)
+    tiles = tiles.reshape(n, t**2, c, down * across)
+    # The sum over channels
+    sums = kernels @ tiles  # (n, t * t, o, down * across)
+    sums = sums.reshape(n, t, t, o * down, across)
+    sums = sums.transpose(2, 3)  # (n, t, o * down, t, across)
+    sums = sums.reshape(n, t, o * down, t * across)
+    # A^T m A
     rows, columns = (line_operator(A, size, dilation, 0, x) for size in (height, width))
-    lines = sums.reshape(n, places, outputs * down, places * across) @ columns.flatten(0, 1)
-    lines = lines.reshape(n, places, outputs, down, width).transpose(1, 2)
-    return rows.flatten(0, 1).T @ lines.reshape(n, outputs, places * down, width)
+    lines = sums @ columns.flatten(0, 1)  # (n, t, o * down, width)
+    lines = lines.reshape(n, t, o, down, width)
+    lines = lines.transpose(1, 2)  # (n, o, t, down, width)
+    lines = lines.reshape(n, o, t * down, width)
+    return rows.flatten(0, 1).T @ lines  # (n, o, height, width)
 
 
 def line_operator(
     table: tuple[tuple[float, ...], ...], size: int, dilation: int, first: int, like: Tensor
 ) -> Tensor:
-    """The coefficients of a line of pixels at each place of its tiles.
+    """The coefficients of a line of pixels at each position of its tiles.
 
     With a dilation of d the pixels of a tile are d apart, and d tiles lie in one another.
 
     Args:
-        table: a line of coefficients for each place; their pixels are ``dilation`` apart.
+        table: a line of coefficients for each position; their pixels are ``dilation`` apart.
         first: the pixel of the first coefficient, relative to the first output of a tile.
 
     Returns:
-        (places, tiles, size).
+        (positions, tiles, size).
     """
     coefficients = like.new_tensor(table)
     span = OUTPUTS * dilation

@@ -70,17 +70,17 @@ def init_model(
         PretrainedWeightsError: the checkpoint cannot be read.
     """
     cfg = read_config(config)
-    place = device_named(device)
-    precision = dtype_named(dtype, place)
+    target = device_named(device)
+    precision = dtype_named(dtype, target)
     model = build_segmentor(cfg)
     meta, digest = load_weights(model, os.fspath(checkpoint))
-    model = make_fast(revert_sync_batchnorm(model).to(place))
+    model = make_fast(revert_sync_batchnorm(model).to(target))
     if compile:
         compile_network(model)
     if precision is not None:
-        if place.type == 'cpu' and is_first_process():
+        if target.type == 'cpu' and is_first_process():
             print_log(bfloat16_on_this_cpu(), logger='current')
-        model.forward = torch.autocast(place.type, dtype=precision)(model.forward)
+        model.forward = torch.autocast(target.type, dtype=precision)(model.forward)
     classes, palette = class_info(cfg, meta, last_head(model).num_classes)
     holder: Any = model
     holder.cfg, holder.dataset_meta = cfg, {'classes': classes, 'palette': palette}
@@ -91,12 +91,12 @@ def init_model(
 def device_named(device: str | torch.device | None) -> torch.device:
     """The device of a name, checked."""
     try:
-        place = torch.device(device or get_device())
-        torch.empty(0, device=place)
+        target = torch.device(device or get_device())
+        torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error).rstrip('.')
         raise PredictionError(f'device={str(device)!r}: {reason}. Use cpu, or cuda:N.') from error
-    return place
+    return target
 
 
 def dtype_named(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
@@ -112,19 +112,25 @@ def dtype_named(dtype: str | torch.dtype | None, device: torch.device) -> torch.
 # --- building -----------------------------------------------------------------------------------
 
 
-def build_segmentor(cfg: Config) -> nn.Module:
-    """The segmentor of a config, with the plugin's classes where mmseg's compute the same."""
+def model_settings(cfg: Config) -> ConfigDict:
+    """The model of a config without what only training needs, and so that nothing is downloaded."""
     settings = copy.deepcopy(cfg.model)
     for node in dicts_within(settings):
-        if 'type' in node:
-            node['type'] = replaced(node['type'])
         if node.get('type') == 'TIMMBackbone':
             node['pretrained'] = False  # timm would download while it is built
     if cfg.get('data_preprocessor'):  # where mmengine's runner looks for it too
         settings.setdefault('data_preprocessor', cfg.data_preprocessor)
-    settings.pop('pretrained', None)
-    settings.pop('auxiliary_head', None)
-    settings.pop('train_cfg', None)
+    for part in ('pretrained', 'auxiliary_head', 'train_cfg'):
+        settings.pop(part, None)
+    return settings
+
+
+def build_segmentor(cfg: Config) -> nn.Module:
+    """The segmentor of a config, with the plugin's classes where mmseg's compute the same."""
+    settings = model_settings(cfg)
+    for node in dicts_within(settings):
+        if 'type' in node:
+            node['type'] = replaced(node['type'])
     settings.test_cfg = ConfigDict({'seg_logits': False, **(settings.get('test_cfg') or {})})
     init_default_scope(cfg.get('default_scope') or 'mmseg')  # also for mmseg's own calls later
     try:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pspnet_plugin.app.export import ExportSettings, export_model
-from pspnet_plugin.app.export.onnx_file import HAS_DYNAMO_EXPORTER
+from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER
 from tests.helpers.exports import CLASSES, PALETTE, as_input, pixels, stock_labels
 from tests.helpers.processes import ROOT
 

@@ -9,8 +9,7 @@ from torch import nn
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.export import ExportError, ExportSettings, export_model
 from pspnet_plugin.app.export.network import first_tensor
-from pspnet_plugin.app.export.onnx_file import HAS_DYNAMO_EXPORTER
-from pspnet_plugin.app.export.write import require
+from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER, require
 from tests.helpers.exports import small_config, write_checkpoint
 
 

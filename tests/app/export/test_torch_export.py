@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.export.onnx_file import HAS_DYNAMO_EXPORTER
+from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER
 from tests.helpers.exports import CLASSES, as_input, pixels, stock_labels
 
 pytestmark = pytest.mark.skipif(not HAS_DYNAMO_EXPORTER, reason='needs torch 2.7 or later')

@@ -1,0 +1,233 @@
+"""The formats: how a network is written in each, opened, and quantized to int8.
+
+ONNX is written by PyTorch's exporter and run by ONNX Runtime; OpenVINO's ``.xml``, with its weights
+in a ``.bin`` beside it, by way of ONNX; a program of ``torch.export`` PyTorch runs without the
+Python code of the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...compat import old_torch
+from .settings import ExportError, ExportSettings
+
+Predict = Callable[[np.ndarray], np.ndarray]
+
+# Before torch 2.7 the newer of its two exporters gives the open dimensions no names.
+HAS_DYNAMO_EXPORTER = old_torch.version() >= (2, 7)
+INPUT = 'image'
+OPEN = {0: 'batch', 2: 'height', 3: 'width'}
+# A protobuf message holds at most 2 GiB; larger weights are written beside it.
+LARGEST_FILE = 1_900_000_000
+# What OpenVINO and ONNX Runtime compute in int8 around a convolution without leaving int8.
+QUANTIZED = ['Add', 'AveragePool', 'Clip', 'Concat', 'Conv', 'MaxPool', 'Relu']
+
+
+class Runtime(NamedTuple):
+    """How a file is written, opened and quantized, and the packages that it takes.
+
+    Attributes:
+        write: writes a network; its arguments are those of :func:`write_onnx`.
+        open: a function from images, (N, C, H, W), to what the file gives for them, on the CPU and
+            in float32.
+        quantize: writes the file at the first path to the second with int8 convolutions; the third
+            argument is what the file takes, for the ranges of the feature maps.
+    """
+
+    write: Callable[[nn.Module, Tensor, ExportSettings, dict[str, str], Path], None]
+    open: Callable[[Path], Predict]
+    quantize: Callable[[Path, Path, Iterable[np.ndarray]], None] | None = None
+    packages: tuple[str, ...] = ()
+    to_quantize: tuple[str, ...] = ()
+
+
+# --- ONNX ---------------------------------------------------------------------------------------
+
+
+def write_onnx(
+    network: nn.Module,
+    example: Tensor,
+    settings: ExportSettings,
+    metadata: dict[str, str],
+    path: Path,
+) -> None:
+    """Write ``network`` to ``path``; weights of more than 1.9 GB to ``path.data`` beside it.
+
+    Args:
+        example: (N, C, H, W). Where settings leave the size open, N is 2: exporters take a size of
+            1 for a constant.
+        metadata: goes into the file's ``metadata_props``.
+    """
+    import onnx
+
+    options: dict[str, Any] = {'input_names': [INPUT], 'output_names': [settings.output]}
+    if HAS_DYNAMO_EXPORTER:
+        size = sum(p.numel() * p.element_size() for p in network.parameters())
+        options.update(dynamo=True, verbose=False, external_data=size > LARGEST_FILE)
+        options['dynamic_shapes'] = None if settings.size else (OPEN,)
+    elif settings.dtype == 'float16' and settings.to == 'onnx':
+        raise ExportError(f'float16 needs torch 2.7 or later, here is {torch.__version__}.')
+    elif settings.size is None:
+        options['dynamic_axes'] = {INPUT: OPEN}
+    with torch.no_grad(), quiet():
+        torch.onnx.export(network, (example,), str(path), **options)
+    model = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+
+
+def open_onnx(path: Path) -> Predict:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, ['CPUExecutionProvider'])
+    return lambda image: session.run(None, {session.get_inputs()[0].name: image})[0]
+
+
+def quantize_onnx(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rest = iter(images)
+
+        def get_next(self) -> dict | None:
+            image = next(self.rest, None)
+            return None if image is None else {INPUT: image}
+
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        # It also computes what is constant, such as the part of a weight that a convolution takes.
+        prepared = Path(folder, 'prepared.onnx')
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            prepared, target, Reader(), op_types_to_quantize=QUANTIZED, per_channel=True
+        )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within this context exporters neither warn nor log anything below an error."""
+    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir')]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+# --- OpenVINO -----------------------------------------------------------------------------------
+
+
+def write_openvino(
+    network: nn.Module,
+    example: Tensor,
+    settings: ExportSettings,
+    metadata: dict[str, str],
+    path: Path,
+) -> None:
+    """Write ``network`` with ``metadata`` in the file's ``rt_info``, under ``pspnet``.
+
+    float16 is how the weights are stored; in which precision it computes is decided when the file
+    is read, see docs/exporting.md.
+    """
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_path = Path(folder, 'network.onnx')
+        write_onnx(network, example, settings, metadata, onnx_path)
+        model = openvino.convert_model(onnx_path)
+        for key, value in metadata.items():
+            model.set_rt_info(value, ['pspnet', key])
+        openvino.save_model(model, path, compress_to_fp16=settings.dtype == 'float16')
+
+
+def open_openvino(path: Path) -> Predict:
+    import openvino
+
+    exact = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
+    network = openvino.Core().compile_model(path, 'CPU', exact)
+    return lambda image: np.array(network(image)[0])
+
+
+def quantize_openvino(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(source)
+    model = nncf.quantize(model, nncf.Dataset(list(images)))
+    openvino.save_model(model, target, compress_to_fp16=False)
+
+
+# --- torch.export -------------------------------------------------------------------------------
+
+
+def write_program(
+    network: nn.Module,
+    example: Tensor,
+    settings: ExportSettings,
+    metadata: dict[str, str],
+    path: Path,
+) -> None:
+    """Write ``network`` with ``metadata`` as ``extra_files['metadata.json']``."""
+    if not HAS_DYNAMO_EXPORTER:
+        raise ExportError(
+            f'--to torch-export needs torch 2.7 or later, here is {torch.__version__}: use --to '
+            'onnx.'
+        )
+    with torch.no_grad(), quiet():
+        dims = dict.fromkeys(OPEN, torch.export.Dim.DYNAMIC)
+        shapes = None if settings.size else (dims,)
+        program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
+        torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
+
+
+def open_program(path: Path) -> Predict:
+    network = torch.export.load(path).module()
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return network(torch.from_numpy(image)).numpy()
+
+    return predict
+
+
+# --- which is which -----------------------------------------------------------------------------
+
+ONNX = ('onnx', 'onnxruntime', *(['onnxscript'] if HAS_DYNAMO_EXPORTER else []))
+OPENVINO = ('openvino', *ONNX)
+RUNTIMES = {
+    'onnx': Runtime(write_onnx, open_onnx, quantize_onnx, ONNX),
+    'openvino': Runtime(write_openvino, open_openvino, quantize_openvino, OPENVINO, ('nncf',)),
+    'torch-export': Runtime(write_program, open_program),
+}
+
+
+def require(packages: Iterable[str], to: str) -> None:
+    """Raise ExportError unless ``packages``, which the format ``to`` needs, are installed."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        extra = 'openvino' if to == 'openvino' else 'onnx'
+        raise ExportError(
+            f'--to {to} needs {", ".join(missing)}: pip install "pspnet-plugin[{extra}]"'
+        )
