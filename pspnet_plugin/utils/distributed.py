@@ -62,21 +62,19 @@ class Processes(NamedTuple):
     world_size: int = 1
 
     def first(self, function: Callable[[], Any]) -> None:
-        """Call ``function`` in the first process; all raise what it raises there.
-
-        Raises:
-            PredictionError: what ``function`` raised.
-        """
+        """Call ``function`` in the first process; where it fails, all processes raise."""
         if self.world_size == 1:
             function()
             return
         failure: list[str | None] = [None]
-        if self.rank == 0:
-            try:
+        try:
+            if self.rank == 0:
                 function()
-            except Exception as error:  # the others must not wait for ever
-                failure = [str(error)]
-        dist.broadcast_object_list(failure)
+        except Exception as error:
+            failure = [str(error)]
+            raise
+        finally:  # the others must not wait for ever
+            dist.broadcast_object_list(failure)
         if failure[0] is not None:
             raise PredictionError(failure[0])
 

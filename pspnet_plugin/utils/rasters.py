@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import ImageError, PredictionError
+from .files import replaced_when_whole
 
 try:
     import rasterio
     from rasterio.windows import Window
 except ImportError:
     rasterio = None
+
+
+# What GDAL may keep of files, in megabytes; by itself it takes a twentieth of the memory.
+CACHE = 128
+# Deflate with a horizontal predictor suits label maps; files of more than 4 GB are BigTIFF.
+GEOTIFF = {'driver': 'GTiff', 'tiled': True, 'compress': 'deflate', 'BIGTIFF': 'IF_SAFER'}
 
 
 class Raster:
@@ -76,6 +85,19 @@ def read_raster(path: str) -> np.ndarray:
         return np.ascontiguousarray(raster.read())
 
 
+@contextlib.contextmanager
+def geotiff(
+    path: Path, like: Raster, bands: int, dtype: str, nodata: int | None = None
+) -> Iterator[Any]:
+    """A GeoTIFF to write blocks into, with the size and the georeference of ``like``."""
+    height, width = like.size
+    shape = {'height': height, 'width': width, 'count': bands, 'dtype': dtype, 'nodata': nodata}
+    georeference = {'crs': like.file.crs, 'transform': like.file.transform}
+    options = {**GEOTIFF, **georeference, **shape}
+    with replaced_when_whole(path) as part, rasterio.open(part, 'w', **options) as file:
+        yield file
+
+
 def count_labels(path: str | Path, classes: int) -> np.ndarray:
     """How many pixels of a label map have each label, (classes,)."""
     counts = np.zeros(classes, np.int64)
@@ -92,6 +114,12 @@ def gdal_window(*area: int) -> Any:
         return None
     row, column, height, width = area
     return Window(column, row, width, height)
+
+
+def limited_cache() -> Any:
+    """A context in which GDAL keeps little of its files in memory."""
+    require_rasterio()
+    return rasterio.Env(GDAL_CACHEMAX=CACHE)
 
 
 def require_rasterio() -> None:

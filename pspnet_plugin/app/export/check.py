@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...utils.text import first_cause
 from ..models.segmentor import last_head
-from .images import EXAMPLE_SIZE, resized
+from .images import EXAMPLE_SIZE
 from .network import size_divisor
 from .runtimes import Predict
 from .settings import ExportError, ExportSettings
@@ -93,6 +93,14 @@ def multiple(size: Sequence[int], divisor: int) -> tuple[int, int]:
     """The size with both sides rounded up to multiples of ``divisor``."""
     height, width = (-(-side // divisor) * divisor for side in size)
     return height, width
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The image, (C, H, W), at another size, in its own dtype."""
+    if tuple(image.shape[1:]) == size:
+        return image
+    out = F.interpolate(image[None].float(), size=size, mode='bilinear', align_corners=False)[0]
+    return (out if image.is_floating_point() else out.round()).to(image.dtype)
 
 
 def check(reference: Reference, predict: Predict, images: list[Tensor], precision: str) -> float:

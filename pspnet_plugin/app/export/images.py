@@ -117,11 +117,3 @@ def noise(channels: int, size: tuple[int, int], number: int) -> Tensor:
         blobs = torch.randn(1, channels, cells, cells, generator=generator)
         total += F.interpolate(blobs, size=size, mode='bilinear')
     return (128 + 40 * total[0]).clamp(0, 255).to(torch.uint8)
-
-
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The image, (C, H, W), at another size, in its own dtype."""
-    if tuple(image.shape[1:]) == size:
-        return image
-    out = F.interpolate(image[None].float(), size=size, mode='bilinear', align_corners=False)[0]
-    return (out if image.is_floating_point() else out.round()).to(image.dtype)

@@ -7,11 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import PredictionError
 from ..images.sources import sources_of
-from .predictor import OnError, Predictor
+from .predictor import OnError, predictor_for
 from .result import Prediction
-from .windows import WindowPredictor
 
 
 def predict(
@@ -47,25 +45,3 @@ def predict(
     """
     predictor = predictor_for(model, batch_size, probabilities, tta, window)
     return predictor.predict(sources_of(images), on_error)
-
-
-def predictor_for(
-    model: nn.Module,
-    batch_size: int = 1,
-    probabilities: bool = False,
-    tta: bool = False,
-    window: int | None = None,
-    overlap: int | None = None,
-) -> Predictor:
-    """What predicts as the arguments of :func:`predict` say.
-
-    Raises:
-        PredictionError: they exclude each other.
-    """
-    if window is None:
-        return Predictor(model, batch_size, probabilities, tta)
-    if tta:
-        raise PredictionError(
-            'Windows keep the size of an image, test-time augmentation changes it: choose one.'
-        )
-    return WindowPredictor(model, window, overlap, probabilities)

@@ -12,23 +12,20 @@ from torch import nn
 
 from ...errors import ImageError, PredictionError
 from ...utils.distributed import connected
-from ...utils.files import write_whole
 from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, sources_of
-from .api import predictor_for
 from .outputs import (
     Job,
+    claim,
     class_shares,
     jobs_of,
     write_prediction,
     write_table,
-    writing,
     written_shares,
 )
-from .predictor import Predictor, ahead
+from .predictor import Predictor, WindowPredictor, ahead, predictor_for
 from .rasters import predict_raster
 from .result import Prediction
 from .video import predict_video
-from .windows import WindowPredictor
 
 WAITING = 1  # predictions that wait to be written; those of many classes are large
 Advance = Callable[[int, int], object]
@@ -90,21 +87,22 @@ def predict_folder(
     """
     batch_size, tta, probabilities, opacity, window, overlap = options
     predictor = predictor_for(model, batch_size, probabilities, tta, window, overlap)
-    jobs = jobs_of(listed(inputs, out), out, probabilities, rasters=window is not None)
-    with connected() as processes:
-        processes.first(lambda: claim(out, record_of(model, options)))
-        worker = Worker(predictor, opacity, advance)
-        worker.run(jobs[processes.rank :: processes.world_size])
-        gathered = processes.gather((worker.rows, worker.failures))
-    if not gathered:
-        return Summary()
-    rows = {name: row for part, _ in gathered for name, row in part.items()}
-    failures = {name: reason for _, part in gathered for name, reason in part.items()}
-    names = [job.source.name for job in jobs]
-    table = [(name, rows[name]) for name in names if name in rows]
-    write_table(out / 'shares.csv', 'image', predictor.classes, table)
-    failed = [ImageError(name, failures[name]) for name in names if name in failures]
-    return Summary(len(table), tuple(failed))
+    record = record_of(model, options)
+    sources = listed(inputs, out)
+    jobs = jobs_of(sources, out, probabilities, rasters=window is not None)
+    try:
+        with connected() as processes:
+            processes.first(lambda: claim(out, record))
+            worker = Worker(predictor, opacity, advance)
+            worker.run(jobs[processes.rank :: processes.world_size])
+            gathered = processes.gather((worker.rows, worker.failures))
+        return joined(gathered, jobs, out, predictor.classes) if gathered else Summary()
+    except OSError as error:
+        reason = error.strerror or error.__cause__ or error.args[0]  # GDAL's is the cause
+        raise PredictionError(
+            f'{error.filename or out} cannot be written: {reason}. What was written before is '
+            'whole, and the same command goes on from there.'
+        ) from error
 
 
 def listed(inputs: Any, out: Path) -> list[ImageSource]:
@@ -131,29 +129,6 @@ def record_of(model: Any, options: FolderOptions) -> dict[str, Any]:
         'overlap': options.overlap,
         **model.dataset_meta,
     }
-
-
-def claim(out: Path, record: dict[str, Any]) -> None:
-    """Write ``record`` into ``out``, or find it there.
-
-    Raises:
-        PredictionError: there is another one.
-    """
-    path = out / 'prediction.json'
-    if not path.is_file():
-        with writing(path), write_whole(path, 'wb') as file:
-            file.write(json.dumps(record, indent=1).encode())
-        return
-    try:
-        there = json.loads(path.read_text(encoding='utf-8'))
-        differs = [key for key, value in record.items() if there.get(key) != value]
-    except (ValueError, AttributeError):
-        differs = ['content']
-    if differs:
-        raise PredictionError(
-            f'{out} holds predictions with another {" and ".join(differs)} ({path}). Name another '
-            'folder, or remove this one.'
-        )
 
 
 class Worker:
@@ -223,3 +198,14 @@ class Worker:
     def _failed(self, error: ImageError) -> None:
         self.failures[error.name] = error.reason
         self.advance(len(self.rows) + len(self.failures), self.total)
+
+
+def joined(gathered: list[Any], jobs: Sequence[Job], out: Path, classes: list[str]) -> Summary:
+    """Write the table of all images, from the rows and failures of each process."""
+    rows = {name: row for part, _ in gathered for name, row in part.items()}
+    failures = {name: reason for _, part in gathered for name, reason in part.items()}
+    names = [job.source.name for job in jobs]
+    table = [(name, rows[name]) for name in names if name in rows]
+    write_table(out / 'shares.csv', 'image', classes, table)
+    failed = [ImageError(name, failures[name]) for name in names if name in failures]
+    return Summary(len(table), tuple(failed))

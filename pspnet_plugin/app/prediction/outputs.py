@@ -1,13 +1,13 @@
-"""The files that belong to an image or a video, and how they are written: whole or not at all."""
+"""The files in a folder of results: which there are, and how they are written."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,25 +96,30 @@ def output_names(sources: Sequence[ImageSource]) -> list[str]:
     return names
 
 
-# --- writing ------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Within this context a file is written into a folder that is made where it is not there.
+def claim(out: Path, record: dict[str, Any]) -> None:
+    """Write ``record`` into ``out``, or find it there.
 
     Raises:
-        PredictionError: it cannot be written.
+        PredictionError: there is another one.
     """
+    path = out / 'prediction.json'
+    if not path.is_file():
+        with write_whole(path, 'wb') as file:
+            file.write(json.dumps(record, indent=1).encode())
+        return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        reason = error.strerror or error.__cause__ or error  # GDAL's is the cause of rasterio's
+        there = json.loads(path.read_text(encoding='utf-8'))
+        differs = [key for key, value in record.items() if there.get(key) != value]
+    except (ValueError, AttributeError):
+        differs = ['content']
+    if differs:
         raise PredictionError(
-            f'{path} cannot be written: {reason}. What was written before is whole, and the same '
-            'command goes on from there.'
-        ) from error
+            f'{out} holds predictions with another {" and ".join(differs)} ({path}). Name another '
+            'folder, or remove this one.'
+        )
+
+
+# --- writing ------------------------------------------------------------------------------------
 
 
 def write_prediction(job: Job, prediction: Prediction, opacity: float) -> None:
@@ -123,11 +128,10 @@ def write_prediction(job: Job, prediction: Prediction, opacity: float) -> None:
     assert job.labels is not None
     if job.probabilities is not None and prediction.probabilities is not None:
         write_probabilities(job.probabilities, prediction.probabilities)
-    with writing(job.overlay), write_whole(job.overlay, 'wb') as file:
+    with write_whole(job.overlay, 'wb') as file:
         picture = Image.fromarray(prediction.overlay(opacity, legend=True))
         picture.save(file, 'JPEG', quality=JPEG_QUALITY)
-    with writing(job.labels):
-        prediction.save(job.labels)
+    prediction.save(job.labels)
 
 
 def write_probabilities(path: Path, probabilities: np.ndarray) -> None:
@@ -136,7 +140,7 @@ def write_probabilities(path: Path, probabilities: np.ndarray) -> None:
     content = io.BytesIO()  # Pillow reads what it has written of a file of many pages
     options = {'save_all': True, 'append_images': pages[1:]}
     pages[0].save(content, 'TIFF', compression='tiff_adobe_deflate', **options)
-    with writing(path), write_whole(path, 'wb') as file:
+    with write_whole(path, 'wb') as file:
         file.write(content.getbuffer())
 
 
@@ -148,7 +152,7 @@ def write_table(
     table = csv.writer(text, lineterminator='\n')
     table.writerow([first, *classes])
     table.writerows([name, *values] for name, values in rows)
-    with writing(path), write_whole(path, 'wb') as file:  # names of files need not be UTF-8
+    with write_whole(path, 'wb') as file:  # names of files need not be UTF-8
         file.write(text.getvalue().encode('utf-8', 'surrogateescape'))
 
 

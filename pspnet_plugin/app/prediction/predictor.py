@@ -22,6 +22,7 @@ from ...utils.text import first_line
 from ..images.sources import ImageSource
 from .pipeline import Pipeline, PreparedImage
 from .result import PALETTE_SIZE, Prediction
+from .windows import Block, check_windows, predict_in_windows
 
 OnError = Callable[[ImageError], object]
 Item = TypeVar('Item')
@@ -142,6 +143,101 @@ class Predictor:
         return Prediction(
             label_map, probabilities, self.classes, self.palette, image.pixels, image.source
         )
+
+
+class WindowPredictor(Predictor):
+    """Predicts images at their own size, without the ``Resize`` of the config's test pipeline.
+
+    Args:
+        model, probabilities: as for :func:`.api.predict`.
+        window: the side of the windows in pixels.
+        overlap: how many pixels neighbours share at least; None for a quarter of a window.
+
+    Raises:
+        PredictionError: window and overlap do not fit each other.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        window: int,
+        overlap: int | None = None,
+        probabilities: bool = False,
+    ) -> None:
+        super().__init__(model, probabilities=probabilities)
+        self.window = window
+        self.overlap = window // 4 if overlap is None else overlap
+        check_windows(self.window, self.overlap)
+
+    def prepare(self, source: ImageSource) -> PreparedImage:
+        """Read one image."""
+        return PreparedImage(source, self.pipeline.read(source)['img'], [], [])
+
+    def predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
+        """Predict images one after another."""
+        return [self._whole(image) for image in images]
+
+    def _whole(self, image: PreparedImage) -> Prediction:
+        size = image.pixels.shape[0], image.pixels.shape[1]
+        label_map: np.ndarray = np.empty(size, self.label_type)
+        shape = len(self.classes), *size
+        probabilities = np.empty(shape, np.float32) if self.probabilities else None
+
+        def cut(row: int, column: int, height: int, width: int) -> np.ndarray:
+            return image.pixels[row : row + height, column : column + width]
+
+        for block in self.blocks(size, cut):
+            row, column, height, width = block.area
+            area = slice(row, row + height), slice(column, column + width)
+            label_map[area] = self.labels_of(block.probabilities)
+            if probabilities is not None:
+                probabilities[(slice(None), *area)] = block.probabilities.cpu().numpy()
+        return self.prediction_of(image, label_map, probabilities)
+
+    @torch.no_grad()
+    def blocks(
+        self, size: tuple[int, int], pixels_of: Callable[[int, int, int, int], np.ndarray]
+    ) -> Iterator[Block]:
+        """The result for an image of ``size``, in parts.
+
+        Args:
+            pixels_of: gives those of (row, column, height, width), (h, w) or (h, w, C).
+        """
+        with full_logits(self.model):
+            yield from predict_in_windows(
+                size, self.window, self.overlap, lambda *area: self._of_window(pixels_of(*area))
+            )
+
+    def _of_window(self, pixels: np.ndarray) -> Tensor:
+        planes = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+        if planes.dtype == np.uint16:  # torch before 2.3 has no such type
+            planes = planes.astype(np.int32)
+        size = tuple(pixels.shape[:2])
+        sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size})
+        data = {'inputs': [torch.from_numpy(planes.copy())], 'data_samples': [sample]}
+        return class_probabilities(self.model.test_step(data)[0])
+
+
+def predictor_for(
+    model: nn.Module,
+    batch_size: int = 1,
+    probabilities: bool = False,
+    tta: bool = False,
+    window: int | None = None,
+    overlap: int | None = None,
+) -> Predictor:
+    """What predicts as the arguments of :func:`predict` say.
+
+    Raises:
+        PredictionError: they exclude each other.
+    """
+    if window is None:
+        return Predictor(model, batch_size, probabilities, tta)
+    if tta:
+        raise PredictionError(
+            'Windows keep the size of an image, test-time augmentation changes it: choose one.'
+        )
+    return WindowPredictor(model, window, overlap, probabilities)
 
 
 def require_plain_average(cfg: Any) -> None:

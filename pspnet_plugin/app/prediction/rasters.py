@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import ImageError
-from ...utils.files import name_when_whole
-from ...utils.rasters import Raster, gdal_window, rasterio, require_rasterio
-from .outputs import FULL, Job, writing
-from .windows import WindowPredictor
-
-# What GDAL may keep of files, in megabytes; by itself it takes a twentieth of the memory.
-CACHE = 128
-# Deflate with a horizontal predictor suits label maps; files of more than 4 GB are BigTIFF.
-GEOTIFF = {'driver': 'GTiff', 'tiled': True, 'compress': 'deflate', 'BIGTIFF': 'IF_SAFER'}
+from ...utils.rasters import Raster, gdal_window, geotiff, limited_cache
+from .outputs import FULL, Job
+from .predictor import WindowPredictor
 
 
 def predict_raster(predictor: WindowPredictor, job: Job) -> None:
@@ -29,14 +20,13 @@ def predict_raster(predictor: WindowPredictor, job: Job) -> None:
 
     Raises:
         ImageError: the raster cannot be read, or does not fit the model.
-        PredictionError: a file cannot be written.
+        OSError: a file cannot be written.
     """
     assert job.labels is not None
     kind: np.dtype = np.dtype(predictor.label_type)
     nodata = 2 ** (8 * kind.itemsize) - 1
-    require_rasterio()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
+        stack.enter_context(limited_cache())
         raster = stack.enter_context(Raster(job.source.name, predictor.pipeline.bgr))
         require_fit(raster, predictor)
         labels = stack.enter_context(geotiff(job.labels, raster, 1, kind.name, nodata))
@@ -68,20 +58,3 @@ def require_fit(raster: Raster, predictor: WindowPredictor) -> None:
             "color_type='unchanged' in its LoadImageFromFile, and mean and std in the unit of "
             'these values.',
         )
-
-
-@contextlib.contextmanager
-def geotiff(
-    path: Path, like: Raster, bands: int, dtype: str, nodata: int | None = None
-) -> Iterator[Any]:
-    """A GeoTIFF to write blocks into, with the size and the georeference of ``like``.
-
-    Raises:
-        PredictionError: it cannot be written.
-    """
-    height, width = like.size
-    shape = {'height': height, 'width': width, 'count': bands, 'dtype': dtype, 'nodata': nodata}
-    georeference = {'crs': like.file.crs, 'transform': like.file.transform}
-    options = {**GEOTIFF, **georeference, **shape}
-    with writing(path), name_when_whole(path) as part, rasterio.open(part, 'w', **options) as file:
-        yield file

@@ -69,6 +69,5 @@ class Prediction:
         if len(self.classes) <= PALETTE_SIZE:
             picture = picture.convert('P') if picture.mode != 'L' else picture
             picture.putpalette([part for colour in self.palette for part in colour])
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         with write_whole(os.fspath(path), 'wb') as file:
             picture.save(file, 'PNG')

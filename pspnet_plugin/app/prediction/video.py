@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from ...errors import ImageError
-from ...utils.files import name_when_whole
+from ...utils.files import replaced_when_whole
 from ..images.drawing import with_legend
 from ..images.sources import ImageSource
-from .outputs import Job, class_shares, write_table, writing
+from .outputs import Job, class_shares, write_table
 from .predictor import Predictor
 
 CODEC = 'mp4v'
@@ -26,15 +26,14 @@ def predict_video(predictor: Predictor, job: Job, opacity: float) -> None:
 
     Raises:
         ImageError: it cannot be read, or not to its end.
-        PredictionError: it cannot be written.
+        OSError: it cannot be written.
     """
     assert job.frames is not None
     assert job.overlay is not None
     rows = []
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(opened_video(job.source))
-        stack.enter_context(writing(job.overlay))
-        part = stack.enter_context(name_when_whole(job.overlay, f'.part{job.overlay.suffix}'))
+        part = stack.enter_context(replaced_when_whole(job.overlay, f'.part{job.overlay.suffix}'))
         writer: cv2.VideoWriter | None = None
         for number, prediction in enumerate(predictor.predict(frames_of(video, job.source))):
             picture = prediction.overlay(opacity)

@@ -1,4 +1,4 @@
-"""An image of any size at its own resolution, in overlapping windows whose predictions are blended.
+"""An image of any size in overlapping windows, whose predictions are blended.
 
 Each window's class probabilities are weighted by a tent that falls to nearly zero at its borders,
 and summed where windows overlap, so that no border shows. The weights are a product of one of the
@@ -11,91 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
-import numpy as np
 import torch
-from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import PredictionError
-from ..images.sources import ImageSource
-from .pipeline import PreparedImage
-from .predictor import Predictor, class_probabilities, full_logits
-from .result import Prediction
 
 GRID = 32  # pixels; the strides of all common networks divide it
-
-
-class WindowPredictor(Predictor):
-    """Predicts images at their own size, without the ``Resize`` of the config's test pipeline.
-
-    Args:
-        model, probabilities: as for :func:`.api.predict`.
-        window: the side of the windows in pixels.
-        overlap: how many pixels neighbours share at least; None for a quarter of a window.
-
-    Raises:
-        PredictionError: window and overlap do not fit each other.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        window: int,
-        overlap: int | None = None,
-        probabilities: bool = False,
-    ) -> None:
-        super().__init__(model, probabilities=probabilities)
-        self.window = window
-        self.overlap = window // 4 if overlap is None else overlap
-        check_windows(self.window, self.overlap)
-
-    def prepare(self, source: ImageSource) -> PreparedImage:
-        """Read one image."""
-        return PreparedImage(source, self.pipeline.read(source)['img'], [], [])
-
-    def predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
-        """Predict images one after another."""
-        return [self._whole(image) for image in images]
-
-    def _whole(self, image: PreparedImage) -> Prediction:
-        size = image.pixels.shape[0], image.pixels.shape[1]
-        label_map: np.ndarray = np.empty(size, self.label_type)
-        shape = len(self.classes), *size
-        probabilities = np.empty(shape, np.float32) if self.probabilities else None
-
-        def cut(row: int, column: int, height: int, width: int) -> np.ndarray:
-            return image.pixels[row : row + height, column : column + width]
-
-        for block in self.blocks(size, cut):
-            row, column, height, width = block.area
-            area = slice(row, row + height), slice(column, column + width)
-            label_map[area] = self.labels_of(block.probabilities)
-            if probabilities is not None:
-                probabilities[(slice(None), *area)] = block.probabilities.cpu().numpy()
-        return self.prediction_of(image, label_map, probabilities)
-
-    @torch.no_grad()
-    def blocks(
-        self, size: tuple[int, int], pixels_of: Callable[[int, int, int, int], np.ndarray]
-    ) -> Iterator[Block]:
-        """The result for an image of ``size``, in parts.
-
-        Args:
-            pixels_of: gives those of (row, column, height, width), (h, w) or (h, w, C).
-        """
-        with full_logits(self.model):
-            yield from predict_in_windows(
-                size, self.window, self.overlap, lambda *area: self._of_window(pixels_of(*area))
-            )
-
-    def _of_window(self, pixels: np.ndarray) -> Tensor:
-        planes = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
-        if planes.dtype == np.uint16:  # torch before 2.3 has no such type
-            planes = planes.astype(np.int32)
-        size = tuple(pixels.shape[:2])
-        sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size})
-        data = {'inputs': [torch.from_numpy(planes.copy())], 'data_samples': [sample]}
-        return class_probabilities(self.model.test_step(data)[0])
 
 
 class Block(NamedTuple):
