@@ -110,11 +110,7 @@ def connected() -> Iterator[Processes]:
 
 
 def first_slurm_node() -> str:
-    """The machine of the first process.
-
-    Raises:
-        PredictionError: Slurm does not tell.
-    """
+    """The machine of the first process."""
     nodes = os.environ.get('SLURM_STEP_NODELIST', os.environ.get('SLURM_NODELIST', ''))
     try:
         asked = ['scontrol', 'show', 'hostnames', nodes]

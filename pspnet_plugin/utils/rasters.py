@@ -55,11 +55,7 @@ class Raster:
         self.file.close()
 
     def read(self, *area: int) -> np.ndarray:
-        """The pixels of an area (row, column, height, width), or all, (height, width, channels).
-
-        Raises:
-            ImageError: the file is cut or broken.
-        """
+        """The pixels of an area (row, column, height, width), or all, (height, width, channels)."""
         return np.moveaxis(self._read(self.file.read, self.bands, window=gdal_window(*area)), 0, -1)
 
     def has_data(self, *area: int) -> np.ndarray:

@@ -76,7 +76,8 @@ def fraction(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
     from ..models.segmentor import init_model
-    from ..prediction.folder import FolderOptions, predict_folder
+    from ..prediction.folder import predict_folder
+    from ..prediction.predictor import PredictOptions
 
     model = init_model(
         read_config(arguments.config, arguments.cfg_options),
@@ -84,11 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
         device_of_process(arguments.device),
         arguments.dtype,
     )
-    options = FolderOptions(
+    options = PredictOptions(
         arguments.batch,
-        arguments.tta,
         arguments.probabilities,
-        arguments.opacity,
+        arguments.tta,
         arguments.window,
         arguments.overlap,
     )
@@ -100,7 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
         def advance(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        summary = predict_folder(model, arguments.inputs, arguments.out, options, advance)
+        summary = predict_folder(
+            model, arguments.inputs, arguments.out, options, arguments.opacity, advance
+        )
     if not first:
         return 0
     print(f'{summary.predicted} predicted: {arguments.out}')

@@ -27,11 +27,7 @@ NOISE = 'noise'
 def images_to_check(
     config: Config, folder: str | Path | None, channels: int
 ) -> tuple[str, list[Tensor]]:
-    """Where the images of the check are from, and these, (C, H, W) as they were read.
-
-    Raises:
-        ExportError: there is none in the folder.
-    """
+    """Where the images of the check are from, and these, (C, H, W) as they were read."""
     if folder is not None:
         samples, origin = folder_samples(Path(folder)), str(folder)
     else:
@@ -42,11 +38,7 @@ def images_to_check(
 
 
 def images_to_calibrate(config: Config) -> Iterator[Tensor]:
-    """Images of the training set, (C, H, W) as they were read.
-
-    Raises:
-        ExportError: it is not on this machine.
-    """
+    """Images of the training set, which has to be there, (C, H, W) as they were read."""
     samples = evenly(dataset_samples(config, 'train_dataloader'), CALIBRATING)
     if not samples:
         raise ExportError(
@@ -77,11 +69,7 @@ def dataset_samples(config: Config, loader: str) -> list[dict]:
 
 
 def folder_samples(folder: Path) -> list[dict]:
-    """The images below ``folder``.
-
-    Raises:
-        ExportError: there is none.
-    """
+    """The images below ``folder``, of which there has to be one."""
     paths = list(files_below(folder, IMAGE_SUFFIXES))
     if not paths:
         kinds = ', '.join(sorted(IMAGE_SUFFIXES))

@@ -106,11 +106,7 @@ def pooled(stock: Callable[..., Tensor], input: Tensor, output_size: Any) -> Ten
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The logits among what a decode head returns: the first, as mmseg's own heads take it.
-
-    Raises:
-        ExportError: the head returns no map of logits, as one that predicts masks and classes.
-    """
+    """The logits among what a decode head returns: the first, as mmseg's own heads take it."""
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
     if not isinstance(output, Tensor) or output.dim() != 4:

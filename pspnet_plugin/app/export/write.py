@@ -131,9 +131,6 @@ def record(
     Args:
         steps: of the config's test pipeline.
         image: (C, H, W), as it was read.
-
-    Raises:
-        ExportError: the exporter cannot record it.
     """
     settings, segmentor = reference.settings, reference.segmentor
     example = reference.example(image)
@@ -154,11 +151,7 @@ def record(
 def quantize(
     runtime: Runtime, images: Iterator[Tensor], reference: Reference, source: Path, target: Path
 ) -> None:
-    """Write ``source`` to ``target`` in int8, with the ranges of what ``images`` give.
-
-    Raises:
-        ExportError: the network cannot be quantized.
-    """
+    """Write ``source`` to ``target`` in int8, with the ranges of what ``images`` give."""
     assert runtime.quantize is not None
     target.parent.mkdir()
     inputs = (reference.input_of(reference.fitted(image)[None]) for image in images)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..images.sources import sources_of
-from .predictor import OnError, predictor_for
+from .predictor import OnError, PredictOptions, predictor_for
 from .result import Prediction
 
 
@@ -43,5 +43,5 @@ def predict(
         ImageError: an image cannot be read or predicted; it names the image.
         PredictionError: an argument cannot be used, or names nothing.
     """
-    predictor = predictor_for(model, batch_size, probabilities, tta, window)
+    predictor = predictor_for(model, PredictOptions(batch_size, probabilities, tta, window))
     return predictor.predict(sources_of(images), on_error)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...errors import ImageError, PredictionError
 from ...utils.distributed import connected
-from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, sources_of
+from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sources_of
 from .outputs import (
     Job,
     claim,
@@ -22,33 +22,13 @@ from .outputs import (
     write_table,
     written_shares,
 )
-from .predictor import Predictor, WindowPredictor, ahead, predictor_for
+from .predictor import PredictOptions, Predictor, WindowPredictor, ahead, predictor_for
 from .rasters import predict_raster
 from .result import Prediction
 from .video import predict_video
 
 WAITING = 1  # predictions that wait to be written; those of many classes are large
 Advance = Callable[[int, int], object]
-
-
-class FolderOptions(NamedTuple):
-    """What is asked of :func:`predict_folder` beyond the images.
-
-    Attributes:
-        batch_size, tta, probabilities: as for :func:`.api.predict`; probabilities are written
-            as TIFF files of one 16-bit page for each class.
-        opacity: of the colours over the images, 0 to 1.
-        window, overlap: predict images at their own size in windows, see
-            :class:`.windows.WindowPredictor`. Rasters such as GeoTIFF are read and written in
-            windows and keep their georeference.
-    """
-
-    batch_size: int = 1
-    tta: bool = False
-    probabilities: bool = False
-    opacity: float = 0.5
-    window: int | None = None
-    overlap: int | None = None
 
 
 class Summary(NamedTuple):
@@ -67,7 +47,8 @@ def predict_folder(
     model: nn.Module,
     inputs: Any,
     out: Path,
-    options: FolderOptions = FolderOptions(),  # noqa: B008  immutable
+    options: PredictOptions = PredictOptions(),  # noqa: B008  immutable
+    opacity: float = 0.5,
     advance: Advance = lambda done, total: None,
 ) -> Summary:
     """Predict images and videos and write what is seen in them into the folder ``out``.
@@ -79,17 +60,22 @@ def predict_folder(
     Args:
         model: from :func:`.models.init_model`.
         inputs: as for :func:`.api.predict`, but without pixels; also videos.
+        options: with probabilities, TIFF files of one 16-bit page for each class are written; with
+            windows, rasters such as GeoTIFF are read and written in these and keep their
+            georeference.
+        opacity: of the colours over the images, 0 to 1.
         advance: is called with the number of images that are done, and of all.
 
     Raises:
         PredictionError: nothing is named, ``out`` has predictions of another model or with other
             options, or cannot be written.
     """
-    batch_size, tta, probabilities, opacity, window, overlap = options
-    predictor = predictor_for(model, batch_size, probabilities, tta, window, overlap)
-    record = record_of(model, options)
-    sources = listed(inputs, out)
-    jobs = jobs_of(sources, out, probabilities, rasters=window is not None)
+    predictor = predictor_for(model, options)
+    record = record_of(model, options, opacity)
+    sources = sources_of(inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    jobs = jobs_of(sources, out, options.probabilities, rasters=options.window is not None)
+    if not jobs:
+        raise PredictionError(f'{inputs} names no image outside of {out}.')
     try:
         with connected() as processes:
             processes.first(lambda: claim(out, record))
@@ -105,17 +91,7 @@ def predict_folder(
         ) from error
 
 
-def listed(inputs: Any, out: Path) -> list[ImageSource]:
-    """The sources in ``inputs``, each once, without what lies in ``out``."""
-    found = {source.name: source for source in sources_of(inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)}
-    results = out.resolve()
-    kept = [s for s in found.values() if results not in Path(s.name).resolve().parents]
-    if not kept:
-        raise PredictionError(f'{inputs} names no image outside of {out}.')
-    return kept
-
-
-def record_of(model: Any, options: FolderOptions) -> dict[str, Any]:
+def record_of(model: Any, options: PredictOptions, opacity: float) -> dict[str, Any]:
     """What the results depend on, and the classes behind the values of the label maps."""
     parts = {name: model.cfg.get(name) for name in ('model', 'test_pipeline', 'tta_pipeline')}
     text = json.dumps(parts, sort_keys=True, default=str)
@@ -124,7 +100,7 @@ def record_of(model: Any, options: FolderOptions) -> dict[str, Any]:
         'config': hashlib.sha256(text.encode()).hexdigest(),
         'dtype': model.computes_in,
         'tta': options.tta,
-        'opacity': options.opacity,
+        'opacity': opacity,
         'window': options.window,
         'overlap': options.overlap,
         **model.dataset_meta,

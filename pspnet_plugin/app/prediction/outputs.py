@@ -54,16 +54,16 @@ class Job(NamedTuple):
 
 
 def jobs_of(
-    sources: Sequence[ImageSource], out: Path, probabilities: bool, rasters: bool
+    sources: Iterable[ImageSource], out: Path, probabilities: bool, rasters: bool
 ) -> list[Job]:
-    """A job for each source; below ``out``, folders keep their tree.
+    """A job for each source outside of ``out``, below which folders keep their tree.
 
     Args:
         rasters: whether files that GDAL reads become rasters with the georeference of the image.
-
-    Raises:
-        PredictionError: two sources would be written to the same files.
     """
+    results = out.resolve()
+    once = {source.name: source for source in sources}.values()
+    sources = [s for s in once if results not in Path(s.name).resolve().parents]
     jobs = []
     for source, name in zip(sources, output_names(sources)):
         if source.is_video:
@@ -97,11 +97,7 @@ def output_names(sources: Sequence[ImageSource]) -> list[str]:
 
 
 def claim(out: Path, record: dict[str, Any]) -> None:
-    """Write ``record`` into ``out``, or find it there.
-
-    Raises:
-        PredictionError: there is another one.
-    """
+    """Write ``record`` into ``out``, or find it there; another one is a PredictionError."""
     path = out / 'prediction.json'
     if not path.is_file():
         with write_whole(path, 'wb') as file:

@@ -83,11 +83,7 @@ class Pipeline:
         return PreparedImage(source, pixels, inputs, samples)
 
     def read(self, source: ImageSource) -> dict[str, Any]:
-        """What the first step of the config returns for one image, checked.
-
-        Raises:
-            ImageError: it cannot be read, or does not have the channels of the network.
-        """
+        """What the first step of the config returns for one image, checked."""
         results = self._read(source)
         shape = results['img'].shape
         found = shape[2] if len(shape) == 3 else 1
@@ -122,11 +118,7 @@ class Pipeline:
 
 
 def stated_pipeline(cfg: Config, tta: bool) -> list:
-    """The steps as the config says them.
-
-    Raises:
-        PredictionError: it says none.
-    """
+    """The steps as the config says them; a PredictionError where it says none."""
     if tta:
         if not cfg.get('tta_pipeline'):
             raise PredictionError(

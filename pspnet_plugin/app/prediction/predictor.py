@@ -6,7 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,28 +29,38 @@ Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 
-class Predictor:
-    """A model with its pipeline and what is asked of it; the arguments of :func:`.api.predict`."""
+class PredictOptions(NamedTuple):
+    """What is asked of a model.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        batch_size: int = 1,
-        probabilities: bool = False,
-        tta: bool = False,
-    ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise PredictionError(f'batch_size={batch_size!r} is no number of images from 1 on.')
+    Attributes:
+        batch_size, probabilities, tta, window: as for :func:`.api.predict`.
+        overlap: how many pixels neighbouring windows share at least; None for a quarter of one.
+    """
+
+    batch_size: int = 1
+    probabilities: bool = False
+    tta: bool = False
+    window: int | None = None
+    overlap: int | None = None
+
+
+class Predictor:
+    """A model with its pipeline and what is asked of it."""
+
+    def __init__(self, model: nn.Module, options: PredictOptions) -> None:
+        size = options.batch_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise PredictionError(f'batch_size={size!r} is no number of images from 1 on.')
         owner: Any = model
-        if tta:
+        if options.tta:
             require_plain_average(owner.cfg)
         self.model = owner
         self.classes = list(owner.dataset_meta['classes'])
         self.palette = [list(colour) for colour in owner.dataset_meta['palette']]
         self.label_type = np.uint8 if len(self.classes) <= PALETTE_SIZE else np.uint16
-        self.pipeline = Pipeline(owner.cfg, input_channels(model), tta)
-        self.probabilities, self.tta = probabilities, tta
-        self.batch_size = 1 if tta else batch_size
+        self.pipeline = Pipeline(owner.cfg, input_channels(model), options.tta)
+        self.options = options
+        self.batch_size = 1 if options.tta or options.window else size
 
     def predict(
         self, sources: Iterable[ImageSource], on_error: OnError | None = None
@@ -102,17 +112,17 @@ class Predictor:
     @torch.no_grad()
     def predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
         """Predict images whose inputs have the same size."""
-        if self.tta:
+        if self.options.tta:
             return [self._averaged(image) for image in images]
         inputs = [image.inputs[0] for image in images]
         samples = [image.samples[0] for image in images]
-        with full_logits(self.model) if self.probabilities else contextlib.nullcontext():
+        with full_logits(self.model) if self.options.probabilities else contextlib.nullcontext():
             results = self.model.test_step({'inputs': inputs, 'data_samples': samples})
         return [
             self.prediction_of(
                 image,
                 sample.pred_sem_seg.data[0].cpu().numpy().astype(self.label_type),
-                class_probabilities(sample).cpu().numpy() if self.probabilities else None,
+                class_probabilities(sample).cpu().numpy() if self.options.probabilities else None,
             )
             for image, sample in zip(images, results)
         ]
@@ -125,7 +135,7 @@ class Predictor:
                 data = {'inputs': [view], 'data_samples': [sample]}
                 total = total + class_probabilities(self.model.test_step(data)[0])
         mean = total / len(image.inputs)
-        probabilities = mean.cpu().numpy() if self.probabilities else None
+        probabilities = mean.cpu().numpy() if self.options.probabilities else None
         return self.prediction_of(image, self.labels_of(mean), probabilities)
 
     def labels_of(self, probabilities: Tensor) -> np.ndarray:
@@ -146,27 +156,13 @@ class Predictor:
 
 
 class WindowPredictor(Predictor):
-    """Predicts images at their own size, without the ``Resize`` of the config's test pipeline.
+    """Predicts images at their own size, without the ``Resize`` of the config's test pipeline."""
 
-    Args:
-        model, probabilities: as for :func:`.api.predict`.
-        window: the side of the windows in pixels.
-        overlap: how many pixels neighbours share at least; None for a quarter of a window.
-
-    Raises:
-        PredictionError: window and overlap do not fit each other.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        window: int,
-        overlap: int | None = None,
-        probabilities: bool = False,
-    ) -> None:
-        super().__init__(model, probabilities=probabilities)
-        self.window = window
-        self.overlap = window // 4 if overlap is None else overlap
+    def __init__(self, model: nn.Module, options: PredictOptions) -> None:
+        super().__init__(model, options)
+        assert options.window is not None
+        self.window = options.window
+        self.overlap = self.window // 4 if options.overlap is None else options.overlap
         check_windows(self.window, self.overlap)
 
     def prepare(self, source: ImageSource) -> PreparedImage:
@@ -181,7 +177,7 @@ class WindowPredictor(Predictor):
         size = image.pixels.shape[0], image.pixels.shape[1]
         label_map: np.ndarray = np.empty(size, self.label_type)
         shape = len(self.classes), *size
-        probabilities = np.empty(shape, np.float32) if self.probabilities else None
+        probabilities = np.empty(shape, np.float32) if self.options.probabilities else None
 
         def cut(row: int, column: int, height: int, width: int) -> np.ndarray:
             return image.pixels[row : row + height, column : column + width]
@@ -218,26 +214,15 @@ class WindowPredictor(Predictor):
         return class_probabilities(self.model.test_step(data)[0])
 
 
-def predictor_for(
-    model: nn.Module,
-    batch_size: int = 1,
-    probabilities: bool = False,
-    tta: bool = False,
-    window: int | None = None,
-    overlap: int | None = None,
-) -> Predictor:
-    """What predicts as the arguments of :func:`predict` say.
-
-    Raises:
-        PredictionError: they exclude each other.
-    """
-    if window is None:
-        return Predictor(model, batch_size, probabilities, tta)
-    if tta:
+def predictor_for(model: nn.Module, options: PredictOptions) -> Predictor:
+    """What predicts as the options say; a PredictionError where they exclude each other."""
+    if options.window is None:
+        return Predictor(model, options)
+    if options.tta:
         raise PredictionError(
             'Windows keep the size of an image, test-time augmentation changes it: choose one.'
         )
-    return WindowPredictor(model, window, overlap, probabilities)
+    return WindowPredictor(model, options)
 
 
 def require_plain_average(cfg: Any) -> None:

@@ -51,11 +51,7 @@ def predict_video(predictor: Predictor, job: Job, opacity: float) -> None:
 
 @contextlib.contextmanager
 def opened_video(source: ImageSource) -> Iterator[cv2.VideoCapture]:
-    """An open video file.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """An open video file."""
     if not os.path.isfile(source.name) or not os.path.getsize(source.name):
         raise ImageError(source.name, 'is no file, or an empty one.')
     video = cv2.VideoCapture(source.name)
@@ -99,11 +95,7 @@ def even(picture: np.ndarray) -> np.ndarray:
 
 
 def video_writer(path: str, rate: float, picture: np.ndarray) -> cv2.VideoWriter:
-    """An open writer of frames like ``picture``.
-
-    Raises:
-        OSError: there is none.
-    """
+    """An open writer of frames like ``picture``."""
     size = picture.shape[1], picture.shape[0]
     writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*CODEC), rate, size)
     if not writer.isOpened():

@@ -65,9 +65,6 @@ def predict_in_windows(
         overlap: how many pixels neighbours share at least; at most half a window.
         probabilities_of: gives those of the window (row, column, height, width), (C, h, w), which
             are overwritten.
-
-    Raises:
-        PredictionError: window and overlap do not fit each other.
     """
     rows, columns = (windows_along(side, window, overlap) for side in size)
     height, width = len(rows[0].weights), len(columns[0].weights)

@@ -13,7 +13,8 @@ from rasterio.transform import from_origin
 from pspnet_plugin import init_model as fast_model
 from pspnet_plugin import predict
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.prediction.folder import FolderOptions, predict_folder
+from pspnet_plugin.app.prediction.folder import predict_folder
+from pspnet_plugin.app.prediction.predictor import PredictOptions
 from tests.helpers.folders import image_of, mask_of
 from tests.helpers.prediction import random_checkpoint, small_config
 from tests.helpers.processes import ROOT
@@ -183,7 +184,7 @@ def test_windows_read_the_channels_of_load_raster_in_its_order(trained, scene, t
     expected = inference_model(init_model(cfg, checkpoint, device='cpu'), str(path))
     assert (whole.label_map == expected.pred_sem_seg.data[0].numpy()).mean() >= 0.9999
     out = tmp_path / 'out'
-    predict_folder(model, path, out, FolderOptions(window=200))
+    predict_folder(model, path, out, PredictOptions(window=200))
     labels, _ = read_raster(out / 'labels' / 'scene.tif')
     assert len(np.unique(labels)) > 3
     assert (labels[0] == whole.label_map).mean() >= 0.9999
