@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
+import openvino
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -85,6 +87,21 @@ def pixels(size: tuple[int, int], batch: int = 1) -> np.ndarray:
 def as_input(images: np.ndarray) -> np.ndarray:
     """The images as a file takes them, (batch, 3, H, W)."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def in_onnxruntime(path: Path, images: np.ndarray) -> np.ndarray:
+    """What a file gives for images that it takes, (batch, C, H, W)."""
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    return session.run(None, {'image': images})[0]
+
+
+def in_openvino(path: Path, images: np.ndarray) -> np.ndarray:
+    exact = {'INFERENCE_PRECISION_HINT': 'f32'}
+    return openvino.Core().compile_model(path, 'CPU', exact)(images)[0]
+
+
+def in_pytorch(path: Path, images: np.ndarray) -> np.ndarray:
+    return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
 
 
 def stock_labels(config: Config, checkpoint: Path, images: np.ndarray) -> np.ndarray:

@@ -1,26 +1,14 @@
 """Convolutions by tiles are torch's, alone and within files, and other convolutions stay."""
 
-import numpy as np
 import onnx
-import onnxruntime
-import openvino
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.export import ExportError, ExportSettings, winograd
 from pspnet_plugin.app.export.network import Replaced
-from tests.helpers.exports import (
-    HEAD,
-    as_input,
-    pixels,
-    small_config,
-    stock_labels,
-    write_checkpoint,
-)
 
 
 def randn(*shape):
@@ -75,53 +63,8 @@ def test_which_convolutions_are_computed_by_tiles(monkeypatch, channels, options
     assert len(calls) == left
 
 
-@pytest.fixture(scope='module')
-def wide_config(street_scenes):
-    head = {**HEAD, 'type': 'PSPHead', 'in_channels': 64, 'in_index': 3, 'channels': 64}
-    return small_config(data_root=street_scenes, decode_head=head)
-
-
-@pytest.fixture(scope='module')
-def wide_checkpoint(wide_config, tmp_path_factory):
-    return write_checkpoint(wide_config, tmp_path_factory.mktemp('checkpoint') / 'wide.pth')
-
-
-@pytest.fixture(scope='module')
-def label_file(wide_config, wide_checkpoint, tmp_path_factory):
-    """Pixels to labels; the head's convolution and those of the last stage are by tiles."""
-    folder = tmp_path_factory.mktemp('tiles')
-    wide_config.dump(folder / 'config.py')
-    path = folder / 'labels.onnx'
-    words = [str(folder / 'config.py'), str(wide_checkpoint), '--out', str(path), '--normalize']
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, 'FEWEST_CHANNELS', 64)
-        assert main(['export', *words, '--output', 'labels', '--winograd']) == 0
-    return path
-
-
-def in_onnxruntime(path, images):
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    return session.run(None, {'image': images})[0]
-
-
-def in_openvino(path, images):
-    exact = {'INFERENCE_PRECISION_HINT': 'f32'}
-    return openvino.Core().compile_model(path, 'CPU', exact)(images)[0]
-
-
-@pytest.mark.parametrize('run', [in_onnxruntime, in_openvino])
-@pytest.mark.parametrize(('size', 'batch'), [((250, 330), 1), ((161, 203), 3), ((40, 56), 2)])
-def test_labels_are_those_of_mmseg(wide_config, wide_checkpoint, label_file, run, size, batch):
-    images = pixels(size, batch)
-    labels = run(label_file, as_input(images))
-    expected = stock_labels(wide_config, wide_checkpoint, images)
-    assert labels.shape == expected.shape
-    assert len(np.unique(expected)) >= 3
-    assert (labels == expected).mean() >= 0.999
-
-
-def test_the_file_has_no_convolution_that_is_computed_by_tiles(label_file):
-    graph = onnx.load(label_file).graph
+def test_the_file_has_no_convolution_that_is_computed_by_tiles(winograd_file):
+    graph = onnx.load(winograd_file.path).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     convolved = [shapes.get(node.input[1], ()) for node in graph.node if node.op_type == 'Conv']
     assert (64, 32, 3, 3) in convolved  # too few channels go in

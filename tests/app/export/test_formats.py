@@ -1,0 +1,134 @@
+"""Files of every format give mmseg's labels in their runtimes, which are asked without our code."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from PIL import Image
+
+from pspnet_plugin.app.export import ExportSettings, export_model
+from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER
+from tests.helpers.exports import (
+    CLASSES,
+    PALETTE,
+    as_input,
+    in_onnxruntime,
+    in_openvino,
+    pixels,
+    stock_labels,
+    stock_mean_iou,
+)
+from tests.helpers.processes import ROOT
+
+
+def onnx_metadata(path):
+    # ONNX Runtime's quantization adds a key of its own.
+    entries = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    return {key: json.loads(text) for key, text in entries.items() if not key.startswith('onnx.')}
+
+
+def openvino_metadata(path):
+    model = openvino.Core().read_model(path)
+    return {
+        key: json.loads(model.get_rt_info(['pspnet', key]).value)
+        for key in ('classes', 'palette', 'output', 'input')
+    }
+
+
+def program_metadata(path):
+    extra = {'metadata.json': ''}
+    torch.export.load(path, extra_files=extra)
+    return {key: json.loads(text) for key, text in json.loads(extra['metadata.json']).items()}
+
+
+# The pyramid's bins divide none of the maps of these sizes.
+@pytest.mark.parametrize(('size', 'batch'), [((250, 330), 2), ((161, 203), 3), ((40, 56), 1)])
+def test_labels_are_those_of_mmseg_at_any_size_and_batch(labels_of, size, batch):
+    written, run = labels_of
+    images = pixels(size, batch)
+    labels = run(as_input(images))
+    expected = stock_labels(written.config, written.checkpoint, images)
+    assert labels.shape == expected.shape == (batch, *size)
+    assert len(np.unique(expected)) >= 3
+    assert (labels == expected).mean() >= 0.999
+
+
+@pytest.mark.parametrize(
+    ('fixture', 'read'),
+    [
+        ('onnx_file', onnx_metadata),
+        ('openvino_file', openvino_metadata),
+        ('program', program_metadata),
+    ],
+)
+def test_the_file_says_what_it_needs_and_means(request, fixture, read):
+    metadata = read(request.getfixturevalue(fixture).path)
+    assert metadata['classes'] == list(CLASSES)
+    assert metadata['palette'] == PALETTE
+    assert metadata['output']['kind'] == 'labels'
+    assert metadata['input']['channel_order'] == 'BGR'
+    assert metadata['input']['mean'] is None
+    assert metadata['input']['resize'] == [{'scale': [128, 64], 'keep_ratio': True}]
+
+
+@pytest.mark.parametrize(
+    ('to', 'run', 'read'),
+    [
+        ('onnx', in_onnxruntime, onnx_metadata),
+        pytest.param(
+            'openvino',
+            in_openvino,
+            openvino_metadata,
+            marks=pytest.mark.skipif(not HAS_DYNAMO_EXPORTER, reason='nncf needs a newer torch'),
+        ),
+    ],
+)
+def test_int8_is_smaller_and_its_loss_is_measured_as_mmseg_measures(
+    config, checkpoint, request, tmp_path, to, run, read
+):
+    exact = request.getfixturevalue(f'{to}_file').path
+    path = tmp_path / exact.name
+    settings = ExportSettings(to=to, normalize=True, output='labels', int8=True)
+    report = export_model(config, checkpoint, path, settings)
+    assert set(report.mean_ious) == {'float32', 'int8'}
+    assert report.mean_ious['float32'] == pytest.approx(stock_mean_iou(config, checkpoint), abs=0.1)
+    images = pixels((64, 128), 2)
+    expected = stock_labels(config, checkpoint, images)
+    assert (run(path, as_input(images)) == expected).mean() >= 0.9
+    assert read(path)['classes'] == list(CLASSES)
+    if to == 'onnx':
+        nodes = onnx.load(path).graph.node
+        from_int8 = {node.output[0] for node in nodes if node.op_type == 'DequantizeLinear'}
+        assert {node.input[1] for node in nodes if node.op_type == 'Conv'} <= from_int8
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    else:
+        sizes = [file.with_suffix('.bin').stat().st_size for file in (path, exact)]
+        assert sizes[0] < 0.5 * sizes[1]
+
+
+@pytest.mark.parametrize(
+    ('fixture', 'script', 'agreement'),
+    [
+        ('onnx_file', 'onnxruntime_predict.py', 0.999),
+        # On CPUs with units for bfloat16 OpenVINO computes in it unless it is told not to.
+        ('openvino_file', 'openvino_predict.py', 0.9),
+    ],
+)
+def test_the_example_needs_nothing_of_ours(request, tmp_path, fixture, script, agreement):
+    written = request.getfixturevalue(fixture)
+    (image,) = pixels((50, 70))
+    Image.fromarray(image[..., ::-1]).save(tmp_path / 'image.png')
+    script = ROOT / 'examples' / script
+    assert 'pspnet_plugin' not in script.read_text()
+    words = [sys.executable, script, written.path, 'image.png', 'labels.png']
+    done = subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert [line.split(':')[0] for line in done.stdout.splitlines()] == list(CLASSES)
+    with Image.open(tmp_path / 'labels.png') as labels:
+        expected = stock_labels(written.config, written.checkpoint, image[None])[0]
+        assert (np.asarray(labels) == expected).mean() >= agreement
+        assert labels.getpalette()[:6] == [*PALETTE[0], *PALETTE[1]]
