@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmseg.apis import init_model as stock_segmentor
 from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 
 from ...speed.examples import example_runs
-from ...speed.folding import fold_batch_norms
 from ...utils.text import first_cause, without_warnings_of_mmseg
 from ..models.classes import class_info
-from ..models.segmentor import build_segmentor, last_head, load_weights, model_settings
+from ..models.segmentor import build_segmentor, folded, last_head, load_weights, model_settings
 from .settings import ExportError
 
 STOCK = (EncoderDecoder.encode_decode, CascadeEncoderDecoder.encode_decode)
@@ -52,8 +50,4 @@ def load_segmentors(config: Config, checkpoint: str | Path) -> tuple[Any, Any]:
     exported: Any = revert_sync_batchnorm(build_segmentor(config))
     exported.load_state_dict(reference.state_dict())
     exported.eval()
-    try:
-        exported, _ = fold_batch_norms(exported, *example_runs(exported))
-    except Exception as error:  # whatever it is, the network is exported without folding
-        print_log(f'Batch norms are not folded: {error!r}', logger='current')
-    return reference, exported
+    return reference, folded(exported, example_runs(exported))

@@ -24,7 +24,7 @@ from ...replacements import REPLACEMENTS
 from ...speed.channels_last import set_memory_format
 from ...speed.cpu_amp import bfloat16_on_this_cpu
 from ...speed.examples import example_runs
-from ...speed.folding import fold_batch_norms
+from ...speed.folding import Run, fold_batch_norms
 from ...speed.memory import keep_freed_memory
 from ...utils.config_files import read_config
 from ...utils.config_tree import dicts_within
@@ -203,13 +203,19 @@ def make_fast(model: nn.Module) -> nn.Module:
         runs[0](model)
     except RuntimeError:
         set_memory_format(model, torch.contiguous_format)
-    try:
-        model, _ = fold_batch_norms(model, *runs)
-    except Exception as error:  # whatever it is, the model predicts without folding
-        print_log(f'Batch norms are not folded: {error!r}', logger='current')
+    model = folded(model, runs)
     if next(model.parameters()).device.type == 'cpu':
         keep_freed_memory()
     return model
+
+
+def folded(model: nn.Module, runs: list[Run]) -> nn.Module:
+    """``model`` without batch norms, or as it is where they cannot be folded."""
+    try:
+        return fold_batch_norms(model, *runs)[0]
+    except Exception as error:  # whatever it is, the model predicts without folding
+        print_log(f'Batch norms are not folded: {error!r}', logger='current')
+        return model
 
 
 def compile_network(model: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +11,9 @@ from mmengine.config import Config
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.export import winograd
-from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER
 from pspnet_plugin.app.export.settings import SUFFIXES
 from tests.helpers.exports import (
     HEAD,
-    in_onnxruntime,
-    in_openvino,
-    in_pytorch,
     small_config,
     write_checkpoint,
 )
@@ -50,46 +46,19 @@ def exported(config: Config, checkpoint: Path, folder: Path, to: str, *words: st
 
 
 @pytest.fixture(scope='session')
-def onnx_file(config, checkpoint, tmp_path_factory):
-    return exported(config, checkpoint, tmp_path_factory.mktemp('onnx'), 'onnx')
+def files(config, checkpoint, street_scenes, tmp_path_factory):
+    """The file of a format; in ``winograd`` the last convolutions are by tiles."""
 
+    @functools.cache
+    def file_of(name: str) -> Exported:
+        folder = tmp_path_factory.mktemp('files')
+        if name != 'winograd':
+            return exported(config, checkpoint, folder, name)
+        head = {**HEAD, 'type': 'PSPHead', 'in_channels': 64, 'in_index': 3, 'channels': 64}
+        wide = small_config(data_root=street_scenes, decode_head=head)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(winograd, 'FEWEST_CHANNELS', 64)
+            weights = write_checkpoint(wide, folder / 'wide.pth')
+            return exported(wide, weights, folder, 'onnx', '--winograd')
 
-@pytest.fixture(scope='session')
-def openvino_file(config, checkpoint, tmp_path_factory):
-    return exported(config, checkpoint, tmp_path_factory.mktemp('openvino'), 'openvino')
-
-
-@pytest.fixture(scope='session')
-def program(config, checkpoint, tmp_path_factory):
-    if not HAS_DYNAMO_EXPORTER:
-        pytest.skip('needs torch 2.7 or later')
-    return exported(config, checkpoint, tmp_path_factory.mktemp('program'), 'torch-export')
-
-
-@pytest.fixture(scope='session')
-def winograd_file(street_scenes, tmp_path_factory):
-    """The head's convolution and those of the last stage are by tiles."""
-    head = {**HEAD, 'type': 'PSPHead', 'in_channels': 64, 'in_index': 3, 'channels': 64}
-    config = small_config(data_root=street_scenes, decode_head=head)
-    folder = tmp_path_factory.mktemp('tiles')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, 'FEWEST_CHANNELS', 64)
-        checkpoint = write_checkpoint(config, folder / 'wide.pth')
-        return exported(config, checkpoint, folder, 'onnx', '--winograd')
-
-
-RUNS: dict[str, tuple[str, Callable]] = {
-    'onnx': ('onnx_file', in_onnxruntime),
-    'openvino': ('openvino_file', in_openvino),
-    'torch-export': ('program', in_pytorch),
-    'winograd in onnx': ('winograd_file', in_onnxruntime),
-    'winograd in openvino': ('winograd_file', in_openvino),
-}
-
-
-@pytest.fixture(scope='session', params=RUNS)
-def labels_of(request):
-    """A file of each kind, and a function from images to what it gives for them."""
-    fixture, run = RUNS[request.param]
-    written = request.getfixturevalue(fixture)
-    return written, lambda images: run(written.path, images)
+    return file_of

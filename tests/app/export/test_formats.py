@@ -19,11 +19,16 @@ from tests.helpers.exports import (
     as_input,
     in_onnxruntime,
     in_openvino,
+    in_pytorch,
     pixels,
     stock_labels,
     stock_mean_iou,
 )
 from tests.helpers.processes import ROOT
+
+needs_dynamo_exporter = pytest.mark.skipif(
+    not HAS_DYNAMO_EXPORTER, reason='torch.export and nncf need torch 2.7 or later'
+)
 
 
 def onnx_metadata(path):
@@ -46,12 +51,19 @@ def program_metadata(path):
     return {key: json.loads(text) for key, text in json.loads(extra['metadata.json']).items()}
 
 
+program = pytest.param('torch-export', in_pytorch, marks=needs_dynamo_exporter)
+RUNTIMES = [('onnx', in_onnxruntime), ('openvino', in_openvino), program]
+
+
 # The pyramid's bins divide none of the maps of these sizes.
 @pytest.mark.parametrize(('size', 'batch'), [((250, 330), 2), ((161, 203), 3), ((40, 56), 1)])
-def test_labels_are_those_of_mmseg_at_any_size_and_batch(labels_of, size, batch):
-    written, run = labels_of
+@pytest.mark.parametrize(
+    ('name', 'run'), [*RUNTIMES, ('winograd', in_onnxruntime), ('winograd', in_openvino)]
+)
+def test_labels_are_those_of_mmseg_at_any_size_and_batch(files, name, run, size, batch):
+    written = files(name)
     images = pixels(size, batch)
-    labels = run(as_input(images))
+    labels = run(written.path, as_input(images))
     expected = stock_labels(written.config, written.checkpoint, images)
     assert labels.shape == expected.shape == (batch, *size)
     assert len(np.unique(expected)) >= 3
@@ -59,15 +71,15 @@ def test_labels_are_those_of_mmseg_at_any_size_and_batch(labels_of, size, batch)
 
 
 @pytest.mark.parametrize(
-    ('fixture', 'read'),
+    ('name', 'read'),
     [
-        ('onnx_file', onnx_metadata),
-        ('openvino_file', openvino_metadata),
-        ('program', program_metadata),
+        ('onnx', onnx_metadata),
+        ('openvino', openvino_metadata),
+        pytest.param('torch-export', program_metadata, marks=needs_dynamo_exporter),
     ],
 )
-def test_the_file_says_what_it_needs_and_means(request, fixture, read):
-    metadata = read(request.getfixturevalue(fixture).path)
+def test_the_file_says_what_it_needs_and_means(files, name, read):
+    metadata = read(files(name).path)
     assert metadata['classes'] == list(CLASSES)
     assert metadata['palette'] == PALETTE
     assert metadata['output']['kind'] == 'labels'
@@ -80,18 +92,13 @@ def test_the_file_says_what_it_needs_and_means(request, fixture, read):
     ('to', 'run', 'read'),
     [
         ('onnx', in_onnxruntime, onnx_metadata),
-        pytest.param(
-            'openvino',
-            in_openvino,
-            openvino_metadata,
-            marks=pytest.mark.skipif(not HAS_DYNAMO_EXPORTER, reason='nncf needs a newer torch'),
-        ),
+        pytest.param('openvino', in_openvino, openvino_metadata, marks=needs_dynamo_exporter),
     ],
 )
 def test_int8_is_smaller_and_its_loss_is_measured_as_mmseg_measures(
-    config, checkpoint, request, tmp_path, to, run, read
+    config, checkpoint, files, tmp_path, to, run, read
 ):
-    exact = request.getfixturevalue(f'{to}_file').path
+    exact = files(to).path
     path = tmp_path / exact.name
     settings = ExportSettings(to=to, normalize=True, output='labels', int8=True)
     report = export_model(config, checkpoint, path, settings)
@@ -112,15 +119,15 @@ def test_int8_is_smaller_and_its_loss_is_measured_as_mmseg_measures(
 
 
 @pytest.mark.parametrize(
-    ('fixture', 'script', 'agreement'),
+    ('name', 'script', 'agreement'),
     [
-        ('onnx_file', 'onnxruntime_predict.py', 0.999),
+        ('onnx', 'onnxruntime_predict.py', 0.999),
         # On CPUs with units for bfloat16 OpenVINO computes in it unless it is told not to.
-        ('openvino_file', 'openvino_predict.py', 0.9),
+        ('openvino', 'openvino_predict.py', 0.9),
     ],
 )
-def test_the_example_needs_nothing_of_ours(request, tmp_path, fixture, script, agreement):
-    written = request.getfixturevalue(fixture)
+def test_the_example_needs_nothing_of_ours(files, tmp_path, name, script, agreement):
+    written = files(name)
     (image,) = pixels((50, 70))
     Image.fromarray(image[..., ::-1]).save(tmp_path / 'image.png')
     script = ROOT / 'examples' / script

@@ -28,15 +28,15 @@ needs_dynamo_exporter = pytest.mark.skipif(
 )
 
 
-def test_batch_height_and_width_are_open(onnx_file):
-    graph = onnx.load(onnx_file.path).graph
+def test_batch_height_and_width_are_open(files):
+    graph = onnx.load(files('onnx').path).graph
     dims = [dim.dim_param or dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
     assert dims == ['batch', 3, 'height', 'width']
     assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
-def test_the_graph_convolves_no_concatenation(onnx_file):
-    nodes = onnx.load(onnx_file.path).graph.node
+def test_the_graph_convolves_no_concatenation(files):
+    nodes = onnx.load(files('onnx').path).graph.node
     concatenations = {node.output[0] for node in nodes if node.op_type == 'Concat'}
     convolved = {node.input[0] for node in nodes if node.op_type == 'Conv'}
     assert concatenations  # the taps of the levels
@@ -64,7 +64,7 @@ def test_a_file_of_one_size_gives_the_logits_of_mmseg(config, checkpoint, tmp_pa
 
 
 @pytest.mark.skipif(not HAS_DYNAMO_EXPORTER, reason='older torch records by computing on the CPU')
-def test_float16_halves_the_file_and_gives_probabilities(config, checkpoint, onnx_file, tmp_path):
+def test_float16_halves_the_file_and_gives_probabilities(config, checkpoint, files, tmp_path):
     path = tmp_path / 'half.onnx'
     settings = ExportSettings(normalize=True, output='probabilities', dtype='float16')
     export_model(config, checkpoint, path, settings)
@@ -76,7 +76,7 @@ def test_float16_halves_the_file_and_gives_probabilities(config, checkpoint, onn
     assert (probabilities.argmax(1) == expected).mean() >= 0.99
     weights = [
         sum(w.raw_data.__len__() for w in onnx.load(file).graph.initializer)
-        for file in (path, onnx_file.path)
+        for file in (path, files('onnx').path)
     ]
     assert weights[0] < 0.6 * weights[1]
 

@@ -63,8 +63,8 @@ def test_which_convolutions_are_computed_by_tiles(monkeypatch, channels, options
     assert len(calls) == left
 
 
-def test_the_file_has_no_convolution_that_is_computed_by_tiles(winograd_file):
-    graph = onnx.load(winograd_file.path).graph
+def test_the_file_has_no_convolution_that_is_computed_by_tiles(files):
+    graph = onnx.load(files('winograd').path).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     convolved = [shapes.get(node.input[1], ()) for node in graph.node if node.op_type == 'Conv']
     assert (64, 32, 3, 3) in convolved  # too few channels go in

@@ -4,14 +4,12 @@ import copy
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmseg.apis import inference_model
 from mmseg.apis import init_model as stock_init_model
 from mmseg.models.decode_heads import PSPHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
-import pspnet_plugin
 from pspnet_plugin.app.models import init_model
 from pspnet_plugin.app.models import segmentor as model_module
 from pspnet_plugin.app.models.segmentor import make_fast
@@ -23,7 +21,6 @@ from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from pspnet_plugin.utils.config_files import read_config
 from tests.helpers.networks import small_segmentor
 from tests.helpers.prediction import (
-    CONFIGS,
     random_checkpoint,
     share_equal,
     small_config,
@@ -127,19 +124,24 @@ def test_checkpoint_of_other_classes_is_refused(trained):
         init_model(cfg, trained[1], device='cpu')
 
 
-def test_checkpoint_of_the_backbone_alone_is_refused_with_what_is_missing(trained, tmp_path):
+@pytest.mark.parametrize(
+    ('kept', 'message'),
+    [
+        (lambda name: name.startswith('backbone.'), r'has 110 of .* 137 .*missing: decode_head'),
+        (
+            lambda name: name != 'decode_head.conv_seg.bias',
+            'missing: decode_head.conv_seg.bias; unused: aux',
+        ),
+    ],
+    ids=['the backbone alone', 'all but one bias'],
+)
+def test_checkpoint_without_some_weights_is_refused_with_their_names(
+    trained, tmp_path, kept, message
+):
     content = torch.load(trained[1], weights_only=False)['state_dict']
-    partly = {name: value for name, value in content.items() if name.startswith('backbone.')}
-    torch.save({'state_dict': partly}, tmp_path / 'backbone.pth')
-    with pytest.raises(PredictionError, match=r'has 110 of .* 137 .*missing: decode_head'):
-        init_model(trained[0], tmp_path / 'backbone.pth', device='cpu')
-
-
-def test_checkpoint_without_one_bias_is_refused(trained, tmp_path):
-    content = torch.load(trained[1], weights_only=False)['state_dict']
-    del content['decode_head.conv_seg.bias']
-    torch.save({'state_dict': content}, tmp_path / 'partly.pth')
-    with pytest.raises(PredictionError, match='missing: decode_head.conv_seg.bias; unused: aux'):
+    partly = {name: value for name, value in content.items() if kept(name)}
+    torch.save({'state_dict': partly}, tmp_path / 'partly.pth')
+    with pytest.raises(PredictionError, match=message):
         init_model(trained[0], tmp_path / 'partly.pth', device='cpu')
 
 
@@ -203,9 +205,3 @@ def test_compiled_model_predicts_the_same_labels(trained, tmp_path, monkeypatch)
     compiled = inference_model(model, image).pred_sem_seg.data
     assert graphs
     assert share_equal(compiled, plain) >= 0.9999
-
-
-def test_plugin_offers_it():
-    assert pspnet_plugin.init_model is init_model
-    assert callable(pspnet_plugin.predict)
-    assert isinstance(Config.fromfile(CONFIGS[0]), Config)
