@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from tests.helpers.processes import free_port
@@ -26,8 +25,8 @@ exit "$code"
 """
 
 
-def slurm(folder: Path) -> dict[str, str]:
-    """Put the commands into ``folder``; the variables with which a shell finds them.
+def slurm(folder: Path, path: str) -> dict[str, str]:
+    """Put the commands into ``folder``; the variables by which a shell finds them, then ``path``.
 
     ``srun`` writes its arguments into the file ``SRUN_RECORD``.
     """
@@ -37,7 +36,7 @@ def slurm(folder: Path) -> dict[str, str]:
         (commands / name).write_text(script)
         (commands / name).chmod(0o755)
     return {
-        'PATH': f'{commands}:{os.environ["PATH"]}',
+        'PATH': f'{commands}:{path}',
         'SRUN_RECORD': str(folder / 'record'),
         'MASTER_PORT': str(free_port()),
     }

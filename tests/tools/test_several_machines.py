@@ -57,8 +57,7 @@ def test_two_machines_train_one_model(street_scenes, tmp_path, environment):
 
 def test_slurm_starts_one_process_for_each_gpu(street_scenes, tmp_path, environment):
     options = {'GPUS': '2', 'GPUS_PER_NODE': '2', 'SRUN_ARGS': '--quiet --time=10'}
-    commands = slurm(tmp_path)
-    options.update(commands, PATH=f'{commands["PATH"]}:{environment["PATH"]}')
+    options.update(slurm(tmp_path, environment['PATH']))
     few = [*small_run_options(street_scenes, iterations=2), *NARROW_MODEL]
     work_dir = tmp_path / 'with space'
     arguments = ['a_partition', 'a_job', CONFIG, '--work-dir', work_dir, *few]

@@ -82,15 +82,15 @@ def conv2d_by_tiles(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
         (N, O, H, W).
     """
     n, c, height, width = x.shape
-    o, t = len(weight), len(B_T)
+    o, t = weight.shape[0], len(B_T)
     g = torch.tensor(G, dtype=torch.float64)
     g = torch.kron(g, g).to(x)  # (t * t, 9)
     kernels = g @ weight.reshape(o * c, 9).T  # (t * t, o * c)
     kernels = kernels.reshape(t**2, o, c)
     # B^T d B
     rows, columns = (line_operator(B_T, size, dilation, -dilation, x) for size in (height, width))
-    down, across = rows.shape[1], columns.shape[1]  # tiles
     tiles = rows[:, None] @ x[:, None]  # (n, t, c, down, width)
+    down, across = rows.shape[1], columns.shape[1]  # tiles
     tiles = tiles.reshape(n, t, 1, c * down, width)
     tiles = tiles @ columns.transpose(1, 2)  # (n, t, t, c * down, across)
     tiles = tiles.reshape(n, t**2, c, down * across)
@@ -98,14 +98,14 @@ def conv2d_by_tiles(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
     sums = kernels @ tiles  # (n, t * t, o, down * across)
     sums = sums.reshape(n, t, t, o * down, across)
     sums = sums.transpose(2, 3)  # (n, t, o * down, t, across)
-    sums = sums.reshape(n, t, o * down, t * across)
     # A^T m A
     rows, columns = (line_operator(A, size, dilation, 0, x) for size in (height, width))
+    sums = sums.reshape(n, t, o * down, t * across)
     lines = sums @ columns.flatten(0, 1)  # (n, t, o * down, width)
     lines = lines.reshape(n, t, o, down, width)
     lines = lines.transpose(1, 2)  # (n, o, t, down, width)
-    lines = lines.reshape(n, o, t * down, width)
-    return rows.flatten(0, 1).T @ lines  # (n, o, height, width)
+    rows = rows.flatten(0, 1).T  # (height, t * down)
+    return rows @ lines.reshape(n, o, t * down, width)  # (n, o, height, width)
 
 
 def line_operator(

@@ -179,7 +179,11 @@ SRUN = ['srun', '--ntasks=2', sys.executable]
 
 @pytest.mark.parametrize('launcher', [TORCHRUN, SRUN], ids=['torchrun', 'srun'])
 def test_processes_divide_the_images_and_the_first_reports(trained, tmp_path, launcher):
-    environment = {**slurm(tmp_path), 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
+    environment = {
+        **slurm(tmp_path, os.environ['PATH']),
+        'PYTHONPATH': str(ROOT),
+        'CUDA_VISIBLE_DEVICES': '',
+    }
     images, alone, together = (tmp_path / name for name in ('images', 'alone', 'together'))
     for number in range(5):
         write_photo(images / f'{number}.png', 60, 90, number)
