@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Compare the plugin with stock MMSegmentation; the command line is ``benchmark/command.py``."""
+"""Measure the plugin beside stock MMSegmentation; the same as ``pspnet benchmark``."""
 
 import sys
 
-from benchmark.command import main
+from pspnet_plugin.app.commands import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(['benchmark', *sys.argv[1:]]))

@@ -1,6 +1,11 @@
-"""The benchmarks of tools/benchmark.py.
+"""The benchmarks of ``pspnet benchmark``: ours beside stock MMSegmentation, by turns.
 
-Each of head, loss, train, predict and freeze is one sub-command; the other modules serve them all.
+``heads``, ``networks`` and ``runtimes`` yield cases, ``measuring`` makes rows of them, ``table``
+shows the rows, and ``command`` is the command line.
 """
 
+import os
+
 import pspnet_plugin  # noqa: F401  repairs the stock stack before mmseg is imported
+
+os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # torch's profiler writes to the terminal otherwise

@@ -1,207 +1,133 @@
-"""Compare the plugin with stock MMSegmentation, in one process and by alternating runs.
-
-The ratios are to stock in the same run; the last column says what the plugin has to reach on two
-CPU cores in float32 at the default sizes. Peak memory is what a step takes above what was held
-before it: on a GPU by CUDA's counter, on a CPU as the resident set of a fresh child process (on
-Linux after a warm-up run, with the peak reset; elsewhere the first run, from the growth of the
-process's highest peak).
-"""
+"""The command line of the benchmarks: ``pspnet benchmark NAME``."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Callable, NamedTuple
+import warnings
+from collections.abc import Sequence
+from typing import Any, Callable
 
 import torch
 from rich.console import Console
 
-from . import folder, freeze, head, heads, loss, passes, plots, predict, train, winograd
-from .models import CHANNELS_STEP, NETWORKS, PUBLISHED_CHANNELS
-from .settings import Settings
-from .table import Table
+from pspnet_plugin.utils.text import first_line
 
+from . import heads, networks
+from .measuring import measure
+from .settings import DTYPES, Settings, Size
+from .table import tabulate
 
-class Benchmark(NamedTuple):
-    """A sub-command: what it measures, and its options of SCALE with their defaults."""
-
-    measure: Callable[[Settings], Iterable[Table]]
-    description: str
-    defaults: dict
-
-
-WIDTH_WITHOUT_TERMINAL = 160
-SIZES = ((64, 128), (97, 97), (32, 32))
-MODEL = {'channels': PUBLISHED_CHANNELS, 'classes': 19}
-ANY_MODEL = {'model': 'pspnet_r50', **MODEL}
-BENCHMARKS = {
-    'head': Benchmark(
-        head.measure,
-        'the head alone, over feature-map sizes',
-        {**MODEL, 'batch': 2, 'sizes': SIZES},
+WIDTH_WITHOUT_TERMINAL = 200
+EPILOG = (
+    "Ratios are to stock in the same run. Peak memory is what torch's allocator gives out within a "
+    "step above what it held before: on a GPU by CUDA's counter, on a CPU by torch's profiler."
+)
+PSPNET = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+SIZES, SQUARE = ((64, 128), (97, 97), (32, 32)), (512, 512)
+# Of each sub-command: what it measures, its cases, and those of OPTIONS that it has with defaults.
+BENCHMARKS: dict[str, tuple[str, Callable, dict[str, Any]]] = {
+    'head': (
+        'the PSP head alone, over sizes of the feature map',
+        heads.cases_of_psp_head,
+        {'batch': 2, 'channels': 2048, 'classes': 19, 'sizes': SIZES},
     ),
-    'heads': Benchmark(
-        heads.measure,
+    'heads': (
         'heads of several feature maps alone',
-        {'batch': 2, 'crop': (512, 512)},
+        heads.cases_of_several_maps,
+        {'batch': 2, 'crop': SQUARE},
     ),
-    'loss': Benchmark(
-        loss.measure,
-        'loss and backward of both heads from their logits',
-        {'classes': 150, 'batch': 4, 'crop': (512, 512)},
+    'loss': (
+        'loss and backward pass of both heads from their logits',
+        heads.cases_of_loss,
+        {'batch': 4, 'classes': 150, 'crop': SQUARE},
     ),
-    'train': Benchmark(
-        train.measure,
+    'train': (
         'a training step of a whole network',
-        {**ANY_MODEL, 'batch': 2, 'crop': (256, 512)},
+        networks.cases_of_training,
+        {'config': PSPNET, 'batch': 2, 'crop': (256, 512)},
     ),
-    'predict': Benchmark(
-        predict.measure,
-        'prediction of one image, from file to label map',
-        {**ANY_MODEL, 'crop': (512, 1024)},
-    ),
-    'folder': Benchmark(
-        folder.measure,
-        'prediction of a folder, from files to files',
-        {**MODEL, 'crop': (512, 1024)},
-    ),
-    'freeze': Benchmark(
-        freeze.measure,
-        'a training step with frozen layers',
-        {**MODEL, 'batch': 2, 'crop': (256, 512)},
-    ),
-    'winograd': Benchmark(
-        winograd.measure,
-        '3 x 3 convolutions by tiles, where the plugin takes them and where not',
-        {'batch': 2, 'sizes': ((16, 16), (23, 23), (32, 32), (64, 64))},
+    'predict': (
+        'prediction of one image, from file to label map; on CPUs also in other runtimes',
+        networks.cases_of_prediction,
+        {'config': PSPNET, 'crop': (512, 1024)},
     ),
 }
 
 
-def size(text: str) -> tuple[int, int]:
+def main(argv: Sequence[str]) -> int:
+    """Measure what the command line asks for and print one table; 1 if a case failed."""
+    options = vars(parse(argv))
+    _, cases, _ = BENCHMARKS[options.pop('benchmark')]
+    markdown = options.pop('markdown')
+    settings = Settings(**options)
+    settings.apply()
+    rows, failures = [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of mmseg's classes, the same for stock and ours
+        for case in cases(settings):
+            try:
+                rows += measure(case, settings)
+            except (RuntimeError, ValueError) as error:  # no memory, or sizes that do not fit
+                failures.append(f'{case.label}, {case.sub_label} failed: {first_line(error)}')
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    console.print(settings.describe(), soft_wrap=True)
+    console.print(tabulate(rows, markdown))
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='pspnet benchmark', description='Measure the plugin beside stock MMSegmentation.'
+    )
+    commands = parser.add_subparsers(dest='benchmark', metavar='NAME', required=True)
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    for name, (text, _, defaults) in BENCHMARKS.items():
+        command = commands.add_parser(name, help=text, epilog=EPILOG, formatter_class=formatter)
+        for option, default in defaults.items():
+            command.add_argument(f'--{option}', default=default, **OPTIONS[option])
+        add_common_options(command.add_argument)
+    return parser.parse_args(argv)
+
+
+def add_common_options(add: Callable) -> None:
+    gpu, threads = torch.cuda.is_available(), torch.get_num_threads()
+    add('--device', type=device, default='cuda' if gpu else 'cpu', help='cpu, cuda or cuda:N')
+    add('--dtype', choices=DTYPES, default='float32', help='16-bit types run under autocast')
+    add('--channels-last', action='store_true', help='memory format of ours and of stock')
+    add('--compile', action='store_true', help='with torch.compile')
+    add('--threads', type=positive, default=threads, help='CPU threads of PyTorch')
+    add('--runs', type=positive, default=3, help='turns of each variant')
+    add('--markdown', action='store_true', help='print the table as Markdown')
+
+
+def device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f'{first_line(error)}: use cpu, cuda or cuda:N') from error
+    return text
+
+
+def size(text: str) -> Size:
     """``64x128`` -> (64, 128)."""
     height, width = (positive(side) for side in text.split('x'))
     return height, width
 
 
 def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if int(text) < 1:
         raise ValueError(text)
-    return number
+    return int(text)
 
 
-def batch_size(text: str) -> int:
-    number = positive(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError(
-            f'batch norm of the 1 x 1 level needs at least 2, not {text}'
-        )
-    return number
-
-
-def channel_count(text: str) -> int:
-    number = positive(text)
-    if number % CHANNELS_STEP:
-        raise argparse.ArgumentTypeError(f'{text} is not a multiple of {CHANNELS_STEP}')
-    return number
-
-
-# The type and the help of the options that not every sub-benchmark has.
-SCALE = {
-    'batch': (batch_size, 'images or feature maps at once'),
-    'channels': (channel_count, "width, as channels of a ResNet-50's last feature map"),
-    'classes': (positive, 'number of classes'),
-    'crop': (size, "size of the network's input, HEIGHTxWIDTH"),
-    'model': (str, 'the network'),
-    'sizes': (size, 'sizes of the feature map, HEIGHTxWIDTH each'),
+OPTIONS: dict[str, dict[str, Any]] = {
+    'config': {'help': 'a stock config: a file, or mmseg::NAME'},
+    'batch': {'type': positive, 'help': 'images or feature maps at once'},
+    'channels': {'type': positive, 'help': 'of the feature map'},
+    'classes': {'type': positive, 'help': 'number of classes'},
+    'crop': {'type': size, 'help': "size of the network's input, HEIGHTxWIDTH"},
+    'sizes': {'type': size, 'nargs': '+', 'help': 'of the feature map, HEIGHTxWIDTH each'},
 }
-MORE = {'model': {'choices': list(NETWORKS)}, 'sizes': {'nargs': '+'}}
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    commands = parser.add_subparsers(dest='benchmark', required=True)
-    for name, benchmark in BENCHMARKS.items():
-        command = commands.add_parser(
-            name,
-            help=benchmark.description,
-            description=f'Measure {benchmark.description}.',
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-        add_common(command)
-        for option, default in benchmark.defaults.items():
-            kind, text = SCALE[option]
-            more = MORE.get(option, {})
-            command.add_argument(f'--{option}', type=kind, default=default, help=text, **more)
-    args = parser.parse_args(arguments)
-    if args.device.startswith('cuda') and not torch.cuda.is_available():
-        parser.error('--device cuda: PyTorch finds no CUDA GPU on this machine; use --device cpu')
-    return args
-
-
-def add_common(parser: argparse.ArgumentParser) -> None:
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    dtypes = ['float32', 'float16', 'bfloat16']
-    parser.add_argument('--device', default=device, help='cpu, cuda or cuda:N')
-    parser.add_argument(
-        '--dtype', choices=dtypes, default='float32', help='the 16-bit types run under autocast'
-    )
-    parser.add_argument('--compile', action='store_true', help='with torch.compile')
-    parser.add_argument(
-        '--threads',
-        type=positive,
-        default=torch.get_num_threads(),
-        help='CPU threads of PyTorch',
-    )
-    parser.add_argument('--runs', type=positive, default=5, help='timed runs of each variant')
-    parser.add_argument('--markdown', type=Path, metavar='FILE', help='write the tables to FILE')
-    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw a figure to FILE (.png)')
-    parser.add_argument(
-        '--check', action='store_true', help='exit with 1 if a wanted value is missed'
-    )
-
-
-def settings_from(args: argparse.Namespace) -> Settings:
-    chosen = {name: getattr(args, name) for name in SCALE if hasattr(args, name)}
-    if 'sizes' in chosen:
-        chosen['sizes'] = tuple(dict.fromkeys(chosen['sizes']))
-    return Settings(args.device, args.dtype, args.compile, args.threads, args.runs, **chosen)
-
-
-def as_markdown(tables: list[Table], settings: Settings, command: str) -> str:
-    return '\n\n'.join([f'`{command}`', settings.describe(), *(t.as_markdown() for t in tables)])
-
-
-def draw(tables: list[Table], args: argparse.Namespace, settings: Settings) -> None:
-    if args.benchmark == 'head':
-        by_pixels = {h * w: table for (h, w), table in zip(settings.sizes, tables)}
-        plots.draw_over_sizes(by_pixels, [passes.FORWARD, passes.BOTH], args.plot)
-    else:
-        plots.draw_bars(tables[0], args.plot)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args = parse(arguments)
-    settings = settings_from(args)
-    torch.set_num_threads(settings.threads)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
-    console.print(settings.describe(), soft_wrap=True)
-    tables = []
-    for table in BENCHMARKS[args.benchmark].measure(settings):
-        console.print(table.as_rich())
-        tables.append(table)
-    if args.markdown:
-        words = sys.argv[1:] if arguments is None else arguments
-        command = shlex.join(['python', 'tools/benchmark.py', *words])
-        args.markdown.write_text(as_markdown(tables, settings, command) + '\n', encoding='utf-8')
-    if args.plot:
-        draw(tables, args, settings)
-    missed = [sentence for table in tables for sentence in table.missed()]
-    if args.check:
-        for sentence in missed:
-            console.print(f'missed: {sentence}', soft_wrap=True)
-    return 1 if args.check and missed else 0

@@ -1,82 +1,148 @@
-"""Heads of several feature maps alone, as MMSegmentation's own configs build them."""
+"""Decode heads alone: from feature maps to logits and back, and from logits to the loss."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Callable
 
 import torch
-from mmengine.config import Config, ConfigDict
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
-from pspnet_plugin.app.training.launch import stock_tools
 from pspnet_plugin.replacements import REPLACEMENTS
+from pspnet_plugin.utils.config_files import read_config
 
-from .inputs import FORMATS, feature_map
-from .passes import BOTH, FORWARD, KEPT, memory, times
+from .inputs import feature_map, label_maps
+from .measuring import Case, Step
 from .settings import Settings
-from .table import Baseline, Table, Wanted
 
-VARIANTS = ('stock', 'factorized')
-FINEST_STRIDE = 4  # of the finest map to the crop; each further map has half its size
+STOCK, OURS, LIMIT = 'stock', 'ours', 'limit: 3 x 3 convolution of x'
+FINEST_STRIDE = 4  # of the finest of several maps to the crop; each further map has half its size
+LOGITS_STRIDE = 8  # of the logits to the labels of the loss
 CONFIGS = {
     'UPerHead of Swin-T': 'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512',
     'SegformerHead of MiT-B0': 'segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024',
     'SegformerHead of MiT-B2': 'segformer/segformer_mit-b2_8xb1-160k_cityscapes-1024x1024',
     'FCNHead of HRNet-W18': 'hrnet/fcn_hr18_4xb2-40k_cityscapes-512x1024',
 }
-
-# What a factorized head has to reach on contiguous maps, batch 2, float32, on two CPU cores.
-WANTED_AT = ('contiguous', (128, 128))
-WANTED = {name: (Wanted(FORWARD, 'factorized', 'stock', low=2),) for name in CONFIGS}
-WANTED['UPerHead of Swin-T'] += (
-    Wanted(BOTH, 'factorized', 'stock', low=2),
-    Wanted(KEPT, 'factorized', 'stock', high=0.5),
-)
+Shapes = list[tuple[int, int, int]]  # channels, height and width of each feature map
+Build = Callable[[], nn.Module]
 
 
-def head_config(name: str) -> ConfigDict:
-    """The decode head of one of CONFIGS, with batch norm of one process."""
-    path = stock_tools().parent / 'configs' / f'{CONFIGS[name]}.py'
-    config = Config.fromfile(path).model.decode_head
-    config.norm_cfg.type = 'BN'
-    return config
+class ConvolutionOfX(nn.Conv2d):
+    """The part of the PSP head's bottleneck that reads x: no pyramid, norm, activation, classes."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return super().forward(maps[-1])
 
 
-def build(
-    variant: str, name: str, order: torch.memory_format, settings: Settings
-) -> tuple[nn.Module, list[Tensor]]:
-    """The head of one of CONFIGS, stock's or ours, and the maps for it, the finest first."""
-    register_all_modules()
-    config = head_config(name)
-    if variant != 'stock':
-        config.type = REPLACEMENTS[config.type]
-    torch.manual_seed(0)
-    head = MODELS.build(config).to(settings.device, memory_format=order)
-    sizes = [tuple(side // FINEST_STRIDE // 2**i for side in settings.crop) for i in range(4)]
-    maps = [
-        feature_map(size, settings, channels).contiguous(memory_format=order)
-        for size, channels in zip(sizes, config.in_channels)
-    ]
-    return head, maps
+def cases_of_psp_head(settings: Settings) -> Iterator[Case]:
+    """The PSP head on maps of each size, beside the least that it has to compute."""
+    channels, width = settings.channels, settings.channels // 4
+    config = {'type': 'PSPHead', 'in_channels': channels, 'channels': width}
+    config.update(num_classes=settings.classes, norm_cfg={'type': 'BN'})
+    limit = partial(ConvolutionOfX, channels, width, 3, padding=1, bias=False)
+    builds: dict[str, Build] = {**stock_and_ours(config), LIMIT: limit}
+    for height, width in settings.sizes:
+        label = f'PSP head, x of {height} x {width}'
+        yield from passes(label, builds, [(channels, height, width)], settings)
 
 
-def measure(settings: Settings) -> Iterator[Table]:
-    """Two tables for each head, of contiguous maps and of channels-last ones."""
-    for name in CONFIGS:
-        for order in FORMATS:
-            yield _measure_head(name, order, settings)
+def cases_of_several_maps(settings: Settings) -> Iterator[Case]:
+    """Heads of several feature maps, as MMSegmentation's own configs build them."""
+    for head, name in CONFIGS.items():
+        config = read_config(f'mmseg::{name}.py').model.decode_head
+        config.norm_cfg.type = 'BN'  # of one process
+        height, width = (side // FINEST_STRIDE for side in settings.crop)
+        shapes = [(c, height >> i, width >> i) for i, c in enumerate(config.in_channels)]
+        label = f'{head}, finest map {height} x {width}'
+        yield from passes(label, stock_and_ours(config), shapes, settings)
 
 
-def _measure_head(name: str, order: str, settings: Settings) -> Table:
-    builds = {v: partial(build, v, name, FORMATS[order], settings) for v in VARIANTS}
-    config = head_config(name)
-    height, width = finest = tuple(side // FINEST_STRIDE for side in settings.crop)
-    return Table(
-        title=f'{name}, {config.num_classes} classes, finest map of {height} x {width}, {order}',
-        baselines=(Baseline('stock'),),
-        quantities=(*times(builds, settings), *memory(builds, settings)),
-        wanted=WANTED[name] if (order, finest) == WANTED_AT else (),
+def stock_and_ours(config: dict) -> dict[str, Build]:
+    """The head of a stock config, and ours in its place with the same random weights."""
+
+    def build(kind: str | type) -> nn.Module:
+        register_all_modules()
+        torch.manual_seed(0)
+        return MODELS.build({**config, 'type': kind})
+
+    kind = config['type']
+    return {STOCK: partial(build, kind), OURS: partial(build, REPLACEMENTS[kind])}
+
+
+def passes(
+    label: str, builds: dict[str, Build], shapes: Shapes, settings: Settings
+) -> Iterator[Case]:
+    """The forward pass in prediction, then forward and backward in training."""
+    for name, prepare in (('forward', forward), ('forward + backward', forward_backward)):
+
+        def steps(prepare: Callable = prepare) -> dict[str, Step]:
+            return {row: prepare(build(), shapes, settings) for row, build in builds.items()}
+
+        yield Case(label, name, steps)
+
+
+def forward(head: nn.Module, shapes: Shapes, settings: Settings) -> Step:
+    """The forward pass in prediction; returns the logits."""
+    maps = [feature_map(shape, settings) for shape in shapes]
+    call = settings.compiled(head.to(settings.device, memory_format=settings.memory_format).eval())
+
+    def step() -> Tensor:
+        with torch.no_grad(), settings.autocast():
+            return call(maps)
+
+    return step
+
+
+def forward_backward(head: nn.Module, shapes: Shapes, settings: Settings) -> Step:
+    """Forward and backward in training; returns the gradients of the maps."""
+    maps = [feature_map(shape, settings).requires_grad_() for shape in shapes]
+    gradient = feature_map((head.out_channels, *shapes[0][1:]), settings, seed=1)
+    call = settings.compiled(head.to(settings.device, memory_format=settings.memory_format).train())
+
+    def step() -> list[Tensor | None]:
+        for tensor in (*maps, *head.parameters()):
+            tensor.grad = None
+        with settings.autocast():
+            logits = call(maps)
+        logits.backward(gradient)
+        return [x.grad for x in maps]
+
+    return step
+
+
+def cases_of_loss(settings: Settings) -> Iterator[Case]:
+    """Stock's cross-entropy of decode and auxiliary head, and ours without full-size logits."""
+    height, width = settings.crop
+    label = f'{settings.classes} classes, batch {settings.batch} of {height} x {width}'
+    rows = {STOCK: ('PSPHead', 'FCNHead'), OURS: ('FactorizedPSPHead', 'FactorizedFCNHead')}
+    yield Case(
+        'loss + backward of two heads',
+        label,
+        lambda: {row: loss_step(kinds, settings) for row, kinds in rows.items()},
     )
+
+
+def loss_step(kinds: tuple[str, ...], settings: Settings) -> Step:
+    """Losses of heads and the gradients of their logits; returns the sum of the losses."""
+    register_all_modules()
+    # The step starts from logits, so the widths of the heads do not matter.
+    widths = {'in_channels': 1, 'channels': 1, 'num_classes': settings.classes}
+    heads = [MODELS.build({'type': kind, **widths}) for kind in kinds]
+    shape = settings.classes, *(side // LOGITS_STRIDE for side in settings.crop)
+    samples = label_maps(settings.classes, settings)
+    losses = [settings.compiled(head.loss_by_feat) for head in heads]
+    logits = [feature_map(shape, settings, seed).requires_grad_() for seed in range(len(heads))]
+
+    def step() -> Tensor:
+        for each in logits:
+            each.grad = None
+        with settings.autocast():
+            total = sum(loss(each, samples)['loss_ce'] for loss, each in zip(losses, logits))
+        total.backward()
+        return total.detach()
+
+    return step

@@ -2,60 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-from PIL import Image
 from torch import Tensor
 
-from .settings import Settings
+from .settings import Settings, Size
 
 BLOCK = 32  # pixels a side that share a label
 IGNORED = 255
-FORMATS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}
 
 
-def feature_map(size: tuple[int, int], settings: Settings, channels: int | None = None) -> Tensor:
-    """What a backbone would give: (batch, channels, H, W), not negative."""
-    generator = torch.Generator().manual_seed(0)
-    shape = settings.batch, channels or settings.channels, *size
-    x = torch.randn(shape, generator=generator).relu()
-    return x.to(settings.device, settings.torch_dtype)
+def feature_map(shape: tuple[int, ...], settings: Settings, seed: int = 0) -> Tensor:
+    """What a layer would give: (batch, *shape), in the dtype and memory format of the settings."""
+    x = torch.randn(settings.batch, *shape, generator=torch.Generator().manual_seed(seed))
+    return x.to(settings.device, settings.torch_dtype).contiguous(
+        memory_format=settings.memory_format
+    )
 
 
-def training_batch(settings: Settings) -> dict[str, list]:
-    """A batch as mmseg's data loaders give it: crops, uint8 (3, H, W), and their label maps."""
-    generator = torch.Generator().manual_seed(0)
-    crops = [
-        torch.randint(256, (3, *settings.crop), dtype=torch.uint8, generator=generator)
-        for _ in range(settings.batch)
-    ]
-    return {'inputs': crops, 'data_samples': label_maps(settings, generator)}
-
-
-def label_maps(settings: Settings, generator: torch.Generator) -> list[SegDataSample]:
+def label_maps(classes: int, settings: Settings) -> list[SegDataSample]:
     """A label map for each crop of the batch: blocks of random classes, the top rows ignored."""
     height, width = settings.crop
-    blocks = (settings.batch, 1, *(-(-side // BLOCK) for side in settings.crop))
-    labels = torch.randint(settings.classes, blocks, generator=generator)
+    blocks = settings.batch, 1, -(-height // BLOCK), -(-width // BLOCK)
+    labels = torch.randint(classes, blocks, generator=torch.Generator().manual_seed(0))
     labels = labels.repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)
     labels = labels[..., :height, :width].clone()
     labels[..., : height // 16, :] = IGNORED
-    return [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels.to(settings.device)]
+    return [SegDataSample(gt_sem_seg=PixelData(data=each)) for each in labels.to(settings.device)]
 
 
-def write_image(path: Path, size: tuple[int, int]) -> None:
-    """Write an RGB image of (H, W) pixels with structure at every scale."""
+def noise(size: Size, batch: int = 1) -> Tensor:
+    """Normalized images, (batch, 3, H, W), with structure at every scale."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.zeros(1, 3, *size)
-    cells = 2
-    while cells <= min(size) // 4:
-        noise = torch.randn(1, 3, cells, 2 * cells, generator=generator)
-        pixels += F.interpolate(noise, size=size, mode='bicubic') / cells**0.5
-        cells *= 2
-    pixels = (128 + 60 * pixels[0] / pixels.std()).clamp(0, 255).permute(1, 2, 0)
-    Image.fromarray(pixels.numpy().astype(np.uint8)).save(path)
+    cells = [2**n for n in range(1, min(size).bit_length() - 1)]
+    scales = [torch.randn(batch, 3, n, 2 * n, generator=generator) / n**0.5 for n in cells]
+    pixels = torch.stack([F.interpolate(each, size, mode='bicubic') for each in scales]).sum(0)
+    return pixels / pixels.std()

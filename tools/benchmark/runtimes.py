@@ -1,140 +1,87 @@
-"""Logits of one image by what users would pick instead: other runtimes and half precision."""
+"""Logits of one image by what users would take instead: other runtimes, and bfloat16."""
 
 from __future__ import annotations
 
 import importlib.util
 import tempfile
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pspnet_plugin.app.export.network import ExportedNetwork
-from pspnet_plugin.app.export.runtimes import write_onnx
+from pspnet_plugin.app.export.onnx_file import open_onnx, write_onnx
 from pspnet_plugin.app.export.settings import ExportSettings
+from pspnet_plugin.speed.channels_last import set_memory_format
 
-from .models import NETWORKS
+from .inputs import noise
+from .measuring import Case, Step
 from .settings import Settings
-from .table import Baseline, Quantity, Table, Wanted
-from .timing import time_alternately
 
-Predict = Callable[[], Tensor]  # logits (1, classes, h, w)
-
-TIME, LABELS = 'logits', 'labels equal to stock'
-STOCK, OURS, TILES = 'stock', 'ours', 'ours, --winograd'
-PYTORCH, ONNX_RUNTIME = 'PyTorch', 'ONNX Runtime'
-SAME = 'stock in the same runtime'
-# At least so many times as fast as stock in the same runtime; by network.
-WANTED = {
-    'pspnet_r50': {
-        f'{ONNX_RUNTIME}, {TILES}': 1.35,
-        f'OpenVINO float32, {TILES}': 1.45,
-        f'OpenVINO bfloat16, {OURS}': 1.8,
-    }
-}
-BFLOAT16_UNIT = 'amx_bf16'  # without it bfloat16 takes as long as float32, or longer
+STOCK, OURS, WINOGRAD = 'stock', 'ours', 'ours, --winograd'
+Predict = Callable[[np.ndarray], np.ndarray]  # from images to logits
 
 
-def measure(
-    models: dict[str, nn.Module], exported: dict[str, nn.Module], image: Tensor, settings: Settings
-) -> Table:
-    """Each runtime with stock's network and with ours, in turn, on a CPU in float32 and bfloat16.
-
-    Args:
-        models: STOCK and OURS as PyTorch runs them.
-        exported: STOCK, OURS and TILES as they are written to files.
-        image: (1, 3, H, W), normalized.
-    """
+def cases(label: str, stock: nn.Module, ours: nn.Module, settings: Settings) -> Iterator[Case]:
+    """A case for each runtime that is installed; the steps return the labels of the logits."""
+    image = noise(settings.crop)
     with tempfile.TemporaryDirectory() as folder:
-        files = {
-            name: write(exported[name], image, Path(folder, f'{number}.onnx'), name == TILES)
-            for number, name in enumerate((STOCK, OURS, TILES))
-        }
-        steps = prepare(models, files, image, settings)
-        seconds = time_alternately(steps, settings)
-        labels = {row: step().argmax(1) for row, step in steps.items()}
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()  # none in older versions
-    stock = {row: f'{row.partition(", ")[0]}, {STOCK}' for row in steps}
-    first = labels[f'{PYTORCH}, {STOCK}']
-    equal = {row: [100 * (found == first).double().mean().item()] for row, found in labels.items()}
-    height, width = settings.crop
-    return Table(
-        title=f'Logits of {NETWORKS[settings.model].title} at {height} x {width} in other runtimes',
-        baselines=(Baseline(f'{PYTORCH}, {STOCK}'), Baseline(SAME, rows=stock)),
-        quantities=(Quantity(TIME, 's', seconds), Quantity(LABELS, '%', equal)),
-        wanted=tuple(
-            Wanted(TIME, row, SAME, low=ratio)
-            for row, ratio in WANTED.get(settings.model, {}).items()
-            if row in steps and ('bfloat16' not in row or capabilities.get(BFLOAT16_UNIT))
-        ),
-    )
+
+        @cache
+        def written(name: str) -> Path:
+            path = Path(folder, f'{name}.onnx')
+            export = ExportSettings(size=settings.crop, winograd=name == WINOGRAD)
+            network = ExportedNetwork(stock if name == STOCK else ours, export)
+            write_onnx(network, image, export, {}, path)
+            return path
+
+        def steps(open_file: Callable[[Path], Predict], names: list[str]) -> dict[str, Step]:
+            return {name: run_file(open_file(written(name)), image) for name in names}
+
+        for name, open_file in installed_runtimes().items():
+            names = [STOCK, OURS] + ([] if 'bfloat16' in name else [WINOGRAD])
+            yield Case(label, name, partial(steps, open_file, names))
+    set_memory_format(ours, torch.channels_last)
+    for name, bfloat16 in (('float32', False), ('bfloat16', True)):
+        pair = {STOCK: run_torch(stock, image, bfloat16), OURS: run_torch(ours, image, bfloat16)}
+        yield Case(label, f'PyTorch {name}', partial(dict, pair))
 
 
-def write(network: nn.Module, image: Tensor, path: Path, winograd: bool) -> Path:
-    """Write the network as ONNX for images of this size."""
-    height, width = image.shape[2:]
-    export = ExportSettings(size=(height, width), winograd=winograd)
-    write_onnx(ExportedNetwork(network, export), image, export, {}, path)
-    return path
-
-
-def prepare(
-    models: dict[str, nn.Module], files: dict[str, Path], image: Tensor, settings: Settings
-) -> dict[str, Predict]:
-    """The rows: stock and ours beside each other for each runtime that is installed."""
-    runtimes: dict[str, Callable[[str], Predict]] = {
-        PYTORCH: lambda name: partial(run_pytorch, models[name], image, False)
-    }
+def installed_runtimes() -> dict[str, Callable[[Path], Predict]]:
+    """What opens a file, by the name of the runtime, for each precision that it has here."""
+    runtimes: dict[str, Callable[[Path], Predict]] = {}
     if importlib.util.find_spec('onnxruntime'):
-        runtimes[ONNX_RUNTIME] = lambda name: open_onnxruntime(files[name], image, settings)
+        runtimes['ONNX Runtime'] = open_onnx
     if importlib.util.find_spec('openvino'):
-        precisions = openvino_precisions()
-        for precision, hint in precisions.items():
-            runtimes[f'OpenVINO {precision}'] = partial(
-                lambda hint, name: open_openvino(files[name], image, hint, settings), hint
-            )
-    runtimes[f'{PYTORCH} bfloat16'] = lambda name: partial(run_pytorch, models[name], image, True)
-    return {
-        f'{runtime}, {name}': make(name)
-        for runtime, make in runtimes.items()
-        for name in (STOCK, OURS, TILES)
-        if name != TILES or runtime in (ONNX_RUNTIME, 'OpenVINO float32')
-    }
+        import openvino
+
+        runtimes['OpenVINO float32'] = partial(open_openvino, 'f32')
+        if 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+            runtimes['OpenVINO bfloat16'] = partial(open_openvino, 'bf16')
+    return runtimes
 
 
-@torch.no_grad()
-def run_pytorch(model: nn.Module, image: Tensor, bfloat16: bool) -> Tensor:
-    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=bfloat16):
-        return model(image, mode='tensor').float()
-
-
-def open_onnxruntime(path: Path, image: Tensor, settings: Settings) -> Predict:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.threads
-    session = onnxruntime.InferenceSession(str(path), options, ['CPUExecutionProvider'])
-    feed = {session.get_inputs()[0].name: image.numpy()}
-    return lambda: torch.from_numpy(session.run(None, feed)[0])
-
-
-def open_openvino(path: Path, image: Tensor, hint: str, settings: Settings) -> Predict:
+def open_openvino(precision: str, path: Path) -> Predict:
     import openvino
 
-    properties = {
-        'INFERENCE_PRECISION_HINT': hint,
-        'INFERENCE_NUM_THREADS': settings.threads,
-        'PERFORMANCE_HINT': 'LATENCY',
-    }
-    network = openvino.Core().compile_model(path, 'CPU', properties)
-    return lambda: torch.from_numpy(network(image.numpy())[0].copy())
+    settings = {'INFERENCE_PRECISION_HINT': precision, 'PERFORMANCE_HINT': 'LATENCY'}
+    settings['INFERENCE_NUM_THREADS'] = str(torch.get_num_threads())
+    network = openvino.Core().compile_model(path, 'CPU', settings)
+    return lambda pixels: np.array(network(pixels)[0])
 
 
-def openvino_precisions() -> dict[str, str]:
-    """What the CPU plugin computes in on this machine."""
-    import openvino
+def run_file(predict: Predict, image: Tensor) -> Step:
+    return lambda: torch.from_numpy(predict(image.numpy()).argmax(1))
 
-    known = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-    return {'float32': 'f32', **({'bfloat16': 'bf16'} if 'BF16' in known else {})}
+
+def run_torch(model: nn.Module, image: Tensor, bfloat16: bool) -> Step:
+    @torch.no_grad()
+    def step() -> Tensor:
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=bfloat16):
+            return model(image, mode='tensor').argmax(1)
+
+    return step

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-from ..training.launch import as_command_line
 from ..training.tools import OWN_TOOLS
 
 
 def run_words(words: list[str]) -> int:
     sys.path.insert(0, str(OWN_TOOLS))  # as Python does for a script
     try:
-        with as_command_line('pspnet benchmark', words):
-            return importlib.import_module('benchmark.command').main()
+        return importlib.import_module('benchmark.command').main(words)
     finally:
         sys.path.remove(str(OWN_TOOLS))

@@ -1,0 +1,209 @@
+"""Whole networks of stock configs: a training step, and a prediction from file to label map."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Callable
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmseg.apis import inference_model
+from mmseg.models.backbones.resnet import Bottleneck
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.registry import MODELS
+from mmseg.utils import register_all_modules
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.utils import save_image
+
+from pspnet_plugin import PspnetPluginError
+from pspnet_plugin.replacements import REPLACEMENTS
+from pspnet_plugin.speed.channels_last import set_memory_format
+from pspnet_plugin.speed.folding import fold_batch_norms
+from pspnet_plugin.utils.config_files import read_config
+from pspnet_plugin.utils.config_tree import dicts_within
+
+from . import runtimes
+from .inputs import label_maps, noise
+from .measuring import Case, Step
+from .settings import Settings, Size
+
+# The parts of the plugin, in the order in which they are added to stock.
+HEADS, LOSS, CHANNELS_LAST = 'heads', 'chunked loss', 'channels-last'
+FOLDING, STRIPS, KEPT_MEMORY = 'folding', 'strips', 'kept memory'
+TRAINING = (HEADS, LOSS, CHANNELS_LAST, KEPT_MEMORY)
+PREDICTION = (HEADS, CHANNELS_LAST, FOLDING, STRIPS, KEPT_MEMORY)
+Parts = Collection[str]
+BRANCH_SCALE = 0.2
+
+
+def cases_of_training(settings: Settings) -> Iterator[Case]:
+    """A training step of stock, then with the parts added one after the other."""
+    label = f'training step of {Path(settings.config).stem}, batch {settings.batch}'
+    yield case_of_parts(label, TRAINING, partial(training_step, settings), settings)
+
+
+def cases_of_prediction(settings: Settings) -> Iterator[Case]:
+    """A prediction by stock, then with the parts; on a CPU in float32 also by other runtimes.
+
+    The image has twice the network's input size.
+    """
+    name = Path(settings.config).stem
+    with tempfile.TemporaryDirectory() as folder:
+        image = str(Path(folder, 'image.png'))
+        save_image(0.5 + 0.25 * noise((2 * settings.crop[0], 2 * settings.crop[1])), image)
+        prepare = partial(prediction, settings, image)
+        yield case_of_parts(f'file to label map by {name}', PREDICTION, prepare, settings)
+    if not (settings.on_gpu or settings.compile) and settings.dtype == 'float32':
+        stock, ours = build_predicting(settings), build_predicting(settings, (HEADS, FOLDING))
+        yield from runtimes.cases(f'logits of {name}', stock, ours, settings)
+
+
+def case_of_parts(
+    label: str, parts: tuple[str, ...], prepare: Callable[[Parts], Step], settings: Settings
+) -> Case:
+    """Stock without a part, then each part together with all parts before it.
+
+    Channels-last is left out where stock is, too, and kept memory on GPUs, where it does nothing.
+    """
+    left_out = [CHANNELS_LAST] if settings.channels_last else []
+    left_out += [KEPT_MEMORY] if settings.on_gpu else []
+    parts = tuple(part for part in parts if part not in left_out)
+    rows = {'stock': (), **{f'+ {part}': parts[: n + 1] for n, part in enumerate(parts)}}
+    return Case(
+        label,
+        f'{settings.crop[0]} x {settings.crop[1]}',
+        lambda: {name: prepare(chosen) for name, chosen in rows.items()},
+        keeping=tuple(name for name, chosen in rows.items() if KEPT_MEMORY in chosen),
+    )
+
+
+# --- building -----------------------------------------------------------------------------------
+
+
+def stock_config(name: str, size: Size) -> Config:
+    """A config for images of another size, with random weights, and for one process.
+
+    Raises:
+        PspnetPluginError: there is no such config, or it names classes of the plugin.
+    """
+    config = read_config(name)
+    ours = {replacement.__name__ for replacement in REPLACEMENTS.values()}
+    for node in dicts_within(config.model):
+        if str(node.get('type')) in ours:
+            raise PspnetPluginError(
+                f'{name} names {node["type"]}, which is not stock: name a config of MMSegmentation.'
+            )
+        if node.get('type') in ('SyncBN', 'MMSyncBN'):
+            node['type'] = 'BN'
+        if 'Pretrained' in str(node.get('init_cfg')):
+            del node['init_cfg']
+        if isinstance(node.get('pretrained'), (str, bool)):
+            node['pretrained'] = None
+        if 'img_size' in node:  # transformers have weights for each position
+            node['img_size'] = size
+    config.model.data_preprocessor.size = size
+    for step in config.test_pipeline:
+        if step.type == 'Resize':
+            step.scale = size[::-1]
+    return config
+
+
+@cache
+def with_stock_loss(head: type[BaseDecodeHead]) -> type[BaseDecodeHead]:
+    """A head of the plugin's with stock's loss, to measure the two apart."""
+    return type(f'{head.__name__}StockLoss', (head,), {'loss_by_feat': BaseDecodeHead.loss_by_feat})
+
+
+def build(settings: Settings, parts: Parts = ()) -> EncoderDecoder:
+    """The network with some of HEADS, LOSS, CHANNELS_LAST, STRIPS; the same weights each time."""
+    register_all_modules()  # also makes mmseg the default scope, which the config relies on
+    model = stock_config(settings.config, settings.crop).model
+    for node in dicts_within(model):
+        ours = REPLACEMENTS.get(node.get('type'))
+        if ours is not None and issubclass(ours, BaseDecodeHead) and HEADS in parts:
+            node['type'] = ours if LOSS in parts else with_stock_loss(ours)
+        elif ours is not None and issubclass(ours, EncoderDecoder) and STRIPS in parts:
+            node['type'] = ours
+    torch.manual_seed(0)
+    network = MODELS.build(model).to(settings.device)
+    set_memory_format(
+        network, torch.channels_last if CHANNELS_LAST in parts else settings.memory_format
+    )
+    return network
+
+
+def build_predicting(settings: Settings, parts: Parts = ()) -> EncoderDecoder:
+    """The network with these parts, in evaluation mode, with weights that predict many labels."""
+    model = build(settings, parts)
+    model.load_state_dict(weights(settings))
+    model.eval()
+    if FOLDING in parts:
+        example = noise(settings.crop).to(settings.device)
+        model, _ = fold_batch_norms(model, lambda folded: folded(example, mode='tensor'))
+    return model
+
+
+@lru_cache(maxsize=1)
+def weights(settings: Settings) -> dict[str, Tensor]:
+    """Random weights that are as sensitive to rounding as trained ones.
+
+    The running statistics of the batch norms are those of such images, and a residual branch
+    changes its input little: otherwise half precision would change most labels.
+    """
+    model = build(settings)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = None  # None: the statistics of this batch, not a moving average
+        elif isinstance(module, Bottleneck):
+            nn.init.constant_(module.norm3.weight, BRANCH_SCALE)
+    model.train()
+    with torch.no_grad():  # of two images: batch norm cannot normalize a single 1 x 1 map
+        model(noise(settings.crop, batch=2).to(settings.device), mode='tensor')
+    return model.state_dict()
+
+
+# --- running ------------------------------------------------------------------------------------
+
+
+def training_step(settings: Settings, parts: Parts = ()) -> Step:
+    """mmengine's training step with the config's optimizer; returns the loss.
+
+    In 16 bits the loss is not scaled; scaling would cost every variant the same.
+    """
+    model = build(settings, parts)
+    model.train()
+    call = settings.compiled(model.forward)
+    samples = label_maps(model.decode_head.num_classes, settings)
+    crops = torch.randint(256, (settings.batch, 3, *settings.crop), dtype=torch.uint8)
+    MMLogger.get_current_instance().setLevel('WARNING')  # else a line for each parameter's settings
+    optimizer = stock_config(settings.config, settings.crop).optim_wrapper
+    optim_wrapper = build_optim_wrapper(model, {**optimizer, 'type': 'OptimWrapper'})
+
+    def step() -> Tensor:
+        data = model.data_preprocessor({'inputs': list(crops), 'data_samples': samples}, True)
+        with settings.autocast():
+            loss, _ = model.parse_losses(call(**data, mode='loss'))
+        optim_wrapper.update_params(loss)
+        return loss.detach()
+
+    return step
+
+
+def prediction(settings: Settings, image: str, parts: Parts = ()) -> Step:
+    """mmseg's own inference on the network with these parts; returns the label map, (H, W)."""
+    model = build_predicting(settings, parts)
+    model.cfg = stock_config(settings.config, settings.crop)
+    model.forward = settings.compiled(model.forward)
+
+    def step() -> Tensor:
+        with settings.autocast():
+            return inference_model(model, image).pred_sem_seg.data[0].cpu()
+
+    return step
