@@ -22,8 +22,7 @@ import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from beside_stock import Measured, Outcome, measure
-from family_models import CONFIGS
+from beside_stock import CONFIGS, Measured, Outcome, measure_family
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -65,7 +64,7 @@ def send_measured(family: str, sender: Connection) -> None:
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         os.chdir(folder)  # the runner leaves its log there
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            sender.send(measure(family))
+            sender.send(measure_family(family))
         os.chdir('/')
 
 

@@ -1,4 +1,4 @@
-"""A config of MMSegmentation, stock and with ``pspnet_plugin.accelerate``: numbers and seconds."""
+"""A model family of MMSegmentation, stock and with ``pspnet_plugin.accelerate``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import copy
 import logging
 import math
-import statistics
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -16,29 +15,36 @@ from pathlib import Path
 from typing import Callable, Union
 
 import torch
-from family_models import batch_of, build, prepared, randomize, typical_config, without_ignored
+import yaml
 from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from pspnet_plugin.compat import runner as callbacks
+from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.compat import runner as runner_hooks
 from pspnet_plugin.replacements import REPLACEMENTS
+from pspnet_plugin.utils.config_tree import dicts_within
 from pspnet_plugin.utils.text import first_line
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmark.measuring import Case, measure
+from benchmark.networks import stock_config
 from benchmark.settings import Settings
-from benchmark.timing import time_alternately
 
+CONFIGS = stock_tools().parent / 'configs'
 # What is compared. Batch norms of 1 x 1 maps, of two images, would make much of any rounding.
 SIZE, IMAGES = 64, 8
 TIMED_SIZE, RUNS = 512, 3
 # A gradient that is zero but for rounding is compared with this part of the largest of all.
 SMALL = 1e-3
+IGNORED = 255  # the label
 Outcome = Union[float, str]  # a number, or why there is none
 
 
@@ -56,12 +62,18 @@ class Measured:
     remarks: list[str] = field(default_factory=list)  # warnings of the hooks
 
 
-def measure(family: str) -> Measured:
-    """Everything about one family, in this process."""
+def measure_family(family: str) -> Measured:
+    """Compare a step and a prediction in float64, then time predictions in float32."""
     result, unread = Measured(family), []
     try:
-        result.config, cfg = typical_config(family, unread)
-        compare(cfg, result)
+        result.config, config = typical_config(family, unread)
+        init_default_scope('mmseg')
+        torch.set_default_dtype(torch.float64)  # of what a model makes itself, such as coordinates
+        compare(config, SIZE, IMAGES, result)
+        if str(result.prediction).startswith('stock fails'):  # pools that want a larger map
+            compare(config, TIMED_SIZE, 2, result)
+        torch.set_default_dtype(torch.float32)
+        result.faster = ratio(build_both(config, TIMED_SIZE))
     except Exception as error:  # whatever a config or a class raises is a result
         # A config that cannot be read says better than its neighbour's model what is missing.
         result.builds = reason((*unread, error)[0])
@@ -73,52 +85,65 @@ def reason(error: BaseException) -> str:
     return textwrap.shorten(text, 160, placeholder=' ...').replace('|', '/')
 
 
-def compare(cfg: Config, result: Measured) -> None:
-    """Compare a step and a prediction in float64, then time predictions in float32."""
-    init_default_scope('mmseg')
-    torch.set_default_dtype(torch.float64)  # of what a model makes itself, such as coordinates
-    compare_at(SIZE, IMAGES, cfg, result)
-    if str(result.prediction).startswith('stock fails'):  # pools that want a larger map
-        compare_at(TIMED_SIZE, 2, cfg, result)
-    torch.set_default_dtype(torch.float32)
-    runners = build_both(prepared(cfg, TIMED_SIZE))
-    classes = last_head(runners[0].model).num_classes
-    result.faster = ratio(runners, batch_of(1, TIMED_SIZE, classes))
+def typical_config(family: str, unread: list[Exception]) -> tuple[str, Config]:
+    """The config in which most classes are replaced; of several, the one that needs least memory.
+
+    The memory is what the family's metafile says of training; the name decides between equals.
+    Errors of configs that cannot be read are added to ``unread``.
+    """
+    configs, memory = {}, {}
+    for path in sorted((CONFIGS / family).glob('*.py')):
+        try:
+            configs[path.name] = Config.fromfile(path)
+        except Exception as error:  # a config may import what is not installed
+            unread.append(error)
+    metafile = CONFIGS / family / 'metafile.yaml'
+    for model in yaml.safe_load(metafile.read_text())['Models'] if metafile.is_file() else ():
+        needed = (model.get('Metadata') or {}).get('Memory (GB)', math.inf)
+        memory[Path(model['Config']).name] = needed
+
+    def order(name: str) -> tuple:
+        types = {str(node.get('type')) for node in dicts_within(configs[name].model)}
+        return -len(types & set(REPLACEMENTS)), memory.get(name, math.inf), name
+
+    name = min(configs, key=order)
+    return name, configs[name]
 
 
-def compare_at(size: int, images: int, cfg: Config, result: Measured) -> None:
-    runners = build_both(prepared(cfg, size))
-    models = [runner.model for runner in runners]
-    result.replaced = replaced_heads(*models)
-    warnings = BufferingHandler(capacity=1000)
-    warnings.setLevel(logging.WARNING)
-    runners[1].logger.addHandler(warnings)
-    batch = batch_of(images, size, last_head(models[0]).num_classes)
-    result.prediction = difference(predict, runners, batch)
-    result.training = difference(train, runners, batch)
-    result.remarks = []
-    if 'IndexError' in str(result.training):  # class weights have none for ignored pixels
-        result.remarks.append(f'compared without ignored pixels: {result.training}')
-        result.training = difference(train, runners, without_ignored(batch))
-    result.remarks += dict.fromkeys(record.getMessage() for record in warnings.buffer)
+# --- building -----------------------------------------------------------------------------------
 
 
-def build_both(cfg: Config) -> list[Runner]:
+def build_both(config: Config, size: int) -> list[Runner]:
     """The stock and the accelerated model of a config, of the same weights, with their runners."""
+    config = stock_config(config, (size, size))
     torch.manual_seed(0)
-    stock = build(cfg)
-    randomize(stock)
+    stock = build(config)
+    for tensor in (*stock.parameters(), *stock.buffers()):  # all the same, as zeros are, hides much
+        if tensor.is_floating_point() and tensor.numel() and tensor.min() == tensor.max():
+            tensor.data.add_(0.1 * torch.randn_like(tensor).clamp(-3, 3))
     runners = [runner_of(stock)]
     with accelerated():
-        ours = build(cfg)
+        ours = build(config)
         ours.load_state_dict(stock.state_dict(), strict=True)
         return [*runners, runner_of(ours)]
+
+
+def build(config: Config) -> nn.Module:
+    """The model, initialized at random, without dropout, and with images as they are."""
+    model = MODELS.build(copy.deepcopy(config.model))
+    model.init_weights()
+    model.data_preprocessor = BaseDataPreprocessor()  # mmseg's makes float32 of the images
+    for module in model.modules():
+        for name in ('p', 'drop_prob', 'dropout', 'dropout_ratio'):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
 
 
 @contextlib.contextmanager
 def accelerated() -> Iterator[None]:
     """Within this context the names of stock classes build the plugin's."""
-    names, hooks = MODELS._module_dict.copy(), callbacks.added_hooks.copy()
+    names, hooks = MODELS._module_dict.copy(), runner_hooks.added_hooks.copy()
     import pspnet_plugin.accelerate
 
     pspnet_plugin.accelerate.enable()
@@ -126,7 +151,7 @@ def accelerated() -> Iterator[None]:
         yield
     finally:
         MODELS._module_dict.update(names)
-        callbacks.added_hooks[:] = hooks
+        runner_hooks.added_hooks[:] = hooks
 
 
 def runner_of(model: nn.Module) -> Runner:
@@ -137,20 +162,50 @@ def runner_of(model: nn.Module) -> Runner:
         work_dir='.',
         default_hooks=dict.fromkeys(names),
         default_scope='mmseg',
-        experiment_name=f'with {len(callbacks.added_hooks)} hooks',
+        experiment_name=f'with {len(runner_hooks.added_hooks)} hooks',
     )
 
 
-def replaced_heads(stock: nn.Module, ours: nn.Module) -> list[str]:
-    """The stock classes inside a segmentor that are others in the accelerated one."""
+def batch_of(images: int, size: int, model: nn.Module, ignored: bool = True) -> dict[str, list]:
+    """Noise with random labels, edges and depths, as a data loader returns them."""
+    head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else None
+    classes = (head or model.decode_head).num_classes
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(images, 3, size, size, generator=generator)
+    samples = []
+    for _ in range(images):
+        labels = torch.randint(0, classes, (1, size, size), generator=generator)
+        labels[:, : size // 8] = IGNORED if ignored else 0
+        sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
+        edges = torch.randint(0, 2, (1, size, size), generator=generator)
+        depths = torch.rand(1, size, size, generator=generator)
+        sample.gt_edge_map, sample.gt_depth_map = PixelData(data=edges), PixelData(data=depths)
+        shapes = ('img_shape', 'ori_shape', 'pad_shape')
+        sample.set_metainfo(dict.fromkeys(shapes, (size, size)))
+        samples.append(sample)
+    return {'inputs': inputs, 'data_samples': samples}
+
+
+# --- comparing ----------------------------------------------------------------------------------
+
+
+def compare(config: Config, size: int, images: int, result: Measured) -> None:
+    runners = build_both(config, size)
+    stock, ours = (runner.model for runner in runners)
     pairs = zip(list(stock.modules())[1:], list(ours.modules())[1:])
-    names = [type(one).__name__ for one, other in pairs if type(one) is not type(other)]
-    return [name for name in dict.fromkeys(names) if name in REPLACEMENTS]
-
-
-def last_head(segmentor: nn.Module) -> nn.Module:
-    head = segmentor.decode_head
-    return head[-1] if isinstance(head, nn.ModuleList) else head
+    names = dict.fromkeys(type(one).__name__ for one, two in pairs if type(one) is not type(two))
+    result.replaced = [name for name in names if name in REPLACEMENTS]
+    warnings = BufferingHandler(capacity=1000)
+    warnings.setLevel(logging.WARNING)
+    runners[1].logger.addHandler(warnings)
+    batch = batch_of(images, size, stock)
+    result.prediction = difference(predict, runners, batch)
+    result.training = difference(train, runners, batch)
+    result.remarks = []
+    if 'IndexError' in str(result.training):  # class weights have none for ignored pixels
+        result.remarks.append(f'compared without ignored pixels: {result.training}')
+        result.training = difference(train, runners, batch_of(images, size, stock, ignored=False))
+    result.remarks += dict.fromkeys(record.getMessage() for record in warnings.buffer)
 
 
 def difference(run: Callable, runners: list[Runner], batch: dict) -> Outcome:
@@ -178,11 +233,9 @@ def relative_difference(expected: dict[str, Tensor], actual: dict[str, Tensor]) 
 
 
 def _relative(expected: Tensor, actual: Tensor, smallest: float) -> float:
-    if expected.shape != actual.shape:
-        return math.inf
-    if torch.equal(expected, actual):
+    if expected.shape == actual.shape and torch.equal(expected, actual):
         return 0.0
-    if not expected.is_floating_point():
+    if expected.shape != actual.shape or not expected.is_floating_point():
         return math.inf
     return ((actual - expected).abs().max() / expected.abs().max().clamp(min=smallest)).item()
 
@@ -209,11 +262,8 @@ def train(runner: Runner, batch: dict) -> dict[str, Tensor]:
 @torch.no_grad()
 def predict(runner: Runner, batch: dict) -> dict[str, Tensor]:
     """Label maps as they are predicted, and logits as they are predicted for one who asks."""
-    runner.model.zero_grad(set_to_none=True)
-    runner.model.eval()
-    start_test(runner)
+    start_test(runner, batch)
     model, stated = runner.model, runner.model.test_cfg
-    runner.call_hook('before_test_iter', batch_idx=0, data_batch=batch)
     results = dict(tensors_of('label map', model.test_step(copy.deepcopy(batch))))
     model.test_cfg = ConfigDict({**(stated or {}), 'seg_logits': True})
     results.update(tensors_of('asked', model.test_step(batch)))
@@ -222,32 +272,32 @@ def predict(runner: Runner, batch: dict) -> dict[str, Tensor]:
     return results
 
 
-def start_test(runner: Runner) -> None:
+def start_test(runner: Runner, batch: dict) -> None:
+    runner.model.zero_grad(set_to_none=True)
+    runner.model.eval()
     runner.call_hook('before_test')
     runner.call_hook('before_test_epoch')
+    runner.call_hook('before_test_iter', batch_idx=0, data_batch=batch)
 
 
 def tensors_of(name: str, samples: list[SegDataSample]) -> Iterator[tuple[str, Tensor]]:
     """What was predicted; without the logits, which accelerate leaves out unless asked."""
-    for place, sample in enumerate(samples):
+    for number, sample in enumerate(samples):
         for key, value in sample.items():
             if not key.startswith('gt_') and (key != 'seg_logits' or name == 'asked'):
-                yield f'{name} {place} {key}', value.data
+                yield f'{name} {number} {key}', value.data
 
 
 @torch.no_grad()
-def ratio(runners: list[Runner], batch: dict) -> Outcome:
+def ratio(runners: list[Runner]) -> Outcome:
     """How many times as fast the accelerated model predicts a larger image in float32."""
-    steps = {}
+    batch, steps = batch_of(1, TIMED_SIZE, runners[0].model), {}
     for name, runner in zip(('stock', 'accelerated'), runners):
-        runner.model.eval()
-        start_test(runner)
-        runner.call_hook('before_test_iter', batch_idx=0, data_batch=batch)
+        start_test(runner, batch)
         steps[name] = lambda model=runner.model: model.test_step(batch)
-    settings = Settings(runs=RUNS)
+    case = Case('prediction', '', lambda: steps, keeping=('accelerated',))
     try:
-        seconds = time_alternately(steps, settings, ('accelerated',))
+        stock, ours = measure(case, Settings(runs=RUNS, threads=torch.get_num_threads()))
     except Exception as error:  # a failure is a result
         return reason(error)
-    stock, ours = (statistics.median(seconds[name]) for name in steps)
-    return stock / ours
+    return stock.time.median / ours.time.median

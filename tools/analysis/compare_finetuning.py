@@ -29,9 +29,9 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from rich import box
 from rich.table import Table
-from run_log import read_log
 
 import pspnet_plugin  # noqa: F401  registers what the configs name
+from pspnet_plugin.app.reports.run_log import read_run
 from pspnet_plugin.utils.text import table_as_text
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -76,7 +76,7 @@ def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Resu
             last = ''.join(printed.read_text(errors='replace').splitlines(keepends=True)[-5:])
             raise RuntimeError(f'the run in {work_dir} failed; all of it is in {printed}:\n{last}')
         measured = {
-            'mIoU': [line['mIoU'] for line in read_log(work_dir) if 'mIoU' in line][-1],
+            'mIoU': list(read_run(work_dir).values('mIoU').values())[-1],
             'time': usage.ru_utime + usage.ru_stime,
             'memory': usage.ru_maxrss / 1024,
         }

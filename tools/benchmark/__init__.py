@@ -1,7 +1,6 @@
 """The benchmarks of ``pspnet benchmark``: ours beside stock MMSegmentation, by turns.
 
-``heads``, ``networks`` and ``runtimes`` yield cases, ``measuring`` makes rows of them, ``table``
-shows the rows, and ``command`` is the command line.
+``heads``, ``networks`` and ``runtimes`` yield cases, and ``measuring`` makes rows of them.
 """
 
 import os

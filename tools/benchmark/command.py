@@ -23,42 +23,22 @@ EPILOG = (
     "Ratios are to stock in the same run. Peak memory is what torch's allocator gives out within a "
     "step above what it held before: on a GPU by CUDA's counter, on a CPU by torch's profiler."
 )
-PSPNET = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
-SIZES, SQUARE = ((64, 128), (97, 97), (32, 32)), (512, 512)
-# Of each sub-command: what it measures, its cases, and those of OPTIONS that it has with defaults.
-BENCHMARKS: dict[str, tuple[str, Callable, dict[str, Any]]] = {
-    'head': (
-        'the PSP head alone, over sizes of the feature map',
-        heads.cases_of_psp_head,
-        {'batch': 2, 'channels': 2048, 'classes': 19, 'sizes': SIZES},
-    ),
-    'heads': (
-        'heads of several feature maps alone',
-        heads.cases_of_several_maps,
-        {'batch': 2, 'crop': SQUARE},
-    ),
-    'loss': (
-        'loss and backward pass of both heads from their logits',
-        heads.cases_of_loss,
-        {'batch': 4, 'classes': 150, 'crop': SQUARE},
-    ),
-    'train': (
-        'a training step of a whole network',
-        networks.cases_of_training,
-        {'config': PSPNET, 'batch': 2, 'crop': (256, 512)},
-    ),
-    'predict': (
-        'prediction of one image, from file to label map; on CPUs also in other runtimes',
-        networks.cases_of_prediction,
-        {'config': PSPNET, 'crop': (512, 1024)},
-    ),
+R50 = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+SIZES = ((64, 128), (97, 97), (32, 32))
+# The cases of each sub-command, and those of OPTIONS that it has, with their defaults.
+BENCHMARKS: dict[str, tuple[Callable, dict[str, Any]]] = {
+    'head': (heads.psp_cases, {'batch': 2, 'channels': 2048, 'classes': 19, 'sizes': SIZES}),
+    'heads': (heads.other_cases, {'batch': 2, 'crop': (512, 512)}),
+    'loss': (heads.loss_cases, {'batch': 4, 'classes': 150, 'crop': (512, 512)}),
+    'train': (networks.training_cases, {'config': R50, 'batch': 2, 'crop': (256, 512)}),
+    'predict': (networks.prediction_cases, {'config': R50, 'crop': (512, 1024)}),
 }
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure what the command line asks for and print one table; 1 if a case failed."""
     options = vars(parse(argv))
-    _, cases, _ = BENCHMARKS[options.pop('benchmark')]
+    cases, _ = BENCHMARKS[options.pop('benchmark')]
     markdown = options.pop('markdown')
     settings = Settings(**options)
     settings.apply()
@@ -72,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
                 failures.append(f'{case.label}, {case.sub_label} failed: {first_line(error)}')
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     console.print(settings.describe(), soft_wrap=True)
-    console.print(tabulate(rows, markdown))
+    if rows:
+        console.print(tabulate(rows, markdown))
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
@@ -84,8 +65,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest='benchmark', metavar='NAME', required=True)
     formatter = argparse.ArgumentDefaultsHelpFormatter
-    for name, (text, _, defaults) in BENCHMARKS.items():
-        command = commands.add_parser(name, help=text, epilog=EPILOG, formatter_class=formatter)
+    for name, (cases, defaults) in BENCHMARKS.items():
+        text = {'help': cases.__doc__, 'description': cases.__doc__, 'epilog': EPILOG}
+        command = commands.add_parser(name, formatter_class=formatter, **text)
         for option, default in defaults.items():
             command.add_argument(f'--{option}', default=default, **OPTIONS[option])
         add_common_options(command.add_argument)

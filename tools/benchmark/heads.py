@@ -8,7 +8,6 @@ from typing import Callable
 
 import torch
 from mmseg.registry import MODELS
-from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
 from pspnet_plugin.replacements import REPLACEMENTS
@@ -38,8 +37,8 @@ class ConvolutionOfX(nn.Conv2d):
         return super().forward(maps[-1])
 
 
-def cases_of_psp_head(settings: Settings) -> Iterator[Case]:
-    """The PSP head on maps of each size, beside the least that it has to compute."""
+def psp_cases(settings: Settings) -> Iterator[Case]:
+    """The PSP head alone on maps of several sizes, and the least that it has to compute."""
     channels, width = settings.channels, settings.channels // 4
     config = {'type': 'PSPHead', 'in_channels': channels, 'channels': width}
     config.update(num_classes=settings.classes, norm_cfg={'type': 'BN'})
@@ -50,8 +49,8 @@ def cases_of_psp_head(settings: Settings) -> Iterator[Case]:
         yield from passes(label, builds, [(channels, height, width)], settings)
 
 
-def cases_of_several_maps(settings: Settings) -> Iterator[Case]:
-    """Heads of several feature maps, as MMSegmentation's own configs build them."""
+def other_cases(settings: Settings) -> Iterator[Case]:
+    """Heads of several feature maps alone, as MMSegmentation's own configs build them."""
     for head, name in CONFIGS.items():
         config = read_config(f'mmseg::{name}.py').model.decode_head
         config.norm_cfg.type = 'BN'  # of one process
@@ -65,7 +64,6 @@ def stock_and_ours(config: dict) -> dict[str, Build]:
     """The head of a stock config, and ours in its place with the same random weights."""
 
     def build(kind: str | type) -> nn.Module:
-        register_all_modules()
         torch.manual_seed(0)
         return MODELS.build({**config, 'type': kind})
 
@@ -114,8 +112,8 @@ def forward_backward(head: nn.Module, shapes: Shapes, settings: Settings) -> Ste
     return step
 
 
-def cases_of_loss(settings: Settings) -> Iterator[Case]:
-    """Stock's cross-entropy of decode and auxiliary head, and ours without full-size logits."""
+def loss_cases(settings: Settings) -> Iterator[Case]:
+    """Loss and backward pass of decode and auxiliary head from their small logits."""
     height, width = settings.crop
     label = f'{settings.classes} classes, batch {settings.batch} of {height} x {width}'
     rows = {STOCK: ('PSPHead', 'FCNHead'), OURS: ('FactorizedPSPHead', 'FactorizedFCNHead')}
@@ -128,7 +126,6 @@ def cases_of_loss(settings: Settings) -> Iterator[Case]:
 
 def loss_step(kinds: tuple[str, ...], settings: Settings) -> Step:
     """Losses of heads and the gradients of their logits; returns the sum of the losses."""
-    register_all_modules()
     # The step starts from logits, so the widths of the heads do not matter.
     widths = {'in_channels': 1, 'channels': 1, 'num_classes': settings.classes}
     heads = [MODELS.build({'type': kind, **widths}) for kind in kinds]

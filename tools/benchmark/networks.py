@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
+from types import MethodType
 from typing import Callable
 
 import torch
@@ -17,14 +18,11 @@ from mmseg.models.backbones.resnet import Bottleneck
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
-from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import save_image
 
-from pspnet_plugin import PspnetPluginError
 from pspnet_plugin.replacements import REPLACEMENTS
-from pspnet_plugin.speed.channels_last import set_memory_format
 from pspnet_plugin.speed.folding import fold_batch_norms
 from pspnet_plugin.utils.config_files import read_config
 from pspnet_plugin.utils.config_tree import dicts_within
@@ -40,28 +38,32 @@ FOLDING, STRIPS, KEPT_MEMORY = 'folding', 'strips', 'kept memory'
 TRAINING = (HEADS, LOSS, CHANNELS_LAST, KEPT_MEMORY)
 PREDICTION = (HEADS, CHANNELS_LAST, FOLDING, STRIPS, KEPT_MEMORY)
 Parts = Collection[str]
+STOCK_NAMES = {ours.__name__: name for name, ours in REPLACEMENTS.items()}
+STOCK_NAMES.update(LabelMapEncoderDecoder='EncoderDecoder', SyncBN='BN', MMSyncBN='BN')
 BRANCH_SCALE = 0.2
 
 
-def cases_of_training(settings: Settings) -> Iterator[Case]:
-    """A training step of stock, then with the parts added one after the other."""
+def training_cases(settings: Settings) -> Iterator[Case]:
+    """A training step of a whole network: stock, then the plugin's parts added one by one."""
     label = f'training step of {Path(settings.config).stem}, batch {settings.batch}'
     yield case_of_parts(label, TRAINING, partial(training_step, settings), settings)
 
 
-def cases_of_prediction(settings: Settings) -> Iterator[Case]:
-    """A prediction by stock, then with the parts; on a CPU in float32 also by other runtimes.
+def prediction_cases(settings: Settings) -> Iterator[Case]:
+    """From an image file to its label map: stock, then the plugin's parts added one by one.
 
-    The image has twice the network's input size.
+    On a CPU in float32 its logits as well, in PyTorch and in other runtimes that are installed.
     """
     name = Path(settings.config).stem
     with tempfile.TemporaryDirectory() as folder:
         image = str(Path(folder, 'image.png'))
+        # of twice the size that the network reads
         save_image(0.5 + 0.25 * noise((2 * settings.crop[0], 2 * settings.crop[1])), image)
         prepare = partial(prediction, settings, image)
         yield case_of_parts(f'file to label map by {name}', PREDICTION, prepare, settings)
     if not (settings.on_gpu or settings.compile) and settings.dtype == 'float32':
-        stock, ours = build_predicting(settings), build_predicting(settings, (HEADS, FOLDING))
+        stock = build_predicting(settings)
+        ours = build_predicting(settings, (HEADS, CHANNELS_LAST, FOLDING))
         yield from runtimes.cases(f'logits of {name}', stock, ours, settings)
 
 
@@ -84,59 +86,36 @@ def case_of_parts(
     )
 
 
-# --- building -----------------------------------------------------------------------------------
-
-
-def stock_config(name: str, size: Size) -> Config:
-    """A config for images of another size, with random weights, and for one process.
-
-    Raises:
-        PspnetPluginError: there is no such config, or it names classes of the plugin.
-    """
-    config = read_config(name)
-    ours = {replacement.__name__ for replacement in REPLACEMENTS.values()}
+def stock_config(config: str | Config, crop: Size) -> Config:
+    """A config with stock's classes and random weights, for crops of this size in one process."""
+    config = read_config(config)
     for node in dicts_within(config.model):
-        if str(node.get('type')) in ours:
-            raise PspnetPluginError(
-                f'{name} names {node["type"]}, which is not stock: name a config of MMSegmentation.'
-            )
-        if node.get('type') in ('SyncBN', 'MMSyncBN'):
-            node['type'] = 'BN'
+        if node.get('type') in STOCK_NAMES:
+            node['type'] = STOCK_NAMES[node['type']]
         if 'Pretrained' in str(node.get('init_cfg')):
             del node['init_cfg']
         if isinstance(node.get('pretrained'), (str, bool)):
             node['pretrained'] = None
         if 'img_size' in node:  # transformers have weights for each position
-            node['img_size'] = size
-    config.model.data_preprocessor.size = size
-    for step in config.test_pipeline:
+            node['img_size'] = crop
+    (config.model.get('data_preprocessor') or {})['size'] = crop
+    for step in config.get('test_pipeline', ()):
         if step.type == 'Resize':
-            step.scale = size[::-1]
+            step.scale = crop[::-1]
     return config
 
 
-@cache
-def with_stock_loss(head: type[BaseDecodeHead]) -> type[BaseDecodeHead]:
-    """A head of the plugin's with stock's loss, to measure the two apart."""
-    return type(f'{head.__name__}StockLoss', (head,), {'loss_by_feat': BaseDecodeHead.loss_by_feat})
-
-
 def build(settings: Settings, parts: Parts = ()) -> EncoderDecoder:
-    """The network with some of HEADS, LOSS, CHANNELS_LAST, STRIPS; the same weights each time."""
-    register_all_modules()  # also makes mmseg the default scope, which the config relies on
-    model = stock_config(settings.config, settings.crop).model
-    for node in dicts_within(model):
+    """The network with some of HEADS, CHANNELS_LAST and STRIPS; the same weights each time."""
+    config = stock_config(settings.config, settings.crop).model
+    for node in dicts_within(config):
         ours = REPLACEMENTS.get(node.get('type'))
-        if ours is not None and issubclass(ours, BaseDecodeHead) and HEADS in parts:
-            node['type'] = ours if LOSS in parts else with_stock_loss(ours)
-        elif ours is not None and issubclass(ours, EncoderDecoder) and STRIPS in parts:
+        if ours and (STRIPS if issubclass(ours, EncoderDecoder) else HEADS) in parts:
             node['type'] = ours
     torch.manual_seed(0)
-    network = MODELS.build(model).to(settings.device)
-    set_memory_format(
-        network, torch.channels_last if CHANNELS_LAST in parts else settings.memory_format
-    )
-    return network
+    model = MODELS.build(config).to(settings.device)
+    channels_last = settings.channels_last or CHANNELS_LAST in parts
+    return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 def build_predicting(settings: Settings, parts: Parts = ()) -> EncoderDecoder:
@@ -169,9 +148,6 @@ def weights(settings: Settings) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-# --- running ------------------------------------------------------------------------------------
-
-
 def training_step(settings: Settings, parts: Parts = ()) -> Step:
     """mmengine's training step with the config's optimizer; returns the loss.
 
@@ -179,6 +155,10 @@ def training_step(settings: Settings, parts: Parts = ()) -> Step:
     """
     model = build(settings, parts)
     model.train()
+    if HEADS in parts and LOSS not in parts:  # with stock's loss, to measure the two apart
+        for head in model.modules():
+            if type(head) in REPLACEMENTS.values():
+                head.loss_by_feat = MethodType(BaseDecodeHead.loss_by_feat, head)
     call = settings.compiled(model.forward)
     samples = label_maps(model.decode_head.num_classes, settings)
     crops = torch.randint(256, (settings.batch, 3, *settings.crop), dtype=torch.uint8)

@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import torch
 import torch._dynamo
+from mmseg.utils import register_all_modules
 
 Size = tuple[int, int]  # height and width in pixels
 DTYPES = ('float32', 'tf32', 'float16', 'bfloat16')
@@ -57,7 +58,8 @@ class Settings:
         return torch.compile(function, dynamic=False) if self.compile else function
 
     def apply(self) -> None:
-        """Set what torch keeps for the whole process."""
+        """Set what mmseg and torch keep for the whole process."""
+        register_all_modules()  # and makes mmseg the default scope, which its configs rely on
         torch.set_num_threads(self.threads)
         torch._dynamo.config.cache_size_limit = 256  # graphs; further ones would run uncompiled
         torch.backends.cudnn.benchmark = True  # as MMSegmentation's configs have it

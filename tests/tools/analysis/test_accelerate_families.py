@@ -51,7 +51,7 @@ def test_table_tells_what_is_equal_and_what_cannot_be_built(tmp_path):
 def test_head_that_is_wrong_by_a_millionth_is_seen(beside_stock, tmp_path, monkeypatch):
     monkeypatch.setitem(replacements.REPLACEMENTS, 'PSPHead', WrongHead)
     monkeypatch.chdir(tmp_path)
-    result = beside_stock.measure('pspnet')
+    result = beside_stock.measure_family('pspnet')
     assert result.builds == ''
     assert result.replaced == ['PSPHead', 'FCNHead']
     assert result.prediction == pytest.approx(WRONG_BY, rel=0.01)

@@ -1,106 +1,80 @@
-"""How the benchmark measures time, peak memory and what autograd keeps."""
+"""How the benchmark measures: by turns, peak memory within a step, and ratios to stock."""
 
-import functools
-import os
-from types import SimpleNamespace
+import itertools
+import time
 
 import pytest
 import torch
-from benchmark import memory, timing
+from benchmark import measuring, table
 from benchmark.settings import Settings
-from torch import nn
+from torch.utils.benchmark import Measurement
+from torch.utils.benchmark.utils.common import TaskSpec
 
-from pspnet_plugin import PspnetPluginError
+from pspnet_plugin.utils.text import table_as_text
 
 MB = 10**6
 
 
-def test_variants_run_in_turn_and_each_time_is_its_own(monkeypatch):
-    clock, order = [0.0], []
-    monkeypatch.setattr(timing, 'time', SimpleNamespace(perf_counter=lambda: clock[0]))
-
-    def step(name, seconds):
-        def run():
-            order.append(name)
-            clock[0] += seconds + len(order)
-
-        return run
-
-    steps = {'a': step('a', 100), 'b': step('b', 200), 'c': step('c', 300)}
-    seconds = timing.time_alternately(steps, Settings(runs=2))
-    assert ''.join(order) == 'abc' * 3
-    assert seconds == {'a': [104, 107], 'b': [205, 208], 'c': [306, 309]}
-
-
-def test_memory_is_kept_for_the_steps_that_are_named_only(monkeypatch):
+def test_variants_run_by_turns_and_label_maps_are_compared_with_stock():
     order = []
 
-    def noting(name):
-        return lambda: order.append(name)
+    def noting(name, labels):
+        def step():
+            order.append(name)
+            time.sleep(0.02)
+            return torch.tensor(labels)
 
-    monkeypatch.setattr(timing, 'keep_freed_memory', noting('KEEP'))
-    monkeypatch.setattr(timing, 'stop_keeping_freed_memory', noting('STOP'))
-    steps = {name: noting(name) for name in ('stock', 'ours')}
-    seconds = timing.time_alternately(steps, Settings(runs=1), keeping=('ours',))
-    # After each switch a step runs once untimed.
-    ours = ['KEEP', 'ours', 'ours', 'STOP']
-    assert order == ['stock', *ours, 'stock', 'stock', *ours]
-    assert [len(runs) for runs in seconds.values()] == [1, 1]
+        return step
 
-
-def allocating(size):
-    """A preparation: its step allocates ``size`` bytes."""
-    return lambda: torch.ones(size, dtype=torch.uint8)
-
-
-def test_the_peak_counts_what_the_step_allocates():
-    sizes = {'small': 20 * MB, 'large': 400 * MB}
-    preparations = {name: functools.partial(allocating, size) for name, size in sizes.items()}
-    (small,), (large,) = memory.peak_memory(preparations, Settings()).values()
-    assert small < 200 * MB < large
+    steps = {'stock': noting('stock', [0, 1, 2, 3]), 'ours': noting('ours', [0, 1, 2, 4])}
+    case = measuring.Case('label', 'sub_label', lambda: steps, keeping=('ours',))
+    stock, ours = measuring.measure(case, Settings(runs=2))
+    assert [name for name, _ in itertools.groupby(order)] == ['stock', 'ours'] * 3
+    assert (stock.equal_labels, ours.equal_labels) == (100, 75)
+    spec = ours.time.task_spec
+    assert (spec.label, spec.sub_label, spec.description) == ('label', 'sub_label', 'ours')
+    assert len(ours.time.times) >= 2
 
 
-def die():
-    os._exit(9)
+def test_peak_memory_is_what_is_held_at_once_within_the_step():
+    held = torch.ones(5 * MB, dtype=torch.uint8)
+
+    def step():
+        first = torch.ones(20 * MB, dtype=torch.uint8)
+        del first
+        return torch.ones(10 * MB, dtype=torch.uint8), torch.ones(15 * MB, dtype=torch.uint8), held
+
+    assert measuring.peak_memory(step, Settings()) == pytest.approx(25 * MB, abs=1000)
 
 
-def test_a_child_that_dies_is_one_clear_error():
-    with pytest.raises(PspnetPluginError, match='smaller --batch'):
-        memory.peak_memory({'killed': die}, Settings())
+def test_peak_memory_of_a_training_step_counts_what_the_backward_pass_needs():
+    x = torch.ones(MB, requires_grad=True)
+    kept = measuring.peak_memory(lambda: x.exp().sin().sum().backward(), Settings())
+    assert kept >= 3 * 4 * MB  # two results that are kept, and a gradient
 
 
-def refuse():
-    raise ValueError('a map of no pixels')
+def row(sub_label, description, times, memory, equal_labels=None):
+    spec = TaskSpec('', '', label='PSP head', sub_label=sub_label, description=description)
+    return measuring.Row(Measurement(1, times, spec), memory, equal_labels)
 
 
-def test_an_error_in_the_child_arrives_as_it_is():
-    with pytest.raises(ValueError, match='a map of no pixels'):
-        memory.peak_memory({'refused': refuse}, Settings())
-
-
-def test_kept_for_backward_counts_each_storage_once():
-    x = torch.rand(1000, dtype=torch.float64, requires_grad=True)
-    assert memory.kept_for_backward(lambda: x.sin() + x.cos()) == 8000
-    assert memory.kept_for_backward(lambda: x[:10] * x[10:20]) == 8000
-    assert memory.kept_for_backward(lambda: x.exp().sin()) == 8000  # exp's result, kept by both
-    assert memory.kept_for_backward(lambda: x.sin().exp().sin()) == 16000
-    assert memory.kept_for_backward(lambda: x + 1) == 0
-
-
-def test_kept_for_backward_leaves_out_parameters_and_what_it_is_told():
-    layer = nn.Linear(100, 10, dtype=torch.float64)
-    x = torch.rand(7, 100, dtype=torch.float64, requires_grad=True)
-    own = memory.state_of(layer)
-    assert memory.kept_for_backward(lambda: layer(x)) == 8 * (7 * 100 + 100 * 10)
-    assert memory.kept_for_backward(lambda: layer(x), own) == 8 * 7 * 100
-    assert memory.kept_for_backward(lambda: layer(x), [*own, x]) == 0
-
-
-def test_kept_for_backward_forgets_a_graph_that_the_forward_pass_dropped():
-    x = torch.rand(1000, requires_grad=True)
-
-    def forward():
-        x.exp()
-        return x.sin()
-
-    assert memory.kept_for_backward(forward) == 4000
+def test_ratios_are_to_the_stock_row_of_the_same_case():
+    rows = [
+        row('forward', 'stock', [4, 2, 3], 40 * MB, 100.0),
+        row('forward', 'ours', [2, 1], 10 * MB, 99.5),
+        row('backward', 'stock', [0.5], 0),
+        row('backward', 'ours', [0.25], 0),
+    ]
+    printed = table_as_text(table.tabulate(rows, markdown=True), width=1000).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip('|').split('|')] for line in printed]
+    assert [line[:2] for line in cells] == [
+        [f'PSP head, {case}', variant]
+        for case in ('forward', 'backward')
+        for variant in ('stock', 'ours')
+    ]
+    assert [line[2:] for line in cells] == [
+        ['3.00 s', '2.00 s to 4.00 s', '', '40 MB', '', '100.0000 %'],
+        ['1.50 s', '1.00 s to 2.00 s', '2.00 x as fast', '10 MB', '0.25 x', '99.5000 %'],
+        ['500 ms', '500 ms to 500 ms', '', '', '', ''],
+        ['250 ms', '250 ms to 250 ms', '2.00 x as fast', '', '', ''],
+    ]
