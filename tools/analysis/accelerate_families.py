@@ -6,78 +6,312 @@ memory by the family's metafile, then the first by name. It is built twice with 
 weights, stock and accelerated. Compared in float64 on eight images of 64 x 64: losses and all
 gradients of a training step, then logits and label maps of a prediction. A difference is relative
 to the largest value of the tensor; for small gradients, to a thousandth of the largest of all.
-Timed in float32: the prediction of one image of 512 x 512, in alternating runs.
+Timed in float32: the prediction of one image of 512 x 512, by turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import copy
+import importlib
+import logging
+import math
 import multiprocessing
 import os
 import re
 import sys
 import tempfile
+import textwrap
 import warnings
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, field
+from logging.handlers import BufferingHandler
 from pathlib import Path
+from typing import Callable, Union
+from unittest import mock
 
-from beside_stock import CONFIGS, Measured, Outcome, measure_family
+import torch
+import yaml
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseDataPreprocessor
+from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor, nn
 
-from pspnet_plugin.utils.text import did_you_mean, table_as_text
+from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.compat import runner as runner_hooks
+from pspnet_plugin.replacements import REPLACEMENTS
+from pspnet_plugin.utils.config_tree import dicts_within
+from pspnet_plugin.utils.text import first_line, table_as_text
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmark.inputs import IGNORED, label_maps, noise
+from benchmark.measuring import Case, measure
+from benchmark.networks import stock_config
+from benchmark.settings import Settings
+
+CONFIGS = stock_tools().parent / 'configs'
 EQUAL = 1e-9
 COLUMNS = 'family', 'config', 'replaced', 'loss and gradients', 'prediction', 'faster', 'remarks'
+# What is compared. Batch norms of 1 x 1 maps, of two images, would make much of any rounding.
+SIZE, IMAGES = 64, 8
+TIMED_SIZE, RUNS = 512, 3
+# A gradient that is zero but for rounding is compared with this part of the largest of all.
+SMALL = 1e-3
+Outcome = Union[float, str]  # a number, or why there is none
 
 
-def families() -> list[str]:
-    folders = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
-    return [name for name in folders if not name.startswith('_')]
+@dataclass
+class Measured:
+    """A row of the table; ``training`` and ``prediction`` are the largest relative differences."""
+
+    family: str
+    config: str = ''
+    replaced: list[str] = field(default_factory=list)
+    training: Outcome = ''
+    prediction: Outcome = ''
+    faster: Outcome = ''
+    remarks: list[str] = field(default_factory=list)  # warnings of hooks, or why it is not built
+
+
+def measure_family(family: str) -> Measured:
+    """Compare a step and a prediction in float64, then time predictions in float32."""
+    result, unread = Measured(family), []
+    try:
+        result.config, config = typical_config(family, unread)
+        init_default_scope('mmseg')
+        torch.set_default_dtype(torch.float64)  # of what a model makes itself, such as coordinates
+        compare(config, SIZE, IMAGES, result)
+        if str(result.prediction).startswith('stock fails'):  # pools that want a larger map
+            compare(config, TIMED_SIZE, 2, result)
+        torch.set_default_dtype(torch.float32)
+        result.faster = ratio(build_both(config, TIMED_SIZE))
+    except Exception as error:  # whatever a config or a class raises is a result
+        # A config that cannot be read says better than its neighbour's model what is missing.
+        return Measured(family, result.config, remarks=[reason((*unread, error)[0])])
+    return result
+
+
+def reason(error: BaseException) -> str:
+    text = f'{type(error).__name__}: {first_line(error)}'
+    return textwrap.shorten(text, 160, placeholder=' ...').replace('|', '/')
+
+
+def typical_config(family: str, unread: list[Exception]) -> tuple[str, Config]:
+    """The config in which most classes are replaced; of several, the one that needs least memory.
+
+    The memory is what the family's metafile says of training; the name decides between equals.
+    Errors of configs that cannot be read are added to ``unread``.
+    """
+    configs, memory = {}, {}
+    for path in sorted((CONFIGS / family).glob('*.py')):
+        try:
+            configs[path.name] = Config.fromfile(path)
+        except Exception as error:  # a config may import what is not installed
+            unread.append(error)
+    for path in (CONFIGS / family).glob('metafile.yaml'):
+        for model in yaml.safe_load(path.read_text())['Models']:
+            needed = (model.get('Metadata') or {}).get('Memory (GB)', math.inf)
+            memory[Path(model['Config']).name] = needed
+
+    def order(name: str) -> tuple:
+        types = {str(node.get('type')) for node in dicts_within(configs[name].model)}
+        return -len(types & set(REPLACEMENTS)), memory.get(name, math.inf), name
+
+    name = min(configs, key=order)
+    return name, configs[name]
+
+
+def build_both(config: Config, size: int) -> list[Runner]:
+    """The stock and the accelerated model of a config, of the same weights, with their runners."""
+    config = stock_config(config, (size, size))
+    torch.manual_seed(0)
+    stock = build(config)
+    for tensor in (*stock.parameters(), *stock.buffers()):  # all the same, as zeros are, hides much
+        if tensor.is_floating_point() and tensor.numel() and tensor.min() == tensor.max():
+            tensor.data.add_(0.1 * torch.randn_like(tensor).clamp(-3, 3))
+    runners = [runner_of(stock)]
+    hooks = mock.patch.object(runner_hooks, 'added_hooks', [])
+    with mock.patch.dict(MODELS._module_dict), hooks:
+        importlib.import_module('pspnet_plugin.accelerate').enable()
+        ours = build(config)
+        ours.load_state_dict(stock.state_dict(), strict=True)
+        return [*runners, runner_of(ours)]
+
+
+def build(config: Config) -> nn.Module:
+    """The model, initialized at random, without dropout, and with images as they are."""
+    model = MODELS.build(copy.deepcopy(config.model))
+    model.init_weights()
+    model.data_preprocessor = BaseDataPreprocessor()  # mmseg's makes float32 of the images
+    for module in model.modules():
+        for name in ('p', 'drop_prob', 'dropout', 'dropout_ratio'):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def runner_of(model: nn.Module) -> Runner:
+    """mmengine's runner of a model, with no hooks but those that accelerate adds."""
+    names = 'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'
+    name, none = f'with {len(runner_hooks.added_hooks)} hooks', dict.fromkeys(names)
+    return Runner(model, '.', default_hooks=none, default_scope='mmseg', experiment_name=name)
+
+
+def batch_of(images: int, size: int, model: nn.Module, ignored: bool = True) -> dict[str, list]:
+    """Noise with random labels, edges and depths, as a data loader returns them."""
+    classes = [m.num_classes for m in model.decode_head.modules() if hasattr(m, 'num_classes')]
+    samples = label_maps(classes[-1], Settings(batch=images, crop=(size, size)))
+    for sample in samples:
+        labels = sample.gt_sem_seg.data
+        sample.gt_edge_map = PixelData(data=labels % 2)
+        sample.gt_depth_map = PixelData(data=torch.rand(1, size, size))
+        sample.set_metainfo(dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), (size, size)))
+        if not ignored:
+            labels[labels == IGNORED] = 0
+    return {'inputs': noise((size, size), images), 'data_samples': samples}
+
+
+def compare(config: Config, size: int, images: int, result: Measured) -> None:
+    runners = build_both(config, size)
+    stock, ours = (runner.model for runner in runners)
+    pairs = zip(list(stock.modules())[1:], list(ours.modules())[1:])
+    names = dict.fromkeys(type(one).__name__ for one, two in pairs if type(one) is not type(two))
+    result.replaced = [name for name in names if name in REPLACEMENTS]
+    warnings = BufferingHandler(capacity=1000)
+    warnings.setLevel(logging.WARNING)
+    runners[1].logger.addHandler(warnings)
+    batch = batch_of(images, size, stock)
+    result.prediction = difference(predict, runners, batch)
+    result.training = difference(train, runners, batch)
+    result.remarks = []
+    if 'IndexError' in str(result.training):  # class weights have none for ignored pixels
+        result.remarks.append(f'compared without ignored pixels: {result.training}')
+        result.training = difference(train, runners, batch_of(images, size, stock, ignored=False))
+    result.remarks += dict.fromkeys(record.getMessage() for record in warnings.buffer)
+
+
+def difference(run: Callable, runners: list[Runner], batch: dict) -> Outcome:
+    """The largest relative difference of what ``run`` returns of both, or who failed and why."""
+    results = []
+    for name, runner in zip(('stock', 'accelerated'), runners):
+        torch.manual_seed(1)
+        try:
+            results.append(run(runner, copy.deepcopy(batch)))
+        except Exception as error:  # a failure of either is a result
+            return f'{name} fails: {reason(error)}'
+    return relative_difference(*results)
+
+
+def relative_difference(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> float:
+    """Of each tensor, to its largest value; infinite where labels differ or one has no partner."""
+    if expected.keys() != actual.keys():
+        return math.inf
+    floats = [v for v in expected.values() if v.is_floating_point() and v.dim()]  # not the losses
+    smallest = SMALL * max((value.abs().max().item() for value in floats), default=0)
+    differences = []
+    for name, value in expected.items():
+        if value.shape == actual[name].shape and torch.equal(value, actual[name]):
+            continue
+        if value.shape != actual[name].shape or not value.is_floating_point():
+            return math.inf
+        largest = value.abs().max().clamp(min=smallest)
+        differences.append(((actual[name] - value).abs().max() / largest).item())
+    return math.nan if any(map(math.isnan, differences)) else max(differences, default=0.0)
+
+
+class Backward(OptimWrapper):
+    """Computes gradients and leaves them, and the weights, as they are."""
+
+    def update_params(self, loss: Tensor, **kwargs: object) -> None:
+        self.backward(loss)
+
+
+def train(runner: Runner, batch: dict) -> dict[str, Tensor]:
+    """Losses and gradients of one training step."""
+    runner.call_hook('before_train')
+    runner.call_hook('before_train_iter', batch_idx=0, data_batch=batch)
+    runner.model.train()
+    optimizer = Backward(torch.optim.SGD(runner.model.parameters(), lr=0.0))
+    losses = runner.model.train_step(batch, optim_wrapper=optimizer)
+    named = runner.model.named_parameters()
+    gradients = {name: value.grad for name, value in named if value.grad is not None}
+    return {**{name: torch.as_tensor(value) for name, value in losses.items()}, **gradients}
+
+
+@torch.no_grad()
+def predict(runner: Runner, batch: dict) -> dict[str, Tensor]:
+    """Label maps as they are predicted, and logits as they are predicted for one who asks."""
+    start_test(runner, batch)
+    model, stated = runner.model, runner.model.test_cfg
+    labels = model.test_step(copy.deepcopy(batch))
+    model.test_cfg = ConfigDict({**(stated or {}), 'seg_logits': True})
+    logits = model.test_step(batch)
+    model.test_cfg = stated
+    runner.call_hook('after_test_epoch', metrics={})
+    return {
+        f'{asked} {number} {key}': value.data
+        for asked, samples in ((False, labels), (True, logits))
+        for number, sample in enumerate(samples)
+        for key, value in sample.items()
+        if not key.startswith('gt_') and (asked or key != 'seg_logits')
+    }
+
+
+def start_test(runner: Runner, batch: dict) -> None:
+    runner.model.zero_grad(set_to_none=True)
+    runner.model.eval()
+    runner.call_hook('before_test')
+    runner.call_hook('before_test_epoch')
+    runner.call_hook('before_test_iter', batch_idx=0, data_batch=batch)
+
+
+@torch.no_grad()
+def ratio(runners: list[Runner]) -> Outcome:
+    """How many times as fast the accelerated model predicts a larger image in float32."""
+    batch, steps = batch_of(1, TIMED_SIZE, runners[0].model), {}
+    for name, runner in zip(('stock', 'accelerated'), runners):
+        start_test(runner, batch)
+        steps[name] = lambda model=runner.model: model.test_step(batch)
+    case = Case('prediction', '', lambda: steps, keeping=('accelerated',))
+    try:
+        stock, ours = measure(case, Settings(runs=RUNS, threads=torch.get_num_threads()))
+    except Exception as error:  # a failure is a result
+        return reason(error)
+    return stock.time.median / ours.time.median
 
 
 def measure_apart(family: str, limit: float) -> Measured:
     """Measure in a process of its own, which may crash, or is ended after ``limit`` seconds."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['pspnet_plugin'])  # what takes long is imported once
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=send_measured, args=(family, sender))
-    process.start()
-    sender.close()
-    try:
-        if receiver.poll(limit):
-            return receiver.recv()
-        return Measured(family, builds=f'not finished within {limit:g} s')
-    except EOFError:
-        process.join()
-        return Measured(family, builds=f'the process ended with exit code {process.exitcode}')
-    finally:
-        process.kill()
-        process.join()
+    with tempfile.TemporaryDirectory() as folder, context.Pool(1, silence, [folder]) as pool:
+        try:
+            return pool.apply_async(measure_family, [family]).get(limit)
+        except multiprocessing.TimeoutError:
+            return Measured(family, remarks=[f'crashed, or not finished within {limit:g} s'])
 
 
-def send_measured(family: str, sender: Connection) -> None:
+def silence(folder: str) -> None:
     warnings.simplefilter('ignore')
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
-        os.chdir(folder)  # the runner leaves its log there
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            sender.send(measure_family(family))
-        os.chdir('/')
+    os.chdir(folder)  # the runner leaves its log there
+    sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115  until the process ends
 
 
 def tabulate(rows: list[Measured]) -> Table:
     table = Table(*COLUMNS, box=box.MARKDOWN)
     for row in rows:
-        if row.builds:
-            cells = ['', '', '', '', row.builds]
-        else:
-            compared = [as_text(row.training), as_text(row.prediction)]
-            faster = f'{row.faster:.2f} x' if isinstance(row.faster, float) else row.faster
-            cells = [', '.join(row.replaced), *compared, faster, '; '.join(row.remarks)]
-        table.add_row(row.family, row.config.removesuffix('.py'), *cells)
+        cells = [row.family, row.config[:-3], ', '.join(row.replaced)]
+        cells += [as_text(row.training), as_text(row.prediction)]
+        cells.append(f'{row.faster:.2f} x' if isinstance(row.faster, float) else row.faster)
+        table.add_row(*cells, '; '.join(row.remarks))
     return table
 
 
@@ -89,22 +323,18 @@ def as_text(outcome: Outcome) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--families', nargs='+', metavar='NAME', help='default: all')
+    folders = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+    known = [name for name in folders if not name.startswith('_')]
+    parser.add_argument('--families', nargs='+', choices=known, default=known, metavar='NAME')
     parser.add_argument('--limit', type=float, default=180, help='seconds for one family')
-    parser.add_argument('--out', type=Path, metavar='FILE', help='write the table there as well')
     args = parser.parse_args()
-    unknown = sorted(set(args.families or ()) - set(families()))
-    if unknown:
-        parser.error(f'no such family: {", ".join(unknown)}.{did_you_mean(unknown[0], families())}')
     os.environ['CUDA_VISIBLE_DEVICES'] = ''  # the comparison is of processors
     rows = []
-    for family in track(args.families or families(), console=Console(stderr=True)):
+    for family in track(args.families, console=Console(stderr=True)):
         rows.append(measure_apart(family, args.limit))
         print(rows[-1], file=sys.stderr)
     table = table_as_text(tabulate(rows), width=1000)
-    print(table)
-    if args.out:  # columns need no width there
-        args.out.write_text(re.sub(r' +\|', ' |', re.sub('-{4,}', '---', table)) + '\n')
+    print(re.sub(r' +\|', ' |', re.sub('-{4,}', '---', table)))  # columns need no width in a file
 
 
 if __name__ == '__main__':

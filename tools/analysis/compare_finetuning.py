@@ -16,7 +16,8 @@ import os
 import statistics
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib
@@ -43,13 +44,6 @@ Result = dict[str, float]
 def spread(count: int, total: int) -> list[int]:
     """``count`` of ``total`` indices at even distances: of every longitude, 6 of them among 12."""
     return [index * total // count for index in range(count)]
-
-
-def labelled_images(recipe: str) -> int:
-    """How many images the training split of a recipe has."""
-    cfg = Config.fromfile(RECIPES / f'{recipe}.py')
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        return len(DATASETS.build(cfg.train_dataloader.dataset))
 
 
 def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Result:
@@ -89,41 +83,38 @@ def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Resu
 
 def train_all(args: argparse.Namespace) -> dict[tuple[str, int], list[Result]]:
     """The results of all seeds for each recipe and number of labelled images."""
-    total = labelled_images(args.recipes[0])
+    dataset = Config.fromfile(RECIPES / f'{args.recipes[0]}.py').train_dataloader.dataset
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        total = len(DATASETS.build(dataset))
     counts = args.labelled or [total]
     wrong = [count for count in counts if not 0 < count <= total]
     if wrong:
         sys.exit(f'error: --labelled {wrong[0]}: the training split has {total} labelled images')
-    results: dict[tuple[str, int], list[Result]] = {}
     runs = list(itertools.product(args.recipes, counts, args.seeds))
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+
+    def run(recipe: str, count: int, seed: int) -> Result:
+        options = [f'randomness.seed={seed}', *args.cfg_options]
+        if count < total:
+            indices = ','.join(map(str, spread(count, total)))
+            options.append(f'train_dataloader.dataset.indices=[{indices}]')
+        folder = args.work_dir / f'{recipe}_{count}_images_seed_{seed}'
+        return train(recipe, options, folder, threads)
+
+    results: dict[tuple[str, int], list[Result]] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
-        threads = max(1, (os.cpu_count() or 1) // args.jobs)
-        waiting = {}
-        for recipe, count, seed in runs:
-            options = [f'randomness.seed={seed}', *args.cfg_options]
-            if count < total:
-                indices = ','.join(map(str, spread(count, total)))
-                options.append(f'train_dataloader.dataset.indices=[{indices}]')
-            folder = args.work_dir / f'{recipe}_{count}_images_seed_{seed}'
-            run = pool.submit(train, recipe, options, folder, threads)
-            waiting[run] = (recipe, count, seed)
-        for done, run in enumerate(as_completed(waiting), 1):
-            recipe, count, seed = waiting[run]
-            try:
-                result = run.result()
-            except RuntimeError as error:
-                pool.shutdown(cancel_futures=True)
-                sys.exit(f'error: {error}')
-            results.setdefault((recipe, count), []).append(result)
-            print(
-                f'{done}/{len(runs)} {recipe}, {count} labelled images, seed {seed}: '
-                f'mIoU {result["mIoU"]:.1f} %',
-                flush=True,
-            )
+        try:
+            for (recipe, count, seed), result in zip(runs, pool.map(run, *zip(*runs))):
+                results.setdefault((recipe, count), []).append(result)
+                iou = f'mIoU {result["mIoU"]:.1f} %'
+                print(f'{recipe}, {count} labelled images, seed {seed}: {iou}', flush=True)
+        except RuntimeError as error:  # the runs that have not begun do not
+            sys.exit(f'error: {error}')
     return results
 
 
-def mean_and_range(values: list[float], digits: int) -> str:
+def mean_and_range(runs: Iterable[Result], key: str, digits: int) -> str:
+    values = [run[key] for run in runs]
     low, mean, high = min(values), statistics.mean(values), max(values)
     text = f'{mean:.{digits}f}'
     return text if len(values) == 1 else f'{text} ({low:.{digits}f} to {high:.{digits}f})'
@@ -136,11 +127,9 @@ def tabulate(results: dict[tuple[str, int], list[Result]], recipes: list[str]) -
     table = Table('recipe', *headers, 'processor time (s)', 'peak memory (MB)', box=box.MARKDOWN)
     for recipe in recipes:
         each = [results[recipe, count] for count in counts]
-        ious = [mean_and_range([result['mIoU'] for result in runs], 1) for runs in each]
-        everything = list(itertools.chain(*each))
-        time = mean_and_range([result['time'] for result in everything], 0)
-        memory = mean_and_range([result['memory'] for result in everything], 0)
-        table.add_row(recipe, *ious, time, memory)
+        cells = [mean_and_range(runs, 'mIoU', 1) for runs in each]
+        cells += [mean_and_range(itertools.chain(*each), key, 0) for key in ('time', 'memory')]
+        table.add_row(recipe, *cells)
     return table
 
 

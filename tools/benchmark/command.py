@@ -14,9 +14,8 @@ from rich.console import Console
 from pspnet_plugin.utils.text import first_line
 
 from . import heads, networks
-from .measuring import measure
+from .measuring import measure, tabulate
 from .settings import DTYPES, Settings, Size
-from .table import tabulate
 
 WIDTH_WITHOUT_TERMINAL = 200
 EPILOG = (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .settings import Settings, Size
 
-BLOCK = 32  # pixels a side that share a label
+BLOCK = 16  # pixels a side that share a label
 IGNORED = 255
 
 

@@ -52,7 +52,7 @@ def training_cases(settings: Settings) -> Iterator[Case]:
 def prediction_cases(settings: Settings) -> Iterator[Case]:
     """From an image file to its label map: stock, then the plugin's parts added one by one.
 
-    On a CPU in float32 its logits as well, in PyTorch and in other runtimes that are installed.
+    On a CPU in float32 its logits as well, in the other runtimes that are installed.
     """
     name = Path(settings.config).stem
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def prediction_cases(settings: Settings) -> Iterator[Case]:
         yield case_of_parts(f'file to label map by {name}', PREDICTION, prepare, settings)
     if not (settings.on_gpu or settings.compile) and settings.dtype == 'float32':
         stock = build_predicting(settings)
-        ours = build_predicting(settings, (HEADS, CHANNELS_LAST, FOLDING))
+        ours = build_predicting(settings, (HEADS, FOLDING))
         yield from runtimes.cases(f'logits of {name}', stock, ours, settings)
 
 
@@ -74,9 +74,8 @@ def case_of_parts(
 
     Channels-last is left out where stock is, too, and kept memory on GPUs, where it does nothing.
     """
-    left_out = [CHANNELS_LAST] if settings.channels_last else []
-    left_out += [KEPT_MEMORY] if settings.on_gpu else []
-    parts = tuple(part for part in parts if part not in left_out)
+    left_out = {CHANNELS_LAST: settings.channels_last, KEPT_MEMORY: settings.on_gpu}
+    parts = tuple(part for part in parts if not left_out.get(part))
     rows = {'stock': (), **{f'+ {part}': parts[: n + 1] for n, part in enumerate(parts)}}
     return Case(
         label,

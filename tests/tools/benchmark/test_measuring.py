@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from benchmark import measuring, table
+from benchmark import measuring
 from benchmark.settings import Settings
 from torch.utils.benchmark import Measurement
 from torch.utils.benchmark.utils.common import TaskSpec
@@ -65,7 +65,7 @@ def test_ratios_are_to_the_stock_row_of_the_same_case():
         row('backward', 'stock', [0.5], 0),
         row('backward', 'ours', [0.25], 0),
     ]
-    printed = table_as_text(table.tabulate(rows, markdown=True), width=1000).splitlines()[2:]
+    printed = table_as_text(measuring.tabulate(rows, markdown=True), width=1000).splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip('|').split('|')] for line in printed]
     assert [line[:2] for line in cells] == [
         [f'PSP head, {case}', variant]
