@@ -53,7 +53,7 @@ def test_head_that_is_wrong_by_a_millionth_is_seen(tool, tmp_path, monkeypatch):
     monkeypatch.setitem(replacements.REPLACEMENTS, 'PSPHead', WrongHead)
     monkeypatch.chdir(tmp_path)
     result = tool.measure_family('pspnet')
-    assert result.builds == ''
+    assert result.remarks == []
     assert result.replaced == ['PSPHead', 'FCNHead']
     assert result.prediction == pytest.approx(WRONG_BY, rel=0.01)
     assert result.training > 0.01 * WRONG_BY
