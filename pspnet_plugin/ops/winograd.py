@@ -37,7 +37,7 @@ G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 # channels also have smaller rounding errors than one sum over all of them.
 TILES_AT_ONCE, CHANNELS_AT_ONCE = 512, 256
 # With fewer channels or pixels, the additions cost more time than the multiplications they save;
-# `tools/benchmark.py winograd` measures it. A choice by the clock would not be reproducible.
+# docs/performance.md has measurements. A choice by the clock would not be reproducible.
 FEWEST_CHANNELS, FEWEST_PIXELS = 256, 1024
 MANY_CHANNELS = 1024  # that go in: half as many pixels are enough then
 # Matrix products are about a third faster where rows hold a multiple of 16 numbers (vector widths).
