@@ -211,20 +211,16 @@ def difference(run: Callable, runners: list[Runner], batch: dict) -> Outcome:
 
 
 def relative_difference(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> float:
-    """Of each tensor, to its largest value; infinite where labels differ or one has no partner."""
+    """The largest of all tensors, each relative to its largest value; NaN is the worst of all."""
     if expected.keys() != actual.keys():
         return math.inf
     floats = [v for v in expected.values() if v.is_floating_point() and v.dim()]  # not the losses
-    smallest = SMALL * max((value.abs().max().item() for value in floats), default=0)
-    differences = []
-    for name, value in expected.items():
-        if value.shape == actual[name].shape and torch.equal(value, actual[name]):
-            continue
-        if value.shape != actual[name].shape or not value.is_floating_point():
-            return math.inf
-        largest = value.abs().max().clamp(min=smallest)
-        differences.append(((actual[name] - value).abs().max() / largest).item())
-    return math.nan if any(map(math.isnan, differences)) else max(differences, default=0.0)
+    smallest = SMALL * max((value.abs().max().item() for value in floats), default=1)
+    differences = [
+        (actual[name] - value).abs().max().item() / max(value.abs().max().item(), smallest)
+        for name, value in expected.items()
+    ]
+    return math.nan if any(map(math.isnan, differences)) else max(differences)
 
 
 class Backward(OptimWrapper):
@@ -326,6 +322,7 @@ def main() -> None:
     folders = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
     known = [name for name in folders if not name.startswith('_')]
     parser.add_argument('--families', nargs='+', choices=known, default=known, metavar='NAME')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='write the table there as well')
     parser.add_argument('--limit', type=float, default=180, help='seconds for one family')
     args = parser.parse_args()
     os.environ['CUDA_VISIBLE_DEVICES'] = ''  # the comparison is of processors
@@ -334,7 +331,9 @@ def main() -> None:
         rows.append(measure_apart(family, args.limit))
         print(rows[-1], file=sys.stderr)
     table = table_as_text(tabulate(rows), width=1000)
-    print(re.sub(r' +\|', ' |', re.sub('-{4,}', '---', table)))  # columns need no width in a file
+    print(table)
+    if args.out:  # columns need no width there
+        args.out.write_text(re.sub(r' +\|', ' |', re.sub('-{4,}', '---', table)) + '\n')
 
 
 if __name__ == '__main__':

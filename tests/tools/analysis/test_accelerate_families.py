@@ -59,13 +59,13 @@ def test_head_that_is_wrong_by_a_millionth_is_seen(tool, tmp_path, monkeypatch):
     assert result.training > 0.01 * WRONG_BY
 
 
-def test_differences_are_of_each_tensor_and_labels_have_none(tool):
+def test_differences_are_relative_to_the_largest_value_of_each_tensor(tool):
     difference = tool.relative_difference
     expected = {'a': torch.tensor([10.0, 1.0]), 'b': torch.tensor([0.5]), 'labels': torch.arange(3)}
     assert difference(expected, expected) == 0
     assert difference(expected, {**expected, 'b': torch.tensor([0.75])}) == 0.5
     noise = {**expected, 'b': torch.tensor([1e-12])}  # is nothing beside a gradient of ten
     assert difference(noise, {**noise, 'b': torch.tensor([2e-12])}) == pytest.approx(1e-10)
-    assert difference(expected, {**expected, 'labels': torch.tensor([0, 1, 1])}) == math.inf
+    assert difference(expected, {**expected, 'labels': torch.tensor([0, 1, 1])}) == 0.5
     assert difference(expected, {'a': expected['a']}) == math.inf
     assert math.isnan(difference(expected, {**expected, 'b': torch.tensor([math.nan])}))
