@@ -82,12 +82,8 @@ def find_lakes(work_dir: Path) -> Path:
 
 def most_mixed_tiles(labels: Path, count: int) -> list[str]:
     """The names of the ``count`` label maps that are nearest to half ocean, half land."""
-
-    def imbalance(path: Path) -> float:
-        with Image.open(path) as label_map:
-            return abs(np.mean(np.asarray(label_map) == 0) - 0.5)
-
-    return [path.name for path in sorted(labels.glob('*.png'), key=imbalance)[:count]]
+    imbalances = {path.name: abs((plt.imread(path) == 0).mean() - 0.5) for path in labels.iterdir()}
+    return sorted(imbalances, key=lambda name: (imbalances[name], name))[:count]
 
 
 def draw(data: Path, predictions: dict[str, Path], palette, target: Path) -> None:

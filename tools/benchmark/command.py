@@ -1,4 +1,8 @@
-"""The command line of the benchmarks: ``pspnet benchmark NAME``."""
+"""The command line of the benchmarks: ``pspnet benchmark NAME``.
+
+Ratios are to stock in the same run. Peak memory is what torch's allocator gives out within a step
+above what it held before: on a GPU by CUDA's counter, on a CPU by torch's profiler.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,6 @@ from .measuring import measure, tabulate
 from .settings import DTYPES, Settings, Size
 
 WIDTH_WITHOUT_TERMINAL = 200
-EPILOG = (
-    "Ratios are to stock in the same run. Peak memory is what torch's allocator gives out within a "
-    "step above what it held before: on a GPU by CUDA's counter, on a CPU by torch's profiler."
-)
 R50 = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 SIZES = ((64, 128), (97, 97), (32, 32))
 # The cases of each sub-command, and those of OPTIONS that it has, with their defaults.
@@ -65,7 +65,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest='benchmark', metavar='NAME', required=True)
     formatter = argparse.ArgumentDefaultsHelpFormatter
     for name, (cases, defaults) in BENCHMARKS.items():
-        text = {'help': cases.__doc__, 'description': cases.__doc__, 'epilog': EPILOG}
+        text = {'help': cases.__doc__, 'description': cases.__doc__, 'epilog': __doc__}
         command = commands.add_parser(name, formatter_class=formatter, **text)
         for option, default in defaults.items():
             command.add_argument(f'--{option}', default=default, **OPTIONS[option])

@@ -25,10 +25,9 @@ def feature_map(shape: tuple[int, ...], settings: Settings, seed: int = 0) -> Te
 def label_maps(classes: int, settings: Settings) -> list[SegDataSample]:
     """A label map for each crop of the batch: blocks of random classes, the top rows ignored."""
     height, width = settings.crop
-    blocks = settings.batch, 1, -(-height // BLOCK), -(-width // BLOCK)
+    blocks = settings.batch, 1, height // BLOCK + 1, width // BLOCK + 1
     labels = torch.randint(classes, blocks, generator=torch.Generator().manual_seed(0))
-    labels = labels.repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)
-    labels = labels[..., :height, :width].clone()
+    labels = labels.repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)[..., :height, :width]
     labels[..., : height // 16, :] = IGNORED
     return [SegDataSample(gt_sem_seg=PixelData(data=each)) for each in labels.to(settings.device)]
 

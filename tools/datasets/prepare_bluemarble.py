@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import os
 import shutil
 import sys
@@ -50,15 +51,6 @@ def read_label_map() -> np.ndarray:
     return mask[np.ix_(rows, columns)]
 
 
-def tile_corners() -> list[tuple[str, int, int]]:
-    """``(split, row, column)`` of the upper left corner of every tile."""
-    return [
-        ('val' if column in VAL_COLUMNS else 'train', row * TILE, column * TILE)
-        for column in range(IMAGE_SIZE[1] // TILE)
-        for row in range(IMAGE_SIZE[0] // TILE)
-    ]
-
-
 def prepare(folder: Path) -> dict[str, int]:
     """Write the dataset into ``folder`` and return how many tiles each split has.
 
@@ -70,7 +62,9 @@ def prepare(folder: Path) -> dict[str, int]:
     for split in counts:
         for kind in ('images', 'labels'):
             (unfinished / kind / split).mkdir(parents=True)
-    for split, row, column in tile_corners():
+    corners = (range(0, size - TILE + 1, TILE) for size in IMAGE_SIZE)
+    for row, column in itertools.product(*corners):
+        split = 'val' if column // TILE in VAL_COLUMNS else 'train'
         window = slice(row, row + TILE), slice(column, column + TILE)
         if np.mean(label_map[window] == 0) > MAX_OCEAN:
             continue
