@@ -52,10 +52,9 @@ from pspnet_plugin.utils.text import first_line, table_as_text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark.inputs import IGNORED, label_maps, noise
 from benchmark.measuring import Case, measure
 from benchmark.networks import stock_config
-from benchmark.settings import Settings
+from benchmark.settings import IGNORED, Settings, label_maps, noise
 
 CONFIGS = stock_tools().parent / 'configs'
 EQUAL = 1e-9
@@ -329,7 +328,6 @@ def main() -> None:
     rows = []
     for family in track(args.families, console=Console(stderr=True)):
         rows.append(measure_apart(family, args.limit))
-        print(rows[-1], file=sys.stderr)
     table = table_as_text(tabulate(rows), width=1000)
     print(table)
     if args.out:  # columns need no width there

@@ -148,7 +148,6 @@ def plot(results: dict[tuple[str, int], list[Result]], recipes: list[str], targe
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(target, dpi=100)
-    plt.close(figure)
 
 
 def main() -> None:

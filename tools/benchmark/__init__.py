@@ -1,6 +1,6 @@
 """The benchmarks of ``pspnet benchmark``: ours beside stock MMSegmentation, by turns.
 
-``heads``, ``networks`` and ``runtimes`` yield cases, and ``measuring`` makes rows of them.
+``heads`` and ``networks`` yield cases, and ``measuring`` makes rows of them.
 """
 
 import os

@@ -37,8 +37,7 @@ BENCHMARKS: dict[str, tuple[Callable, dict[str, Any]]] = {
 def main(argv: Sequence[str]) -> int:
     """Measure what the command line asks for and print one table; 1 if a case failed."""
     options = vars(parse(argv))
-    cases, _ = BENCHMARKS[options.pop('benchmark')]
-    markdown = options.pop('markdown')
+    (cases, _), markdown = BENCHMARKS[options.pop('benchmark')], options.pop('markdown')
     settings = Settings(**options)
     settings.apply()
     rows, failures = [], []

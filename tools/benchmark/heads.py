@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.utils.config_files import read_config
 
-from .inputs import feature_map, label_maps
 from .measuring import Case, Step
-from .settings import Settings
+from .settings import Settings, feature_map, label_maps
 
 STOCK, OURS, LIMIT = 'stock', 'ours', 'limit: 3 x 3 convolution of x'
 FINEST_STRIDE = 4  # of the finest of several maps to the crop; each further map has half its size

@@ -1,7 +1,8 @@
-"""Whole networks of stock configs: a training step, and a prediction from file to label map."""
+"""Whole networks of stock configs: a training step, and predictions, also by other runtimes."""
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Collection, Iterator
 from functools import lru_cache, partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Callable
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -22,15 +24,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import save_image
 
+from pspnet_plugin.app.export.network import ExportedNetwork
+from pspnet_plugin.app.export.onnx_file import open_onnx, write_onnx
+from pspnet_plugin.app.export.settings import ExportSettings
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.speed.folding import fold_batch_norms
 from pspnet_plugin.utils.config_files import read_config
 from pspnet_plugin.utils.config_tree import dicts_within
 
-from . import runtimes
-from .inputs import label_maps, noise
 from .measuring import Case, Step
-from .settings import Settings, Size
+from .settings import Settings, Size, label_maps, noise
 
 # The parts of the plugin, in the order in which they are added to stock.
 HEADS, LOSS, CHANNELS_LAST = 'heads', 'chunked loss', 'channels-last'
@@ -41,6 +44,9 @@ Parts = Collection[str]
 STOCK_NAMES = {ours.__name__: name for name, ours in REPLACEMENTS.items()}
 STOCK_NAMES.update(LabelMapEncoderDecoder='EncoderDecoder', SyncBN='BN', MMSyncBN='BN')
 BRANCH_SCALE = 0.2
+STOCK, OURS, WINOGRAD = 'stock', 'ours', 'ours, --winograd'
+Predict = Callable[[np.ndarray], np.ndarray]  # from images to logits
+Open = Callable[[Path], Predict]
 
 
 def training_cases(settings: Settings) -> Iterator[Case]:
@@ -62,9 +68,8 @@ def prediction_cases(settings: Settings) -> Iterator[Case]:
         prepare = partial(prediction, settings, image)
         yield case_of_parts(f'file to label map by {name}', PREDICTION, prepare, settings)
     if not (settings.on_gpu or settings.compile) and settings.dtype == 'float32':
-        stock = build_predicting(settings)
-        ours = build_predicting(settings, (HEADS, FOLDING))
-        yield from runtimes.cases(f'logits of {name}', stock, ours, settings)
+        stock, ours = build_predicting(settings), build_predicting(settings, (HEADS, FOLDING))
+        yield from runtime_cases(f'logits of {name}', stock, ours, settings)
 
 
 def case_of_parts(
@@ -186,3 +191,51 @@ def prediction(settings: Settings, image: str, parts: Parts = ()) -> Step:
             return inference_model(model, image).pred_sem_seg.data[0].cpu()
 
     return step
+
+
+def runtime_cases(
+    label: str, stock: nn.Module, ours: nn.Module, settings: Settings
+) -> Iterator[Case]:
+    """A case for each runtime that is installed."""
+    image, runtimes = noise(settings.crop), installed_runtimes()
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[str, Path] = {}
+        for name in (STOCK, OURS, WINOGRAD) if runtimes else ():
+            files[name] = Path(folder, f'{name}.onnx')
+            export = ExportSettings(size=settings.crop, winograd=name == WINOGRAD)
+            network = ExportedNetwork(stock if name == STOCK else ours, export)
+            write_onnx(network, image, export, {}, files[name])
+        for name, open_file in runtimes.items():
+            rows = (STOCK, OURS) if 'bfloat16' in name else files  # larger tiles are for float32
+            chosen = {row: files[row] for row in rows}
+            yield Case(label, name, partial(steps, open_file, chosen, image.numpy()))
+
+
+def steps(open_file: Open, files: dict[str, Path], image: np.ndarray) -> dict[str, Step]:
+    """The labels of the logits of each network."""
+
+    def step(predict: Predict) -> Tensor:
+        return torch.from_numpy(predict(image).argmax(1))
+
+    return {name: partial(step, open_file(path)) for name, path in files.items()}
+
+
+def installed_runtimes() -> dict[str, Open]:
+    """What opens a file, by the name of the runtime, for each precision that it has here."""
+    runtimes: dict[str, Open] = {}
+    if importlib.util.find_spec('onnxruntime'):
+        runtimes['ONNX Runtime'] = open_onnx
+    if importlib.util.find_spec('openvino'):
+        import openvino
+
+        core, threads = openvino.Core(), torch.get_num_threads()
+
+        def open_openvino(precision: str, path: Path) -> Predict:
+            hints = {'INFERENCE_PRECISION_HINT': precision, 'INFERENCE_NUM_THREADS': threads}
+            network = core.compile_model(path, 'CPU', hints)
+            return lambda pixels: np.array(network(pixels)[0])
+
+        runtimes['OpenVINO float32'] = partial(open_openvino, 'f32')
+        if 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+            runtimes['OpenVINO bfloat16'] = partial(open_openvino, 'bf16')
+    return runtimes

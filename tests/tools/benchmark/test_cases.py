@@ -5,8 +5,7 @@ import functools
 import pytest
 import torch
 from benchmark import heads, networks
-from benchmark.inputs import noise
-from benchmark.settings import Settings
+from benchmark.settings import Settings, noise
 from mmseg.models.decode_heads import FCNHead, PSPHead
 from mmseg.models.segmentors import EncoderDecoder
 from torch.nn.modules.batchnorm import _BatchNorm
