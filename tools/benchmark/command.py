@@ -15,7 +15,7 @@ from typing import Any, Callable
 import torch
 from rich.console import Console
 
-from pspnet_plugin.utils.text import first_line
+from pspnet_plugin.utils.text import first_line, table_as_text
 
 from . import heads, networks
 from .measuring import measure, tabulate
@@ -50,8 +50,10 @@ def main(argv: Sequence[str]) -> int:
                 failures.append(f'{case.label}, {case.sub_label} failed: {first_line(error)}')
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     console.print(settings.describe(), soft_wrap=True)
-    if rows:
-        console.print(tabulate(rows, markdown))
+    if rows and markdown:
+        print(f'\n{table_as_text(tabulate(rows, markdown), width=1000)}')
+    elif rows:
+        console.print(tabulate(rows))
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
