@@ -45,7 +45,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pspnet_plugin.app.training.tools import stock_tools
-from pspnet_plugin.compat import runner as runner_hooks
+from pspnet_plugin.compat import runner as callbacks
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.utils.config_tree import dicts_within
 from pspnet_plugin.utils.text import first_line, table_as_text
@@ -137,7 +137,7 @@ def build_both(config: Config, size: int) -> list[Runner]:
         if tensor.is_floating_point() and tensor.numel() and tensor.min() == tensor.max():
             tensor.data.add_(0.1 * torch.randn_like(tensor).clamp(-3, 3))
     runners = [runner_of(stock)]
-    hooks = mock.patch.object(runner_hooks, 'added_hooks', [])
+    hooks = mock.patch.object(callbacks, 'added_hooks', [])
     with mock.patch.dict(MODELS._module_dict), hooks:
         importlib.import_module('pspnet_plugin.accelerate').enable()
         ours = build(config)
@@ -160,7 +160,7 @@ def build(config: Config) -> nn.Module:
 def runner_of(model: nn.Module) -> Runner:
     """mmengine's runner of a model, with no hooks but those that accelerate adds."""
     names = 'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'
-    name, none = f'with {len(runner_hooks.added_hooks)} hooks', dict.fromkeys(names)
+    name, none = f'with {len(callbacks.added_hooks)} hooks', dict.fromkeys(names)
     return Runner(model, '.', default_hooks=none, default_scope='mmseg', experiment_name=name)
 
 

@@ -15,13 +15,13 @@ from typing import Any, Callable
 import torch
 from rich.console import Console
 
-from pspnet_plugin.utils.text import first_line, table_as_text
+from pspnet_plugin.utils.text import first_line
 
 from . import heads, networks
 from .measuring import measure, tabulate
 from .settings import DTYPES, Settings, Size
 
-WIDTH_WITHOUT_TERMINAL = 200
+WIDTH_OF_A_FILE = 1000  # more than any row has
 R50 = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 SIZES = ((64, 128), (97, 97), (32, 32))
 # The cases of each sub-command, and those of OPTIONS that it has, with their defaults.
@@ -48,12 +48,11 @@ def main(argv: Sequence[str]) -> int:
                 rows += measure(case, settings)
             except (RuntimeError, ValueError) as error:  # no memory, or sizes that do not fit
                 failures.append(f'{case.label}, {case.sub_label} failed: {first_line(error)}')
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    unlimited = markdown or not sys.stdout.isatty()
+    console = Console(width=WIDTH_OF_A_FILE if unlimited else None)
     console.print(settings.describe(), soft_wrap=True)
-    if rows and markdown:
-        print(f'\n{table_as_text(tabulate(rows, markdown), width=1000)}')
-    elif rows:
-        console.print(tabulate(rows))
+    if rows:
+        console.print(tabulate(rows, markdown))
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
