@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import save_image
 
 from pspnet_plugin.app.export.network import ExportedNetwork
-from pspnet_plugin.app.export.onnx_file import open_onnx, write_onnx
+from pspnet_plugin.app.export.runtimes import open_onnx, write_onnx
 from pspnet_plugin.app.export.settings import ExportSettings
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.speed.folding import fold_batch_norms
