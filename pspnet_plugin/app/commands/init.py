@@ -13,10 +13,10 @@ from rich.table import Table
 
 from ...utils.text import did_you_mean, table_as_text
 from ..errors import DataError
-from ..own_data.classes import Classes, find_classes, write_labels
-from ..own_data.config_text import BACKBONES, PACKAGES, config_text, write_lists
-from ..own_data.pairs import Pair, find_pairs
-from ..own_data.scan import Look, scan
+from ..own_data.classes import Classes, find_classes, write_labels, written
+from ..own_data.config_text import BACKBONES, config_text, write_lists
+from ..own_data.pairs import Pair, pair_files
+from ..own_data.scan import ImageStatistics, scan
 from ..own_data.split import groups_of_duplicates, split
 
 
@@ -56,12 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     config = out / f'{out.resolve().name}.py'
     if config.exists():
         raise DataError(f'{config}: is there already; name another folder with --out')
-    pairs = find_pairs(arguments.images, arguments.masks)
-    looks = scan(
+    pairs = pair_files(arguments.images, arguments.masks)
+    images = scan(
         pairs, lambda found: track(found, 'looking at the images', total=len(pairs), transient=True)
     )
-    classes = find_classes(looks, arguments.classes)
-    training, validation = split(looks, classes.values)
+    classes = find_classes(images, arguments.classes)
+    groups = groups_of_duplicates(images)
+    training, validation = split(images, groups, classes.values)
     if not validation:
         raise DataError(
             f'{arguments.images}: too few different images to keep some for validation; two or '
@@ -69,9 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     out.mkdir(parents=True, exist_ok=True)
     masks, mask_suffix = arguments.masks, shared_mask_suffix(pairs, arguments.masks)
-    if mask_suffix is None or not classes.are_labels or not all(look.plain for look in looks):
+    plain = classes.are_labels and all(image.plain_mask for image in images)
+    if mask_suffix is None or not plain:
         masks, mask_suffix = out / 'labels', '.png'
-        write_labels(looks, classes, masks)
+        write_labels(images, classes, masks)
     text = config_text(
         classes,
         training,
@@ -83,14 +85,14 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.iterations,
     )
     config.write_text(text, encoding='utf-8')
-    print(summary(looks, classes, len(training), len(validation)))
+    print(summary(images, classes, len(training), len(groups)))
     print(f'written: {config}\nnext:    pspnet check {config}\n         pspnet train {config}')
     return 0
 
 
 def require_packages(backbone: str) -> None:
     """Raise DataError where what a backbone needs is not installed."""
-    needed = PACKAGES.get(backbone, {})
+    needed = BACKBONES[backbone].packages
     missing = [name for module, name in needed.items() if find_spec(module) is None]
     if missing:
         raise DataError(f'--backbone {backbone} needs: pip install {" ".join(missing)}')
@@ -103,24 +105,26 @@ def shared_mask_suffix(pairs: Sequence[Pair], masks: Path) -> str | None:
     return suffixes.pop() if len(suffixes) == 1 else None
 
 
-def summary(looks: Sequence[Look], classes: Classes, training: int, validation: int) -> str:
-    """What was found, as lines."""
-    sizes = sorted({look.size for look in looks})
+def summary(images: Sequence[ImageStatistics], classes: Classes, training: int, groups: int) -> str:
+    """What was found, as lines.
+
+    Args:
+        training: how many images train.
+        groups: how many images there are without their near-duplicates.
+    """
+    sizes = sorted({image.size for image in images})
     (least_height, least_width), (height, width) = sizes[0], sizes[-1]
     size = f'{width} x {height}'
     if len(sizes) > 1:
         size = f'{least_width} x {least_height} to {size}'
-    similar = len(looks) - len(groups_of_duplicates(looks))
     table = Table(title='classes')
     for heading in ('label', 'name', 'in masks', 'pixels'):
         table.add_column(heading, justify='left' if heading == 'name' else 'right')
-    for number, (name, value, share) in enumerate(
-        zip(classes.names, classes.values, classes.shares)
-    ):
-        shown = value[0] if len(value) == 1 else value
-        table.add_row(str(number), name, str(shown), f'{100 * share:.2f} %')
+    rows = zip(classes.names, classes.values, classes.frequencies)
+    for number, (name, value, frequency) in enumerate(rows):
+        table.add_row(str(number), name, written(value), f'{100 * frequency:.2f} %')
     return (
-        f'{len(looks)} images of {size} pixels, {looks[0].channels} channels of {looks[0].depth}; '
-        f'{training} to train, {validation} to validate; {similar} near-duplicates, which stay on '
-        f'one side\n{table_as_text(table)}'
+        f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
+        f'{images[0].depth}; {training} to train, {len(images) - training} to validate; '
+        f'{len(images) - groups} near-duplicates, which stay on one side\n{table_as_text(table)}'
     )

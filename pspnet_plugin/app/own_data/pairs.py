@@ -42,7 +42,7 @@ class Naming(NamedTuple):
         return f'{folder}/{middle}'
 
 
-def find_pairs(images: Path, masks: Path) -> list[Pair]:
+def pair_files(images: Path, masks: Path) -> list[Pair]:
     """Pair the files of two folders, with all below them.
 
     The names of a pair are equal, or have a part in common and around it what all names of their
@@ -100,9 +100,9 @@ def namings(stems: list[str]) -> list[Naming]:
     return [Naming(start, end) for start in starts for end in ends]
 
 
-def common_start(words: list[str]) -> str:
-    """The characters that all words begin with."""
-    first, last = min(words), max(words)
+def common_start(names: list[str]) -> str:
+    """The characters that all names begin with."""
+    first, last = min(names), max(names)
     same = [a == b for a, b in zip(first, last)]
     return first[: [*same, False].index(False)]
 
