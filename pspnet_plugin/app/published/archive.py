@@ -47,7 +47,7 @@ class Member(NamedTuple):
 
 
 @contextmanager
-def opened(archives: Sequence[Path]) -> Iterator[list[Member]]:
+def open_archives(archives: Sequence[Path]) -> Iterator[list[Member]]:
     """All files in zip and tar archives, or in folders with what was in them.
 
     Raises:
@@ -102,3 +102,13 @@ def matching(members: Iterable[Member], pattern: str) -> dict[tuple[str, ...], M
     expression = re.compile(rf'(?:.*/)?{pattern}')
     found = ((expression.fullmatch(member.path), member) for member in members)
     return {match.groups(): member for match, member in found if match}
+
+
+def paired(
+    members: Iterable[Member], images: str, labels: str
+) -> Iterator[tuple[tuple[str, ...], Member, Member]]:
+    """Images that have labels: what the groups of both patterns hold, the image, its labels."""
+    found = matching(members, labels)
+    for groups, image in matching(members, images).items():
+        if groups in found:
+            yield groups, image, found[groups]

@@ -1,4 +1,4 @@
-"""What a module of a dataset says, and the checks that all of them share."""
+"""What a published dataset says of itself, and how its images and labels are read and checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
     label_map: np.ndarray
 
 
-class Source(NamedTuple):
+class LabelledImage(NamedTuple):
     """What was published as one image with its labels; large ones become several pieces.
 
     Attributes:
@@ -47,22 +47,39 @@ class Source(NamedTuple):
     read: Callable[[], Iterable[Piece]]
 
 
-class Field(NamedTuple):
-    """A dataset.
+class PublishedDataset(NamedTuple):
+    """A dataset as it was published.
 
     Attributes:
         title: its name.
         archives: the files to name on the command line.
         suffix: of the images that are written.
-        published: how many sources there are in each split, or in several such as ``train + val``.
-        sources: finds them among the files of the archives.
+        published: how many images there are in each split, or in several such as ``train + val``.
+        find_images: finds them among the files of the archives.
     """
 
     title: str
     archives: str
     suffix: str
     published: dict[str, int]
-    sources: Callable[[Sequence[Member]], list[Source]]
+    find_images: Callable[[Sequence[Member]], list[LabelledImage]]
+
+
+def read_pair(
+    name: str, image: Member, labels: Member, table: dict, mode: str | None = None
+) -> list[Piece]:
+    """An image as it was published, and its label map by a table of values or, in RGB, of colours.
+
+    Args:
+        mode: of Pillow, to which labels are converted before they are looked up.
+
+    Raises:
+        DataError: a file is broken, their sizes differ, or a label is not in the table.
+    """
+    content, values = image.read(), pixels(labels, mode=mode)
+    same_size(pixels(image, content), values, labels)
+    look_up = by_colour if mode == 'RGB' else by_value
+    return [Piece(name, content, look_up(values, table, labels))]
 
 
 def pixels(member: Member, content: bytes | None = None, mode: str | None = None) -> np.ndarray:
