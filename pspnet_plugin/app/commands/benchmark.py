@@ -9,10 +9,10 @@ from ..training.launch import as_command_line
 from ..training.tools import OWN_TOOLS
 
 
-def run_words(words: list[str]) -> int:
+def run_benchmark(argv: list[str]) -> int:
     sys.path.insert(0, str(OWN_TOOLS))  # as Python does for a script
     try:
-        with as_command_line('pspnet benchmark', words):
+        with as_command_line('pspnet benchmark', argv):
             return importlib.import_module('benchmark.command').main()
     finally:
         sys.path.remove(str(OWN_TOOLS))
