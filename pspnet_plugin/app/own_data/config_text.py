@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -328,13 +327,3 @@ def network(backbone: Backbone) -> str:
         channels = max(backbone.auxiliary // 4, 64)
         text += AUXILIARY_HEAD.substitute(width=backbone.auxiliary, channels=channels)
     return text
-
-
-def write_lists(
-    folder: Path, training: Sequence[ImageStatistics], validation: Sequence[ImageStatistics]
-) -> tuple[str, str]:
-    """Write ``train.txt`` and ``val.txt``, a name in each line; their paths."""
-    paths = folder / 'train.txt', folder / 'val.txt'
-    for path, images in zip(paths, (training, validation)):
-        path.write_text(''.join(f'{image.pair.name}\n' for image in images), encoding='utf-8')
-    return str(paths[0]), str(paths[1])
