@@ -28,35 +28,21 @@ CELL = 256  # pixels of the longer side of an image in the grid
 
 
 class Sample(NamedTuple):
-    """One image of a dataset.
+    """One image of a dataset."""
 
-    Attributes:
-        loader: the name of the data loader.
-        listed: what the dataset lists for it: ``img_path``, ``seg_map_path`` and more.
-        pipeline: the steps that load it.
-    """
-
-    loader: str
-    listed: dict[str, Any]
-    pipeline: list[dict]
+    loader: str  # the name of the data loader
+    listed: dict[str, Any]  # what the dataset lists for it: ``img_path``, ``seg_map_path`` and more
+    pipeline: list[dict]  # the steps that load it
 
 
 class Found(NamedTuple):
-    """What :func:`check_config` found.
+    """What :func:`check_config` found."""
 
-    Attributes:
-        images: how many there are by data loader.
-        counts: pixels of each class in the training images, (classes,).
-        classes: their names.
-        problems: a line for each.
-        grid: some images beside their labels, (H, W, 3) uint8 RGB.
-    """
-
-    images: dict[str, int]
-    counts: np.ndarray
-    classes: list[str]
-    problems: list[str]
-    grid: np.ndarray
+    images: dict[str, int]  # how many there are by data loader
+    counts: np.ndarray  # pixels of each class in the training images, (classes,)
+    classes: list[str]  # their names
+    problems: list[str]  # a line for each
+    grid: np.ndarray  # some images beside their labels, (H, W, 3) uint8 RGB
 
 
 def check_config(

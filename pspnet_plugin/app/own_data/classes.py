@@ -18,19 +18,12 @@ IGNORED = 255
 
 
 class Classes(NamedTuple):
-    """The classes of a dataset.
+    """The classes of a dataset."""
 
-    Attributes:
-        names: of the classes, in the order of their labels.
-        values: what the masks hold for each.
-        palette: a colour for each, RGB from 0 to 255.
-        frequencies: which part of the labelled pixels each has, 0 to 1.
-    """
-
-    names: list[str]
-    values: list[Value]
-    palette: list[list[int]]
-    frequencies: list[float]
+    names: list[str]  # of the classes, in the order of their labels
+    values: list[Value]  # what the masks hold for each
+    palette: list[list[int]]  # a colour for each, RGB from 0 to 255
+    frequencies: list[float]  # which part of the labelled pixels each has, 0 to 1
 
     @property
     def are_labels(self) -> bool:

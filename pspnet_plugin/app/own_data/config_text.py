@@ -18,23 +18,16 @@ FEWEST, MOST = 400, 20000  # iterations
 
 
 class Backbone(NamedTuple):
-    """A network to start from.
+    """A network to start from."""
 
-    Attributes:
-        pretrained: a reference to its weights.
-        mean, std: of the images with colours that it was trained with, RGB.
-        text: its lines in the config.
-        feature: number and width of its last feature map, which the decode head takes.
-        auxiliary: width of the map before, for an auxiliary head; 0 for none.
-        packages: what it needs beside the plugin's own, by the names of the modules.
-    """
-
-    pretrained: str
-    mean: list[float]
+    pretrained: str  # a reference to its weights
+    mean: list[float]  # of the images with colours that it was trained with, RGB
     std: list[float]
-    text: str
+    text: str  # its lines in the config
+    # Number and width of its last feature map, which the decode head takes.
     feature: tuple[int, int]
-    auxiliary: int = 0
+    auxiliary: int = 0  # width of the map before, for an auxiliary head; 0 for none
+    # What it needs beside the plugin's own, by the names of the modules.
     packages: Mapping[str, str] = {}
 
 

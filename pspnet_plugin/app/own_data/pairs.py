@@ -15,13 +15,9 @@ SUFFIXES = frozenset(
 
 
 class Pair(NamedTuple):
-    """An image and its mask.
+    """An image and its mask."""
 
-    Attributes:
-        name: the image's path below its folder, without the suffix.
-    """
-
-    name: str
+    name: str  # the image's path below its folder, without the suffix
     image: Path
     mask: Path
 

@@ -18,21 +18,13 @@ from .split import groups_of_duplicates, split
 
 
 class Project(NamedTuple):
-    """What :func:`write_project` found and wrote.
+    """What :func:`write_project` found and wrote."""
 
-    Attributes:
-        config: the file.
-        images: all of them.
-        classes: those in the masks.
-        training: how many images train.
-        duplicates: how many images are near-duplicates of others.
-    """
-
-    config: Path
-    images: list[ImageStatistics]
-    classes: Classes
-    training: int
-    duplicates: int
+    config: Path  # the file
+    images: list[ImageStatistics]  # all of them
+    classes: Classes  # those in the masks
+    training: int  # how many images train
+    duplicates: int  # how many images are near-duplicates of others
 
 
 def write_project(

@@ -25,29 +25,19 @@ Value = tuple[int, ...]  # one number, or red, green and blue
 
 
 class ImageStatistics(NamedTuple):
-    """What is known of an image and its mask.
+    """What is known of an image and its mask."""
 
-    Attributes:
-        pair: their files.
-        size: (height, width) in pixels.
-        channels: of the image.
-        depth: the name of the data type of its values.
-        values: how many pixels of the mask have each value.
-        thumbnail: (16, 16) float32, the grey image, scaled to 0 to 1 by its own largest value.
-        total, squares: sums of the values and of their squares in each channel, BGR for colours.
-        plain_mask: whether mmseg reads the mask itself as one number a pixel.
-        by_opencv: whether OpenCV reads the image, and so ``LoadImageFromFile``; otherwise GDAL.
-    """
-
-    pair: Pair
-    size: tuple[int, int]
-    channels: int
-    depth: str
-    values: Counter
+    pair: Pair  # their files
+    size: tuple[int, int]  # (height, width) in pixels
+    channels: int  # of the image
+    depth: str  # the name of the data type of its values
+    values: Counter  # how many pixels of the mask have each value
+    # (16, 16) float32, the grey image, scaled to 0 to 1 by its own largest value.
     thumbnail: np.ndarray
-    total: np.ndarray
-    squares: np.ndarray
-    plain_mask: bool
+    total: np.ndarray  # sum of the values in each channel, BGR for colours
+    squares: np.ndarray  # sum of their squares
+    plain_mask: bool  # whether mmseg reads the mask itself as one number a pixel
+    # Whether OpenCV reads the image, and so ``LoadImageFromFile``; otherwise GDAL.
     by_opencv: bool = True
 
 

@@ -18,17 +18,11 @@ BROKEN = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError,
 
 
 class Member(NamedTuple):
-    """A file in an archive.
+    """A file in an archive."""
 
-    Attributes:
-        archive: the file or folder that holds it.
-        path: its name there, with ``/`` between folders.
-        open: opens it for reading bytes.
-    """
-
-    archive: Path
-    path: str
-    open: Callable[[], Any]
+    archive: Path  # the file or folder that holds it
+    path: str  # its name there, with ``/`` between folders
+    open: Callable[[], Any]  # opens it for reading bytes
 
     def __str__(self) -> str:
         return f'{self.path} in {self.archive}'

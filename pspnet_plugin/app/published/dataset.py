@@ -19,49 +19,32 @@ UNKNOWN = 254  # no class of these datasets
 
 
 class Piece(NamedTuple):
-    """An image and its labels, as they are written.
+    """An image and its labels, as they are written."""
 
-    Attributes:
-        name: of both files, without a suffix.
-        image: the content of an image file as it was published, or pixels: (H, W) or (H, W, 3) RGB,
-            uint8 or uint16.
-        label_map: (H, W) uint8.
-    """
-
-    name: str
+    name: str  # of both files, without a suffix
+    # The content of an image file as it was published, or pixels: (H, W) or (H, W, 3) RGB, uint8
+    # or uint16.
     image: bytes | np.ndarray
-    label_map: np.ndarray
+    label_map: np.ndarray  # (H, W) uint8
 
 
 class LabelledImage(NamedTuple):
-    """What was published as one image with its labels; large ones become several pieces.
+    """What was published as one image with its labels; large ones become several pieces."""
 
-    Attributes:
-        name: of the image, the same in every run.
-        split: ``train``, ``val`` or ``test``.
-        read: reads and checks it; raises DataError.
-    """
-
-    name: str
-    split: str
-    read: Callable[[], Iterable[Piece]]
+    name: str  # of the image, the same in every run
+    split: str  # ``train``, ``val`` or ``test``
+    read: Callable[[], Iterable[Piece]]  # reads and checks it; raises DataError
 
 
 class PublishedDataset(NamedTuple):
-    """A dataset as it was published.
+    """A dataset as it was published."""
 
-    Attributes:
-        title: its name.
-        archives: the files to name on the command line.
-        suffix: of the images that are written.
-        published: how many images there are in each split, or in several such as ``train + val``.
-        find_images: finds them among the files of the archives.
-    """
-
-    title: str
-    archives: str
-    suffix: str
+    title: str  # its name
+    archives: str  # the files to name on the command line
+    suffix: str  # of the images that are written
+    # How many images there are in each split, or in several such as ``train + val``.
     published: dict[str, int]
+    # Finds them among the files of the archives.
     find_images: Callable[[Sequence[Member]], list[LabelledImage]]
 
 

@@ -21,17 +21,11 @@ JOURNAL = 'prepared.jsonl'
 
 
 class Prepared(NamedTuple):
-    """What :func:`prepare` made.
+    """What :func:`prepare` made."""
 
-    Attributes:
-        images: how many there are in each split, those of earlier calls included.
-        problems: a line for each that was left out.
-        warnings: what differs from the published dataset.
-    """
-
-    images: Counter
-    problems: list[str]
-    warnings: list[str]
+    images: Counter  # how many there are in each split, those of earlier calls included
+    problems: list[str]  # a line for each that was left out
+    warnings: list[str]  # what differs from the published dataset
 
 
 def prepare(

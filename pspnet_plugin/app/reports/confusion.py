@@ -21,15 +21,10 @@ WRITTEN = 25  # classes, up to which numbers stand in the squares
 
 
 class Confusion(NamedTuple):
-    """Pixels of each label that were predicted as each class.
+    """Pixels of each label that were predicted as each class."""
 
-    Attributes:
-        counts: (classes, classes) int64, a row for each label.
-        classes: their names.
-    """
-
-    counts: np.ndarray
-    classes: list[str]
+    counts: np.ndarray  # (classes, classes) int64, a row for each label
+    classes: list[str]  # their names
 
     @property
     def ious(self) -> np.ndarray:
