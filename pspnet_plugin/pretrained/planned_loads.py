@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 from torch import nn
 
 from ..utils.config_tree import datasets_within, init_cfgs, kind_of, parts_within
+from ..utils.datasets import metainfo_of, scope_of
 from .errors import PretrainedWeightsError
 from .hook import PretrainedBackboneHook, find_module
 from .initializer import PretrainedBackbone
@@ -75,10 +75,5 @@ def _of_modules(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
 def class_names_of(config: Config) -> list[str] | None:
     """The classes of a config's training dataset, None where it does not tell them."""
     whole = (config.get('train_dataloader') or {}).get('dataset')
-    dataset: dict = next(datasets_within(whole), {})
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if not classes and dataset.get('type'):
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(dataset['type'])
-        classes = getattr(kind, 'METAINFO', {}).get('classes')
+    classes = metainfo_of(next(datasets_within(whole), {}), scope_of(config)).get('classes')
     return list(classes) if classes else None

@@ -169,7 +169,7 @@ def ksdd2(root: Path) -> Published:
     return Published([zipped(root / 'KolektorSDD2.zip', files)], expected)
 
 
-PUBLISHED: dict[str, Callable[[Path], Published]] = {
+MINIATURES: dict[str, Callable[[Path], Published]] = {
     'camvid': camvid,
     'loveda': loveda,
     'potsdam': potsdam,

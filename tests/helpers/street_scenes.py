@@ -81,4 +81,11 @@ NARROW = {
     'model.auxiliary_head.in_channels': 32,
     'model.auxiliary_head.channels': 8,
 }
+# The same for a config of pspnet init, which trains in the process of the test.
+NARROW_OWN_DATA = {
+    'model.backbone.init_cfg': None,
+    **NARROW,
+    **{f'{split}_dataloader.num_workers': 0 for split in ('train', 'val')},
+    **{f'{split}_dataloader.persistent_workers': False for split in ('train', 'val')},
+}
 NARROW_MODEL = [f'{key}={value}' for key, value in NARROW.items()]  # for --cfg-options

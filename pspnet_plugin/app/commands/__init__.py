@@ -1,8 +1,8 @@
 """The console command ``pspnet``; the scripts in ``tools/`` are doors to the same functions.
 
 Each sub-command is a module with ``add_arguments``, which fills its parser, and ``run``, which does
-the work and returns the exit code. Those in :data:`PASSED_ON` hand their words to another command
-line as they are, and have ``run_words`` alone.
+the work and returns the exit code. ``train``, ``test`` and ``benchmark`` hand their arguments to
+another command line as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 from ...errors import PspnetPluginError
 
@@ -29,7 +28,6 @@ COMMANDS = {
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
 }
-PASSED_ON = ('train', 'test', 'benchmark')
 EXAMPLES = """\
 examples:
   pspnet config psp_r50_cityscapes --out my_streets.py
@@ -40,29 +38,34 @@ examples:
 
   torchrun --nproc_per_node 4 -m pspnet_plugin train CONFIG --launcher pytorch
 
-pspnet COMMAND --help shows the options of a command. train and test print long log entries as
-one line; --full-log prints them as they are.
+pspnet COMMAND --help shows the options of a command.
 """
 
 
-def main(words: Sequence[str] | None = None) -> int | str | None:
-    """Run the command line ``words``, by default that of the process.
+def main(argv: Sequence[str] | None = None) -> int | str | None:
+    """Run a command line, by default that of the process.
 
     Returns:
         The exit code. An error of the plugin is printed as one line, without a traceback, and is 1.
     """
-    words = list(sys.argv[1:] if words is None else words)
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if words and words[0] in PASSED_ON:
-            return _module(words[0]).run_words(words[1:])
-        return _run(words)
+        if argv and argv[0] in ('train', 'test'):
+            from ..training.launch import run_stock_tool
+
+            return run_stock_tool(f'{argv[0]}.py', argv[1:])
+        if argv and argv[0] == 'benchmark':
+            from .benchmark import run_benchmark
+
+            return run_benchmark(argv[1:])
+        return _run(argv)
     except PspnetPluginError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
 
 
-def _run(words: list[str]) -> int:
-    named = words[0] if words and words[0] in COMMANDS else None
+def _run(argv: list[str]) -> int:
+    named = argv[0] if argv else None
     parser = argparse.ArgumentParser(
         prog='pspnet',
         description='PSPNet in MMSegmentation: train, test, predict and look into it.',
@@ -75,14 +78,11 @@ def _run(words: list[str]) -> int:
         sentence = f'{summary[0].upper()}{summary[1:]}.'
         command = commands.add_parser(name, help=summary, description=sentence)
         if name == named:  # The others need not be imported.
-            _module(name).add_arguments(command)
-            command.set_defaults(run=_module(name).run)
-    arguments = parser.parse_args(words)
+            module = importlib.import_module(f'.{name}', __package__)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
     return arguments.run(arguments)
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f'.{name}', __package__)
 
 
 def _versions() -> str:

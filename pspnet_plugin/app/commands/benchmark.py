@@ -8,9 +8,9 @@ import sys
 from ..training.tools import OWN_TOOLS
 
 
-def run_words(words: list[str]) -> int:
+def run_benchmark(argv: list[str]) -> int:
     sys.path.insert(0, str(OWN_TOOLS))  # as Python does for a script
     try:
-        return importlib.import_module('benchmark.command').main(words)
+        return importlib.import_module('benchmark.command').main(argv)
     finally:
         sys.path.remove(str(OWN_TOOLS))

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import DictAction
 
 
-class Options(DictAction):
+class KeyValueAction(DictAction):
     """mmengine's ``KEY=VALUE ...``, where anything else is an error of the command line."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
@@ -24,7 +24,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=Options,
+        action=KeyValueAction,
         default={},
         metavar='KEY=VALUE',
         help='change settings of the config, such as model.backbone.depth=18',

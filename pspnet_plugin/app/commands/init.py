@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.progress import track
 from rich.table import Table
 
-from ...utils.text import did_you_mean, table_as_text
-from ..errors import DataError
-from ..own_data.classes import Classes, find_classes, write_labels
-from ..own_data.config_text import BACKBONES, PACKAGES, config_text, write_lists
-from ..own_data.pairs import Pair, find_pairs
-from ..own_data.scan import Look, scan
-from ..own_data.split import groups_of_duplicates, split
+from ...utils.text import table_as_text
+from ..own_data.classes import written
+from ..own_data.config_text import BACKBONES
+from ..own_data.project import Project, write_project
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,81 +41,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look at the data, split it, and write the config."""
-    for folder in (arguments.images, arguments.masks):
-        if not folder.is_dir():
-            beside = [path.name for path in folder.parent.glob('*') if path.is_dir()]
-            raise DataError(f'{folder}: no such folder.{did_you_mean(folder.name, beside)}')
-    require_packages(arguments.backbone)
-    out = arguments.out
-    config = out / f'{out.resolve().name}.py'
-    if config.exists():
-        raise DataError(f'{config}: is there already; name another folder with --out')
-    pairs = find_pairs(arguments.images, arguments.masks)
-    looks = scan(
-        pairs, lambda found: track(found, 'looking at the images', total=len(pairs), transient=True)
-    )
-    classes = find_classes(looks, arguments.classes)
-    training, validation = split(looks, classes.values)
-    if not validation:
-        raise DataError(
-            f'{arguments.images}: too few different images to keep some for validation; two or '
-            'more that are no near-duplicates are needed'
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    masks, mask_suffix = arguments.masks, shared_mask_suffix(pairs, arguments.masks)
-    if mask_suffix is None or not classes.are_labels or not all(look.plain for look in looks):
-        masks, mask_suffix = out / 'labels', '.png'
-        write_labels(looks, classes, masks)
-    text = config_text(
-        classes,
-        training,
-        validation,
-        (os.fspath(arguments.images), os.fspath(masks)),
-        (pairs[0].image.suffix, mask_suffix),
-        write_lists(out, training, validation),
+    """Write the config, and tell what was found."""
+
+    def progress(results: Iterable, total: int) -> Iterable:
+        return track(results, 'looking at the images', total=total, transient=True)
+
+    project = write_project(
+        arguments.images,
+        arguments.masks,
+        arguments.out,
+        arguments.classes,
         arguments.backbone,
         arguments.iterations,
+        progress,
     )
-    config.write_text(text, encoding='utf-8')
-    print(summary(looks, classes, len(training), len(validation)))
+    config = project.config
+    print(summary(project))
     print(f'written: {config}\nnext:    pspnet check {config}\n         pspnet train {config}')
     return 0
 
 
-def require_packages(backbone: str) -> None:
-    """Raise DataError where what a backbone needs is not installed."""
-    needed = PACKAGES.get(backbone, {})
-    missing = [name for module, name in needed.items() if find_spec(module) is None]
-    if missing:
-        raise DataError(f'--backbone {backbone} needs: pip install {" ".join(missing)}')
-
-
-def shared_mask_suffix(pairs: Sequence[Pair], masks: Path) -> str | None:
-    """What follows an image's name in the name of its mask; None where that is not always so."""
-    paths = [(pair.name, pair.mask.relative_to(masks).as_posix()) for pair in pairs]
-    suffixes = {path[len(name) :] if path.startswith(name) else None for name, path in paths}
-    return suffixes.pop() if len(suffixes) == 1 else None
-
-
-def summary(looks: Sequence[Look], classes: Classes, training: int, validation: int) -> str:
+def summary(project: Project) -> str:
     """What was found, as lines."""
-    sizes = sorted({look.size for look in looks})
-    (least_height, least_width), (height, width) = sizes[0], sizes[-1]
-    size = f'{width} x {height}'
-    if len(sizes) > 1:
-        size = f'{least_width} x {least_height} to {size}'
-    similar = len(looks) - len(groups_of_duplicates(looks))
+    images, classes = project.images, project.classes
+    sizes = sorted({image.size for image in images})
+    size = ' to '.join(f'{width} x {height}' for height, width in sorted({sizes[0], sizes[-1]}))
     table = Table(title='classes')
     for heading in ('label', 'name', 'in masks', 'pixels'):
         table.add_column(heading, justify='left' if heading == 'name' else 'right')
-    for number, (name, value, share) in enumerate(
-        zip(classes.names, classes.values, classes.shares)
-    ):
-        shown = value[0] if len(value) == 1 else value
-        table.add_row(str(number), name, str(shown), f'{100 * share:.2f} %')
+    rows = zip(classes.names, classes.values, classes.frequencies)
+    for number, (name, value, frequency) in enumerate(rows):
+        table.add_row(str(number), name, written(value), f'{100 * frequency:.2f} %')
     return (
-        f'{len(looks)} images of {size} pixels, {looks[0].channels} channels of {looks[0].depth}; '
-        f'{training} to train, {validation} to validate; {similar} near-duplicates, which stay on '
-        f'one side\n{table_as_text(table)}'
+        f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
+        f'{images[0].depth}; {project.training} to train, {len(images) - project.training} to '
+        f'validate; {project.duplicates} near-duplicates, which stay on one side\n'
+        f'{table_as_text(table)}'
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from rich.progress import track
 
 from ...errors import PspnetPluginError
 from ..errors import refuse
-from ..published import FIELDS
+from ..published import PUBLISHED
 from ..published.prepare import prepare
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('name', choices=FIELDS, help='dataset')
+    parser.add_argument('name', choices=PUBLISHED, help='dataset')
     parser.add_argument(
         'archives',
         nargs='+',
@@ -30,11 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare a dataset, and tell what differs from the published one."""
-    field, out = FIELDS[arguments.name], arguments.out or Path('data', arguments.name)
+    dataset, out = PUBLISHED[arguments.name], arguments.out or Path('data', arguments.name)
+    progress = functools.partial(track, description=f'preparing {out}', transient=True)
     try:
-        made = prepare(
-            field, arguments.archives, out, lambda s: track(s, f'preparing {out}', transient=True)
-        )
+        made = prepare(dataset, arguments.archives, out, progress)
     except OSError as error:
         raise PspnetPluginError(
             f'{error.filename or out}: {error.strerror}; the same command goes on from here'

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmseg.registry import DATASETS
 from rich.progress import track
 from torch import Tensor
 
 from ...utils.config_tree import datasets_within
+from ...utils.datasets import scope_of, without_pipeline
 from ..images.sources import IMAGE_SUFFIXES, files_below
 from ..prediction.pipeline import stated_pipeline, without_labels
 from .settings import ExportError
@@ -59,9 +59,9 @@ def dataset_samples(config: Config, loader: str) -> list[dict]:
     """What the dataset of ``config[loader]`` lists; empty where it is not on this machine."""
     samples: list[dict] = []
     for dataset in datasets_within((config.get(loader) or {}).get('dataset')):
-        plain = {**copy.deepcopy(dataset), 'pipeline': [], 'lazy_init': True}
+        built = without_pipeline(dataset, scope_of(config))
         try:
-            listed = DATASETS.build(plain).load_data_list()
+            listed = built.load_data_list() if built is not None else []
         except OSError:
             return []
         samples += [sample for sample in listed if Path(sample['img_path']).is_file()]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
+
+from ...utils.config_tree import datasets_within
+from ...utils.datasets import metainfo_of, scope_of
 
 LOADERS = ('test_dataloader', 'val_dataloader', 'train_dataloader')
 GOLDEN_RATIO = 0.618034
@@ -26,7 +28,12 @@ def class_info(cfg: Config, meta: Mapping[str, Any], count: int) -> tuple[Names,
         meta: the ``meta`` entry of the checkpoint.
         count: the number of classes; statements about another number of them do not count.
     """
-    said = [meta.get('dataset_meta'), _lower(meta), *_of_datasets(cfg)]
+    of_datasets = [
+        metainfo_of(dataset, scope_of(cfg))
+        for loader in LOADERS
+        for dataset in datasets_within((cfg.get(loader) or {}).get('dataset'))
+    ]
+    said = [meta.get('dataset_meta'), _lower(meta), *of_datasets]
     entries = [entry for entry in said if isinstance(entry, Mapping)]
     names = _first(entries, 'classes', count) or [str(number) for number in range(count)]
     palette = _first(entries, 'palette', count) or spread_colours(count)
@@ -36,19 +43,6 @@ def class_info(cfg: Config, meta: Mapping[str, Any], count: int) -> tuple[Names,
 def _lower(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What mmseg before 1.0 wrote."""
     return {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')}
-
-
-def _of_datasets(cfg: Config) -> Iterator[Mapping[str, Any]]:
-    for loader in LOADERS:
-        dataset = (cfg.get(loader) or {}).get('dataset') or {}
-        while 'dataset' in dataset or 'datasets' in dataset:
-            dataset = dataset.get('dataset') or dataset['datasets'][0]
-        yield dataset.get('metainfo') or {}
-        kind = dataset.get('type')
-        if isinstance(kind, str):
-            with DATASETS.switch_scope_and_registry(cfg.get('default_scope', 'mmseg')) as registry:
-                kind = registry.get(kind)
-        yield getattr(kind, 'METAINFO', {})
 
 
 def _first(entries: Sequence[Mapping[str, Any]], key: str, count: int) -> Sequence | None:

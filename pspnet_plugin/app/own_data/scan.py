@@ -24,65 +24,56 @@ PLAIN_MODES = ('L', 'P', 'I', 'I;16')
 Value = tuple[int, ...]  # one number, or red, green and blue
 
 
-class Look(NamedTuple):
-    """What is known of one pair.
+class ImageStatistics(NamedTuple):
+    """What is known of an image and its mask."""
 
-    Attributes:
-        size: (height, width) in pixels.
-        channels: of the image.
-        depth: the name of the data type of its values.
-        values: how many pixels of the mask have each value.
-        thumbnail: (16, 16) float32, the grey image, scaled to 0 to 1 by its own largest value.
-        total, squares: sums of the values and of their squares in each channel, BGR for colours.
-        plain: whether mmseg reads the mask itself as one number a pixel.
-        by_opencv: whether OpenCV reads the image, and so ``LoadImageFromFile``; otherwise GDAL.
-    """
-
-    pair: Pair
-    size: tuple[int, int]
-    channels: int
-    depth: str
-    values: Counter
+    pair: Pair  # their files
+    size: tuple[int, int]  # (height, width) in pixels
+    channels: int  # of the image
+    depth: str  # the name of the data type of its values
+    values: Counter  # how many pixels of the mask have each value
+    # (16, 16) float32, the grey image, scaled to 0 to 1 by its own largest value.
     thumbnail: np.ndarray
-    total: np.ndarray
-    squares: np.ndarray
-    plain: bool
+    total: np.ndarray  # sum of the values in each channel, BGR for colours
+    squares: np.ndarray  # sum of their squares
+    plain_mask: bool  # whether mmseg reads the mask itself as one number a pixel
+    # Whether OpenCV reads the image, and so ``LoadImageFromFile``; otherwise GDAL.
     by_opencv: bool = True
 
 
 def scan(
     pairs: Sequence[Pair], progress: Callable[[Iterable], Iterable] | None = None
-) -> list[Look]:
-    """Look at every pair.
+) -> list[ImageStatistics]:
+    """Read every pair.
 
     Args:
-        progress: wraps an iterable of the looks, as ``rich.progress.track`` does.
+        progress: wraps an iterable of the results, as ``rich.progress.track`` does.
 
     Raises:
         DataError: files are broken, sizes differ, or images are not all of one kind.
     """
     with quiet_opencv(), ThreadPoolExecutor(2) as pool:
-        results = pool.map(look_or_problem, pairs)
-        looks_and_problems = list(progress(results) if progress else results)
-    refuse([found for found in looks_and_problems if isinstance(found, str)])
-    looks = [found for found in looks_and_problems if isinstance(found, Look)]
-    kinds = Counter((look.channels, look.depth) for look in looks)
+        mapped = pool.map(statistics_or_problem, pairs)
+        results = list(progress(mapped) if progress else mapped)
+    refuse([found for found in results if isinstance(found, str)])
+    images = [found for found in results if isinstance(found, ImageStatistics)]
+    kinds = Counter((image.channels, image.depth) for image in images)
     (usual, _), *_ = kinds.most_common(1)
     refuse(
         [
-            f'{look.pair.image}: {look.channels} channels of {look.depth}, the others have '
+            f'{image.pair.image}: {image.channels} channels of {image.depth}, the others have '
             f'{usual[0]} of {usual[1]}'
-            for look in looks
-            if (look.channels, look.depth) != usual
+            for image in images
+            if (image.channels, image.depth) != usual
         ]
     )
-    return looks
+    return images
 
 
-def look_or_problem(pair: Pair) -> Look | str:
-    """Look at one pair; a line that names the file where that fails."""
+def statistics_or_problem(pair: Pair) -> ImageStatistics | str:
+    """The statistics of one pair; a line that names the file where that fails."""
     try:
-        (image, by_opencv), (mask, plain) = read_image(pair.image), read_mask(pair.mask)
+        (image, by_opencv), (mask, plain_mask) = read_image(pair.image), read_mask(pair.mask)
     except ImageError as error:
         return str(error)
     except PredictionError as error:
@@ -96,7 +87,7 @@ def look_or_problem(pair: Pair) -> Look | str:
     planes = image.reshape(*image.shape[:2], -1)
     grey = planes.astype(np.float32).mean(2)
     wide = planes.reshape(-1, planes.shape[2]).astype(np.float64)
-    return Look(
+    return ImageStatistics(
         pair,
         (image.shape[0], image.shape[1]),
         planes.shape[2],
@@ -105,7 +96,7 @@ def look_or_problem(pair: Pair) -> Look | str:
         cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA) / max(float(grey.max()), 1),
         wide.sum(0),
         (wide**2).sum(0),
-        plain,
+        plain_mask,
         by_opencv,
     )
 
@@ -134,12 +125,11 @@ def read_mask(path: Path) -> tuple[np.ndarray, bool]:
     """
     require_whole(read_bytes(str(path)), str(path))
     try:
-        with Image.open(path) as opened:
-            file: Image.Image = opened
+        with Image.open(path) as file:
             plain = file.mode in PLAIN_MODES
-            if file.mode in ('1', 'LA', 'RGBA', 'CMYK'):
-                file = file.convert({'1': 'L', 'LA': 'L'}.get(file.mode, 'RGB'))
-            mask = np.asarray(file)
+            converted = file.mode in ('1', 'LA', 'RGBA', 'CMYK')
+            mode = 'L' if file.mode in ('1', 'LA') else 'RGB'
+            mask = np.asarray(file.convert(mode) if converted else file)
     except (OSError, ValueError) as error:
         raise ImageError(str(path), f'is no mask that can be decoded ({error})') from error
     if mask.ndim == 3 and (mask == mask[:, :, :1]).all():

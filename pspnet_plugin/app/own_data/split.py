@@ -3,73 +3,118 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from .scan import Look, Value
+from .scan import ImageStatistics, Value
 
 VALIDATION_SHARE = 0.2
 # Mean difference of two thumbnails, 0 to 1, below which two images show the same.
 SAME = 0.02
+ROUNDING = 1e-6
+# Sixteen checkerboards of 1 and -1 on a thumbnail, coarse ones: (16, 256).
+HADAMARD = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]])
+BOARDS = np.kron(np.kron(HADAMARD, np.ones(4)), np.kron(HADAMARD, np.ones(4)))
 
 
-def groups_of_duplicates(looks: Sequence[Look]) -> list[list[int]]:
-    """The numbers of the looks, those of near-duplicates together, in order of their first."""
-    thumbnails = np.stack([look.thumbnail.ravel() for look in looks])
-    first = list(range(len(looks)))
+def groups_of_duplicates(images: Sequence[ImageStatistics]) -> list[list[int]]:
+    """The numbers of the images, those of near-duplicates together, in order of their first.
 
-    def root(number: int) -> int:
-        while first[number] != number:
-            number = first[number]
-        return number
+    Near-duplicates of near-duplicates are in one group too. Few pairs are compared pixel by pixel:
+    the mean of a thumbnail times a board of 1 and -1 differs between two images by no more than
+    their pixels do on average, so what differs by more in one of these means is no near-duplicate.
+    """
+    thumbnails = np.stack([image.thumbnail.ravel() for image in images])
+    means = thumbnails.astype(np.float64) @ BOARDS.T / thumbnails.shape[1]
+    order = np.argsort(means[:, 0])  # by brightness; everything below is in this order
+    thumbnails, means = thumbnails[order], means[order]
+    limit = SAME + ROUNDING
+    first = np.searchsorted(means[:, 0], means[:, 0] - limit)
+    last = np.searchsorted(means[:, 0], means[:, 0] + limit, 'right')
+    is_left = np.ones(len(images), bool)  # in no group yet
 
-    for number, thumbnail in enumerate(thumbnails):
-        differences = np.abs(thumbnails[number + 1 :] - thumbnail).mean(1)
-        for other in np.flatnonzero(differences < SAME) + number + 1:
-            one, two = sorted((root(number), root(int(other))))
-            first[two] = one
-    groups: dict[int, list[int]] = {}
-    for number in range(len(looks)):
-        groups.setdefault(root(number), []).append(number)
-    return list(groups.values())
+    def near(number: int) -> np.ndarray:
+        """The near-duplicates of one image that are in no group yet."""
+        window = slice(first[number], last[number])
+        close = np.abs(means[window, 1] - means[number, 1]) <= limit
+        found = first[number] + np.flatnonzero(close & is_left[window])
+        found = found[(np.abs(means[found] - means[number]) <= limit).all(1)]
+        return found[np.abs(thumbnails[found] - thumbnails[number]).mean(1) < SAME]
+
+    groups = []
+    for number in range(len(images)):
+        if is_left[number]:
+            is_left[number] = False
+            group = [number]
+            for member in group:  # which grows meanwhile
+                found = near(member)
+                is_left[found] = False
+                group.extend(found.tolist())
+            groups.append(sorted(order[group].tolist()))
+    return sorted(groups)
 
 
-def split(looks: Sequence[Look], values: Sequence[Value], seed: int = 0) -> tuple[list, list]:
-    """Training and validation looks.
+def split(
+    images: Sequence[ImageStatistics],
+    groups: Sequence[list[int]],
+    values: Sequence[Value],
+    seed: int = 0,
+) -> tuple[list[ImageStatistics], list[ImageStatistics]]:
+    """Training and validation images.
 
     Groups of near-duplicates stay together. A class that two groups have is on both sides; one that
     a single group has is in training.
 
     Args:
+        groups: of the numbers of images, from :func:`groups_of_duplicates`.
         values: those of the classes in the masks.
         seed: of the order in which groups are taken.
     """
-    groups = groups_of_duplicates(looks)
+    groups = list(groups)
     random.Random(seed).shuffle(groups)
-    wanted = max(1, round(VALIDATION_SHARE * len(looks)))
-    having = {
-        value: [g for g, group in enumerate(groups) if any(looks[n].values[value] for n in group)]
-        for value in values
-    }
-    chosen: set[int] = set()
-
-    def can_leave(group: int) -> bool:
-        """Whether every class of a group has another one in training."""
-        return all(
-            set(with_it) - chosen - {group} for with_it in having.values() if group in with_it
-        )
-
-    for with_it in sorted(having.values(), key=len):  # the rarest class first
-        fitting = [group for group in with_it if can_leave(group)]
-        if fitting and not chosen & set(with_it):
-            chosen.add(min(fitting, key=lambda group: len(groups[group])))
-    for group, members in enumerate(groups):
-        taken = sum(len(groups[g]) for g in chosen)
-        if group not in chosen and taken + len(members) <= wanted and can_leave(group):
-            chosen.add(group)
+    classes = [
+        {value for value in values if any(images[number].values[value] for number in group)}
+        for group in groups
+    ]
+    wanted = max(1, round(VALIDATION_SHARE * len(images)))
+    chosen = validation_groups([len(group) for group in groups], classes, values, wanted)
     validating = {number for group in chosen for number in groups[group]}
     return (
-        [look for number, look in enumerate(looks) if number not in validating],
-        [look for number, look in enumerate(looks) if number in validating],
+        [image for number, image in enumerate(images) if number not in validating],
+        [image for number, image in enumerate(images) if number in validating],
     )
+
+
+def validation_groups(
+    sizes: Sequence[int], classes: Sequence[set[Value]], values: Sequence[Value], wanted: int
+) -> set[int]:
+    """The groups that validate: one with each class where another has it, then up to ``wanted``.
+
+    Args:
+        sizes: how many images each group has.
+        classes: which of ``values`` each group has.
+        wanted: how many images are to validate, unless the classes take more.
+    """
+    chosen: set[int] = set()
+    in_training = Counter(value for group in classes for value in group)
+
+    def can_leave(group: int) -> bool:
+        return group not in chosen and all(in_training[value] > 1 for value in classes[group])
+
+    def choose(group: int) -> None:
+        chosen.add(group)
+        in_training.subtract(classes[group])
+
+    for value in sorted(values, key=lambda value: in_training[value]):  # the rarest class first
+        with_it = [group for group, found in enumerate(classes) if value in found]
+        fitting = [group for group in with_it if can_leave(group)]
+        if fitting and chosen.isdisjoint(with_it):
+            choose(min(fitting, key=lambda group: sizes[group]))
+    taken = sum(sizes[group] for group in chosen)
+    for group, size in enumerate(sizes):
+        if taken + size <= wanted and can_leave(group):
+            choose(group)
+            taken += size
+    return chosen

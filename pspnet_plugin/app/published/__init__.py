@@ -7,13 +7,13 @@ archives, checking and writing are the same for all of them.
 from __future__ import annotations
 
 from . import camvid, ksdd2, loveda, potsdam, severstal, synapse
-from .field import Field
+from .dataset import PublishedDataset
 
-FIELDS: dict[str, Field] = {
-    'camvid': camvid.FIELD,
-    'loveda': loveda.FIELD,
-    'potsdam': potsdam.FIELD,
-    'synapse': synapse.FIELD,
-    'severstal': severstal.FIELD,
-    'ksdd2': ksdd2.FIELD,
+PUBLISHED: dict[str, PublishedDataset] = {
+    'camvid': camvid.DATASET,
+    'loveda': loveda.DATASET,
+    'potsdam': potsdam.DATASET,
+    'synapse': synapse.DATASET,
+    'severstal': severstal.DATASET,
+    'ksdd2': ksdd2.DATASET,
 }

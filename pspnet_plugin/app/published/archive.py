@@ -18,17 +18,11 @@ BROKEN = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError,
 
 
 class Member(NamedTuple):
-    """A file in an archive.
+    """A file in an archive."""
 
-    Attributes:
-        archive: the file or folder that holds it.
-        path: its name there, with ``/`` between folders.
-        open: opens it for reading bytes.
-    """
-
-    archive: Path
-    path: str
-    open: Callable[[], Any]
+    archive: Path  # the file or folder that holds it
+    path: str  # its name there, with ``/`` between folders
+    open: Callable[[], Any]  # opens it for reading bytes
 
     def __str__(self) -> str:
         return f'{self.path} in {self.archive}'
@@ -47,7 +41,7 @@ class Member(NamedTuple):
 
 
 @contextmanager
-def opened(archives: Sequence[Path]) -> Iterator[list[Member]]:
+def open_archives(archives: Sequence[Path]) -> Iterator[list[Member]]:
     """All files in zip and tar archives, or in folders with what was in them.
 
     Raises:
@@ -102,3 +96,13 @@ def matching(members: Iterable[Member], pattern: str) -> dict[tuple[str, ...], M
     expression = re.compile(rf'(?:.*/)?{pattern}')
     found = ((expression.fullmatch(member.path), member) for member in members)
     return {match.groups(): member for match, member in found if match}
+
+
+def paired(
+    members: Iterable[Member], images: str, labels: str
+) -> Iterator[tuple[tuple[str, ...], Member, Member]]:
+    """Images that have labels: what the groups of both patterns hold, the image, its labels."""
+    found = matching(members, labels)
+    for groups, image in matching(members, images).items():
+        if groups in found:
+            yield groups, image, found[groups]

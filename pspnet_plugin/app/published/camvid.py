@@ -9,23 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from .archive import Member, matching
-from .field import IGNORED, Field, Piece, Source, by_colour, pixels, same_size
+from .archive import Member, paired
+from .dataset import IGNORED, LabelledImage, PublishedDataset, read_pair
 
-CLASSES = (
-    'sky',
-    'building',
-    'pole',
-    'road',
-    'pavement',
-    'tree',
-    'sign_symbol',
-    'fence',
-    'car',
-    'pedestrian',
-    'bicyclist',
-)
-JOINED = {
+CLASSES = {
     'sky': [(128, 128, 128)],
     # building, archway, bridge, tunnel, wall
     'building': [(128, 0, 0), (192, 0, 128), (0, 128, 64), (64, 0, 64), (64, 192, 0)],
@@ -50,7 +37,7 @@ JOINED = {
 VOID = (0, 0, 0)
 TABLE = {
     VOID: IGNORED,
-    **{colour: CLASSES.index(name) for name, colours in JOINED.items() for colour in colours},
+    **{colour: label for label, colours in enumerate(CLASSES.values()) for colour in colours},
 }
 FRAME = r'((?:0001TP|0006R0|0016E5|Seq05VD)_f?(\d+))'
 
@@ -62,25 +49,21 @@ def split_of(video: str, frame: int) -> str:
     return 'val' if video == '0016E5' and 7959 <= frame <= 8159 else 'train'
 
 
-def sources(members: Sequence[Member]) -> list[Source]:
-    images, labels = matching(members, rf'{FRAME}\.png'), matching(members, rf'{FRAME}_L\.png')
+def find_images(members: Sequence[Member]) -> list[LabelledImage]:
     return [
-        Source(name, split_of(name.split('_')[0], int(frame)), partial(read, name, image, label))
-        for (name, frame), image in images.items()
-        if (label := labels.get((name, frame)))
+        LabelledImage(
+            name,
+            split_of(name.split('_')[0], int(frame)),
+            partial(read_pair, name, image, labels, TABLE, 'RGB'),
+        )
+        for (name, frame), image, labels in paired(members, rf'{FRAME}\.png', rf'{FRAME}_L\.png')
     ]
 
 
-def read(name: str, image: Member, label: Member) -> list[Piece]:
-    content, colours = image.read(), pixels(label, mode='RGB')
-    same_size(pixels(image, content), colours, label)
-    return [Piece(name, content, by_colour(colours, TABLE, label))]
-
-
-FIELD = Field(
+DATASET = PublishedDataset(
     'CamVid',
     '701_StillsRaw_full.zip and LabeledApproved_full.zip',
     '.png',
     {'train': 367, 'val': 101, 'test': 233},
-    sources,
+    find_images,
 )

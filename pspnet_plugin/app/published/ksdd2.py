@@ -8,27 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from .archive import Member, matching
-from .field import Field, Piece, Source, by_value, pixels, same_size
+from .archive import Member, paired
+from .dataset import LabelledImage, PublishedDataset, read_pair
 
 VALUES = {0: 0, 255: 1}
 SPLITS = {'train': 'train', 'test': 'val'}
 
 
-def sources(members: Sequence[Member]) -> list[Source]:
-    images = matching(members, r'(train|test)/(\d+)\.png')
-    labels = matching(members, r'(train|test)/(\d+)_GT\.png')
+def find_images(members: Sequence[Member]) -> list[LabelledImage]:
+    images, labels = r'(train|test)/(\d+)\.png', r'(train|test)/(\d+)_GT\.png'
     return [
-        Source(f'{folder}/{name}', SPLITS[folder], partial(read, name, image, label))
-        for (folder, name), image in images.items()
-        if (label := labels.get((folder, name)))
+        LabelledImage(
+            f'{folder}/{name}', SPLITS[folder], partial(read_pair, name, image, mask, VALUES, 'L')
+        )
+        for (folder, name), image, mask in paired(members, images, labels)
     ]
 
 
-def read(name: str, image: Member, label: Member) -> list[Piece]:
-    content, values = image.read(), pixels(label, mode='L')
-    same_size(pixels(image, content), values, label)
-    return [Piece(name, content, by_value(values, VALUES, label))]
-
-
-FIELD = Field('KolektorSDD2', 'KolektorSDD2.zip', '.png', {'train': 2331, 'val': 1004}, sources)
+DATASET = PublishedDataset(
+    'KolektorSDD2', 'KolektorSDD2.zip', '.png', {'train': 2331, 'val': 1004}, find_images
+)

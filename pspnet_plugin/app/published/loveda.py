@@ -9,27 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from .archive import Member, matching
-from .field import Field, Piece, Source, by_value, pixels, same_size
+from .archive import Member, paired
+from .dataset import LabelledImage, PublishedDataset, read_pair
 
 VALUES = {value: value for value in range(8)}
 FOLDER = '(Train|Val)/(?:Rural|Urban)'
 
 
-def sources(members: Sequence[Member]) -> list[Source]:
-    images = matching(members, rf'{FOLDER}/images_png/(\d+)\.png')
-    labels = matching(members, rf'{FOLDER}/masks_png/(\d+)\.png')
+def find_images(members: Sequence[Member]) -> list[LabelledImage]:
+    images, labels = rf'{FOLDER}/images_png/(\d+)\.png', rf'{FOLDER}/masks_png/(\d+)\.png'
     return [
-        Source(f'{folder}/{name}', folder.lower(), partial(read, name, image, label))
-        for (folder, name), image in images.items()
-        if (label := labels.get((folder, name)))
+        LabelledImage(
+            f'{folder}/{name}', folder.lower(), partial(read_pair, name, image, mask, VALUES)
+        )
+        for (folder, name), image, mask in paired(members, images, labels)
     ]
 
 
-def read(name: str, image: Member, label: Member) -> list[Piece]:
-    content, values = image.read(), pixels(label)
-    same_size(pixels(image, content), values, label)
-    return [Piece(name, content, by_value(values, VALUES, label))]
-
-
-FIELD = Field('LoveDA', 'Train.zip and Val.zip', '.png', {'train': 2522, 'val': 1669}, sources)
+DATASET = PublishedDataset(
+    'LoveDA', 'Train.zip and Val.zip', '.png', {'train': 2522, 'val': 1669}, find_images
+)

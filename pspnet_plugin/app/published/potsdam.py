@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 
 from ..errors import DataError
-from .archive import Member, matching
-from .field import Field, Piece, Source, by_colour, pixels, same_size
+from .archive import Member, paired
+from .dataset import LabelledImage, Piece, PublishedDataset, by_colour, pixels, same_size
 
 TILE = 512
 FIRST_COLUMN_OF_VALIDATION = 13
@@ -28,13 +28,12 @@ TABLE = {
 }
 
 
-def sources(members: Sequence[Member]) -> list[Source]:
-    images = matching(members, r'top_potsdam_(\d+_\d+)_RGB\.tif')
-    labels = matching(members, r'top_potsdam_(\d+_\d+)_label(?:_noBoundary)?\.tif')
+def find_images(members: Sequence[Member]) -> list[LabelledImage]:
+    images = r'top_potsdam_(\d+_\d+)_RGB\.tif'
+    labels = r'top_potsdam_(\d+_\d+)_label(?:_noBoundary)?\.tif'
     return [
-        Source(name, split_of(name), partial(read, name, image, label))
-        for (name,), image in images.items()
-        if (label := labels.get((name,)))
+        LabelledImage(name, split_of(name), partial(read, name, image, label))
+        for (name,), image, label in paired(members, images, labels)
     ]
 
 
@@ -70,10 +69,10 @@ def starts(length: int) -> list[int]:
     return [min(start, max(length - TILE, 0)) for start in range(0, length, TILE)]
 
 
-FIELD = Field(
+DATASET = PublishedDataset(
     'ISPRS Potsdam',
     '2_Ortho_RGB.zip and 5_Labels_all_noBoundary.zip',
     '.png',
     {'train': 24, 'val': 14},
-    sources,
+    find_images,
 )

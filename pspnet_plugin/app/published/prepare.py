@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,97 +12,96 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ...utils.files import write_whole
 from ..errors import DataError
-from .archive import opened
-from .field import Field, Piece, Source
+from .archive import open_archives
+from .dataset import LabelledImage, PublishedDataset
 
 JOURNAL = 'prepared.jsonl'
 
 
 class Prepared(NamedTuple):
-    """What :func:`prepare` made.
+    """What :func:`prepare` made."""
 
-    Attributes:
-        images: how many there are in each split, those of earlier calls included.
-        problems: a line for each that was left out.
-        warnings: what differs from the published dataset.
-    """
-
-    images: Counter
-    problems: list[str]
-    warnings: list[str]
+    images: Counter  # how many there are in each split, those of earlier calls included
+    problems: list[str]  # a line for each that was left out
+    warnings: list[str]  # what differs from the published dataset
 
 
 def prepare(
-    field: Field,
+    dataset: PublishedDataset,
     archives: Sequence[Path],
     out: Path,
-    progress: Callable[[Sequence[Source]], Iterable[Source]] = lambda sources: sources,
+    progress: Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]] = lambda images: images,
 ) -> Prepared:
     """Write the images and label maps of a dataset, each file whole or not at all.
 
     A line in ``out/prepared.jsonl`` names what has been written, and a second call goes on there.
 
     Args:
-        progress: wraps the sources, as ``rich.progress.track`` does.
+        progress: wraps the images, as ``rich.progress.track`` does.
 
     Raises:
         DataError: the archives cannot be read, or hold nothing of this dataset.
     """
-    with opened(archives) as members:
-        sources = field.sources(members)
-        if not sources:
+    problems: list[str] = []
+    with open_archives(archives) as members:
+        images = dataset.find_images(members)
+        if not images:
             named = ', '.join(map(str, archives))
             raise DataError(
-                f'{named}: no images with labels of {field.title} in it; name {field.archives}'
+                f'{named}: no images with labels of {dataset.title} in it; name {dataset.archives}'
             )
         out.mkdir(parents=True, exist_ok=True)
-        done = read_journal(out, field.suffix)
-        problems: list[str] = []
-        for source in progress(sources):
-            if source.name in done:
-                continue
+        done = read_journal(out, dataset.suffix)
+        for image in progress([image for image in images if image.name not in done]):
             try:
-                pieces = list(source.read())  # nothing is written where one of them is wrong
+                done[image.name] = image.split, write_image(image, out, dataset.suffix)
             except DataError as error:
                 problems.append(str(error))
-                continue
-            written = [write_piece(piece, source, field, out) for piece in pieces]
-            done[source.name] = (source.split, written)
-            with open(out / JOURNAL, 'a', encoding='utf-8') as journal:
-                journal.write(f'{json.dumps([source.name, source.split, written])}\n')
     counts = Counter(split for split, _ in done.values())
-    images = Counter(split for split, names in done.values() for _ in names)
-    return Prepared(images, problems, differences(field, counts))
+    pieces = Counter(split for split, names in done.values() for _ in names)
+    return Prepared(pieces, problems, differences(dataset, counts))
+
+
+def write_image(image: LabelledImage, out: Path, suffix: str) -> list[str]:
+    """Write the pieces of an image and their label maps, and a line of the journal; their names.
+
+    Raises:
+        DataError: something is wrong with one of them; then nothing is written.
+    """
+    pieces = list(image.read())
+    for piece in pieces:
+        files = files_of(out, image.split, piece.name, suffix)
+        for path, content in zip(files, (piece.image, piece.label_map)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with write_whole(path, 'wb') as file:
+                file.write(content if isinstance(content, bytes) else as_png(content))
+    names = [piece.name for piece in pieces]
+    with open(out / JOURNAL, 'a', encoding='utf-8') as journal:
+        journal.write(f'{json.dumps([image.name, image.split, names])}\n')
+    return names
 
 
 def read_journal(out: Path, suffix: str) -> dict[str, tuple[str, list[str]]]:
-    """Sources whose files are all there -> their split and the names of their pieces."""
+    """Images whose files are all there -> their split and the names of their pieces."""
     found = {}
     journal = out / JOURNAL
     lines = journal.read_text(encoding='utf-8').splitlines() if journal.is_file() else []
     for line in lines:
         try:
-            source, split, names = json.loads(line)
+            image, split, names = json.loads(line)
         except ValueError:  # the process was killed while it wrote the line
             continue
         files = [file for name in names for file in files_of(out, split, name, suffix)]
         if all(file.is_file() for file in files):
-            found[source] = (split, names)
+            found[image] = split, names
     return found
 
 
 def files_of(out: Path, split: str, name: str, suffix: str) -> tuple[Path, Path]:
     """Where the image and the label map of a piece are written."""
     return out / 'img_dir' / split / f'{name}{suffix}', out / 'ann_dir' / split / f'{name}.png'
-
-
-def write_piece(piece: Piece, source: Source, field: Field, out: Path) -> str:
-    """Write an image and its label map; the name of both."""
-    image, labels = files_of(out, source.split, piece.name, field.suffix)
-    write_whole(image, piece.image if isinstance(piece.image, bytes) else as_png(piece.image))
-    write_whole(labels, as_png(piece.label_map))
-    return piece.name
 
 
 def as_png(array: np.ndarray) -> bytes:
@@ -113,19 +111,11 @@ def as_png(array: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is never there in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.part')
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
-def differences(field: Field, counts: Counter) -> list[str]:
+def differences(dataset: PublishedDataset, counts: Counter) -> list[str]:
     """Lines for the splits that have another number of images than was published."""
-    found = {name: sum(counts[split] for split in name.split(' + ')) for name in field.published}
+    found = {name: sum(counts[split] for split in name.split(' + ')) for name in dataset.published}
     return [
-        f'{name}: found {found[name]}, but {field.title} was published with {number}'
-        for name, number in field.published.items()
+        f'{name}: found {found[name]}, but {dataset.title} was published with {number}'
+        for name, number in dataset.published.items()
         if found[name] != number
     ]

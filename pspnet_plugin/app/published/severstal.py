@@ -17,12 +17,12 @@ import numpy as np
 
 from ..errors import DataError
 from .archive import Member, matching
-from .field import Field, Piece, Source, pixels
+from .dataset import LabelledImage, Piece, PublishedDataset, pixels
 
 DEFECTS = 4
 
 
-def sources(members: Sequence[Member]) -> list[Source]:
+def find_images(members: Sequence[Member]) -> list[LabelledImage]:
     tables = matching(members, r'train\.csv')
     images = matching(members, r'train_images/([\w-]+)\.jpg')
     if not tables:
@@ -30,7 +30,7 @@ def sources(members: Sequence[Member]) -> list[Source]:
     (table,) = tables.values()
     runs = read_table(table)
     return [
-        Source(name, split_of(name), partial(read, name, image, runs.get(name, {}), table))
+        LabelledImage(name, split_of(name), partial(read, name, image, runs.get(name, {}), table))
         for (name,), image in images.items()
     ]
 
@@ -96,10 +96,10 @@ def decoded(runs: str, shape: tuple[int, ...]) -> np.ndarray:
     return flat.reshape(shape[1], shape[0]).T
 
 
-FIELD = Field(
+DATASET = PublishedDataset(
     'Severstal steel',
     'severstal-steel-defect-detection.zip',
     '.jpg',
     {'train + val': 12568},
-    sources,
+    find_images,
 )

@@ -8,15 +8,14 @@ paper.
 from __future__ import annotations
 
 import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
 from ..errors import DataError
-from .archive import Member, matching
-from .field import Field, Piece, Source, by_value
+from .archive import BROKEN, Member, paired
+from .dataset import LabelledImage, Piece, PublishedDataset, by_value
 
 WINDOW = -125, 275  # Hounsfield units
 # Spleen, right and left kidney, gallbladder, liver, stomach, aorta, pancreas; esophagus (5), vena
@@ -26,16 +25,17 @@ TABLE = {value: ORGANS.get(value, 0) for value in range(14)}
 VALIDATION = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
 
 
-def sources(members: Sequence[Member]) -> list[Source]:
-    images = matching(members, r'img(\d{4})\.nii\.gz')
-    labels = matching(members, r'label(\d{4})\.nii\.gz')
+def find_images(members: Sequence[Member]) -> list[LabelledImage]:
+    images, labels = r'img(\d{4})\.nii\.gz', r'label(\d{4})\.nii\.gz'
     return [
-        Source(
-            case, 'val' if int(case) in VALIDATION else 'train', partial(read, case, image, label)
-        )
-        for (case,), image in images.items()
-        if (label := labels.get((case,)))
+        LabelledImage(case, split_of(case), partial(read, case, image, label))
+        for (case,), image, label in paired(members, images, labels)
     ]
+
+
+def split_of(case: str) -> str:
+    """The split that a volume is in."""
+    return 'val' if int(case) in VALIDATION else 'train'
 
 
 def read(case: str, image: Member, label: Member) -> Iterator[Piece]:
@@ -66,17 +66,13 @@ def read_volume(member: Member) -> np.ndarray:
         volume = nibabel.Nifti1Image.from_bytes(gzip.decompress(member.read())).get_fdata(
             dtype=np.float32
         )
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        nibabel.filebasedimages.ImageFileError,
-    ) as error:
+    except (*BROKEN, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise DataError(f'{member}: is no whole NIfTI file ({error})') from error
     if volume.ndim != 3:
         raise DataError(f'{member}: has {volume.ndim} dimensions, not three')
     return volume
 
 
-FIELD = Field('Synapse CT', 'RawData.zip', '.png', {'train': 18, 'val': 12}, sources)
+DATASET = PublishedDataset(
+    'Synapse CT', 'RawData.zip', '.png', {'train': 18, 'val': 12}, find_images
+)

@@ -12,23 +12,19 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ...errors import PspnetPluginError
+from ...utils.datasets import scope_of
 from ..models.segmentor import init_model
-from ..own_data.check import entries_of, load
+from ..own_data.check import load_sample, samples_of
 from ..prediction.api import predict
 
-WRITTEN = 25  # classes, up to which the shares are written into the squares
+WRITTEN = 25  # classes, up to which numbers stand in the squares
 
 
 class Confusion(NamedTuple):
-    """Pixels of each label that were predicted as each class.
+    """Pixels of each label that were predicted as each class."""
 
-    Attributes:
-        counts: (classes, classes) int64, a row for each label.
-        classes: their names.
-    """
-
-    counts: np.ndarray
-    classes: list[str]
+    counts: np.ndarray  # (classes, classes) int64, a row for each label
+    classes: list[str]  # their names
 
     @property
     def ious(self) -> np.ndarray:
@@ -54,15 +50,15 @@ def confusion_of(
     model: Any = init_model(cfg, checkpoint)
     classes = list(model.dataset_meta['classes'])
     counts = np.zeros((len(classes), len(classes)), np.int64)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg'):
-        entries = list(entries_of(cfg, ('val_dataloader',)))
-        if not entries:
+    with DefaultScope.overwrite_default_scope(scope_of(cfg)):
+        samples = list(samples_of(cfg, ('val_dataloader',)))
+        if not samples:
             raise PspnetPluginError('The config has no validation images (val_dataloader).')
-        predictions = predict(model, [entry['img_path'] for _, entry, _ in entries])
-        for (loader, entry, pipeline), prediction in zip(progress(entries), predictions):
-            labels = load(loader, entry, pipeline).label_map
+        paths = [sample.listed['img_path'] for sample in samples]
+        for sample, prediction in zip(progress(samples), predict(model, paths)):
+            _, labels = load_sample(sample)
             if labels is None:
-                raise PspnetPluginError(f'{entry["img_path"]} has no labels to compare with.')
+                raise PspnetPluginError(f'{prediction.path} has no labels to compare with.')
             counts += count_pairs(labels, prediction.label_map, len(classes))
     return Confusion(counts, classes)
 
@@ -75,7 +71,7 @@ def count_pairs(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.n
 
 
 def draw_confusion(found: Confusion, path: Path) -> None:
-    """Draw the matrix: each row is a label, its squares are shares of its pixels.
+    """Draw the matrix: each row is a label, its squares are percentages of its pixels.
 
     Raises:
         PspnetPluginError: the image cannot be written there.
@@ -84,23 +80,21 @@ def draw_confusion(found: Confusion, path: Path) -> None:
 
     number = len(found.classes)
     total = found.counts.sum(1, keepdims=True)
-    shares = np.divide(100 * found.counts, total, out=np.zeros(found.counts.shape), where=total > 0)
+    percent = np.divide(
+        100 * found.counts, total, out=np.zeros(found.counts.shape), where=total > 0
+    )
     side = 3 + min(max(number, 4), 60) * 0.45
     figure = Figure(figsize=(side + 1, side), layout='constrained')
     axes = figure.subplots()
-    image = axes.imshow(shares, vmin=0, vmax=100, cmap='Blues')
+    image = axes.imshow(percent, vmin=0, vmax=100, cmap='Blues')
     ious = [f'{name} ({100 * iou:.0f})' for name, iou in zip(found.classes, found.ious)]
     axes.set_xticks(range(number), found.classes, rotation=90)
     axes.set_yticks(range(number), ious)
     axes.set(xlabel='predicted', ylabel='label (IoU in %)')
     for row, column in np.ndindex(number, number) if number <= WRITTEN else ():
-        share = shares[row, column]
-        axes.text(
-            *(column, row, f'{share:.0f}'),
-            ha='center',
-            va='center',
-            color='white' if share > 50 else 'black',
-        )
+        value = percent[row, column]
+        color = 'white' if value > 50 else 'black'
+        axes.text(column, row, f'{value:.0f}', ha='center', va='center', color=color)
     figure.colorbar(image, label='% of the pixels of a label')
     try:
         figure.savefig(path, dpi=120)

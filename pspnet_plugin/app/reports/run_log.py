@@ -20,18 +20,13 @@ class LogError(PspnetPluginError):
 
 
 class Run(NamedTuple):
-    """One run, with what it logged after it was resumed.
+    """One run, with what it logged after it was resumed."""
 
-    Attributes:
-        name: of the work folder.
-        lines: in the order of iterations; ``step`` is the iteration, ``loss`` and ``lr`` stand in
-            those of training, the metrics in those of validations.
-        config: the file with the config of the newest start; None where there is none.
-    """
-
-    name: str
+    name: str  # of the work folder
+    # In the order of iterations; ``step`` is the iteration, ``loss`` and ``lr`` stand in those of
+    # training, the metrics in those of validations.
     lines: list[Line]
-    config: Path | None
+    config: Path | None  # the file with the config of the newest start; None where there is none
 
     def values(self, key: str) -> dict[int, float]:
         """What was logged as ``key``, by iteration."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import Registry
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import MODELS
 
 from ...heads.loss_mixin import StreamedLossMixin
 from ...utils.config_tree import datasets_within, dicts_within
+from ...utils.datasets import metainfo_of, registered, scope_of
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -34,16 +34,8 @@ def head_classes(cfg: Config) -> list[tuple[str, int]]:
 
 def has_the_usual_loss(kind: Any, cfg: Config) -> bool:
     """Whether a head compares its classes with the labels as mmseg's ``BaseDecodeHead`` does."""
-    loss = getattr(registered(kind, MODELS, cfg), 'loss_by_feat', None)
+    loss = getattr(registered(kind, MODELS, scope_of(cfg)), 'loss_by_feat', None)
     return loss in (BaseDecodeHead.loss_by_feat, StreamedLossMixin.loss_by_feat)
-
-
-def registered(kind: Any, registry: Registry, cfg: Config) -> Any:
-    """The class that a ``type`` of the config means, None where it is not known."""
-    if not isinstance(kind, str):
-        return kind
-    with registry.switch_scope_and_registry(cfg.get('default_scope') or 'mmseg') as scoped:
-        return scoped.get(kind)
 
 
 def class_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
@@ -52,7 +44,7 @@ def class_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
     problems = []
     for loader in loaders:
         for dataset in datasets_within((cfg.get(loader) or {}).get('dataset')):
-            names = dataset_classes(dataset, cfg)
+            names = metainfo_of(dataset, scope_of(cfg)).get('classes')
             for head, count in heads:
                 if names is not None and len(names) != count:
                     problems.append(
@@ -67,11 +59,3 @@ def class_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
                         f'model {wanted}'
                     )
     return problems
-
-
-def dataset_classes(dataset: dict, cfg: Config) -> Sequence | None:
-    """The class names of a dataset, None where it has none."""
-    stated = (dataset.get('metainfo') or {}).get('classes')
-    if stated is not None:
-        return stated
-    return getattr(registered(dataset.get('type'), DATASETS, cfg), 'METAINFO', {}).get('classes')

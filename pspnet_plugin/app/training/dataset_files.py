@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from ...errors import PspnetPluginError
 from ...utils.config_tree import datasets_within, dicts_within
+from ...utils.datasets import scope_of, without_pipeline
 from .tools import OWN_TOOLS, stock_tools
 
 
@@ -21,7 +22,7 @@ def check_datasets(cfg: Config, loaders: tuple[str, ...]) -> None:
     for loader in loaders:
         for dataset in datasets_within((cfg.get(loader) or {}).get('dataset')):
             check_folders(dataset, way_out)
-            check_pairs(dataset, way_out)
+            check_samples(dataset, scope_of(cfg), way_out)
 
 
 def preparation(cfg: Config) -> str:
@@ -44,15 +45,11 @@ def check_folders(dataset: dict, way_out: str) -> None:
             raise DatasetError(f'{os.path.abspath(path)} does not exist. {way_out}')
 
 
-def check_pairs(dataset: dict, way_out: str) -> None:
+def check_samples(dataset: dict, scope: str, way_out: str) -> None:
     """Every image that MMSegmentation lists for ``dataset`` exists and has its label map."""
-    from mmseg.datasets import BaseSegDataset
-    from mmseg.registry import DATASETS
-
-    kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
-    if not (isinstance(kind, type) and issubclass(kind, BaseSegDataset)):
+    built = without_pipeline(dataset, scope)
+    if built is None:
         return
-    built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
     samples = built.load_data_list()
     if not samples:
         folder = os.path.abspath(built.data_prefix.get('img_path') or '')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,6 @@ from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
 from ...utils.config_files import find_config
 from .class_counts import class_problems
-from .console import fold_console
 from .dataset_files import DatasetError, check_datasets
 from .machine import fit_to_cpu
 from .tools import stock_tools
@@ -33,16 +33,15 @@ LOADERS = {
     'train.py': ('train_dataloader', 'val_dataloader'),
     'test.py': ('test_dataloader',),
 }
+LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
 
 
-FULL_LOG = '--full-log'
-
-
-def run_stock_tool(name: str, words: Sequence[str]) -> int:
+def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     """Run ``train.py`` or ``test.py`` of the installed MMSegmentation.
 
-    Same command line as the stock tool, except that the first word may also be the name of one of
-    the plugin's configs, and that ``--full-log`` shows long log entries in full.
+    Same arguments as the stock tool, except that the first may also be the name of one of the
+    plugin's configs. The environment, the whole config and the order of the hooks, which mmengine
+    prints at the start of each run, stand in the log file alone.
 
     Returns:
         The exit code.
@@ -51,33 +50,41 @@ def run_stock_tool(name: str, words: Sequence[str]) -> int:
         PspnetPluginError: with one message, also where a worker of a data loader raised it.
     """
     fit = functools.partial(prepare, loaders=LOADERS[name])
-    words = list(words)
-    if words and not words[0].startswith('-'):
-        words[0] = find_config(words[0])
-    full = FULL_LOG in words
-    words = [word for word in words if word != FULL_LOG]
+    argv = list(argv)
+    if argv and not argv[0].startswith('-'):
+        argv[0] = find_config(argv[0])
     runner.before_build.append(fit)
-    if not full:
-        runner.logger_built.append(fold_console)
+    runner.logger_built.append(print_short_entries)
     try:
-        with gloo.started_without_a_gpu(), as_command_line(f'pspnet {name[:-3]}', words):
+        with gloo.started_without_a_gpu(), as_command_line(f'pspnet {name[:-3]}', argv):
             runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
         raise PspnetPluginError(plain_message(error)) from error
     finally:
         runner.before_build.remove(fit)
-        if not full:
-            runner.logger_built.remove(fold_console)
+        runner.logger_built.remove(print_short_entries)
         if StopAtNonFiniteLossHook in runner.added_hooks:
             runner.added_hooks.remove(StopAtNonFiniteLossHook)
     return 0
 
 
+def print_short_entries(logger: logging.Logger) -> None:
+    """Keep long entries of the runner off the console; the log file has them."""
+
+    def is_printed(record: logging.LogRecord) -> bool:
+        long = record.getMessage().count('\n') >= LONGEST
+        return not (long and record.module == 'runner' and record.levelno == logging.INFO)
+
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:  # files have a handler of a class below it
+            handler.addFilter(is_printed)
+
+
 @contextlib.contextmanager
-def as_command_line(program: str, words: Sequence[str]) -> Iterator[None]:
-    """Within this context the process looks as if ``program`` had been started with ``words``."""
+def as_command_line(program: str, argv: Sequence[str]) -> Iterator[None]:
+    """Within this context the process looks as if ``program`` had been started with ``argv``."""
     before = list(sys.argv)
-    sys.argv[:] = [program, *words]
+    sys.argv[:] = [program, *argv]
     try:
         yield
     finally:

@@ -16,26 +16,30 @@ from PIL import Image
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.own_data.config_text import BACKBONES
 from tests.helpers.folders import make_folders
-from tests.helpers.street_scenes import NARROW
-
-# A narrow ResNet-18 with random weights, and a run of two iterations.
-SMALL = {
-    'model.backbone.init_cfg': None,
-    **NARROW,
-    'train_dataloader.num_workers': 0,
-    'train_dataloader.persistent_workers': False,
-    'val_dataloader.num_workers': 0,
-    'val_dataloader.persistent_workers': False,
-    'train_cfg.val_interval': 2,
-    'default_hooks.checkpoint.interval': 2,
-}
+from tests.helpers.street_scenes import NARROW_OWN_DATA
 
 
-def small_config(path, work_dir) -> Config:
-    cfg = Config.fromfile(path)
-    cfg.merge_from_dict(SMALL)
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def init(*arguments):
+    return main(['init', 'images', 'masks', *arguments])
+
+
+def train_two_iterations(work_dir) -> Runner:
+    """Train by the config of ``init``, with a narrow network; checks that the best is kept."""
+    cfg = Config.fromfile('mine/mine.py')
+    cfg.merge_from_dict(NARROW_OWN_DATA)
+    cfg.merge_from_dict({'train_cfg.val_interval': 2, 'default_hooks.checkpoint.interval': 2})
     cfg.work_dir = str(work_dir)
-    return cfg
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 2
+    assert list(work_dir.glob('best_mIoU_iter_2.pth'))
+    return runner
 
 
 @pytest.mark.parametrize(
@@ -47,45 +51,36 @@ def small_config(path, work_dir) -> Config:
     ],
     ids=['plain', 'names', '16 bits'],
 )
-def test_the_config_of_two_folders_trains_and_validates(tmp_path, monkeypatch, capsys, kind):
-    monkeypatch.chdir(tmp_path)
-    make_folders(tmp_path, **kind)
-    assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
+def test_the_config_of_two_folders_trains_and_validates(here, capsys, kind):
+    make_folders(here, **kind)
+    assert init('--out', 'mine', '--iterations', '2') == 0
     assert 'pspnet train mine/mine.py' in capsys.readouterr().out
-    cfg = small_config('mine/mine.py', tmp_path / 'run')
-    assert cfg.model.decode_head.num_classes == 3
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    assert runner.iter == 2
+    runner = train_two_iterations(here / 'run')
+    assert runner.model.decode_head.num_classes == 3
     assert len(runner.val_dataloader.dataset) == 2
     assert len(runner.train_dataloader.dataset) == 8
-    assert list((tmp_path / 'run').glob('best_mIoU_iter_2.pth'))
 
 
-def test_images_of_six_bands_are_read_by_gdal(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    make_folders(tmp_path, image_name='{}.tif', channels=1, dtype='uint16')
-    for path in (tmp_path / 'images').iterdir():
+def test_images_of_six_bands_are_read_by_gdal(here, capfd):
+    make_folders(here, image_name='{}.tif', channels=1, dtype='uint16')
+    for path in (here / 'images').iterdir():
         grey = np.asarray(Image.open(path))
         with rasterio.open(
             path, 'w', 'GTiff', grey.shape[1], grey.shape[0], 6, dtype=grey.dtype
         ) as file:
             file.write(np.stack([grey // n for n in range(1, 7)]))
-    assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
+    assert init('--out', 'mine', '--iterations', '2') == 0
     assert main(['check', 'mine/mine.py']) == 0
     assert 'channels' not in capfd.readouterr().err  # OpenCV's own complaint
-    cfg = small_config('mine/mine.py', tmp_path / 'run')
+    cfg = train_two_iterations(here / 'run').cfg
     assert cfg.test_dataloader.dataset.pipeline[0].type == 'LoadRaster'
     assert cfg.model.backbone.in_channels == len(cfg.model.data_preprocessor.mean) == 6
-    Runner.from_cfg(cfg).train()
-    assert list((tmp_path / 'run').glob('best_mIoU_iter_2.pth'))
 
 
-def test_classes_crop_and_iterations_are_changed_in_one_place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_folders(tmp_path)
-    assert main(['init', 'images', 'masks', '--out', 'mine']) == 0
-    path = tmp_path / 'mine' / 'mine.py'
+def test_classes_crop_and_iterations_are_changed_in_one_place(here):
+    make_folders(here)
+    assert init('--out', 'mine') == 0
+    path = here / 'mine' / 'mine.py'
     text = path.read_text()
     for old, new in (
         ("('class_0', 'class_1', 'class_2')", "('a', 'b', 'c', 'd')"),
@@ -108,13 +103,10 @@ def test_classes_crop_and_iterations_are_changed_in_one_place(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize('backbone', BACKBONES)
-def test_without_pretrained_weights_the_model_starts_from_random_ones(
-    tmp_path, monkeypatch, backbone
-):
-    monkeypatch.chdir(tmp_path)
-    make_folders(tmp_path)
-    assert main(['init', 'images', 'masks', '--out', 'mine', '--backbone', backbone]) == 0
-    path = tmp_path / 'mine' / 'mine.py'
+def test_without_pretrained_weights_the_model_starts_from_random_ones(here, backbone):
+    make_folders(here)
+    assert init('--out', 'mine', '--backbone', backbone) == 0
+    path = here / 'mine' / 'mine.py'
     assert Config.fromfile(path).model.backbone.init_cfg.type == 'PretrainedBackbone'
     path.write_text(re.sub('(?m)^pretrained = .*', 'pretrained = None', path.read_text()))
     model = Config.fromfile(path).model
@@ -123,18 +115,16 @@ def test_without_pretrained_weights_the_model_starts_from_random_ones(
         MODELS.build(model).init_weights()
 
 
-def test_nothing_is_written_where_something_is_wrong(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    images, _ = make_folders(tmp_path)
+def test_nothing_is_written_where_something_is_wrong(here, capsys):
+    images, _ = make_folders(here)
     (images / '3.png').write_bytes(b'')
-    assert main(['init', 'images', 'masks']) == 1
+    assert init() == 1
     assert '3.png: the file is empty' in capsys.readouterr().err
-    assert not (tmp_path / 'pspnet_project').exists()
+    assert not (here / 'pspnet_project').exists()
 
 
-def test_an_existing_config_is_not_written_over(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    make_folders(tmp_path)
-    assert main(['init', 'images', 'masks']) == 0
-    assert main(['init', 'images', 'masks']) == 1
+def test_an_existing_config_is_not_written_over(here, capsys):
+    make_folders(here)
+    assert init() == 0
+    assert init() == 1
     assert 'is there already' in capsys.readouterr().err

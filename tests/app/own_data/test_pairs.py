@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pspnet_plugin.app.errors import DataError
-from pspnet_plugin.app.own_data.pairs import find_pairs
+from pspnet_plugin.app.own_data.pairs import pair_files
 
 
 def touch(folder, names):
@@ -31,7 +31,7 @@ def touch(folder, names):
 def test_names_are_paired_by_what_they_have_in_common(tmp_path, image, mask, numbers):
     images = touch(tmp_path / 'i', [image.format(n) for n in numbers])
     masks = touch(tmp_path / 'm', [mask.format(n) for n in numbers])
-    pairs = find_pairs(images, masks)
+    pairs = pair_files(images, masks)
     found = {(str(p.image.relative_to(images)), str(p.mask.relative_to(masks))) for p in pairs}
     assert found == {(image.format(n), mask.format(n)) for n in numbers}
 
@@ -40,7 +40,7 @@ def test_files_without_a_partner_are_named(tmp_path):
     images = touch(tmp_path / 'i', ['1_rgb.png', '2_rgb.png', '3_rgb.png', '.hidden.png'])
     masks = touch(tmp_path / 'm', ['1_seg.png', '2_seg.png', '4_seg.png', 'notes.txt'])
     with pytest.raises(DataError) as raised:
-        find_pairs(images, masks)
+        pair_files(images, masks)
     assert f'{images / "3_rgb.png"}: no mask' in str(raised.value)
     assert f'{masks / "4_seg.png"}: no image' in str(raised.value)
     assert '1_rgb' not in str(raised.value)
@@ -50,10 +50,10 @@ def test_images_of_two_suffixes_are_an_error(tmp_path):
     images = touch(tmp_path / 'i', ['1.png', '2.png', '3.jpg'])
     masks = touch(tmp_path / 'm', ['1.png', '2.png', '3.png'])
     with pytest.raises(DataError, match=r'3\.jpg: all images need one suffix, here are 2 \.png, 1'):
-        find_pairs(images, masks)
+        pair_files(images, masks)
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):
     images = touch(tmp_path / 'i', ['1.png'])
     with pytest.raises(DataError, match='m: no images'):
-        find_pairs(images, touch(tmp_path / 'm', ['1.txt']))
+        pair_files(images, touch(tmp_path / 'm', ['1.txt']))

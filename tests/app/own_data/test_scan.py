@@ -8,7 +8,7 @@ from PIL import Image
 
 from pspnet_plugin.app.errors import DataError
 from pspnet_plugin.app.own_data.classes import find_classes, write_labels
-from pspnet_plugin.app.own_data.pairs import find_pairs
+from pspnet_plugin.app.own_data.pairs import pair_files
 from pspnet_plugin.app.own_data.scan import scan
 from tests.helpers.folders import SIZE, make_folders, mask_of
 
@@ -21,8 +21,8 @@ def folders(tmp_path):
     return make_folders(tmp_path, 4)
 
 
-def looks_of(folders):
-    return scan(find_pairs(*folders))
+def statistics_of(folders):
+    return scan(pair_files(*folders))
 
 
 def change_masks(folders, change):
@@ -35,19 +35,19 @@ def change_masks(folders, change):
 @pytest.mark.parametrize(('channels', 'dtype'), [(1, 'uint8'), (3, 'uint8'), (1, 'uint16')])
 def test_size_channels_depth_and_statistics_are_those_of_numpy(tmp_path, channels, dtype):
     folders = make_folders(tmp_path, 2, channels=channels, dtype=dtype)
-    for look in looks_of(folders):
-        with Image.open(look.pair.image) as file:
+    for image in statistics_of(folders):
+        with Image.open(image.pair.image) as file:
             pixels = np.asarray(file).reshape(*SIZE, -1)[:, :, ::-1].astype(float)
-        assert (look.size, look.channels, look.depth) == (SIZE, channels, dtype)
-        np.testing.assert_allclose(look.total, pixels.sum((0, 1)))
-        np.testing.assert_allclose(look.squares, (pixels**2).sum((0, 1)))
+        assert (image.size, image.channels, image.depth) == (SIZE, channels, dtype)
+        np.testing.assert_allclose(image.total, pixels.sum((0, 1)))
+        np.testing.assert_allclose(image.squares, (pixels**2).sum((0, 1)))
 
 
 def test_values_are_counted_as_numpy_counts_them(folders):
-    for look in looks_of(folders):
-        with Image.open(look.pair.mask) as mask:
+    for image in statistics_of(folders):
+        with Image.open(image.pair.mask) as mask:
             values, counts = np.unique(np.asarray(mask), return_counts=True)
-        assert look.values == {(int(v),): int(n) for v, n in zip(values, counts)}
+        assert image.values == {(int(v),): int(n) for v, n in zip(values, counts)}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_broken_image_is_named_and_the_others_are_not(folders, break_file, tol
     broken = folders[0] / '2.png'
     break_file(broken)
     with pytest.raises(DataError) as raised:
-        looks_of(folders)
+        statistics_of(folders)
     assert '2.png' in str(raised.value)
     assert told in str(raised.value)
     assert '1.png' not in str(raised.value)
@@ -75,14 +75,14 @@ def test_a_broken_image_is_named_and_the_others_are_not(folders, break_file, tol
 def test_one_image_of_another_kind_is_named(folders):
     Image.new('L', SIZE[::-1]).save(folders[0] / '3.png')
     with pytest.raises(DataError, match=r'3\.png: 1 channels of uint8, the others have 3 of uint8'):
-        looks_of(folders)
+        statistics_of(folders)
 
 
 def test_labels_from_0_are_used_as_they_are(folders):
-    classes = find_classes(looks_of(folders))
+    classes = find_classes(statistics_of(folders))
     assert classes.are_labels
     counts = np.bincount(np.stack([mask_of(number) for number in range(4)]).ravel())
-    assert classes.shares == pytest.approx(list(counts / counts.sum()))
+    assert classes.frequencies == pytest.approx(list(counts / counts.sum()))
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_labels_from_0_are_used_as_they_are(folders):
 )
 def test_values_become_classes(folders, values, kept):
     change_masks(folders, lambda mask: np.array(values, np.uint8)[mask])
-    assert [value for (value,) in find_classes(looks_of(folders)).values] == kept
+    assert [value for (value,) in find_classes(statistics_of(folders)).values] == kept
 
 
 def test_written_labels_are_those_of_the_classes_and_the_rest_is_ignored(folders, tmp_path):
     change_masks(folders, lambda mask: np.array([7, 90, 255], np.uint8)[mask])
-    looks = looks_of(folders)
-    write_labels(looks, find_classes(looks), tmp_path / 'labels')
+    images = statistics_of(folders)
+    write_labels(images, find_classes(images), tmp_path / 'labels')
     for number in range(4):
         with Image.open(tmp_path / 'labels' / f'{number}.png') as written:
             expected = np.array([0, 1, 255])[mask_of(number)]
@@ -111,15 +111,15 @@ def test_written_labels_are_those_of_the_classes_and_the_rest_is_ignored(folders
 
 def test_masks_in_colours_need_a_table_and_are_read_by_it(folders, tmp_path):
     change_masks(folders, lambda mask: COLOURS[mask])
-    looks = looks_of(folders)
+    images = statistics_of(folders)
     with pytest.raises(DataError, match=r'0\.png: a mask in colours.*\(0, 0, 0\).*--classes'):
-        find_classes(looks)
+        find_classes(images)
     table = tmp_path / 'classes.txt'
     table.write_text(TABLE)
-    classes = find_classes(looks, table)
+    classes = find_classes(images, table)
     assert classes.names == ['road', 'roof', 'water']
     assert classes.palette == COLOURS.tolist()
-    write_labels(looks, classes, tmp_path / 'labels')
+    write_labels(images, classes, tmp_path / 'labels')
     with Image.open(tmp_path / 'labels' / '0.png') as written:
         np.testing.assert_array_equal(np.asarray(written), mask_of(0))
 
@@ -138,10 +138,10 @@ def test_a_table_that_does_not_fit_is_an_error(folders, tmp_path, table, told):
     path = tmp_path / 'classes.txt'
     path.write_text(table)
     with pytest.raises(DataError, match=told):
-        find_classes(looks_of(folders), path)
+        find_classes(statistics_of(folders), path)
 
 
 def test_masks_of_one_class_are_an_error(folders):
     change_masks(folders, np.zeros_like)
     with pytest.raises(DataError, match='masks: the masks hold one class only, 0'):
-        find_classes(looks_of(folders))
+        find_classes(statistics_of(folders))

@@ -13,25 +13,25 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.published import FIELDS
+from pspnet_plugin.app.published import PUBLISHED
 from pspnet_plugin.app.training.dataset_files import check_datasets
 from pspnet_plugin.app.training.machine import fit_to_cpu
 from pspnet_plugin.app.training.tools import stock_tools
 from pspnet_plugin.utils.config_tree import dicts_within
 from tests.helpers.processes import ROOT, run_script
-from tests.helpers.published import PUBLISHED
+from tests.helpers.published import MINIATURES
 from tests.helpers.street_scenes import NARROW
 
 SIDE = (64, 64)
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-datasets = pytest.mark.parametrize('name', list(FIELDS))
+datasets = pytest.mark.parametrize('name', list(PUBLISHED))
 
 
 @pytest.fixture
 def published(tmp_path):
     def make(name):
         (tmp_path / 'archives').mkdir()
-        return PUBLISHED[name](tmp_path / 'archives')
+        return MINIATURES[name](tmp_path / 'archives')
 
     return make
 
@@ -100,7 +100,7 @@ def test_the_config_names_the_command_that_prepares_its_dataset(name):
     cfg = Config.fromfile(ROOT / 'configs' / f'psp_r18_{name}.py')
     command, *words = cfg.prepare_dataset.split()[1:]
     assert (command, words[0]) == ('prepare', name)
-    assert all(word in FIELDS[name].archives for word in words[1:] if word.endswith('.zip'))
+    assert all(word in PUBLISHED[name].archives for word in words[1:] if word.endswith('.zip'))
     root = cfg.train_dataloader.dataset.data_root
     assert root == (words[-1] if '--out' in words else f'data/{name}')
 

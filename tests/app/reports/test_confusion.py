@@ -14,16 +14,7 @@ from pspnet_plugin.app.reports.curves import timeline_of
 from pspnet_plugin.app.reports.run_log import read_run
 from tests.helpers.folders import make_folders
 from tests.helpers.logs import write_log
-from tests.helpers.street_scenes import NARROW
-
-SMALL = {
-    'model.backbone.init_cfg': None,
-    **NARROW,
-    'train_dataloader.num_workers': 0,
-    'train_dataloader.persistent_workers': False,
-    'val_dataloader.num_workers': 0,
-    'val_dataloader.persistent_workers': False,
-}
+from tests.helpers.street_scenes import NARROW_OWN_DATA
 
 
 def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
@@ -33,7 +24,7 @@ def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
     make_folders(tmp_path)
     assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '3']) == 0
     cfg = Config.fromfile('mine/mine.py')
-    cfg.merge_from_dict(SMALL)
+    cfg.merge_from_dict(NARROW_OWN_DATA)
     freezing = dict(freeze=['backbone'], schedule=[dict(at=2, unfreeze=['backbone'])])
     cfg.custom_hooks = [dict(type='LayerFreezeHook', **freezing)]
     cfg.work_dir = str(tmp_path / 'run')

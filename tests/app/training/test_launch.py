@@ -24,8 +24,8 @@ def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
 
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])
 def test_stock_tool_that_has_ended_leaves_no_check_behind(name):
-    before, words = list(callbacks.before_build), list(sys.argv)
+    before, argv = list(callbacks.before_build), list(sys.argv)
     with pytest.raises(SystemExit) as raised:
         launch.run_stock_tool(name, ['--help'])
     assert raised.value.code == 0
-    assert (callbacks.before_build, callbacks.logger_built, sys.argv) == (before, [], words)
+    assert (callbacks.before_build, callbacks.logger_built, sys.argv) == (before, [], argv)

@@ -1,4 +1,4 @@
-"""What a module of a dataset says, and the checks that all of them share."""
+"""What a published dataset says of itself, and how its images and labels are read and checked."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ UNKNOWN = 254  # no class of these datasets
 
 
 class Piece(NamedTuple):
-    """An image and its labels, as they are written.
+    """An image and its labels, as they are written."""
 
-    Attributes:
-        name: of both files, without a suffix.
-        image: the content of an image file as it was published, or pixels: (H, W) or (H, W, 3) RGB,
-            uint8 or uint16.
-        label_map: (H, W) uint8.
-    """
-
-    name: str
+    name: str  # of both files, without a suffix
+    # The content of an image file as it was published, or pixels: (H, W) or (H, W, 3) RGB, uint8
+    # or uint16.
     image: bytes | np.ndarray
-    label_map: np.ndarray
+    label_map: np.ndarray  # (H, W) uint8
 
 
-class Source(NamedTuple):
-    """What was published as one image with its labels; large ones become several pieces.
+class LabelledImage(NamedTuple):
+    """What was published as one image with its labels; large ones become several pieces."""
 
-    Attributes:
-        name: of the image, the same in every run.
-        split: ``train``, ``val`` or ``test``.
-        read: reads and checks it; raises DataError.
-    """
-
-    name: str
-    split: str
-    read: Callable[[], Iterable[Piece]]
+    name: str  # of the image, the same in every run
+    split: str  # ``train``, ``val`` or ``test``
+    read: Callable[[], Iterable[Piece]]  # reads and checks it; raises DataError
 
 
-class Field(NamedTuple):
-    """A dataset.
+class PublishedDataset(NamedTuple):
+    """A dataset as it was published."""
 
-    Attributes:
-        title: its name.
-        archives: the files to name on the command line.
-        suffix: of the images that are written.
-        published: how many sources there are in each split, or in several such as ``train + val``.
-        sources: finds them among the files of the archives.
-    """
-
-    title: str
-    archives: str
-    suffix: str
+    title: str  # its name
+    archives: str  # the files to name on the command line
+    suffix: str  # of the images that are written
+    # How many images there are in each split, or in several such as ``train + val``.
     published: dict[str, int]
-    sources: Callable[[Sequence[Member]], list[Source]]
+    # Finds them among the files of the archives.
+    find_images: Callable[[Sequence[Member]], list[LabelledImage]]
+
+
+def read_pair(
+    name: str, image: Member, labels: Member, table: dict, mode: str | None = None
+) -> list[Piece]:
+    """An image as it was published, and its label map by a table of values or, in RGB, of colours.
+
+    Args:
+        mode: of Pillow, to which labels are converted before they are looked up.
+
+    Raises:
+        DataError: a file is broken, their sizes differ, or a label is not in the table.
+    """
+    content, values = image.read(), pixels(labels, mode=mode)
+    same_size(pixels(image, content), values, labels)
+    look_up = by_colour if mode == 'RGB' else by_value
+    return [Piece(name, content, look_up(values, table, labels))]
 
 
 def pixels(member: Member, content: bytes | None = None, mode: str | None = None) -> np.ndarray:
