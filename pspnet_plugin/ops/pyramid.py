@@ -1,16 +1,18 @@
 """The pyramid of PSPNet as tensor functions: pooled in one pass, convolved without upsampling it.
 
-PSPNet concatenates a map x with upsampled copies of its pooled levels and convolves all of it.
-Convolution and bilinear upsampling are linear, so the sum over the input channels splits, and in
-each level's part the kernel may be applied first, at the level's few bins, and upsampled then:
+PSPNet pools a map x to a few levels. A level of b x b bins is x averaged in b x b regions. The
+levels are upsampled to the size of x, and one convolution takes the concatenation of x and all of
+them. Convolution and bilinear upsampling are linear, so the sum over the input channels splits, and
+in each level's part the kernel may be applied first, at the few bins, and upsampled then:
 
     conv(W, [x, up(p_1), ..., up(p_L)]) = conv(W_x, x) + sum over levels l and taps t of
                                           shift_t(up(W_lt p_l))
 
-W_lt is the matrix that the kernel holds at tap t for the channels of level l; ``shift_t`` moves a
-map by that tap and fills with the convolution's zeros. Shifting and upsampling are separable: for
-all levels and taps together they are one small fixed matrix for the rows and one for the columns.
-Nothing is approximated. docs/performance.md derives the identity and counts the operations.
+A tap t is one of the positions of the kernel, nine if it is 3 x 3. W_lt is the matrix that the
+kernel holds at tap t for the channels of level l; ``shift_t`` moves a map by that tap and fills
+with the convolution's zeros. Shifting and upsampling are separable: for all levels and taps
+together they are one small fixed matrix for the rows and one for the columns. Nothing is
+approximated. docs/performance.md derives the identity and counts the operations.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .memory_format import is_channels_last, multiply, spatial_dims
-from .operators import at_least_float32, is_transformed, pooling_operator
-from .upsampled import add_conv2d_of_upsampled, without_autocast
-from .winograd import conv2d_same
+from .conv2d import conv2d_same
+from .matrices import pooling_matrices
+from .memory_format import is_channels_last
+from .precision import at_least_float32, without_autocast
+from .tracing import is_transformed
+from .upsampled import add_conv2d_of_upsampled
 
 
 def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
@@ -41,14 +45,21 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
     scales = tuple(pool_scales)
     if is_transformed(x):
         return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
-    channels_last = is_channels_last(x)
-    first, second = spatial_dims(channels_last)
     with without_autocast(x):
-        powers, factors = pooling_operator(x.shape[first], scales, like=x)
-        strips = at_least_float32(multiply(powers, x, first, channels_last))
-        means = torch.mul(*pooling_operator(x.shape[second], scales, like=strips))
-        cells = multiply(means, strips, second, channels_last)
-        cells = (cells * (factors if first == 2 else factors.T)).to(x.dtype)
+        # The first product is along the second innermost dimension in memory: it copies nothing.
+        if is_channels_last(x):
+            sums, factors = pooling_matrices(x.shape[3], scales, like=x)
+            lines = at_least_float32(sums @ x.permute(0, 2, 3, 1))  # (N, H, bins, C)
+            means = torch.mul(*pooling_matrices(x.shape[2], scales, like=lines))
+            # Not unflatten(), which torch 2.0 cannot write as ONNX.
+            cells = (means @ lines.flatten(2)).reshape(x.shape[0], len(means), *lines.shape[2:])
+            cells = cells.permute(0, 3, 1, 2) * factors.T
+        else:
+            sums, factors = pooling_matrices(x.shape[2], scales, like=x)
+            lines = at_least_float32(sums @ x)  # (N, C, bins, W)
+            means = torch.mul(*pooling_matrices(x.shape[3], scales, like=lines))
+            cells = lines @ means.T * factors
+        cells = cells.to(x.dtype)
     # Cells of rows of one level and columns of another are not used.
     ends = accumulate(scales)
     return [cells[:, :, end - b : end, end - b : end] for b, end in zip(scales, ends)]

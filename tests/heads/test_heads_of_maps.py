@@ -12,7 +12,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from pspnet_plugin.heads.layers import PyramidConv2d
+from pspnet_plugin.heads.convolutions import PyramidConv2d
 from tests.helpers.heads import BN, FAMILIES, assert_equal_results, both_heads, run
 from tests.helpers.maps import LAYOUTS, layouts, sizes
 

@@ -68,7 +68,7 @@ def test_gradients_are_those_of_kept_maps_to_the_last_bit(layout, autocast, monk
     with torch.autocast('cpu', autocast, enabled=autocast is not None):
         result = run(head, *inputs)
         head.zero_grad()
-        monkeypatch.setattr(conv_module, '_computes_again', lambda module: False)
+        monkeypatch.setattr(conv_module, '_can_recompute', lambda module: False)
         expected = run(head, *inputs)
     for name, gradient in expected.items():
         assert torch.equal(result[name], gradient), name

@@ -15,7 +15,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from pspnet_plugin.heads import FactorizedPSPHead
-from pspnet_plugin.heads.layers import PyramidConv2d
+from pspnet_plugin.heads.convolutions import PyramidConv2d
 from tests.helpers.heads import BN, SMALL, assert_equal_results, run
 from tests.helpers.heads import both_heads as both_heads_of
 from tests.helpers.maps import Convolutions, layouts

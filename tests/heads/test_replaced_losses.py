@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules import module as registry
 from torch.nn.utils import parametrize
 
-from pspnet_plugin.heads import FactorizedFCNHead, loss_mixin
+from pspnet_plugin.heads import FactorizedFCNHead, chunked_loss
 from tests.helpers.heads import HOOK_KINDS
 
 ONE = {'type': 'CrossEntropyLoss', 'loss_weight': 0.4}
@@ -136,9 +136,9 @@ def test_a_changed_loss_counts(heads, change):
 
 
 def test_a_loss_as_built_is_streamed(heads, monkeypatch):
-    taken, streamed = [], loss_mixin.streamed_cross_entropy
+    taken, streamed = [], chunked_loss.streamed_cross_entropy
     monkeypatch.setattr(
-        loss_mixin,
+        chunked_loss,
         'streamed_cross_entropy',
         lambda *args, **kwargs: taken.append(1) or streamed(*args, **kwargs),
     )

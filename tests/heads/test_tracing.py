@@ -13,8 +13,8 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead, PlainPSPHead
-from pspnet_plugin.heads.layers import WinogradConv2d
-from pspnet_plugin.ops import operators, winograd
+from pspnet_plugin.heads.convolutions import SameConv2d
+from pspnet_plugin.ops import conv2d, matrices, winograd
 from tests.helpers.heads import FAMILIES, SMALL, OfOneMap
 from tests.helpers.torch_features import VERSION, needs_torch_2_1
 
@@ -191,8 +191,8 @@ def test_nothing_of_a_transform_stays_behind(case):
     torch.func.vmap(torch.func.grad(lambda x: ours([x]).sum()))(x[:, None])
     assert_close(ours([x]), stock([x]))
     kept = [
-        *operators.pooling_operator(73, (1, 2), like=x),
-        operators.interpolation_operator(73, 2, 3, False, like=x),
+        *matrices.pooling_matrices(73, (1, 2), like=x),
+        matrices.interpolation_matrix(73, 2, 3, False, like=x),
     ]
     assert not any(map(torch._C._functorch.is_functorch_wrapped_tensor, kept))
 
@@ -275,10 +275,10 @@ def test_graph_mode_quantization_comes_as_near_as_that_of_stock(case):
 
 
 def test_otherwise_convolutions_run_over_tiles(monkeypatch, case):
-    taken, convolve = [], winograd.conv2d_3x3
-    monkeypatch.setattr(winograd, 'conv2d_3x3', lambda *a: taken.append(1) or convolve(*a))
+    taken, convolve = [], conv2d.conv2d_3x3
+    monkeypatch.setattr(conv2d, 'conv2d_3x3', lambda *a: taken.append(1) or convolve(*a))
     stock, ours, x = case
     assert_close(ours([x]), stock([x]))
     assert bool(taken) == any(
-        isinstance(m, WinogradConv2d) and m.kernel_size == (3, 3) for m in ours.modules()
+        isinstance(m, SameConv2d) and m.kernel_size == (3, 3) for m in ours.modules()
     )

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules import module as registry
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from pspnet_plugin.heads import PlainPSPHead, pyramid
+from pspnet_plugin.heads import PlainPSPHead, ppm
 from tests.helpers.heads import HOOK_KINDS, both_heads
 from tests.helpers.torch_features import parametrized_weight_norm
 
@@ -79,7 +79,7 @@ def tensors(values):
 
 def remember(seen):
     def hook(module, *values):
-        name = re.sub('^(Pyramid|Winograd)', '', type(module).__name__)
+        name = re.sub('^(Pyramid|Same)', '', type(module).__name__)
         seen.append((name, tensors(values)))
 
     return hook
@@ -135,8 +135,8 @@ def test_what_a_hook_returns_counts(heads, name):
 
 
 def test_a_removed_hook_gives_the_fast_arithmetic_back(heads, monkeypatch):
-    pooled, pool = [], pyramid.pool_pyramid
-    monkeypatch.setattr(pyramid, 'pool_pyramid', lambda *args: pooled.append(1) or pool(*args))
+    pooled, pool = [], ppm.pool_pyramid
+    monkeypatch.setattr(ppm, 'pool_pyramid', lambda *args: pooled.append(1) or pool(*args))
     _, head = heads
     handle = head.psp_modules[1].register_forward_hook(lambda *args: None)
     results(head)

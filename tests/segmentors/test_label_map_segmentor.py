@@ -15,7 +15,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from pspnet_plugin.ops.label_map import first_argmax, label_map
-from pspnet_plugin.ops.strips import STRIP_BYTES
+from pspnet_plugin.ops.row_chunks import CHUNK_BYTES
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -54,7 +54,7 @@ def test_label_map_has_the_pixels_of_two_resizes_and_argmax(
         flip_direction,
         align_corners,
     )
-    with mock.patch.dict(STRIP_BYTES, cpu=seed):
+    with mock.patch.dict(CHUNK_BYTES, cpu=seed):
         labels = label_map(logits, *arguments)
     expected = stock_label_map(logits, *arguments)
     assert labels.dtype == expected.dtype

@@ -10,7 +10,7 @@ from mmengine.registry import Registry
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import DATASETS, MODELS
 
-from ...heads.loss_mixin import StreamedLossMixin
+from ...heads.chunked_loss import ChunkedLossMixin
 from ...utils.config_tree import datasets_within, dicts_within
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -35,7 +35,7 @@ def head_classes(cfg: Config) -> list[tuple[str, int]]:
 def has_the_usual_loss(kind: Any, cfg: Config) -> bool:
     """Whether a head compares its classes with the labels as mmseg's ``BaseDecodeHead`` does."""
     loss = getattr(registered(kind, MODELS, cfg), 'loss_by_feat', None)
-    return loss in (BaseDecodeHead.loss_by_feat, StreamedLossMixin.loss_by_feat)
+    return loss in (BaseDecodeHead.loss_by_feat, ChunkedLossMixin.loss_by_feat)
 
 
 def registered(kind: Any, registry: Registry, cfg: Config) -> Any:

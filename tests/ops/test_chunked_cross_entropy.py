@@ -13,13 +13,13 @@ from mmseg.models.decode_heads import FCNHead
 from mmseg.structures import SegDataSample
 
 from pspnet_plugin import PspnetPluginError
-from pspnet_plugin.heads import FactorizedFCNHead, loss_mixin
-from pspnet_plugin.ops.streamed_loss import (
+from pspnet_plugin.heads import FactorizedFCNHead, chunked_loss
+from pspnet_plugin.ops.chunked_cross_entropy import (
     LabelOutOfRangeError,
     SecondDerivativeError,
-    streamed_cross_entropy,
+    chunked_cross_entropy,
 )
-from pspnet_plugin.ops.strips import STRIP_BYTES
+from pspnet_plugin.ops.row_chunks import CHUNK_BYTES
 from tests.helpers.maps import LargestTensor
 from tests.helpers.stack import is_installed
 from tests.helpers.torch_features import skip_unless_computed
@@ -92,7 +92,7 @@ def test_losses_accuracy_and_gradients_are_the_stock_ones_in_float64(
     share = 0.0 if weighted and ignored == 255 else 0.3
     label = random_label((batch, *full), classes, ignored, share, seed)
     loss = dict(CROSS_ENTROPY, class_weight=weight, reduction=reduction, loss_weight=0.4)
-    with mock.patch.dict(STRIP_BYTES, cpu=seed):
+    with mock.patch.dict(CHUNK_BYTES, cpu=seed):
         assert_equal_to_stock(
             logits,
             label,
@@ -132,21 +132,21 @@ def test_several_losses_are_summed_by_name_as_in_stock(names):
     ids=['sigmoid', 'no reduction', 'another loss'],
 )
 def test_what_cannot_be_streamed_takes_the_stock_path(kwargs, monkeypatch):
-    monkeypatch.setattr(loss_mixin, 'streamed_cross_entropy', refuse)
+    monkeypatch.setattr(chunked_loss, 'chunked_cross_entropy', refuse)
     logits = torch.randn(2, 5, 6, 7, dtype=torch.float64)
     label = random_label((2, 30, 40), 5, share=0.0)
     assert_equal_to_stock(logits, label, rtol=1e-12, **kwargs)
 
 
 def test_pixel_sampler_takes_the_stock_path(monkeypatch):
-    monkeypatch.setattr(loss_mixin, 'streamed_cross_entropy', refuse)
+    monkeypatch.setattr(chunked_loss, 'chunked_cross_entropy', refuse)
     sampler = {'type': 'OHEMPixelSampler', 'thresh': 0.7, 'min_kept': 20}
     logits = torch.randn(2, 5, 6, 7, dtype=torch.float64)
     assert_equal_to_stock(logits, random_label((2, 30, 40), 5), rtol=1e-12, sampler=sampler)
 
 
 def test_single_output_channel_takes_the_stock_path(monkeypatch):
-    monkeypatch.setattr(loss_mixin, 'streamed_cross_entropy', refuse)
+    monkeypatch.setattr(chunked_loss, 'chunked_cross_entropy', refuse)
     heads = [
         build_head(
             cls,
@@ -197,8 +197,8 @@ def test_class_weights_work_with_an_ignored_label_that_has_none():
 
 def test_uint8_labels_count_as_int64_labels():
     logits, label = torch.randn(2, 5, 6, 7), random_label((2, 30, 40), 5)
-    expected = streamed_cross_entropy(logits, label)
-    torch.testing.assert_close(streamed_cross_entropy(logits, label.to(torch.uint8)), expected)
+    expected = chunked_cross_entropy(logits, label)
+    torch.testing.assert_close(chunked_cross_entropy(logits, label.to(torch.uint8)), expected)
 
 
 @pytest.mark.parametrize('value', [5, -3, 254])
@@ -214,9 +214,9 @@ def test_label_outside_the_classes_is_named_in_the_error(value):
 
 def test_values_are_the_same_without_a_gradient_and_carry_none():
     logits, label = torch.randn(2, 5, 6, 7, requires_grad=True), random_label((2, 30, 40), 5)
-    loss, accuracy = streamed_cross_entropy(logits, label)
+    loss, accuracy = chunked_cross_entropy(logits, label)
     with torch.no_grad():
-        loss_alone, accuracy_alone = streamed_cross_entropy(logits, label)
+        loss_alone, accuracy_alone = chunked_cross_entropy(logits, label)
     assert loss.requires_grad
     assert not loss_alone.requires_grad
     torch.testing.assert_close((loss_alone, accuracy_alone), (loss.detach(), accuracy))
@@ -224,7 +224,7 @@ def test_values_are_the_same_without_a_gradient_and_carry_none():
 
 def test_second_derivative_is_refused():
     logits, label = torch.randn(2, 5, 6, 7, requires_grad=True), random_label((2, 30, 40), 5)
-    loss, _ = streamed_cross_entropy(logits, label)
+    loss, _ = chunked_cross_entropy(logits, label)
     with pytest.raises(SecondDerivativeError, match='create_graph'):
         torch.autograd.grad(loss, logits, create_graph=True)
 
@@ -255,7 +255,7 @@ def test_scaled_loss_keeps_gradients_that_float16_cannot_hold_unscaled():
     truth = losses_and_gradient(FCNHead, logits.half().double(), label)[1]
     scale = 1024.0
     scaled = logits.half().requires_grad_()
-    (streamed_cross_entropy(scaled, label)[0] * scale).backward()
+    (chunked_cross_entropy(scaled, label)[0] * scale).backward()
     torch.testing.assert_close(scaled.grad.double() / scale, truth, rtol=2e-3, atol=1e-9)
 
 
@@ -264,7 +264,7 @@ def test_no_tensor_comes_near_the_size_of_the_full_logits():
     full = 2 * 20 * 128 * 128
     largest = {}
     for cls in (FCNHead, FactorizedFCNHead):
-        with mock.patch.dict(STRIP_BYTES, cpu=100_000), LargestTensor() as mode:
+        with mock.patch.dict(CHUNK_BYTES, cpu=100_000), LargestTensor() as mode:
             losses_and_gradient(cls, logits, label)
         largest[cls] = mode.elements
     assert largest[FCNHead] >= full
@@ -275,7 +275,7 @@ def test_compiled_caller_gets_the_same_loss_and_gradient():
     logits, label = torch.randn(2, 5, 6, 7, requires_grad=True), random_label((2, 30, 40), 5)
 
     def doubled_loss(logits):
-        return 2 * streamed_cross_entropy(logits.sin(), label)[0]
+        return 2 * chunked_cross_entropy(logits.sin(), label)[0]
 
     torch._dynamo.reset()
     results = []

@@ -1,9 +1,9 @@
-"""Bilinear upsampling in strips of rows, for maps whose full-size version is too large to hold.
+"""Bilinear upsampling a few rows at a time, for maps that are too large to hold at full size.
 
-Bilinear resizing is separable and linear: two small matrices hold the weights of input rows in each
-output row, and of input columns in each output column. The columns are upsampled first, once; each
-strip of output rows is then one matrix product with the few input rows that it reads. The gradient
-goes back through the transposed matrices.
+Bilinear resizing is linear, along rows and columns separately: two small matrices hold the weights
+of input rows in each output row, and of input columns in each output column. The columns are
+upsampled first, once; each chunk of output rows is then one matrix product with the few input rows
+that it reads. The gradient goes back through the transposed matrices.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The size of a strip of logits. On a CPU it should stay in the cache between operations, and yet be
+# The size of a chunk of logits. On a CPU it should stay in the cache between operations, and yet be
 # large beside the cost of waking the threads; a GPU wants few, large kernels.
-STRIP_BYTES = {'cpu': 8 * 2**20, 'cuda': 64 * 2**20}
+CHUNK_BYTES = {'cpu': 8 * 2**20, 'cuda': 64 * 2**20}
 
 
-class Strip(NamedTuple):
+class RowChunk(NamedTuple):
     """A part of the output rows, as sums of input rows."""
 
     rows: slice  # of the output
@@ -27,7 +27,7 @@ class Strip(NamedTuple):
     weights: Tensor  # (rows, sources)
 
 
-def resize_operator(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:
+def resize_matrix(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:
     """The matrix (target, source) of a bilinear resize along one axis.
 
     Its entries are PyTorch's own weights, in the dtype and on the device of ``like``.
@@ -36,32 +36,32 @@ def resize_operator(source: int, target: int, align_corners: bool, like: Tensor)
     return resize_again(identity, target, align_corners)
 
 
-def resize_again(operator: Tensor, target: int, align_corners: bool) -> Tensor:
-    """Append a bilinear resize to ``operator`` (length, source): the matrix (target, source)."""
-    length, source = operator.shape
-    image = operator.t().reshape(1, source, 1, length)
+def resize_again(matrix: Tensor, target: int, align_corners: bool) -> Tensor:
+    """Append a bilinear resize to ``matrix`` (length, source): the matrix (target, source)."""
+    length, source = matrix.shape
+    image = matrix.t().reshape(1, source, 1, length)
     image = F.interpolate(image, size=(1, target), mode='bilinear', align_corners=align_corners)
     return image.view(source, target).t()
 
 
-def split_rows(operator: Tensor, row_bytes: int) -> list[Strip]:
-    """Cut the output rows of ``operator`` (target, source) into strips.
+def split_rows(matrix: Tensor, row_bytes: int) -> list[RowChunk]:
+    """Cut the output rows of ``matrix`` (target, source) into chunks of about ``CHUNK_BYTES``.
 
     Args:
-        row_bytes: the size of one output row; see ``STRIP_BYTES``.
+        row_bytes: the size of one output row.
     """
-    touched = operator.cpu() != 0
-    sources = torch.arange(operator.shape[1]).expand_as(touched)
-    first = sources.masked_fill(~touched, operator.shape[1]).amin(1).tolist()
+    touched = matrix.cpu() != 0
+    sources = torch.arange(matrix.shape[1]).expand_as(touched)
+    first = sources.masked_fill(~touched, matrix.shape[1]).amin(1).tolist()
     end = (sources + 1).masked_fill(~touched, 0).amax(1).tolist()
-    budget = STRIP_BYTES.get(operator.device.type, STRIP_BYTES['cuda'])
+    budget = CHUNK_BYTES.get(matrix.device.type, CHUNK_BYTES['cuda'])
     height = max(1, budget // row_bytes)
-    strips = []
-    for top in range(0, operator.shape[0], height):
-        rows = slice(top, min(top + height, operator.shape[0]))
+    chunks = []
+    for top in range(0, matrix.shape[0], height):
+        rows = slice(top, min(top + height, matrix.shape[0]))
         read = slice(min(first[rows]), max(end[rows]))
-        strips.append(Strip(rows, read, operator[rows, read]))
-    return strips
+        chunks.append(RowChunk(rows, read, matrix[rows, read]))
+    return chunks
 
 
 def upsample_columns(logits: Tensor, columns: Tensor) -> Tensor:
