@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,6 @@ from .matrices import interpolation_matrix
 from .memory_format import is_channels_last
 from .precision import at_least_float32, without_autocast
 from .tracing import is_recorded
-
-Kind = TypeVar('Kind')
 
 # A CPU computes about so many numbers of a contiguous map at a time, few enough for its cache.
 NUMBERS_AT_ONCE = 2**20
@@ -45,7 +43,8 @@ def add_conv2d_of_upsampled(
     if is_recorded(out):
         with without_autocast(out):
             return out.add_(conv2d_of_upsampled(out, levels, weights, align_corners))
-    return _Addition.apply(out, align_corners, *levels, *weights)
+    pairs = zip(levels, weights)
+    return _Addition.apply(out, align_corners, *(tensor for pair in pairs for tensor in pair))
 
 
 def conv2d_of_upsampled(
@@ -82,8 +81,9 @@ class _Addition(torch.autograd.Function):
 
     @staticmethod
     def forward(out: Tensor, align_corners: bool, *tensors: Tensor) -> Tensor:
+        pairs = zip(tensors[::2], tensors[1::2])
         with without_autocast(out):
-            levels = [_Level.of(out, *pair, align_corners) for pair in zip(*_halves(tensors))]
+            levels = [_Level.of(out, level, weight, align_corners) for level, weight in pairs]
             # In half precision the sum is rounded once, not for each tap.
             half = at_least_float32(out) is not out
             total = torch.zeros_like(out, dtype=torch.float32) if half else out
@@ -99,26 +99,21 @@ class _Addition(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        gradients: list[Tensor | None] = []
         with without_autocast(grad):
             if torch.is_grad_enabled():  # create_graph=True
                 # Views, because one level may be made of another, and no gradient goes through it.
                 tensors = [tensor.view_as(tensor) for tensor in tensors]
-                whole = conv2d_of_upsampled(grad, *_halves(tensors), ctx.align_corners)
+                levels, weights = tensors[::2], tensors[1::2]
+                whole = conv2d_of_upsampled(grad, levels, weights, ctx.align_corners)
                 wanted = [tensor for tensor, needs in zip(tensors, needed) if needs]
                 found = iter(torch.autograd.grad(whole, wanted, grad, create_graph=True))
                 return grad, None, *(next(found) if needs else None for needs in needed)
-            pairs = [
-                _gradients(grad, _Level.of(grad, level, weight, ctx.align_corners), needs)
-                for level, weight, *needs in zip(*_halves(tensors), *_halves(needed))
-            ]
-        of_levels, of_weights = zip(*pairs)
-        sums = (*of_levels, *of_weights)
-        return grad, None, *(g if g is None else g.to(t.dtype) for g, t in zip(sums, tensors))
-
-
-def _halves(both: Sequence[Kind]) -> tuple[Sequence[Kind], Sequence[Kind]]:
-    count = len(both) // 2
-    return both[:count], both[count:]
+            for i in range(0, len(tensors), 2):
+                level = _Level.of(grad, tensors[i], tensors[i + 1], ctx.align_corners)
+                backward = _gradients_of_few if level.few_bins else _gradients_of_many
+                gradients += backward(grad, level, *needed[i : i + 2])
+        return grad, None, *(g if g is None else g.to(t.dtype) for g, t in zip(gradients, tensors))
 
 
 class _Level(NamedTuple):
@@ -174,18 +169,10 @@ def _half_upsampled(level: _Level, tap_maps: Iterable[Tensor]) -> Iterator[tuple
         yield lines.unflatten(0, maps.shape[:2]), second
 
 
-def _gradients(
-    grad: Tensor, level: _Level, needs: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Of the bins and of the weight, where they are needed, from that of the output."""
-    if not any(needs):
-        return None, None
-    return (_gradients_of_few if level.few_bins else _gradients_of_many)(grad, level, *needs)
-
-
 def _gradients_of_many(
     grad: Tensor, level: _Level, of_bins: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
+    """From the gradient of the output those of the bins and of the weight, where needed."""
     layout, bins, weight, first, seconds, _ = level
     grad_bins = at_least_float32(torch.zeros_like(bins)) if of_bins else None
     grad_weight = at_least_float32(torch.zeros_like(weight)) if of_weight else None
