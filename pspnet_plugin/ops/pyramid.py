@@ -28,8 +28,13 @@ from .conv2d import conv2d_same
 from .matrices import pooling_matrices
 from .memory_format import is_channels_last
 from .precision import at_least_float32, without_autocast
-from .tracing import is_transformed
+from .stacked_levels import AddConv2dOfLevels, PoolLevels
+from .tracing import is_recorded, is_transformed
 from .upsampled import add_conv2d_of_upsampled
+
+# Below so many numbers that are neither written nor read, starting a few more operations may take a
+# fast GPU longer.
+WORTH_THE_LAUNCHES = 2**24
 
 
 def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
@@ -45,6 +50,8 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
     scales = tuple(pool_scales)
     if is_transformed(x):
         return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
+    if x.device.type != 'cpu' and not is_recorded(x):
+        return list(PoolLevels.apply(x, scales))
     with without_autocast(x):
         # The first product is along the second innermost dimension in memory: it copies nothing.
         if is_channels_last(x):
@@ -102,10 +109,40 @@ def conv2d_over_pyramid(
     # batch a constant of what torch.export records.
     if not torch.jit.is_tracing() and x.shape[0] == 0:
         return conv2d_same(concatenate_pyramid(x, levels, align_corners), weight, bias)
+    if x.device.type != 'cpu':
+        fine, levels = _fine_and_coarse(x, levels, weight)
+        x = concatenate_pyramid(x, fine, align_corners) if fine else x
+    if not levels:
+        return conv2d_same(x, weight, bias)
     # As plain numbers: the exporter of torch 2.0 needs to know the shape of each kernel.
     channels = [int(a_map.shape[1]) for a_map in (x, *levels)]
-    weight_of_x, *weights = weight.split(channels, dim=1)
+    if x.device.type == 'cpu' or is_recorded(x):
+        weight_of_x, *weights = weight.split(channels, dim=1)
+        out = conv2d_same(x, weight_of_x, bias)
+        return add_conv2d_of_upsampled(out, levels, weights, align_corners)
+    weight_of_x, weight_of_levels = weight.split([channels[0], sum(channels[1:])], dim=1)
     out = conv2d_same(x, weight_of_x, bias)
-    if not levels:
-        return out
-    return add_conv2d_of_upsampled(out, levels, weights, align_corners)
+    return AddConv2dOfLevels.apply(out, weight_of_levels, align_corners, *levels)
+
+
+def _fine_and_coarse(
+    x: Tensor, levels: Sequence[Tensor], weight: Tensor
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """The levels that are upsampled before the convolution, as in stock, and those after it.
+
+    GPUs multiply so fast that what is written and read counts. In training an upsampled level goes
+    through memory about eight times, by upsampling, concatenation, convolution and their gradients.
+    Of a level that is convolved first, its maps of all taps go nine times, their rows upsampled
+    four times, and for all such levels together the output three times.
+    """
+    n, _, height, width = x.shape
+    outputs, _, *kernel = weight.shape
+    saved, split = -3 * outputs * height * width, len(levels)
+    for level in reversed(levels):
+        channels, h, w = level.shape[1:]
+        taps, rows = h * w * kernel[0] * kernel[1], h * kernel[0] * width
+        gain = 8 * channels * height * width - outputs * (9 * taps + 4 * rows)
+        if gain < 0:
+            break
+        saved, split = saved + gain, split - 1
+    return (levels[:split], levels[split:]) if n * saved > WORTH_THE_LAUNCHES else (levels, [])
