@@ -69,7 +69,11 @@ def convolve(
 
 
 def _only_autograd_watches(x: Tensor) -> bool:
-    return x.device.type == 'cpu' and torch.is_grad_enabled() and not (is_recorded(x) or is_transformed(x))
+    return (
+        x.device.type == 'cpu'
+        and torch.is_grad_enabled()
+        and not (is_recorded(x) or is_transformed(x))
+    )
 
 
 def _can_recompute(module: nn.Module) -> bool:

@@ -9,7 +9,8 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from ..ops.conv2d import conv2d_same
-from ..ops.pyramid import concatenate_pyramid, conv2d_over_pyramid
+from ..ops.pyramid import conv2d_over_pyramid
+from ..ops.stacked_levels import concatenate_pyramid
 from ..ops.tracing import is_transformed
 from .modified_modules import is_hooked, runs_as_written
 

@@ -10,7 +10,8 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops.pyramid import concatenate_pyramid, pool_pyramid
+from ..ops.pyramid import pool_pyramid
+from ..ops.stacked_levels import concatenate_pyramid
 from .chunked_loss import ChunkedLossMixin
 from .convolutions import PyramidConv2d, split_convolution, takes_pyramid
 from .modified_modules import is_hooked

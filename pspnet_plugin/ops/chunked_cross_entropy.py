@@ -17,8 +17,15 @@ import torch._dynamo
 from torch import Tensor
 
 from ..errors import PspnetPluginError
+from .matrices import built_once
 from .precision import at_least_float32
-from .row_chunks import resize_matrix, split_rows, upsample_columns, upsample_columns_backward
+from .row_chunks import (
+    RowChunk,
+    resize_matrix,
+    split_rows,
+    upsample_columns,
+    upsample_columns_backward,
+)
 
 
 class LabelOutOfRangeError(PspnetPluginError, IndexError):
@@ -74,15 +81,18 @@ def chunked_cross_entropy(
     total = _WithGradient.apply(logits, total, gradient)
     eps = torch.finfo(torch.float32).eps
     if reduction == 'mean':
-        total = total / (_average_factor(label, valid, weight, ignore_index, avg_non_ignore) + eps)
-    accuracy = (correct.float() + eps) * (100.0 / (valid.sum().item() + eps))
+        factor = _average_factor(label, valid, weight, ignore_index, avg_non_ignore)
+        total = total / (factor + eps).to(total.dtype)
+    accuracy = (correct.float() + eps) * (100.0 / (_count(valid) + eps)).float()
     return total, accuracy.view(1)
 
 
 def _check_labels(label: Tensor, valid: Tensor, classes: int, ignore_index: int) -> None:
     """Raise if a label that is not ignored is no class; ``label`` and ``valid`` are (N, H, W)."""
     wrong = valid & ((label < 0) | (label >= classes))
-    if wrong.any():
+    if label.device.type in ('cuda', 'meta'):  # where asking for the answer would wait for it
+        torch._assert_async(~wrong.any(), 'a label is neither a class nor the ignored value')
+    elif wrong.any():
         value = label[wrong][0].item()
         raise LabelOutOfRangeError(
             f'A label map holds the value {value}, but the head has {classes} classes '
@@ -93,18 +103,23 @@ def _check_labels(label: Tensor, valid: Tensor, classes: int, ignore_index: int)
 
 def _average_factor(
     label: Tensor, valid: Tensor, weight: Tensor | None, ignore_index: int, avg_non_ignore: bool
-) -> Tensor | float:
+) -> Tensor:
     """What mmseg divides the summed loss by: the number of pixels, or the sum of their weights.
 
     ``label`` and ``valid`` (not ignored) are (N, H, W), the class weights (C,).
     """
     if weight is None:
-        return valid.sum().item() if avg_non_ignore else label.numel()
+        return _count(valid if avg_non_ignore else torch.ones_like(valid))
     total = weight[label.masked_fill(~valid, 0).long()].mul_(valid).sum()
     # mmseg uses the ignored value as an index like any other: -1 counts with the last weight.
     if not avg_non_ignore and -len(weight) <= ignore_index < len(weight):
         total = total + (label.numel() - valid.sum()) * weight[ignore_index]
     return total
+
+
+def _count(valid: Tensor) -> Tensor:
+    """How many are true, with as many digits as Python's numbers: asking for one would wait."""
+    return valid.sum().to(torch.float32 if valid.device.type == 'mps' else torch.float64)
 
 
 class _WithGradient(torch.autograd.Function):
@@ -136,11 +151,11 @@ def _accumulate(
     The logits and the gradient, in at least float32, are (N, C, h, w), the label is (N, H, W), the
     class weights are (C,).
     """
-    classes, (height, width) = logits.shape[1], label.shape[1:]
+    classes, width = logits.shape[1], label.shape[2]
     small = at_least_float32(logits)
-    rows = resize_matrix(logits.shape[2], height, align_corners, small)
-    columns = resize_matrix(logits.shape[3], width, align_corners, small)
-    chunks = split_rows(rows, classes * width * small.element_size())
+    axes = zip(logits.shape[2:], label.shape[1:])
+    row_bytes = classes * width * small.element_size()
+    chunks, columns = _resize(*axes, align_corners, row_bytes, like=small)
     buffer = small.new_empty(len(chunks[0].weights), classes * width)
     gradient = torch.zeros_like(small)
     losses, counts = [], []
@@ -158,6 +173,19 @@ def _accumulate(
             wide_gradient[chunk.sources].addmm_(chunk.weights.t(), scores_gradient.flatten(1))
         gradient[n] = upsample_columns_backward(wide_gradient, columns)
     return torch.stack(losses).sum(), torch.stack(counts).sum(), gradient
+
+
+@built_once  # a GPU would otherwise wait for the matrices in every step
+def _resize(
+    height: tuple[int, int],
+    width: tuple[int, int],
+    align_corners: bool,
+    row_bytes: int,
+    like: Tensor,
+) -> tuple[list[RowChunk], Tensor]:
+    """The chunks of rows and the matrix of columns that resize (h, H) and (w, W)."""
+    rows, columns = (resize_matrix(*axis, align_corners, like.dtype) for axis in (height, width))
+    return split_rows(rows, row_bytes, like.device), columns.to(like.device)
 
 
 def _cross_entropy_of_rows(
@@ -205,6 +233,8 @@ def _wins_tie(others: Tensor, own: Tensor, best_other: Tensor, index: Tensor) ->
     of the others, the own class and the result, which is False where there is no tie: (R, 1, W).
     """
     tie = own == best_other
+    if tie.device.type != 'cpu':  # which would wait for the answer; topk promises no order there
+        return tie & (index < others.argmax(1, keepdim=True))
     if not tie.any():
         return tie
     row, _, column = tie.nonzero(as_tuple=True)

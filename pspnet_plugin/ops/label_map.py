@@ -40,17 +40,18 @@ def label_map(
     classes, width = logits.shape[0], original_size[1]
     with torch.autocast(logits.device.type, enabled=False):
         small = at_least_float32(logits)
-        rows = resize_matrix(small.shape[1], input_size[0], align_corners, small)
-        columns = resize_matrix(small.shape[2], input_size[1], align_corners, small)
+        rows = resize_matrix(small.shape[1], input_size[0], align_corners, small.dtype)
+        columns = resize_matrix(small.shape[2], input_size[1], align_corners, small.dtype)
         rows = rows[top : input_size[0] - bottom]
         columns = columns[left : input_size[1] - right]
         rows = rows.flip(0) if flip_direction == 'vertical' else rows
         columns = columns.flip(0) if flip_direction == 'horizontal' else columns
         rows = resize_again(rows, original_size[0], align_corners)
         columns = resize_again(columns, original_size[1], align_corners)
-        wide = upsample_columns(small, columns)
+        wide = upsample_columns(small, columns.to(small.device))
         labels = torch.empty(1, *original_size, dtype=torch.int64, device=logits.device)
-        for chunk in split_rows(rows, classes * width * small.element_size()):
+        row_bytes = classes * width * small.element_size()
+        for chunk in split_rows(rows, row_bytes, small.device):
             scores = (chunk.weights @ wide[chunk.sources]).view(-1, classes, width)
             labels[0, chunk.rows] = first_argmax(scores)
     return labels

@@ -64,6 +64,12 @@ def pooling_matrices(size: int, bins: tuple[int, ...], like: Tensor) -> tuple[Te
 
 
 @built_once
+def mean_matrix(size: int, bins: tuple[int, ...], like: Tensor) -> Tensor:
+    """The product of :func:`pooling_matrices`: (sum of bins, size), rounded in half precision."""
+    return torch.mul(*pooling_matrices(size, bins, like=like))
+
+
+@built_once
 def interpolation_matrix(
     size: int, bins: int, kernel_size: int, align_corners: bool, like: Tensor
 ) -> Tensor:

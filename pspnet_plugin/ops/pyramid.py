@@ -17,24 +17,25 @@ approximated. docs/performance.md derives the identity and counts the operations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .conv2d import conv2d_same
-from .matrices import pooling_matrices
+from .matrices import mean_matrix, pooling_matrices
 from .memory_format import is_channels_last
 from .precision import at_least_float32, without_autocast
-from .stacked_levels import AddConv2dOfLevels, PoolLevels
+from .stacked_levels import (
+    concatenate_pyramid,
+    conv2d_over_stacked,
+    fine_and_coarse,
+)
 from .tracing import is_recorded, is_transformed
 from .upsampled import add_conv2d_of_upsampled
-
-# Below so many numbers that are neither written nor read, starting a few more operations may take a
-# fast GPU longer.
-WORTH_THE_LAUNCHES = 2**24
 
 
 def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
@@ -50,39 +51,72 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
     scales = tuple(pool_scales)
     if is_transformed(x):
         return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
-    if x.device.type != 'cpu' and not is_recorded(x):
-        return list(PoolLevels.apply(x, scales))
+    if is_recorded(x):
+        cells = _pool_to_cells(x, scales)
+        return [cells[:, :, level, level] for level in _places(scales)]
+    return list(_Pooling.apply(x, scales))
+
+
+class _Pooling(torch.autograd.Function):
+    """All levels of a map, (N, C, H, W), and its gradient in two products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scales: tuple[int, ...]) -> tuple[Tensor, ...]:
+        ctx.scales, ctx.shape, ctx.channels_last = scales, x.shape, is_channels_last(x)
+        cells = _pool_to_cells(x, scales)
+        return tuple(cells[:, :, level, level] for level in _places(scales))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # create_graph=True; pooling is linear, so any map will do
+            x = grads[0].new_zeros(ctx.shape, requires_grad=True)
+            pooled = [F.adaptive_avg_pool2d(x, bins) for bins in ctx.scales]
+            return torch.autograd.grad(pooled, x, grads, create_graph=True)[0], None
+        n, channels, height, width = ctx.shape
+        rows, row_factors = pooling_matrices(height, ctx.scales, like=grads[0])
+        columns, column_factors = pooling_matrices(width, ctx.scales, like=grads[0])
+        bins = len(rows)
+        shape = (n, bins, bins, channels) if ctx.channels_last else (n, channels, bins, bins)
+        cells = grads[0].new_zeros(shape)
+        by_channel = cells.permute(0, 3, 1, 2) if ctx.channels_last else cells
+        factors = row_factors * column_factors.T
+        for grad, level in zip(grads, _places(ctx.scales)):
+            torch.mul(grad, factors[level, level], out=by_channel[:, :, level, level])
+        if ctx.channels_last:
+            cells = cells.view(n * bins, bins, channels)
+            lines = torch.bmm(columns.T.expand(len(cells), -1, -1), cells).view(n, bins, -1)
+            x = torch.bmm(rows.T.expand(n, -1, -1), lines)
+            return x.view(n, height, width, channels).permute(0, 3, 1, 2), None
+        lines = (cells.view(-1, bins) @ columns).view(-1, bins, width)
+        return torch.bmm(rows.T.expand(len(lines), -1, -1), lines).view(ctx.shape), None
+
+
+def _pool_to_cells(x: Tensor, scales: tuple[int, ...]) -> Tensor:
+    """The means of x, (N, C, B, B), over each line of bins of all levels, B in sum, on either axis.
+
+    Cells of rows of one level and columns of another are not used.
+    """
     with without_autocast(x):
         # The first product is along the second innermost dimension in memory: it copies nothing.
         if is_channels_last(x):
             sums, factors = pooling_matrices(x.shape[3], scales, like=x)
             lines = at_least_float32(sums @ x.permute(0, 2, 3, 1))  # (N, H, bins, C)
-            means = torch.mul(*pooling_matrices(x.shape[2], scales, like=lines))
+            means = mean_matrix(x.shape[2], scales, like=lines)
             # Not unflatten(), which torch 2.0 cannot write as ONNX.
             cells = (means @ lines.flatten(2)).reshape(x.shape[0], len(means), *lines.shape[2:])
             cells = cells.permute(0, 3, 1, 2) * factors.T
         else:
             sums, factors = pooling_matrices(x.shape[2], scales, like=x)
             lines = at_least_float32(sums @ x)  # (N, C, bins, W)
-            means = torch.mul(*pooling_matrices(x.shape[3], scales, like=lines))
+            means = mean_matrix(x.shape[3], scales, like=lines)
             cells = lines @ means.T * factors
-        cells = cells.to(x.dtype)
-    # Cells of rows of one level and columns of another are not used.
-    ends = accumulate(scales)
-    return [cells[:, :, end - b : end, end - b : end] for b, end in zip(scales, ends)]
+    return cells.to(x.dtype)
 
 
-def concatenate_pyramid(x: Tensor, levels: Sequence[Tensor], align_corners: bool) -> Tensor:
-    """x, (N, C, H, W), with its levels, (N, C_l, h_l, w_l), upsampled behind it.
-
-    Returns:
-        (N, C + C_1 + ... + C_L, H, W).
-    """
-    upsampled = [
-        F.interpolate(level, x.shape[2:], mode='bilinear', align_corners=align_corners)
-        for level in levels
-    ]
-    return torch.cat([x, *upsampled], dim=1)
+def _places(scales: tuple[int, ...]) -> Iterator[slice]:
+    """Where the bins of each level lie among those of all."""
+    for bins, end in zip(scales, accumulate(scales)):
+        yield slice(end - bins, end)
 
 
 def conv2d_over_pyramid(
@@ -110,39 +144,13 @@ def conv2d_over_pyramid(
     if not torch.jit.is_tracing() and x.shape[0] == 0:
         return conv2d_same(concatenate_pyramid(x, levels, align_corners), weight, bias)
     if x.device.type != 'cpu':
-        fine, levels = _fine_and_coarse(x, levels, weight)
-        x = concatenate_pyramid(x, fine, align_corners) if fine else x
+        return conv2d_over_stacked(
+            x, *fine_and_coarse(x, levels, weight), weight, bias, align_corners
+        )
     if not levels:
         return conv2d_same(x, weight, bias)
     # As plain numbers: the exporter of torch 2.0 needs to know the shape of each kernel.
     channels = [int(a_map.shape[1]) for a_map in (x, *levels)]
-    if x.device.type == 'cpu' or is_recorded(x):
-        weight_of_x, *weights = weight.split(channels, dim=1)
-        out = conv2d_same(x, weight_of_x, bias)
-        return add_conv2d_of_upsampled(out, levels, weights, align_corners)
-    weight_of_x, weight_of_levels = weight.split([channels[0], sum(channels[1:])], dim=1)
+    weight_of_x, *weights = weight.split(channels, dim=1)
     out = conv2d_same(x, weight_of_x, bias)
-    return AddConv2dOfLevels.apply(out, weight_of_levels, align_corners, *levels)
-
-
-def _fine_and_coarse(
-    x: Tensor, levels: Sequence[Tensor], weight: Tensor
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """The levels that are upsampled before the convolution, as in stock, and those after it.
-
-    GPUs multiply so fast that what is written and read counts. In training an upsampled level goes
-    through memory about eight times, by upsampling, concatenation, convolution and their gradients.
-    Of a level that is convolved first, its maps of all taps go nine times, their rows upsampled
-    four times, and for all such levels together the output three times.
-    """
-    n, _, height, width = x.shape
-    outputs, _, *kernel = weight.shape
-    saved, split = -3 * outputs * height * width, len(levels)
-    for level in reversed(levels):
-        channels, h, w = level.shape[1:]
-        taps, rows = h * w * kernel[0] * kernel[1], h * kernel[0] * width
-        gain = 8 * channels * height * width - outputs * (9 * taps + 4 * rows)
-        if gain < 0:
-            break
-        saved, split = saved + gain, split - 1
-    return (levels[:split], levels[split:]) if n * saved > WORTH_THE_LAUNCHES else (levels, [])
+    return add_conv2d_of_upsampled(out, levels, weights, align_corners)

@@ -27,13 +27,13 @@ class RowChunk(NamedTuple):
     weights: Tensor  # (rows, sources)
 
 
-def resize_matrix(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:
-    """The matrix (target, source) of a bilinear resize along one axis.
+def resize_matrix(source: int, target: int, align_corners: bool, dtype: torch.dtype) -> Tensor:
+    """The matrix (target, source) of a bilinear resize along one axis, on the CPU.
 
-    Its entries are PyTorch's own weights, in the dtype and on the device of ``like``.
+    Its entries are PyTorch's own weights. On the CPU, because which of them are zero decides what
+    is computed, and asking another device would wait for it.
     """
-    identity = torch.eye(source, dtype=like.dtype, device=like.device)
-    return resize_again(identity, target, align_corners)
+    return resize_again(torch.eye(source, dtype=dtype), target, align_corners)
 
 
 def resize_again(matrix: Tensor, target: int, align_corners: bool) -> Tensor:
@@ -44,17 +44,20 @@ def resize_again(matrix: Tensor, target: int, align_corners: bool) -> Tensor:
     return image.view(source, target).t()
 
 
-def split_rows(matrix: Tensor, row_bytes: int) -> list[RowChunk]:
+def split_rows(matrix: Tensor, row_bytes: int, device: torch.device) -> list[RowChunk]:
     """Cut the output rows of ``matrix`` (target, source) into chunks of about ``CHUNK_BYTES``.
 
     Args:
+        matrix: on the CPU, see :func:`resize_matrix`.
         row_bytes: the size of one output row.
+        device: where the rows are computed.
     """
-    touched = matrix.cpu() != 0
+    touched = matrix != 0
     sources = torch.arange(matrix.shape[1]).expand_as(touched)
     first = sources.masked_fill(~touched, matrix.shape[1]).amin(1).tolist()
     end = (sources + 1).masked_fill(~touched, 0).amax(1).tolist()
-    budget = CHUNK_BYTES.get(matrix.device.type, CHUNK_BYTES['cuda'])
+    budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES['cuda'])
+    matrix = matrix.to(device)
     height = max(1, budget // row_bytes)
     chunks = []
     for top in range(0, matrix.shape[0], height):

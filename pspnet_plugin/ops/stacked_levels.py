@@ -2,9 +2,9 @@
 
 Many small operations keep a GPU waiting. So all levels are stacked in one map, (N, C, R, S): the
 bins of each level below those of the one before, in channels of their own, and zeros elsewhere. R
-is the sum of their lines, S the length of the longest line. Whatever the number of levels, pooling
-is then two products, and the convolution of the upsampled levels three (:mod:`.pyramid` has the
-formula): the kernel at the bins, and upsampling with shifting along one axis and along the other.
+is the sum of their lines, S the length of the longest line. Whatever the number of levels, the
+convolution of the upsampled levels is then three products (:mod:`.pyramid` has the formula): the
+kernel at the bins, and upsampling with shifting along one axis and along the other.
 
 A line is a row where the result lies channels-last in memory, and a column where it is contiguous:
 the last product then adds to the result where it lies.
@@ -13,70 +13,92 @@ the last product then adds to the result where it lies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .matrices import built_once, interpolation_matrix, pooling_matrices
+from .matrices import built_once, interpolation_matrix
 from .memory_format import is_channels_last
 from .precision import without_autocast
+from .tracing import is_recorded
+from .upsampled import add_conv2d_of_upsampled
+
+# Below so many numbers that are neither written nor read, starting a few more operations may take a
+# fast GPU longer.
+WORTH_THE_LAUNCHES = 2**24
 
 
-class PoolLevels(torch.autograd.Function):
-    """``F.adaptive_avg_pool2d`` to several numbers of bins, reading the map once.
+def conv2d_over_stacked(
+    x: Tensor,
+    fine: Sequence[Tensor],
+    coarse: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None = None,
+    align_corners: bool = False,
+) -> Tensor:
+    """:func:`.conv2d_over_pyramid` in few operations.
 
-    ``PoolLevels.apply(x, scales)`` takes (N, C, H, W) and a tuple of numbers, and returns a tuple
-    of (N, C, b, b), one for each of them.
+    Args:
+        fine: the first levels, which are upsampled and concatenated with x, as in stock.
+        coarse: the others, whose convolutions are upsampled; see :func:`fine_and_coarse`.
     """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scales: tuple[int, ...]) -> tuple[Tensor, ...]:
-        n, channels, height, width = x.shape
-        ctx.scales, ctx.shape, ctx.channels_last = scales, x.shape, is_channels_last(x)
-        rows, columns, factors = _pooling_tables(height, width, scales, like=x)
-        bins = len(rows)
-        if ctx.channels_last:
-            lines = torch.bmm(rows.expand(n, -1, -1), x.permute(0, 2, 3, 1).reshape(n, height, -1))
-            lines = lines.view(n * bins, width, channels)
-            cells = torch.bmm(columns.expand(len(lines), -1, -1), lines)
-            cells = cells.view(n, bins, bins, channels).permute(0, 3, 1, 2)
-        else:
-            lines = (x.reshape(-1, width) @ columns.T).view(-1, height, bins)
-            cells = torch.bmm(rows.expand(len(lines), -1, -1), lines).view(n, channels, bins, bins)
-        # Cells of rows of one level and columns of another are not used.
-        torch.mul(cells, factors, out=cells)
-        return tuple(cells[:, :, level, level] for level in _levels(scales))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled():  # create_graph=True; pooling is linear, so any map will do
-            x = grads[0].new_zeros(ctx.shape, requires_grad=True)
-            pooled = [F.adaptive_avg_pool2d(x, bins) for bins in ctx.scales]
-            return torch.autograd.grad(pooled, x, grads, create_graph=True)[0], None
-        n, channels, height, width = ctx.shape
-        rows, columns, factors = _pooling_tables(height, width, ctx.scales, like=grads[0])
-        bins = len(rows)
-        shape = (n, bins, bins, channels) if ctx.channels_last else (n, channels, bins, bins)
-        cells = grads[0].new_zeros(shape)
-        by_channel = cells.permute(0, 3, 1, 2) if ctx.channels_last else cells
-        for grad, level in zip(grads, _levels(ctx.scales)):
-            torch.mul(grad, factors[level, level], out=by_channel[:, :, level, level])
-        if ctx.channels_last:
-            cells = cells.view(n * bins, bins, channels)
-            lines = torch.bmm(columns.T.expand(len(cells), -1, -1), cells).view(n, bins, -1)
-            x = torch.bmm(rows.T.expand(n, -1, -1), lines)
-            return x.view(n, height, width, channels).permute(0, 3, 1, 2), None
-        lines = (cells.view(-1, bins) @ columns).view(-1, bins, width)
-        return torch.bmm(rows.T.expand(len(lines), -1, -1), lines).view(ctx.shape), None
+    whole = concatenate_pyramid(x, fine, align_corners) if fine else x
+    padding = [k // 2 for k in weight.shape[2:]]
+    if not coarse:
+        return F.conv2d(whole, weight, bias, padding=padding)
+    sizes = [int(a_map.shape[1]) for a_map in (whole, *coarse)]
+    if is_recorded(x):
+        weight_of_whole, *weights = weight.split(sizes, dim=1)
+        out = F.conv2d(whole, weight_of_whole, bias, padding=padding)
+        return add_conv2d_of_upsampled(out, coarse, weights, align_corners)
+    weight_of_whole, weight_of_coarse = weight.split([sizes[0], sum(sizes[1:])], dim=1)
+    out = F.conv2d(whole, weight_of_whole, bias, padding=padding)
+    return _AddConv2dOfLevels.apply(out, weight_of_coarse, align_corners, *coarse)
 
 
-class AddConv2dOfLevels(torch.autograd.Function):
+def concatenate_pyramid(x: Tensor, levels: Sequence[Tensor], align_corners: bool) -> Tensor:
+    """x, (N, C, H, W), with its levels, (N, C_l, h_l, w_l), upsampled behind it.
+
+    Returns:
+        (N, C + C_1 + ... + C_L, H, W).
+    """
+    upsampled = [
+        F.interpolate(level, x.shape[2:], mode='bilinear', align_corners=align_corners)
+        for level in levels
+    ]
+    return torch.cat([x, *upsampled], dim=1)
+
+
+def fine_and_coarse(
+    x: Tensor, levels: Sequence[Tensor], weight: Tensor
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """The levels that are upsampled before the convolution, as in stock, and those after it.
+
+    GPUs multiply so fast that what is written and read counts. In training an upsampled level goes
+    through memory about eight times, by upsampling, concatenation, convolution and their gradients.
+    Of a level that is convolved first, its maps of all taps go nine times, their rows upsampled
+    four times, and for all such levels together the output three times.
+    """
+    n, _, height, width = x.shape
+    outputs, _, *kernel = weight.shape
+    saved, split = -3 * outputs * height * width, len(levels)
+    for level in reversed(levels):
+        channels, h, w = level.shape[1:]
+        taps, rows = h * w * kernel[0] * kernel[1], h * kernel[0] * width
+        gain = 8 * channels * height * width - outputs * (9 * taps + 4 * rows)
+        if gain < 0:
+            break
+        saved, split = saved + gain, split - 1
+    split = split if n * saved > WORTH_THE_LAUNCHES else len(levels)
+    return levels[:split], levels[split:]
+
+
+class _AddConv2dOfLevels(torch.autograd.Function):
     """Adds the zero-padded convolution of the upsampled levels to a map, in place.
 
-    ``AddConv2dOfLevels.apply(out, weight, align_corners, *levels)``: ``out`` is (N, O, H, W), the
+    ``out`` is (N, O, H, W), the
     levels are (N, C_l, h_l, w_l), and ``weight`` (O, sum of C_l, k_h, k_w) with odd k_h and k_w.
     """
 
@@ -96,7 +118,7 @@ class AddConv2dOfLevels(torch.autograd.Function):
         weight, *levels = ctx.saved_tensors
         with without_autocast(grad):
             if torch.is_grad_enabled():  # create_graph=True
-                found = _gradients_with_graph(grad, weight, levels, ctx.align_corners)
+                found = iter(_gradients_with_graph(grad, weight, levels, ctx.align_corners))
             else:
                 steps = _Steps.of(grad, weight, levels, ctx.align_corners)
                 taps = steps.taps_gradient(grad)
@@ -123,13 +145,13 @@ class _Steps(NamedTuple):
         cls, out: Tensor, weight: Tensor, levels: Sequence[Tensor], align_corners: bool
     ) -> _Steps:
         channels_last = is_channels_last(out)
-        order = slice(2, None) if channels_last else slice(None, 1, -1)  # rows, columns or reverse
-        sizes = tuple(tuple(level.shape[order]) for level in levels)
-        axes = (*zip(out.shape, weight.shape),)[order]
+        first, second = (2, 3) if channels_last else (3, 2)
+        sizes = tuple((level.shape[first], level.shape[second]) for level in levels)
+        axes = [(out.shape[axis], weight.shape[axis]) for axis in (first, second)]
         return cls(channels_last, sizes, *_upsampling_tables(*axes, sizes, align_corners, like=out))
 
     def taps(self, weight: Tensor, levels: Sequence[Tensor]) -> Tensor:
-        bins = self._bins_as_kernels(levels, weight)
+        bins = self._bins_as_kernels(levels, weight.dtype)
         taps = F.conv2d(weight, bins)
         return taps.unflatten(1, (len(levels[0]), *self._shape()))
 
@@ -163,7 +185,7 @@ class _Steps(NamedTuple):
 
     def gradients(self, taps: Tensor, weight: Tensor, levels: Sequence[Tensor]) -> Iterator[Tensor]:
         """Of the weight and of each level, from that of the taps."""
-        bins = self._bins_as_kernels(levels, weight)
+        bins = self._bins_as_kernels(levels, weight.dtype)
         taps = taps.reshape(len(taps), -1, *taps.shape[4:])
         plain = ((1, 1), (0, 0), (1, 1), False, (0, 0), 1)  # stride, padding, dilation and so on
         of_weight, of_bins, _ = torch.ops.aten.convolution_backward(
@@ -177,10 +199,10 @@ class _Steps(NamedTuple):
         """R and S."""
         return sum(lines for lines, _ in self.sizes), max(length for _, length in self.sizes)
 
-    def _bins_as_kernels(self, levels: Sequence[Tensor], like: Tensor) -> Tensor:
+    def _bins_as_kernels(self, levels: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """The stacked levels as 1 x 1 kernels, to which the weight is a batch of O small images."""
         channels = sum(level.shape[1] for level in levels)
-        stacked = like.new_zeros(len(levels[0]), *self._shape(), channels)
+        stacked = levels[0].new_zeros((len(levels[0]), *self._shape(), channels), dtype=dtype)
         for part, level in zip(self._unstack(stacked, levels), levels):
             part.copy_(level)
         return stacked.view(-1, channels, 1, 1)
@@ -210,16 +232,6 @@ def _gradients_with_graph(
 
 
 @built_once
-def _pooling_tables(
-    height: int, width: int, scales: tuple[int, ...], like: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """That sum rows, (bins, H), and columns, (bins, W), and that turn sums into means."""
-    rows, row_factors = pooling_matrices(height, scales, like=like)
-    columns, column_factors = pooling_matrices(width, scales, like=like)
-    return rows, columns, row_factors * column_factors.T
-
-
-@built_once
 def _upsampling_tables(
     along: tuple[int, int],
     across: tuple[int, int],
@@ -243,9 +255,3 @@ def _upsampling_tables(
         )
         line = end
     return stacked.flatten(1), within.flatten(3).flatten(0, 1)
-
-
-def _levels(scales: Sequence[int]) -> Iterator[slice]:
-    """Where the bins of each level lie among those of all."""
-    for bins, end in zip(scales, accumulate(scales)):
-        yield slice(end - bins, end)
