@@ -20,7 +20,7 @@ from mmseg.structures import SegDataSample
 from pspnet_plugin.app.training.tools import stock_tools
 from pspnet_plugin.compat import runner as callbacks
 from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead
-from pspnet_plugin.heads.layers import PyramidConv2d
+from pspnet_plugin.heads.convolutions import PyramidConv2d
 from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 from pspnet_plugin.speed import hooks as speed_hooks

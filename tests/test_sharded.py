@@ -1,4 +1,4 @@
-"""Heads, the streamed loss and PretrainedBackbone in mmengine's FlexibleRunner with FSDP."""
+"""Heads, their loss and PretrainedBackbone in mmengine's FlexibleRunner with FSDP."""
 
 from __future__ import annotations
 

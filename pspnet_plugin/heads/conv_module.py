@@ -1,4 +1,4 @@
-"""A ``ConvModule`` whose convolution's result is all that the backward pass keeps of it."""
+"""A ``ConvModule`` that keeps its convolution's result for the backward pass, and no other map."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops.operators import is_recorded, is_transformed
 from ..ops.recomputed import not_keeping, recomputed
-from .hooks import is_hooked, runs_as_written
+from ..ops.tracing import is_recorded, is_transformed
+from .modified_modules import is_hooked, runs_as_written
 
 # Without parameters or random numbers.
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.GELU)
@@ -28,7 +28,7 @@ def convolve(
     norm, activation and sum return is computed again from it. Running statistics change once, in
     the forward pass. As always, all is kept with other norms and activations, with batch norm over
     several processes (``SyncBN``), with hooks on the module, its norm or its activation, in eval
-    mode, and where a compiler or a transform looks on.
+    mode, and under a compiler or a function transform.
 
     Args:
         x: (N, C, H, W), or the maps of a pyramid if the convolution takes one.
@@ -39,14 +39,14 @@ def convolve(
         (N, O, H, W).
     """
 
-    def add(out: Tensor, above: Tensor | None) -> Tensor:
+    def add_above(out: Tensor, above: Tensor | None) -> Tensor:
         if above is None:
             return out
         return out + F.interpolate(above, out.shape[2:], None, 'bilinear', align_corners)
 
     maps = x if isinstance(x, tuple) else (x,)
-    if not (_is_seen_by_autograd_alone(maps[0]) and _computes_again(module)):
-        return add(module(x), above)
+    if not (_only_autograd_watches(maps[0]) and _can_recompute(module)):
+        return add_above(module(x), above)
     with not_keeping(maps):
         convolved = module.conv(x)
     norm, eps = module.norm, module.norm.eps
@@ -57,22 +57,26 @@ def convolve(
         return normalized.relu_() if in_place else module.activate(normalized)
 
     def finish(convolved: Tensor, above: Tensor | None, *_: Tensor | None) -> Tensor:
-        return add(activate(norm(convolved)), above)
+        return add_above(activate(norm(convolved)), above)
 
     def finish_again(
         convolved: Tensor, above: Tensor | None, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         normalized = F.batch_norm(convolved, None, None, weight, bias, training=True, eps=eps)
-        return add(activate(normalized), above)
+        return add_above(activate(normalized), above)
 
     return recomputed(finish, finish_again, convolved, above, norm.weight, norm.bias)
 
 
-def _is_seen_by_autograd_alone(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and not (is_recorded(x) or is_transformed(x))
+def _only_autograd_watches(x: Tensor) -> bool:
+    return (
+        x.device.type == 'cpu'
+        and torch.is_grad_enabled()
+        and not (is_recorded(x) or is_transformed(x))
+    )
 
 
-def _computes_again(module: nn.Module) -> bool:
+def _can_recompute(module: nn.Module) -> bool:
     """Whether ``module`` is a convolution, a batch norm of this process and a known activation."""
     return (
         isinstance(module, ConvModule)

@@ -9,13 +9,13 @@ from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from .hooks import runs_as_written
-from .loss_mixin import StreamedLossMixin
-from .pyramid import speed_up_convolutions, split_convolution, takes_pyramid
+from .chunked_loss import ChunkedLossMixin
+from .convolutions import speed_up_convolutions, split_convolution, takes_pyramid
+from .modified_modules import runs_as_written
 
 
 @MODELS.register_module()
-class FactorizedFCNHead(StreamedLossMixin, FCNHead):
+class FactorizedFCNHead(ChunkedLossMixin, FCNHead):
     """mmseg's ``FCNHead`` with a loss that never holds full-size logits.
 
     Same arguments, parameter names, outputs and gradients; on CPUs wide 3 x 3 convolutions are
@@ -26,22 +26,19 @@ class FactorizedFCNHead(StreamedLossMixin, FCNHead):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        several = self.input_transform == 'resize_concat' and not self.concat_input
-        if several and self.num_convs > 0:
+        if self._concatenates_maps_alone() and self.num_convs > 0:
             split_convolution(self.convs[0], self.align_corners)
         speed_up_convolutions(self)
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's feature maps to the features to classify, (N, channels, H, W)."""
-        if not self._takes_maps():
-            return super()._forward_feature(inputs)
-        return self.convs(tuple(inputs[i] for i in self.in_index))
-
-    def _takes_maps(self) -> bool:
-        """Whether the convolutions take the maps, and nobody looks for a concatenation."""
-        return (
-            self.input_transform == 'resize_concat'
-            and not self.concat_input
+        if (
+            self._concatenates_maps_alone()
             and runs_as_written(self.convs, nn.Sequential)
             and takes_pyramid(self.convs[0])
-        )
+        ):
+            return self.convs(tuple(inputs[i] for i in self.in_index))
+        return super()._forward_feature(inputs)
+
+    def _concatenates_maps_alone(self) -> bool:
+        return self.input_transform == 'resize_concat' and not self.concat_input

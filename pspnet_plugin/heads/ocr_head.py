@@ -9,12 +9,12 @@ from mmseg.models.decode_heads import OCRHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from .loss_mixin import StreamedLossMixin
-from .pyramid import speed_up_convolutions, split_convolution, takes_pyramid
+from .chunked_loss import ChunkedLossMixin
+from .convolutions import speed_up_convolutions, split_convolution, takes_pyramid
 
 
 @MODELS.register_module()
-class FactorizedOCRHead(StreamedLossMixin, OCRHead):
+class FactorizedOCRHead(ChunkedLossMixin, OCRHead):
     """mmseg's ``OCRHead`` with a bottleneck that is applied to each map before it is upsampled.
 
     Same arguments, parameter names, outputs and gradients as ``OCRHead``; the same initial weights

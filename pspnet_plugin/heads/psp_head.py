@@ -10,21 +10,22 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops.pyramid import concatenate_pyramid, pool_pyramid
-from .hooks import is_hooked
-from .layers import PyramidConv2d
-from .loss_mixin import StreamedLossMixin
-from .pyramid import pooled_levels, pools_squares, split_convolution, takes_pyramid
+from ..ops.pyramid import pool_pyramid
+from ..ops.stacked_levels import concatenate_pyramid
+from .chunked_loss import ChunkedLossMixin
+from .convolutions import PyramidConv2d, split_convolution, takes_pyramid
+from .modified_modules import is_hooked
+from .ppm import pooled_levels, pools_squares
 
 
 @MODELS.register_module()
-class FactorizedPSPHead(StreamedLossMixin, PSPHead):
+class FactorizedPSPHead(ChunkedLossMixin, PSPHead):
     """mmseg's ``PSPHead`` computed exactly, with half the arithmetic and without the concatenation.
 
     Same arguments, parameter names, outputs and gradients as ``PSPHead``; the same initial weights
     from the same seed. The stock arithmetic is used where the bottleneck is no plain convolution,
-    by ``conv_cfg`` or replaced later, and where a module that is not called here with what stock
-    calls it with was replaced or has hooks: a pool, a level, the bottleneck.
+    by ``conv_cfg`` or replaced later, and where a pool, a level or the bottleneck was replaced or
+    has hooks, which would see other calls than in stock.
 
     Args:
         pool_scales: bins per side of each pooling level.
@@ -44,7 +45,7 @@ class FactorizedPSPHead(StreamedLossMixin, PSPHead):
 
 
 @MODELS.register_module()
-class PlainPSPHead(StreamedLossMixin, BaseDecodeHead):
+class PlainPSPHead(ChunkedLossMixin, BaseDecodeHead):
     """The pyramid as tutorials write it: no norm, no activation, no bottleneck.
 
     Each level is average-pooled, reduced by a 1 x 1 convolution with bias to
@@ -84,18 +85,15 @@ class PlainPSPHead(StreamedLossMixin, BaseDecodeHead):
 
     def cls_seg(self, feat: Sequence[Tensor]) -> Tensor:
         """Classify each pixel: (N, out_channels, H, W)."""
-        if not self._splits():
+        splits = isinstance(self.conv_seg, PyramidConv2d) and not is_hooked(self.conv_seg)
+        # Where whole channels are dropped, before upsampling is the same as after it.
+        drops_channels = isinstance(self.dropout, (nn.Dropout2d, nn.Identity, type(None)))
+        if not (splits and drops_channels):
             x, *levels = feat
             return super().cls_seg(concatenate_pyramid(x, levels, self.align_corners))
-        # Whole channels are dropped, so before upsampling is the same as after it.
         if self.dropout is not None:
             feat = [self.dropout(part) for part in feat]
         return self.conv_seg(tuple(feat))
-
-    def _splits(self) -> bool:
-        """Whether the convolution takes the parts, and the dropout drops channels or nothing."""
-        classifies = isinstance(self.conv_seg, PyramidConv2d) and not is_hooked(self.conv_seg)
-        return classifies and isinstance(self.dropout, (nn.Dropout2d, nn.Identity, type(None)))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's feature maps to logits, (N, out_channels, H, W)."""

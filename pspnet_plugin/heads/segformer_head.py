@@ -9,12 +9,12 @@ from mmseg.models.decode_heads import SegformerHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from .loss_mixin import StreamedLossMixin
-from .pyramid import speed_up_convolutions, split_convolution, takes_pyramid
+from .chunked_loss import ChunkedLossMixin
+from .convolutions import speed_up_convolutions, split_convolution, takes_pyramid
 
 
 @MODELS.register_module()
-class FactorizedSegformerHead(StreamedLossMixin, SegformerHead):
+class FactorizedSegformerHead(ChunkedLossMixin, SegformerHead):
     """mmseg's ``SegformerHead`` computed exactly, each map fused at its own resolution.
 
     Same arguments, parameter names, outputs and gradients as ``SegformerHead``; the same initial

@@ -9,25 +9,20 @@ from mmseg.models.decode_heads import UPerHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from .chunked_loss import ChunkedLossMixin
 from .conv_module import convolve
-from .loss_mixin import StreamedLossMixin
-from .pyramid import (
-    pooled_levels,
-    pools_squares,
-    speed_up_convolutions,
-    split_convolution,
-    takes_pyramid,
-)
+from .convolutions import speed_up_convolutions, split_convolution, takes_pyramid
+from .ppm import pooled_levels, pools_squares
 
 
 @MODELS.register_module()
-class FactorizedUPerHead(StreamedLossMixin, UPerHead):
+class FactorizedUPerHead(ChunkedLossMixin, UPerHead):
     """mmseg's ``UPerHead`` computed exactly, without the two concatenations.
 
     Same arguments, parameter names, outputs and gradients as ``UPerHead``; the same initial weights
     from the same seed. The stock arithmetic is used where a bottleneck is no plain convolution, by
-    ``conv_cfg`` or replaced later, and where a module that is not called here with what stock calls
-    it with was replaced or has hooks: a pool, a level, a bottleneck.
+    ``conv_cfg`` or replaced later, and where a pool, a level or a bottleneck was replaced or has
+    hooks, which would see other calls than in stock.
 
     In training with batch norm, what the convolutions return is kept for the backward pass, less
     than half of what stock keeps; norms, activations and sums are computed again from it, see

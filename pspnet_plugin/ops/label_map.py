@@ -1,9 +1,9 @@
-"""From the logits of a decode head to the label map, in strips of rows.
+"""From the logits of a decode head to the label map, a few rows at a time.
 
 mmseg resizes the logits of all classes to the size of the network's input, crops the padding, flips
 back, resizes again to the size of the original image, and takes ``argmax`` over the channels. All
-of it but the ``argmax`` is linear and acts on rows and columns separately, so it is one matrix for
-the rows and one for the columns, applied to a strip of rows at a time.
+of it but the ``argmax`` is linear, along rows and columns separately, so one matrix for the rows
+and one for the columns do it, for one chunk of rows after the other.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .operators import at_least_float32
-from .strips import resize_again, resize_operator, split_rows, upsample_columns
+from .precision import at_least_float32
+from .row_chunks import resize_again, resize_matrix, split_rows, upsample_columns
 
 
 def label_map(
@@ -40,19 +40,20 @@ def label_map(
     classes, width = logits.shape[0], original_size[1]
     with torch.autocast(logits.device.type, enabled=False):
         small = at_least_float32(logits)
-        rows = resize_operator(small.shape[1], input_size[0], align_corners, small)
-        columns = resize_operator(small.shape[2], input_size[1], align_corners, small)
+        rows = resize_matrix(small.shape[1], input_size[0], align_corners, small.dtype)
+        columns = resize_matrix(small.shape[2], input_size[1], align_corners, small.dtype)
         rows = rows[top : input_size[0] - bottom]
         columns = columns[left : input_size[1] - right]
         rows = rows.flip(0) if flip_direction == 'vertical' else rows
         columns = columns.flip(0) if flip_direction == 'horizontal' else columns
         rows = resize_again(rows, original_size[0], align_corners)
         columns = resize_again(columns, original_size[1], align_corners)
-        wide = upsample_columns(small, columns)
+        wide = upsample_columns(small, columns.to(small.device))
         labels = torch.empty(1, *original_size, dtype=torch.int64, device=logits.device)
-        for strip in split_rows(rows, classes * width * small.element_size()):
-            scores = (strip.weights @ wide[strip.sources]).view(-1, classes, width)
-            labels[0, strip.rows] = first_argmax(scores)
+        row_bytes = classes * width * small.element_size()
+        for chunk in split_rows(rows, row_bytes, small.device):
+            scores = (chunk.weights @ wide[chunk.sources]).view(-1, classes, width)
+            labels[0, chunk.rows] = first_argmax(scores)
     return labels
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from .torch_state import autocast_now
+from .precision import current_autocast
 
 Function = Callable[..., Tensor]
 
@@ -48,25 +48,41 @@ def not_keeping(maps: Iterable[Tensor]) -> AbstractContextManager:
     if not nodes:
         return nullcontext()
 
-    def pack(tensor: Tensor) -> tuple:
+    def pack(tensor: Tensor) -> _Kept | _View:
         node = nodes.get(_memory(tensor))
         if node is None:
-            return None, tensor.detach(), tensor._version
-        return node, tensor.size(), tensor.stride(), tensor.storage_offset()
+            return _Kept(tensor.detach(), tensor._version)
+        return _View(node, tensor.size(), tensor.stride(), tensor.storage_offset())
 
-    def unpack(packed: tuple) -> Tensor:
-        node, *rest = packed
-        if node is not None:
-            return _compute_again(node)[1].detach().as_strided(*rest)
-        tensor, version = rest
-        if tensor._version != version:
+    return saved_tensors_hooks(pack, lambda packed: packed.unpack())
+
+
+class _Kept(NamedTuple):
+    """A tensor as autograd keeps it, with the count of in-place changes at that time."""
+
+    tensor: Tensor
+    version: int
+
+    def unpack(self) -> Tensor:
+        if self.tensor._version != self.version:
             raise RuntimeError(
-                f'A tensor of shape {tuple(tensor.shape)} that the backward pass needs was changed '
-                'in place after the forward pass: call backward() before that.'
+                f'A tensor of shape {tuple(self.tensor.shape)} that the backward pass needs was '
+                'changed in place after the forward pass: call backward() before that.'
             )
-        return tensor
+        return self.tensor
 
-    return saved_tensors_hooks(pack, unpack)
+
+class _View(NamedTuple):
+    """A view of the map that ``node`` computes again."""
+
+    node: Any
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int | torch.SymInt
+
+    def unpack(self) -> Tensor:
+        _, result = _compute_again(self.node)
+        return result.detach().as_strided(self.size, self.stride, self.offset)
 
 
 def _memory(x: Tensor) -> int:
@@ -82,7 +98,7 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         _, ctx.function, *tensors = inputs
-        ctx.autocast, ctx.result = autocast_now(output.device.type), None
+        ctx.autocast, ctx.result = current_autocast(output.device.type), None
         ctx.save_for_backward(*tensors)
 
     @staticmethod

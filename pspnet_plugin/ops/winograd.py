@@ -29,8 +29,6 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from .memory_format import is_channels_last
-from .operators import is_recorded
-from .torch_state import autocasts_on_cpu
 
 G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 # Enough tiles for fast matrix products, and few enough to stay in the cache. Partial sums over 256
@@ -44,53 +42,11 @@ MANY_CHANNELS = 1024  # that go in: half as many pixels are enough then
 ROW_MULTIPLE = 16
 
 
-def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.conv2d`` with the zero padding that keeps the map's size, by the fastest way there is.
-
-    Compilers and exporters get the plain convolution, and so does autocast.
-
-    Args:
-        x: (N, C, H, W).
-        weight: (O, C, k_h, k_w); k_h and k_w are odd.
-        bias: (O,).
-
-    Returns:
-        (N, O, H, W), channels-last if x is.
-    """
-    # Sizes come last, because a compiler makes each comparison a condition of its graph.
-    if not (is_recorded(x) or autocasts_on_cpu()):
-        if pays(x, weight):
-            out = conv2d_3x3(x, weight)
-            return out if bias is None else out.add_(bias.view(-1, 1, 1))
-        if weight.shape[2:] == (1, 1) and _is_matrix_product(x, weight):
-            out = torch.bmm(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2))
-            out = out.view(len(x), len(weight), *x.shape[2:])
-            return out if bias is None else out.add_(bias.view(-1, 1, 1))
-    return F.conv2d(x, weight, bias, padding=[k // 2 for k in weight.shape[2:]])
-
-
-def _is_matrix_product(x: Tensor, weight: Tensor) -> bool:
-    """Whether a 1 x 1 kernel is a product of matrices as they lie in memory.
-
-    PyTorch's convolution would bring a contiguous map into another order on CPUs, and back.
-    """
-    return (
-        x.device.type == 'cpu'
-        and x.dtype == weight.dtype
-        and x.dtype in (torch.float32, torch.float64)
-        and x.is_contiguous()
-        and not is_channels_last(x)
-    )
-
-
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`conv2d_3x3` takes these tensors and is faster than PyTorch on them."""
+    """Whether :func:`conv2d_3x3` takes these shapes and is faster than PyTorch on them."""
     fewest = FEWEST_PIXELS if weight.shape[1] < MANY_CHANNELS else FEWEST_PIXELS // 2
     return (
-        x.device.type == 'cpu'
-        and len(x) > 0
-        and x.dtype == weight.dtype
-        and x.dtype in (torch.float32, torch.float64)
+        len(x) > 0
         and weight.shape[2:] == (3, 3)
         and min(weight.shape[:2]) >= FEWEST_CHANNELS
         and x.shape[2] * x.shape[3] >= fewest
@@ -135,14 +91,14 @@ class _Convolution(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
-    """Image by image and strip by strip: (N, C, H, W), with kernels (16, O, C), to (N, O, H, W)."""
+    """(N, C, H, W), with kernels (16, O, C), to (N, O, H, W), a few rows of tiles at a time."""
     outputs, parts = kernels.shape[1], kernels.split(CHANNELS_AT_ONCE, 2)
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     shape = x.shape[0], outputs, *x.shape[2:]
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     columns = (x.shape[3] + 1) // 2
     for image, target in zip(x.split(1), out.split(1)):
-        for rows in _strips(image):
+        for rows in _tile_rows(image):
             tiles, sums = _empty_tiles(x, outputs, len(rows), columns)
             for i, (part, kernel) in enumerate(zip(image.split(CHANNELS_AT_ONCE, 1), parts)):
                 _add_product(sums, kernel, _transform_input(part, rows), first=i == 0)
@@ -164,16 +120,16 @@ def _grad_weight(x: Tensor, grad: Tensor) -> Tensor:
     for part, target in zip(x.split(at_once, 1), out.split(at_once, 2)):
         sums = x.new_zeros(16, grad.shape[1], part.shape[1])
         for image, image_grad in zip(part.split(1), grad.split(1)):
-            for rows in _strips(image):
+            for rows in _tile_rows(image):
                 # The gradient's tiles, four times its size, are not kept for the next channels.
-                strip = image_grad[:, :, 2 * rows.start : 2 * rows.stop]
-                grad_tiles = _transform_gradient(strip, like=x)
+                pixels = image_grad[:, :, 2 * rows.start : 2 * rows.stop]
+                grad_tiles = _transform_gradient(pixels, like=x)
                 sums.baddbmm_(grad_tiles, _transform_input(image, rows).mT)
         target.copy_(_transform_kernels_back(sums))
     return out.mT.unflatten(2, (3, 3))
 
 
-def _strips(x: Tensor) -> list[range]:
+def _tile_rows(x: Tensor) -> list[range]:
     """The rows of tiles of a map, about ``TILES_AT_ONCE`` tiles at a time."""
     rows, columns = ((size + 1) // 2 for size in x.shape[2:])
     step = max(1, TILES_AT_ONCE // columns)

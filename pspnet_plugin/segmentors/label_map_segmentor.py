@@ -44,15 +44,19 @@ class LabelMapEncoderDecoder(EncoderDecoder):
         if self.test_cfg.get('seg_logits', self.keep_seg_logits) or not self._label_map_is_exact():
             return super().predict(inputs, data_samples)
         logits = self.decode_head(self.extract_feat(inputs))
-        size = tuple(inputs.shape[2:])
+        metas: list[dict[str, Any]]
         if data_samples is None:
             data_samples = [SegDataSample() for _ in range(len(inputs))]
+            size = tuple(inputs.shape[2:])
             metas = [{'img_shape': size, 'ori_shape': size}] * len(inputs)
         else:
             metas = [sample.metainfo for sample in data_samples]
+        input_size = _input_size(metas[0])
         for sample, image, meta in zip(data_samples, logits, metas):
-            geometry = _geometry(meta, _input_size(metas[0]))
-            labels = label_map(image, **geometry, align_corners=self.align_corners)
+            padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
+            flip = meta.get('flip_direction') if meta.get('flip') else None
+            original_size = meta['ori_shape'][:2]
+            labels = label_map(image, input_size, original_size, padding, flip, self.align_corners)
             sample.set_data({'pred_sem_seg': PixelData(data=labels)})
         return data_samples
 
@@ -71,16 +75,6 @@ def _input_size(meta: dict) -> tuple[int, int]:
     if 'pad_shape' in meta and not isinstance(meta['img_shape'], torch.Size):
         return tuple(meta['pad_shape'][:2])
     return tuple(meta['img_shape'][:2])
-
-
-def _geometry(meta: dict, input_size: tuple[int, int]) -> dict[str, Any]:
-    """The arguments of :func:`label_map` that lead from the network's input to the image."""
-    return {
-        'input_size': input_size,
-        'original_size': tuple(meta['ori_shape'][:2]),
-        'padding': tuple(meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))),
-        'flip_direction': meta.get('flip_direction') if meta.get('flip') else None,
-    }
 
 
 @MODELS.register_module()

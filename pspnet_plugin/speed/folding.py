@@ -26,7 +26,7 @@ CONVOLUTIONS = {
     'mmcv.cnn.bricks.wrappers.Conv2d',
     'mmcv.cnn.bricks.conv2d_adaptive_padding.Conv2dAdaptivePadding',
     'timm.layers.conv2d_same.Conv2dSame',
-    *(f'pspnet_plugin.heads.layers.{kind}Conv2d' for kind in ('Pyramid', 'Winograd')),
+    *(f'pspnet_plugin.heads.convolutions.{kind}Conv2d' for kind in ('Pyramid', 'Same')),
 }
 NORMS = {
     *(f'torch.nn.modules.batchnorm.BatchNorm{d}d' for d in (1, 2, 3)),

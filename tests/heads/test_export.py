@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
 
 
 OURS = {name: (cls, kwargs) for name, (_, cls, kwargs) in FAMILIES.items() if name != 'ocr'}
-OURS['psp'] = (FactorizedPSPHead, {})
+OURS.update(psp=(FactorizedPSPHead, {}), plain=(PlainPSPHead, {}))
 
 
 @pytest.fixture(params=[False, True], ids=['half-pixel', 'align-corners'])
@@ -151,13 +151,3 @@ def test_dynamo_exporter_writes_onnx_of_any_size(tmp_path):
         segmenter, (image(),), path, dynamo=True, verbose=False, dynamic_shapes=dynamic_size()
     )
     assert_onnx_runtime_agrees(path, segmenter, [HEIGHT_WIDTH, *OTHER_SIZES])
-
-
-def test_plain_head_is_written_as_onnx_of_any_size(tmp_path):
-    model = Segmenter(PlainPSPHead).eval()
-    path = tmp_path / 'plain.onnx'
-    axes = {'image': {2: 'height', 3: 'width'}}
-    torch.onnx.export(
-        model, (image(),), str(path), **BY_TORCHSCRIPT, input_names=['image'], dynamic_axes=axes
-    )
-    assert_onnx_runtime_agrees(path, model, [HEIGHT_WIDTH, *OTHER_SIZES])

@@ -1,40 +1,13 @@
-"""``PlainPSPHead`` against the pyramid written out plainly."""
-
-import copy
+"""``PlainPSPHead`` against the pyramid as tutorials write it."""
 
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from mmseg.registry import MODELS
-from torch import nn
 
 from pspnet_plugin.heads import PlainPSPHead
-from tests.helpers.heads import BN, assert_equal_results, run
-
-
-def plain_pyramid(head, x):
-    """The tutorial's forward pass with the parameters of ``head``."""
-    parts = [x]
-    for conv, bins in zip(head.psp_modules, head.pool_scales):
-        level = conv(F.adaptive_avg_pool2d(x, bins))
-        parts.append(
-            F.interpolate(level, x.shape[2:], mode='bilinear', align_corners=head.align_corners)
-        )
-    weight, bias = head.conv_seg.weight, head.conv_seg.bias
-    return F.conv2d(torch.cat(parts, dim=1), weight, bias)
-
-
-class TutorialHead(nn.Module):
-    def __init__(self, head):
-        super().__init__()
-        self.head = copy.deepcopy(head)
-
-    def named_parameters(self):
-        return self.head.named_parameters()
-
-    def forward(self, inputs):
-        return plain_pyramid(self.head, inputs[-1])
+from tests.helpers.heads import BN, assert_equal_results, both_heads, run
 
 
 @settings(deadline=None, max_examples=40)
@@ -47,9 +20,11 @@ class TutorialHead(nn.Module):
 )
 def test_plain_head_is_the_tutorials_pyramid(size, batch, in_channels, pool_scales, align_corners):
     torch.manual_seed(0)
-    head = PlainPSPHead(in_channels, pool_scales, num_classes=3, align_corners=align_corners)
+    tutorial, ours = both_heads(
+        'plain', in_channels=in_channels, pool_scales=pool_scales, align_corners=align_corners
+    )
     x = torch.randn(batch, in_channels, *size, dtype=torch.float64)
-    assert_equal_results(run(head.double(), x), run(TutorialHead(head), x))
+    assert_equal_results(run(ours.double(), x), run(tutorial.double(), x))
 
 
 def test_plain_head_has_a_biased_convolution_per_level_and_one_to_the_classes():

@@ -13,6 +13,7 @@ from pspnet_plugin.heads import (
     FactorizedPSPHead,
     FactorizedSegformerHead,
     FactorizedUPerHead,
+    PlainPSPHead,
 )
 
 BN = {'type': 'BN'}
@@ -20,9 +21,26 @@ HOOK_KINDS = ('forward_hook', 'forward_pre_hook', 'full_backward_hook', 'full_ba
 SMALL = {'in_channels': 6, 'channels': 4, 'num_classes': 3, 'norm_cfg': BN, 'dropout_ratio': 0}
 OF_MAPS = {**SMALL, 'in_channels': [6, 6, 6], 'in_index': [0, 1, 2]}
 CONCATENATED = {**OF_MAPS, 'input_transform': 'resize_concat'}
+
+
+class TutorialPSPHead(PlainPSPHead):
+    """The pyramid as tutorials write it, with the parameters of ``PlainPSPHead``."""
+
+    def forward(self, inputs):
+        x = inputs[-1]
+        parts = [x]
+        for conv, bins in zip(self.psp_modules, self.pool_scales):
+            level = conv(F.adaptive_avg_pool2d(x, bins))
+            size, align_corners = x.shape[2:], self.align_corners
+            parts.append(F.interpolate(level, size, None, 'bilinear', align_corners))
+        weight, bias = self.conv_seg.weight, self.conv_seg.bias
+        return F.conv2d(torch.cat(parts, dim=1), weight, bias, (1, 1), (0, 0), (1, 1), 1)
+
+
 # Stock's class, ours, and the arguments of a small one. Those of several maps take three.
 FAMILIES = {
     'psp': (PSPHead, FactorizedPSPHead, SMALL),
+    'plain': (TutorialPSPHead, PlainPSPHead, SMALL),
     'uper': (UPerHead, FactorizedUPerHead, {**OF_MAPS, 'pool_scales': (1, 2)}),
     'segformer': (SegformerHead, FactorizedSegformerHead, OF_MAPS),
     'fcn': (FCNHead, FactorizedFCNHead, {**CONCATENATED, 'concat_input': False}),

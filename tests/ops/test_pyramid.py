@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 
 from pspnet_plugin.ops.pyramid import conv2d_over_pyramid, pool_pyramid
+from pspnet_plugin.ops.stacked_levels import conv2d_over_stacked
 from tests.helpers.maps import (
     LAYOUTS,
     LargestTensor,
@@ -20,6 +21,16 @@ from tests.helpers.maps import (
 from tests.helpers.torch_features import needs_torch_2_1, skip_unless_computed
 
 
+# The way of CPUs and that of all other devices, which is computed on the CPU here.
+def conv2d_half_stacked(x, levels, weight, bias=None, align_corners=False):
+    """The first half of the levels is fine, the second coarse."""
+    half = len(levels) // 2
+    return conv2d_over_stacked(x, levels[:half], levels[half:], weight, bias, align_corners)
+
+
+convolves = pytest.mark.parametrize('conv2d', [conv2d_over_pyramid, conv2d_half_stacked])
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 5), sizes, sizes),
@@ -28,7 +39,7 @@ from tests.helpers.torch_features import needs_torch_2_1, skip_unless_computed
 )
 def test_every_level_is_adaptive_average_pooling(shape, pool_scales, layout):
     x = random_map(*shape, layout=layout)
-    pooled = pool_pyramid(x, pool_scales)
+    pooled = pool_pyramid(x, tuple(pool_scales))
     assert len(pooled) == len(pool_scales)
     stock = [F.adaptive_avg_pool2d(x, bins) for bins in pool_scales]
     for level, expected in zip(pooled, stock):
@@ -37,6 +48,7 @@ def test_every_level_is_adaptive_average_pooling(shape, pool_scales, layout):
     assert_same_with_gradients(flat, expected, [x])
 
 
+@convolves
 @settings(deadline=None, max_examples=100)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), sizes, sizes),
@@ -52,7 +64,7 @@ def test_every_level_is_adaptive_average_pooling(shape, pool_scales, layout):
     layout=layouts,
 )
 def test_split_convolution_is_the_convolution_of_the_concatenation(
-    shape, level_shapes, kernel_size, with_bias, align_corners, layout
+    conv2d, shape, level_shapes, kernel_size, with_bias, align_corners, layout
 ):
     x = random_map(*shape, layout=layout)
     levels = [random_map(shape[0], *s, seed=i + 2) for i, s in enumerate(level_shapes)]
@@ -60,35 +72,40 @@ def test_split_convolution_is_the_convolution_of_the_concatenation(
     weight = random_map(3, channels, *kernel_size, layout=layout, seed=7)
     bias = random_map(3, seed=8) if with_bias else None
     inputs = [x, *levels, weight] + ([bias] if with_bias else [])
-    ours = conv2d_over_pyramid(x, levels, weight, bias, align_corners)
+    ours = conv2d(x, levels, weight, bias, align_corners)
     assert_same_with_gradients(ours, stock_conv(x, levels, weight, bias, align_corners), inputs)
 
 
-def test_a_map_with_gaps_in_memory_gives_the_same_result():
+@convolves
+def test_a_map_with_gaps_in_memory_gives_the_same_result(conv2d):
     x = random_map(2, 3, 18, 22)[:, :, ::2, 1::2]
     weight = random_map(4, 5, 3, 3, seed=1)
     levels = [random_map(2, 2, 3, 3, seed=2)]
-    assert_same(conv2d_over_pyramid(x, levels, weight), stock_conv(x, levels, weight, None, False))
+    assert_same(conv2d(x, levels, weight), stock_conv(x, levels, weight, None, False))
     assert_same(pool_pyramid(x, (4,))[0], F.adaptive_avg_pool2d(x, 4))
 
 
-def test_second_derivatives_are_right():
+@convolves
+def test_second_derivatives_are_right(conv2d):
     x, level = random_map(1, 2, 4, 5), random_map(1, 1, 2, 2, seed=1)
     weight = random_map(2, 3, 3, 3, seed=2)
 
     def pyramid(x, level, weight):
-        return conv2d_over_pyramid(x, [level], weight)
+        return conv2d(
+            x, [level, *pool_pyramid(level, (1,))], torch.cat([weight, weight[:, :1]], dim=1)
+        )
 
     assert torch.autograd.gradgradcheck(pyramid, (x, level, weight))
 
 
+@convolves
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_output_has_the_memory_format_of_the_map(layout, dtype):
+def test_output_has_the_memory_format_of_the_map(conv2d, layout, dtype):
     x = random_map(2, 16, 24, 20, layout=layout, dtype=dtype)
     weight = random_map(8, 20, 3, 3, layout=layout, dtype=dtype, seed=1)
     levels = [random_map(2, 4, 3, 3, dtype=dtype, seed=2)]
-    assert conv2d_over_pyramid(x, levels, weight).is_contiguous(memory_format=layout)
+    assert conv2d(x, levels, weight).is_contiguous(memory_format=layout)
 
 
 @needs_torch_2_1('copies the larger factor of a product with one matrix')

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 
 from pspnet_plugin.ops import winograd
+from pspnet_plugin.ops.conv2d import conv2d_same
 from pspnet_plugin.ops.pyramid import conv2d_over_pyramid
-from pspnet_plugin.ops.winograd import conv2d_3x3, conv2d_same
+from pspnet_plugin.ops.winograd import conv2d_3x3
 from tests.helpers.maps import (
     LAYOUTS,
     Convolutions,

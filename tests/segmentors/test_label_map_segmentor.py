@@ -1,4 +1,4 @@
-"""The label map in strips against mmseg's resizes and argmax, and the segmentor that offers it."""
+"""The label map against mmseg's resizes and argmax, and the segmentor that offers it."""
 
 import copy
 from unittest import mock
@@ -15,7 +15,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from pspnet_plugin.ops.label_map import first_argmax, label_map
-from pspnet_plugin.ops.strips import STRIP_BYTES
+from pspnet_plugin.ops.row_chunks import CHUNK_BYTES
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -54,7 +54,7 @@ def test_label_map_has_the_pixels_of_two_resizes_and_argmax(
         flip_direction,
         align_corners,
     )
-    with mock.patch.dict(STRIP_BYTES, cpu=seed):
+    with mock.patch.dict(CHUNK_BYTES, cpu=seed):
         labels = label_map(logits, *arguments)
     expected = stock_label_map(logits, *arguments)
     assert labels.dtype == expected.dtype
@@ -141,10 +141,6 @@ def test_segmentor_predicts_stock_labels_without_the_logits(samples):
     assert all('seg_logits' not in sample for sample in ours)
 
 
-def refuse(*args, **kwargs):
-    raise AssertionError('the label map was made in strips')
-
-
 @pytest.mark.parametrize(
     ('test_cfg', 'out_channels'),
     [
@@ -154,10 +150,7 @@ def refuse(*args, **kwargs):
     ],
     ids=['not asked for', 'sliding window', 'single output channel'],
 )
-def test_segmentor_takes_the_stock_path_where_the_logits_are_needed(
-    test_cfg, out_channels, monkeypatch
-):
-    monkeypatch.setattr('pspnet_plugin.segmentors.label_map_segmentor.label_map', refuse)
+def test_segmentor_predicts_as_stock_where_the_logits_are_needed(test_cfg, out_channels):
     stock = predict(build('EncoderDecoder', test_cfg, out_channels))
     ours = predict(build('LabelMapEncoderDecoder', test_cfg, out_channels))
     assert_same_labels(ours, stock)
@@ -170,7 +163,7 @@ class HeadThatPredictsItsOwnWay(FCNHead):
         return -super().predict_by_feat(seg_logits, batch_img_metas)
 
 
-def test_head_with_its_own_predict_takes_the_stock_path():
+def test_head_with_its_own_predict_is_predicted_as_in_stock():
     test_cfg = {'mode': 'whole', 'seg_logits': False}
     stock, ours = (
         predict(build(name, test_cfg, type='HeadThatPredictsItsOwnWay'))

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 
-from ...heads.loss_mixin import StreamedLossMixin
+from ...heads.chunked_loss import ChunkedLossMixin
 from ...utils.config_tree import datasets_within, dicts_within
 from ...utils.datasets import metainfo_of, registered, scope_of
 
@@ -35,7 +35,7 @@ def head_classes(cfg: Config) -> list[tuple[str, int]]:
 def has_the_usual_loss(kind: Any, cfg: Config) -> bool:
     """Whether a head compares its classes with the labels as mmseg's ``BaseDecodeHead`` does."""
     loss = getattr(registered(kind, MODELS, scope_of(cfg)), 'loss_by_feat', None)
-    return loss in (BaseDecodeHead.loss_by_feat, StreamedLossMixin.loss_by_feat)
+    return loss in (BaseDecodeHead.loss_by_feat, ChunkedLossMixin.loss_by_feat)
 
 
 def class_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:

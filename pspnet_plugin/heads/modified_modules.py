@@ -1,4 +1,8 @@
-"""Whether a module that a head does not call itself may be left out without anybody noticing."""
+"""Whether somebody has put hooks on a module, or another ``forward``, or replaced it.
+
+A head may leave out such a call, or make it with other arguments than stock does, only where nobody
+can tell the difference.
+"""
 
 from __future__ import annotations
 

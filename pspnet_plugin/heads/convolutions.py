@@ -1,19 +1,23 @@
-"""Convolutions of the decode heads with the parameters of ``nn.Conv2d`` and faster arithmetic."""
+"""``nn.Conv2d`` with faster arithmetic, and how a decode head gets it."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from mmcv.cnn import ConvModule
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from ..ops.operators import is_transformed
-from ..ops.pyramid import concatenate_pyramid, conv2d_over_pyramid
-from ..ops.winograd import conv2d_same
+from ..ops.conv2d import conv2d_same
+from ..ops.pyramid import conv2d_over_pyramid
+from ..ops.stacked_levels import concatenate_pyramid
+from ..ops.tracing import is_transformed
+from .modified_modules import is_hooked, runs_as_written
 
-Made = TypeVar('Made', bound='WinogradConv2d')
+Made = TypeVar('Made', bound='SameConv2d')
 
 
-class WinogradConv2d(nn.Conv2d):
+class SameConv2d(nn.Conv2d):
     """A convolution that keeps the size of its map, on CPUs with fewer multiplications.
 
     It holds the very parameters of the convolution that it is made from, and is called like it, so
@@ -57,7 +61,7 @@ class WinogradConv2d(nn.Conv2d):
         return conv2d_same(input, weight, bias)
 
 
-class PyramidConv2d(WinogradConv2d):
+class PyramidConv2d(SameConv2d):
     """A convolution over the pyramid ``(x, *levels)``: x with the upsampled levels behind it.
 
     The levels come as they were pooled, not upsampled, see :func:`.conv2d_over_pyramid`. A plain
@@ -76,3 +80,28 @@ class PyramidConv2d(WinogradConv2d):
             whole = concatenate_pyramid(x, levels, self.align_corners)
             return super()._conv_forward(whole, weight, bias)
         return conv2d_over_pyramid(x, levels, weight, bias, self.align_corners)
+
+
+def split_convolution(module: ConvModule, align_corners: bool) -> None:
+    """Let the convolution of ``module`` take a pyramid in place of its concatenation."""
+    if PyramidConv2d.can_replace(module.conv):
+        module.conv = PyramidConv2d.from_conv(module.conv)
+        module.conv.align_corners = align_corners
+
+
+def takes_pyramid(module: nn.Module) -> bool:
+    """Whether ``module`` is as :func:`split_convolution` made it, and no hook sees its input."""
+    return (
+        runs_as_written(module, ConvModule)
+        and isinstance(module.conv, PyramidConv2d)
+        and not is_hooked(module.conv)
+    )
+
+
+def speed_up_convolutions(head: BaseDecodeHead) -> None:
+    """Compute the plain convolutions of ``head`` by :func:`.conv2d_same`."""
+    for module in list(head.modules()):
+        if isinstance(module, ConvModule) and SameConv2d.can_replace(module.conv):
+            module.conv = SameConv2d.from_conv(module.conv)
+    if SameConv2d.can_replace(head.conv_seg):
+        head.conv_seg = SameConv2d.from_conv(head.conv_seg)

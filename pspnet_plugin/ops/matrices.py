@@ -1,7 +1,7 @@
-"""The small matrices of the pyramid, which depend on sizes alone and are built once for each.
+"""The small matrices that pool and upsample, which depend on sizes alone.
 
-Average pooling and linear upsampling of a line of pixels are linear, so one matrix does it for
-all levels at once. A map is pooled or upsampled by two of them, one per axis.
+Average pooling and linear upsampling of a line of pixels are linear, so each is a matrix. A map is
+pooled or upsampled by two of them, one for its rows and one for its columns.
 """
 
 from __future__ import annotations
@@ -11,34 +11,11 @@ from typing import Any, Callable, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from .torch_state import is_compiling, is_proxied
+from .precision import at_least_float32
+from .tracing import is_recorded
 
 Built = TypeVar('Built')
-
-
-def is_recorded(x: Tensor) -> bool:
-    """Whether a compiler, exporter or ``make_fx`` records what is done with x.
-
-    It may repeat that on other sizes, or replace operations that it knows.
-    """
-    return is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor or is_proxied()
-
-
-def is_transformed(x: Any) -> bool:
-    """Whether ``torch.fx`` traces x, or ``torch.func`` or forward-mode AD transforms what is done.
-
-    They get the plain formula, of operations that they have rules for: memory that is written into
-    and tensors that are kept for later calls are none of these.
-    """
-    if is_compiling():  # which has its own way with transforms, and no C function
-        return False
-    return (
-        not isinstance(x, Tensor)
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
 
 
 def built_once(build: Callable[..., Built]) -> Callable[..., Built]:
@@ -55,17 +32,17 @@ def built_once(build: Callable[..., Built]) -> Callable[..., Built]:
             return build(*sizes, like=torch.empty(0, dtype=dtype, device=device))
 
     @functools.wraps(build)
-    def operator(*sizes: Any, like: Tensor) -> Built:
+    def matrix(*sizes: Any, like: Tensor) -> Built:
         if is_recorded(like):
             return build(*sizes, like=like)
         return build_real(sizes, like.dtype, like.device)
 
-    return operator
+    return matrix
 
 
 @built_once
-def pooling_operator(size: int, bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Adaptive average pooling of a line of ``size`` pixels to every level, as two factors.
+def pooling_matrices(size: int, bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Adaptive average pooling of a line of ``size`` pixels to several levels, as two factors.
 
     Args:
         bins: the number of bins of each level.
@@ -76,7 +53,8 @@ def pooling_operator(size: int, bins: tuple[int, ...], like: Tensor) -> tuple[Te
         where it has to round 1 / 21; and the factors in [1, 2) that turn its sums into means,
         (sum of bins, 1), in at least float32.
     """
-    count, index = _stacked_bins(bins, like)
+    pairs = [(count, index) for count in bins for index in range(count)]
+    count, index = torch.tensor(pairs, device=like.device).split(1, dim=1)  # (sum of bins, 1) each
     pixel = torch.arange(size, device=like.device)
     # Bin [index, index + 1) / count averages the pixels [pixel, pixel + 1) / size that it overlaps.
     overlap = ((pixel + 1) * count > index * size) & (pixel * count < (index + 1) * size)
@@ -86,7 +64,13 @@ def pooling_operator(size: int, bins: tuple[int, ...], like: Tensor) -> tuple[Te
 
 
 @built_once
-def interpolation_operator(
+def mean_matrix(size: int, bins: tuple[int, ...], like: Tensor) -> Tensor:
+    """The product of :func:`pooling_matrices`: (sum of bins, size), rounded in half precision."""
+    return torch.mul(*pooling_matrices(size, bins, like=like))
+
+
+@built_once
+def interpolation_matrix(
     size: int, bins: int, kernel_size: int, align_corners: bool, like: Tensor
 ) -> Tensor:
     """Linear upsampling of a line of ``bins`` to ``size`` pixels, shifted by each kernel tap.
@@ -115,15 +99,3 @@ def interpolation_operator(
     inside = (pixel >= 0) & (pixel < size)
     exact = at_least_float32(like.new_ones(())) * (weight * inside) / unit
     return exact.to(like.dtype)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """x itself in float32 and float64; half precision becomes float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _stacked_bins(bins: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
-    """For each bin of all levels, how many bins its level has, and its index: (sum of bins, 1)."""
-    pairs = [(count, index) for count in bins for index in range(count)]
-    count, index = torch.tensor(pairs, device=like.device).split(1, dim=1)
-    return count, index

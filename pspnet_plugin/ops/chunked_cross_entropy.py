@@ -1,9 +1,9 @@
 """Cross-entropy and pixel accuracy of upsampled logits that never exist at full size.
 
 mmseg resizes the logits to the label's size, (N, C, H, W), and keeps them and their softmax for the
-backward pass. Here one strip of rows at a time is upsampled; its loss, accuracy and gradient are
-computed, and the gradient is added to that of the small logits at once, so that the next strip can
-use the same memory. The method is that of fused linear cross-entropies for language models, with
+backward pass. Here one chunk of rows at a time is upsampled; its loss, accuracy and gradient are
+computed, and the gradient is added to that of the small logits at once, so that the next chunk can
+use the same memory. The method is that of chunked cross-entropies for language models, with
 bilinear resizing as the linear map.
 """
 
@@ -17,8 +17,15 @@ import torch._dynamo
 from torch import Tensor
 
 from ..errors import PspnetPluginError
-from .operators import at_least_float32
-from .strips import resize_operator, split_rows, upsample_columns, upsample_columns_backward
+from .matrices import built_once
+from .precision import at_least_float32
+from .row_chunks import (
+    RowChunk,
+    resize_matrix,
+    split_rows,
+    upsample_columns,
+    upsample_columns_backward,
+)
 
 
 class LabelOutOfRangeError(PspnetPluginError, IndexError):
@@ -26,11 +33,11 @@ class LabelOutOfRangeError(PspnetPluginError, IndexError):
 
 
 class SecondDerivativeError(PspnetPluginError, RuntimeError):
-    """The backward pass of the streamed loss ran with ``create_graph=True``."""
+    """The backward pass of the chunked cross-entropy ran with ``create_graph=True``."""
 
 
-@torch._dynamo.disable  # One graph break in a compiled model instead of one for each strip.
-def streamed_cross_entropy(
+@torch._dynamo.disable  # One graph break in a compiled model instead of one for each chunk.
+def chunked_cross_entropy(
     logits: Tensor,
     label: Tensor,
     *,
@@ -69,24 +76,23 @@ def streamed_cross_entropy(
     if class_weight is not None:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         weight = torch.as_tensor(class_weight, dtype=dtype, device=logits.device)
-    differentiate = torch.is_grad_enabled() and logits.requires_grad
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-        total, correct, gradient = _accumulate(
-            logits, label, weight, ignore_index, align_corners, differentiate
-        )
-    if differentiate:
-        total = _WithGradient.apply(logits, total, gradient)
+        total, correct, gradient = _accumulate(logits, label, weight, ignore_index, align_corners)
+    total = _WithGradient.apply(logits, total, gradient)
     eps = torch.finfo(torch.float32).eps
     if reduction == 'mean':
-        total = total / (_average_factor(label, valid, weight, ignore_index, avg_non_ignore) + eps)
-    accuracy = (correct.float() + eps) * (100.0 / (valid.sum().item() + eps))
+        factor = _average_factor(label, valid, weight, ignore_index, avg_non_ignore)
+        total = total / (factor + eps).to(total.dtype)
+    accuracy = (correct.float() + eps) * (100.0 / (_count(valid) + eps)).float()
     return total, accuracy.view(1)
 
 
 def _check_labels(label: Tensor, valid: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise if a label, (N, H, W), that is valid (not ignored), (N, H, W), is not a class."""
+    """Raise if a label that is not ignored is no class; ``label`` and ``valid`` are (N, H, W)."""
     wrong = valid & ((label < 0) | (label >= classes))
-    if wrong.any():
+    if label.device.type in ('cuda', 'meta'):  # where asking for the answer would wait for it
+        torch._assert_async(~wrong.any(), 'a label is neither a class nor the ignored value')
+    elif wrong.any():
         value = label[wrong][0].item()
         raise LabelOutOfRangeError(
             f'A label map holds the value {value}, but the head has {classes} classes '
@@ -97,21 +103,23 @@ def _check_labels(label: Tensor, valid: Tensor, classes: int, ignore_index: int)
 
 def _average_factor(
     label: Tensor, valid: Tensor, weight: Tensor | None, ignore_index: int, avg_non_ignore: bool
-) -> Tensor | float:
+) -> Tensor:
     """What mmseg divides the summed loss by: the number of pixels, or the sum of their weights.
 
-    Args:
-        label: (N, H, W), integers.
-        valid: (N, H, W), False where the label is ignored.
-        weight: (C,), the class weights.
+    ``label`` and ``valid`` (not ignored) are (N, H, W), the class weights (C,).
     """
     if weight is None:
-        return valid.sum().item() if avg_non_ignore else label.numel()
+        return _count(valid if avg_non_ignore else torch.ones_like(valid))
     total = weight[label.masked_fill(~valid, 0).long()].mul_(valid).sum()
     # mmseg uses the ignored value as an index like any other: -1 counts with the last weight.
     if not avg_non_ignore and -len(weight) <= ignore_index < len(weight):
         total = total + (label.numel() - valid.sum()) * weight[ignore_index]
     return total
+
+
+def _count(valid: Tensor) -> Tensor:
+    """How many are true, with as many digits as Python's numbers: asking for one would wait."""
+    return valid.sum().to(torch.float32 if valid.device.type == 'mps' else torch.float64)
 
 
 class _WithGradient(torch.autograd.Function):
@@ -127,8 +135,8 @@ class _WithGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise SecondDerivativeError(
-                'The streamed loss has no second derivative, but the backward pass ran with '
-                "create_graph=True: use mmseg's PSPHead and FCNHead for this run."
+                'The chunked cross-entropy has no second derivative, but the backward pass ran '
+                "with create_graph=True: use mmseg's PSPHead and FCNHead for this run."
             )
         (gradient,) = ctx.saved_tensors
         # Half precision comes last, after the factor by which a loss scaler avoids its underflow.
@@ -136,98 +144,97 @@ class _WithGradient(torch.autograd.Function):
 
 
 def _accumulate(
-    logits: Tensor,
-    label: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    align_corners: bool,
-    differentiate: bool,
+    logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int, align_corners: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Go through the batch image by image and strip by strip.
+    """The summed loss, the number of correct pixels, and the gradient of that sum.
 
-    Args:
-        logits: (N, C, h, w).
-        label: (N, H, W), integers.
-        weight: (C,), the class weights.
-        differentiate: whether to compute the gradient, which else is zero.
-
-    Returns:
-        The sum of the pixels' losses, the number of correct pixels, and the gradient of that sum,
-        (N, C, h, w) in at least float32.
+    The logits and the gradient, in at least float32, are (N, C, h, w), the label is (N, H, W), the
+    class weights are (C,).
     """
-    classes, (height, width) = logits.shape[1], label.shape[1:]
+    classes, width = logits.shape[1], label.shape[2]
     small = at_least_float32(logits)
-    rows = resize_operator(logits.shape[2], height, align_corners, small)
-    columns = resize_operator(logits.shape[3], width, align_corners, small)
-    strips = split_rows(rows, classes * width * small.element_size())
-    buffer = small.new_empty(len(strips[0].weights), classes * width)
+    axes = zip(logits.shape[2:], label.shape[1:])
+    row_bytes = classes * width * small.element_size()
+    chunks, columns = _resize(*axes, align_corners, row_bytes, like=small)
+    buffer = small.new_empty(len(chunks[0].weights), classes * width)
     gradient = torch.zeros_like(small)
     losses, counts = [], []
     for n in range(len(small)):
         wide = upsample_columns(small[n], columns)
-        wide_gradient = torch.zeros_like(wide) if differentiate else None
-        for strip in strips:
-            scores = torch.mm(strip.weights, wide[strip.sources], out=buffer[: len(strip.weights)])
-            target = label[n, strip.rows].unsqueeze(1)
-            loss, correct = _strip_cross_entropy(
-                scores.view(-1, classes, width), target, weight, ignore_index, differentiate
+        wide_gradient = torch.zeros_like(wide)
+        for chunk in chunks:
+            scores = torch.mm(chunk.weights, wide[chunk.sources], out=buffer[: len(chunk.weights)])
+            target = label[n, chunk.rows].unsqueeze(1)
+            loss, correct, scores_gradient = _cross_entropy_of_rows(
+                scores.view(-1, classes, width), target, weight, ignore_index
             )
             losses.append(loss)
             counts.append(correct)
-            if wide_gradient is not None:
-                wide_gradient[strip.sources].addmm_(strip.weights.t(), scores)
-        if wide_gradient is not None:
-            gradient[n] = upsample_columns_backward(wide_gradient, columns)
+            wide_gradient[chunk.sources].addmm_(chunk.weights.t(), scores_gradient.flatten(1))
+        gradient[n] = upsample_columns_backward(wide_gradient, columns)
     return torch.stack(losses).sum(), torch.stack(counts).sum(), gradient
 
 
-def _strip_cross_entropy(
-    scores: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, differentiate: bool
-) -> tuple[Tensor, Tensor]:
-    """The summed loss and the number of correct pixels of R rows.
+@built_once  # a GPU would otherwise wait for the matrices in every step
+def _resize(
+    height: tuple[int, int],
+    width: tuple[int, int],
+    align_corners: bool,
+    row_bytes: int,
+    like: Tensor,
+) -> tuple[list[RowChunk], Tensor]:
+    """The chunks of rows and the matrix of columns that resize (h, H) and (w, W)."""
+    rows, columns = (resize_matrix(*axis, align_corners, like.dtype) for axis in (height, width))
+    return split_rows(rows, row_bytes, like.device), columns.to(like.device)
+
+
+def _cross_entropy_of_rows(
+    scores: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The summed loss of R rows, the number of correct pixels, and the gradient of the loss.
 
     The gradient of the label's own class, p - 1, is computed as minus the sum of the other classes'
     probabilities, which keeps its digits where p is close to 1.
 
     Args:
-        scores: (R, C, W), upsampled logits; overwritten, with ``differentiate`` by the gradient of
-            the summed loss.
+        scores: (R, C, W), upsampled logits, in whose memory all of it is computed: it holds the
+            gradient afterwards.
         target: (R, 1, W), integers.
         weight: (C,), the class weights.
     """
     valid = target != ignore_index
     index = target.masked_fill(~valid, 0).long()
+    factor = valid.to(scores.dtype)
+    if weight is not None:
+        factor = factor * weight[index]
+
     own = scores.gather(1, index)
     others = scores.scatter_(1, index, -torch.inf)
     best_other = others.amax(1, keepdim=True)
     correct = (own > best_other) | _wins_tie(others, own, best_other, index)
+
     highest = torch.maximum(own, best_other)
-    others_sum = others.sub_(highest).exp_().sum(1, keepdim=True)
-    own.sub_(highest)
-    normalizer = own.exp().add_(others_sum)
-    factor = valid.to(scores.dtype)
-    if weight is not None:
-        factor = factor * weight[index]
-    loss = (normalizer.log() - own).mul_(factor).sum()
-    if differentiate:
-        factor = factor / normalizer
-        others.mul_(factor).scatter_(1, index, -others_sum * factor)
-    return loss, (correct & valid).sum()
+    own = own - highest
+    other_exps = others.sub_(highest).exp_()
+    other_sum = other_exps.sum(1, keepdim=True)
+    exp_sum = own.exp() + other_sum
+    loss = (exp_sum.log() - own) * factor
+
+    scale = factor / exp_sum
+    gradient = other_exps.mul_(scale)
+    gradient.scatter_(1, index, -other_sum * scale)
+    return loss.sum(), (correct & valid).sum(), gradient
 
 
 def _wins_tie(others: Tensor, own: Tensor, best_other: Tensor, index: Tensor) -> Tensor:
     """Where classes share the highest score, whether mmseg's ``topk`` picks the label's own.
 
-    Args:
-        others: (R, C, W), the scores, with -inf for the label's own class.
-        own: (R, 1, W), the score of the label's own class.
-        best_other: (R, 1, W), the highest of the other scores.
-        index: (R, 1, W), the label's own class, int64.
-
-    Returns:
-        (R, 1, W), bool; False where there is no tie.
+    ``others`` are the scores, (R, C, W), with -inf for the label's own class; ``own``, the highest
+    of the others, the own class and the result, which is False where there is no tie: (R, 1, W).
     """
     tie = own == best_other
+    if tie.device.type != 'cpu':  # which would wait for the answer; topk promises no order there
+        return tie & (index < others.argmax(1, keepdim=True))
     if not tie.any():
         return tie
     row, _, column = tie.nonzero(as_tuple=True)

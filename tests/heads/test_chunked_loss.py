@@ -1,4 +1,4 @@
-"""The streamed loss beside losses that somebody hooks, wraps or changes: stock's path, then."""
+"""Losses that somebody hooks, wraps or changes: they are called as in stock."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules import module as registry
 from torch.nn.utils import parametrize
 
-from pspnet_plugin.heads import FactorizedFCNHead, loss_mixin
+from pspnet_plugin.heads import FactorizedFCNHead
 from tests.helpers.heads import HOOK_KINDS
 
 ONE = {'type': 'CrossEntropyLoss', 'loss_weight': 0.4}
@@ -133,14 +133,3 @@ def test_a_changed_loss_counts(heads, change):
             head.loss_decode = changed
     assert_same_results(heads)
     assert losses_and_gradient(heads[1])[0]['loss_ce'] != before
-
-
-def test_a_loss_as_built_is_streamed(heads, monkeypatch):
-    taken, streamed = [], loss_mixin.streamed_cross_entropy
-    monkeypatch.setattr(
-        loss_mixin,
-        'streamed_cross_entropy',
-        lambda *args, **kwargs: taken.append(1) or streamed(*args, **kwargs),
-    )
-    assert_same_results(heads)
-    assert taken

@@ -1,4 +1,4 @@
-"""The streamed loss against mmseg's own heads, losses and accuracy."""
+"""The chunked cross-entropy against mmseg's own heads, losses and accuracy."""
 
 import contextlib
 from unittest import mock
@@ -13,13 +13,13 @@ from mmseg.models.decode_heads import FCNHead
 from mmseg.structures import SegDataSample
 
 from pspnet_plugin import PspnetPluginError
-from pspnet_plugin.heads import FactorizedFCNHead, loss_mixin
-from pspnet_plugin.ops.streamed_loss import (
+from pspnet_plugin.heads import FactorizedFCNHead
+from pspnet_plugin.ops.chunked_cross_entropy import (
     LabelOutOfRangeError,
     SecondDerivativeError,
-    streamed_cross_entropy,
+    chunked_cross_entropy,
 )
-from pspnet_plugin.ops.strips import STRIP_BYTES
+from pspnet_plugin.ops.row_chunks import CHUNK_BYTES
 from tests.helpers.maps import LargestTensor
 from tests.helpers.stack import is_installed
 from tests.helpers.torch_features import skip_unless_computed
@@ -63,10 +63,6 @@ def assert_equal_to_stock(logits, label, rtol, accuracy_atol=1e-12, **kwargs):
     torch.testing.assert_close(gradient, stock_gradient, rtol=0, atol=atol)
 
 
-def refuse(*args, **kwargs):
-    raise AssertionError('the streamed loss was used')
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.tuples(*[st.integers(1, 20)] * 2),
@@ -92,7 +88,7 @@ def test_losses_accuracy_and_gradients_are_the_stock_ones_in_float64(
     share = 0.0 if weighted and ignored == 255 else 0.3
     label = random_label((batch, *full), classes, ignored, share, seed)
     loss = dict(CROSS_ENTROPY, class_weight=weight, reduction=reduction, loss_weight=0.4)
-    with mock.patch.dict(STRIP_BYTES, cpu=seed):
+    with mock.patch.dict(CHUNK_BYTES, cpu=seed):
         assert_equal_to_stock(
             logits,
             label,
@@ -128,25 +124,17 @@ def test_several_losses_are_summed_by_name_as_in_stock(names):
         {'loss_decode': dict(CROSS_ENTROPY, use_sigmoid=True)},
         {'loss_decode': dict(CROSS_ENTROPY, reduction='none')},
         {'loss_decode': [CROSS_ENTROPY, {'type': 'DiceLoss', 'loss_name': 'loss_dice'}]},
+        {'sampler': {'type': 'OHEMPixelSampler', 'thresh': 0.7, 'min_kept': 20}},
     ],
-    ids=['sigmoid', 'no reduction', 'another loss'],
+    ids=['sigmoid', 'no reduction', 'another loss', 'pixel sampler'],
 )
-def test_what_cannot_be_streamed_takes_the_stock_path(kwargs, monkeypatch):
-    monkeypatch.setattr(loss_mixin, 'streamed_cross_entropy', refuse)
+def test_what_cannot_be_chunked_is_computed_as_in_stock(kwargs):
     logits = torch.randn(2, 5, 6, 7, dtype=torch.float64)
     label = random_label((2, 30, 40), 5, share=0.0)
     assert_equal_to_stock(logits, label, rtol=1e-12, **kwargs)
 
 
-def test_pixel_sampler_takes_the_stock_path(monkeypatch):
-    monkeypatch.setattr(loss_mixin, 'streamed_cross_entropy', refuse)
-    sampler = {'type': 'OHEMPixelSampler', 'thresh': 0.7, 'min_kept': 20}
-    logits = torch.randn(2, 5, 6, 7, dtype=torch.float64)
-    assert_equal_to_stock(logits, random_label((2, 30, 40), 5), rtol=1e-12, sampler=sampler)
-
-
-def test_single_output_channel_takes_the_stock_path(monkeypatch):
-    monkeypatch.setattr(loss_mixin, 'streamed_cross_entropy', refuse)
+def test_a_single_output_channel_is_computed_as_in_stock():
     heads = [
         build_head(
             cls,
@@ -197,8 +185,8 @@ def test_class_weights_work_with_an_ignored_label_that_has_none():
 
 def test_uint8_labels_count_as_int64_labels():
     logits, label = torch.randn(2, 5, 6, 7), random_label((2, 30, 40), 5)
-    expected = streamed_cross_entropy(logits, label)
-    torch.testing.assert_close(streamed_cross_entropy(logits, label.to(torch.uint8)), expected)
+    expected = chunked_cross_entropy(logits, label)
+    torch.testing.assert_close(chunked_cross_entropy(logits, label.to(torch.uint8)), expected)
 
 
 @pytest.mark.parametrize('value', [5, -3, 254])
@@ -214,9 +202,9 @@ def test_label_outside_the_classes_is_named_in_the_error(value):
 
 def test_values_are_the_same_without_a_gradient_and_carry_none():
     logits, label = torch.randn(2, 5, 6, 7, requires_grad=True), random_label((2, 30, 40), 5)
-    loss, accuracy = streamed_cross_entropy(logits, label)
+    loss, accuracy = chunked_cross_entropy(logits, label)
     with torch.no_grad():
-        loss_alone, accuracy_alone = streamed_cross_entropy(logits, label)
+        loss_alone, accuracy_alone = chunked_cross_entropy(logits, label)
     assert loss.requires_grad
     assert not loss_alone.requires_grad
     torch.testing.assert_close((loss_alone, accuracy_alone), (loss.detach(), accuracy))
@@ -224,7 +212,7 @@ def test_values_are_the_same_without_a_gradient_and_carry_none():
 
 def test_second_derivative_is_refused():
     logits, label = torch.randn(2, 5, 6, 7, requires_grad=True), random_label((2, 30, 40), 5)
-    loss, _ = streamed_cross_entropy(logits, label)
+    loss, _ = chunked_cross_entropy(logits, label)
     with pytest.raises(SecondDerivativeError, match='create_graph'):
         torch.autograd.grad(loss, logits, create_graph=True)
 
@@ -255,17 +243,18 @@ def test_scaled_loss_keeps_gradients_that_float16_cannot_hold_unscaled():
     truth = losses_and_gradient(FCNHead, logits.half().double(), label)[1]
     scale = 1024.0
     scaled = logits.half().requires_grad_()
-    (streamed_cross_entropy(scaled, label)[0] * scale).backward()
+    (chunked_cross_entropy(scaled, label)[0] * scale).backward()
     torch.testing.assert_close(scaled.grad.double() / scale, truth, rtol=2e-3, atol=1e-9)
 
 
-def test_no_tensor_comes_near_the_size_of_the_full_logits():
+@pytest.mark.parametrize('loss', [CROSS_ENTROPY, [CROSS_ENTROPY] * 2], ids=['one', 'several'])
+def test_no_tensor_comes_near_the_size_of_the_full_logits(loss):
     logits, label = torch.randn(2, 20, 16, 16), random_label((2, 128, 128), 20)
     full = 2 * 20 * 128 * 128
     largest = {}
     for cls in (FCNHead, FactorizedFCNHead):
-        with mock.patch.dict(STRIP_BYTES, cpu=100_000), LargestTensor() as mode:
-            losses_and_gradient(cls, logits, label)
+        with mock.patch.dict(CHUNK_BYTES, cpu=100_000), LargestTensor() as mode:
+            losses_and_gradient(cls, logits, label, loss_decode=loss)
         largest[cls] = mode.elements
     assert largest[FCNHead] >= full
     assert largest[FactorizedFCNHead] <= full / 15
@@ -275,7 +264,7 @@ def test_compiled_caller_gets_the_same_loss_and_gradient():
     logits, label = torch.randn(2, 5, 6, 7, requires_grad=True), random_label((2, 30, 40), 5)
 
     def doubled_loss(logits):
-        return 2 * streamed_cross_entropy(logits.sin(), label)[0]
+        return 2 * chunked_cross_entropy(logits.sin(), label)[0]
 
     torch._dynamo.reset()
     results = []
@@ -283,11 +272,3 @@ def test_compiled_caller_gets_the_same_loss_and_gradient():
         loss = function(logits)
         results.append((loss, *torch.autograd.grad(loss, logits)))
     torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-7)
-
-
-def test_checkpoints_of_the_stock_fcn_head_load_strictly():
-    kwargs = {'in_channels': 6, 'channels': 4, 'num_convs': 2, 'concat_input': True}
-    stock, ours = (build_head(cls, 5, **kwargs).eval() for cls in (FCNHead, FactorizedFCNHead))
-    ours.load_state_dict(stock.state_dict(), strict=True)
-    features = [torch.randn(2, 6, 9, 9)]
-    torch.testing.assert_close(ours(features), stock(features))

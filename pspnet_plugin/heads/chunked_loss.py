@@ -1,4 +1,4 @@
-"""Gives a decode head the streamed loss wherever its configuration allows it."""
+"""Gives a decode head the chunked cross-entropy wherever its configuration allows it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from mmseg.models.losses import CrossEntropyLoss, cross_entropy
 from mmseg.utils import SampleList
 from torch import Tensor, nn
 
-from ..ops.streamed_loss import streamed_cross_entropy
-from .hooks import is_hooked
+from ..ops.chunked_cross_entropy import chunked_cross_entropy
+from .modified_modules import is_hooked
 
 
-class StreamedLossMixin(BaseDecodeHead):
+class ChunkedLossMixin(BaseDecodeHead):
     """The first base of a decode head, whose loss then never holds full-size logits.
 
     The numbers are those of ``BaseDecodeHead.loss_by_feat``, which still computes the loss of a
@@ -32,14 +32,16 @@ class StreamedLossMixin(BaseDecodeHead):
         several = isinstance(self.loss_decode, nn.ModuleList)
         losses = list(self.loss_decode) if several else [self.loss_decode]
         classes = seg_logits.shape[1]
-        if self.sampler is not None or classes == 1 or not all(map(_streams, losses)):
+        if self.sampler is not None or classes == 1 or not all(map(_can_be_chunked, losses)):
             return super().loss_by_feat(seg_logits, batch_data_samples)
-        if any(loss.class_weight is not None for loss in losses) and self._weighs_ignored(classes):
+        weighted = any(loss.class_weight is not None for loss in losses)
+        if weighted and -classes <= self.ignore_index < classes:
+            # mmseg 1.2 weighs ignored pixels with the entry at this index, its fork does not.
             return super().loss_by_feat(seg_logits, batch_data_samples)
         label = self._stack_batch_gt(batch_data_samples).squeeze(1)
         result: dict[str, Tensor] = {}
         for loss in losses:
-            value, accuracy = streamed_cross_entropy(
+            value, accuracy = chunked_cross_entropy(
                 seg_logits,
                 label,
                 class_weight=loss.class_weight,
@@ -52,15 +54,8 @@ class StreamedLossMixin(BaseDecodeHead):
         result['acc_seg'] = accuracy
         return result
 
-    def _weighs_ignored(self, classes: int) -> bool:
-        """Whether the ignored value is also an index of a class weight.
 
-        mmseg 1.2 counts that weight for ignored pixels, its fork does not.
-        """
-        return -classes <= self.ignore_index < classes
-
-
-def _streams(loss: nn.Module) -> bool:
+def _can_be_chunked(loss: nn.Module) -> bool:
     # Not isinstance: a subclass may compute anything.
     return (
         type(loss) is CrossEntropyLoss
