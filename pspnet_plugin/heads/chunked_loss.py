@@ -8,6 +8,8 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from ..ops.chunked_cross_entropy import chunked_cross_entropy
+from ..ops.precision import may_be_finite
+from ..ops.tracing import is_recorded
 from .modified_modules import is_hooked
 
 
@@ -15,8 +17,9 @@ class ChunkedLossMixin(BaseDecodeHead):
     """The first base of a decode head, whose loss then never holds full-size logits.
 
     The numbers are those of ``BaseDecodeHead.loss_by_feat``, which still computes the loss of a
-    head with a pixel sampler, with a single output channel, with class weights of which the ignored
-    value is an index, with any loss but the softmax ``CrossEntropyLoss``, or with hooks on it.
+    head with a pixel sampler, with logits that are not finite, with a single output channel, with
+    class weights of which the ignored value is an index, with any loss but the softmax
+    ``CrossEntropyLoss``, or with hooks on it.
     """
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
@@ -33,6 +36,8 @@ class ChunkedLossMixin(BaseDecodeHead):
         losses = list(self.loss_decode) if several else [self.loss_decode]
         classes = seg_logits.shape[1]
         if self.sampler is not None or classes == 1 or not all(map(_can_be_chunked, losses)):
+            return super().loss_by_feat(seg_logits, batch_data_samples)
+        if not (is_recorded(seg_logits) or may_be_finite(seg_logits)):
             return super().loss_by_feat(seg_logits, batch_data_samples)
         weighted = any(loss.class_weight is not None for loss in losses)
         if weighted and -classes <= self.ignore_index < classes:

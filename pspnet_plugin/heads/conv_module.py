@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.recomputed import not_keeping, recomputed
 from ..ops.tracing import is_recorded, is_transformed
+from .convolutions import Pyramid
 from .modified_modules import is_hooked, runs_as_written
 
 # Without parameters or random numbers.
@@ -18,7 +19,7 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.GELU)
 
 def convolve(
     module: ConvModule,
-    x: Tensor | tuple[Tensor, ...],
+    x: Tensor | Pyramid,
     above: Tensor | None = None,
     align_corners: bool = False,
 ) -> Tensor:
@@ -31,7 +32,7 @@ def convolve(
     mode, and under a compiler or a function transform.
 
     Args:
-        x: (N, C, H, W), or the maps of a pyramid if the convolution takes one.
+        x: (N, C, H, W), or a pyramid if the convolution takes one.
         above: (N, O, h, w).
         align_corners: of the upsampling, as in ``F.interpolate``.
 
@@ -44,7 +45,7 @@ def convolve(
             return out
         return out + F.interpolate(above, out.shape[2:], None, 'bilinear', align_corners)
 
-    maps = x if isinstance(x, tuple) else (x,)
+    maps = x.maps if isinstance(x, Pyramid) else (x,)
     if not (_only_autograd_watches(maps[0]) and _can_recompute(module)):
         return add_above(module(x), above)
     with not_keeping(maps):

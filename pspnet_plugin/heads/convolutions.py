@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -27,12 +27,7 @@ class SameConv2d(nn.Conv2d):
     @staticmethod
     def can_replace(conv: nn.Module) -> bool:
         """Whether ``conv`` is a plain convolution that keeps the size of its map."""
-        return (
-            type(conv) is nn.Conv2d
-            and all(k % 2 and p == k // 2 for k, p in zip(conv.kernel_size, conv.padding))
-            and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
-            and conv.padding_mode == 'zeros'
-        )
+        return type(conv) is nn.Conv2d and keeps_size(conv)
 
     @classmethod
     def from_conv(cls: type[Made], conv: nn.Conv2d) -> Made:
@@ -56,37 +51,48 @@ class SameConv2d(nn.Conv2d):
         nn.Conv2d.__setattr__(self, name, value)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if is_transformed(input):
+        if is_transformed(input) or not keeps_size(self):
             return super()._conv_forward(input, weight, bias)
         return conv2d_same(input, weight, bias)
 
 
-class PyramidConv2d(SameConv2d):
-    """A convolution over the pyramid ``(x, *levels)``: x with the upsampled levels behind it.
+def keeps_size(conv: nn.Conv2d) -> bool:
+    """Whether ``conv``, with its settings of this moment, pads with zeros and keeps the size."""
+    return (
+        all(k % 2 for k in conv.kernel_size)
+        and conv.padding == tuple(k // 2 for k in conv.kernel_size)
+        and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
+        and conv.padding_mode == 'zeros'
+    )
 
-    The levels come as they were pooled, not upsampled, see :func:`.conv2d_over_pyramid`. A plain
-    tensor is taken for the concatenation.
+
+class Pyramid(NamedTuple):
+    """What a convolution takes in place of a concatenation of upsampled maps."""
+
+    maps: tuple[Tensor, ...]  # the first has the size to which the others are upsampled
+    align_corners: bool  # of the upsampling
+
+
+class PyramidConv2d(SameConv2d):
+    """A convolution over a :class:`Pyramid`, or over a plain tensor, its concatenation.
+
+    The levels come as they were pooled, not upsampled, see :func:`.conv2d_over_pyramid`.
     """
 
-    align_corners = False
-
-    def _conv_forward(
-        self, input: Tensor | tuple[Tensor, ...], weight: Tensor, bias: Tensor | None
-    ) -> Tensor:
-        if not isinstance(input, tuple):
+    def _conv_forward(self, input: Tensor | Pyramid, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not isinstance(input, Pyramid):
             return super()._conv_forward(input, weight, bias)
-        x, *levels = input
+        x, *levels = input.maps
         if is_transformed(x):
-            whole = concatenate_pyramid(x, levels, self.align_corners)
+            whole = concatenate_pyramid(x, levels, input.align_corners)
             return super()._conv_forward(whole, weight, bias)
-        return conv2d_over_pyramid(x, levels, weight, bias, self.align_corners)
+        return conv2d_over_pyramid(x, levels, weight, bias, input.align_corners)
 
 
-def split_convolution(module: ConvModule, align_corners: bool) -> None:
+def split_convolution(module: ConvModule) -> None:
     """Let the convolution of ``module`` take a pyramid in place of its concatenation."""
     if PyramidConv2d.can_replace(module.conv):
         module.conv = PyramidConv2d.from_conv(module.conv)
-        module.conv.align_corners = align_corners
 
 
 def takes_pyramid(module: nn.Module) -> bool:
@@ -94,8 +100,14 @@ def takes_pyramid(module: nn.Module) -> bool:
     return (
         runs_as_written(module, ConvModule)
         and isinstance(module.conv, PyramidConv2d)
-        and not is_hooked(module.conv)
+        and may_take_pyramid(module.conv)
     )
+
+
+def may_take_pyramid(conv: PyramidConv2d) -> bool:
+    """Whether nobody sees that ``conv`` gets no tensor, and it still computes what it did."""
+    patched = '_conv_forward' in conv.__dict__
+    return keeps_size(conv) and not patched and not is_hooked(conv)
 
 
 def speed_up_convolutions(head: BaseDecodeHead) -> None:

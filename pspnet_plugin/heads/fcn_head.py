@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from .chunked_loss import ChunkedLossMixin
-from .convolutions import speed_up_convolutions, split_convolution, takes_pyramid
+from .convolutions import Pyramid, speed_up_convolutions, split_convolution, takes_pyramid
 from .modified_modules import runs_as_written
 
 
@@ -27,7 +27,7 @@ class FactorizedFCNHead(ChunkedLossMixin, FCNHead):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self._concatenates_maps_alone() and self.num_convs > 0:
-            split_convolution(self.convs[0], self.align_corners)
+            split_convolution(self.convs[0])
         speed_up_convolutions(self)
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -37,7 +37,8 @@ class FactorizedFCNHead(ChunkedLossMixin, FCNHead):
             and runs_as_written(self.convs, nn.Sequential)
             and takes_pyramid(self.convs[0])
         ):
-            return self.convs(tuple(inputs[i] for i in self.in_index))
+            maps = tuple(inputs[i] for i in self.in_index)
+            return self.convs(Pyramid(maps, self.align_corners))
         return super()._forward_feature(inputs)
 
     def _concatenates_maps_alone(self) -> bool:

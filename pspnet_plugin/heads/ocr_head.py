@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from .chunked_loss import ChunkedLossMixin
-from .convolutions import speed_up_convolutions, split_convolution, takes_pyramid
+from .convolutions import Pyramid, speed_up_convolutions, split_convolution, takes_pyramid
 
 
 @MODELS.register_module()
@@ -25,11 +25,11 @@ class FactorizedOCRHead(ChunkedLossMixin, OCRHead):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.input_transform == 'resize_concat':
-            split_convolution(self.bottleneck, self.align_corners)
+            split_convolution(self.bottleneck)
         speed_up_convolutions(self)
 
-    def _transform_inputs(self, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    def _transform_inputs(self, inputs: Sequence[Tensor]) -> Tensor | Pyramid:
         """What the bottleneck takes: the maps themselves, or their concatenation."""
         if self.input_transform == 'resize_concat' and takes_pyramid(self.bottleneck):
-            return tuple(inputs[i] for i in self.in_index)
+            return Pyramid(tuple(inputs[i] for i in self.in_index), self.align_corners)
         return super()._transform_inputs(inputs)

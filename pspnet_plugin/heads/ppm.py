@@ -6,13 +6,15 @@ from mmseg.models.decode_heads.psp_head import PPM
 from torch import Tensor, nn
 
 from ..ops.pyramid import pool_pyramid
+from .convolutions import Pyramid
 from .modified_modules import runs_as_written
 
 
-def pooled_levels(ppm: PPM, x: Tensor) -> tuple[Tensor, ...]:
+def pooled_levels(ppm: PPM, x: Tensor) -> Pyramid:
     """x, (N, C, H, W), and its levels of b x b bins, (N, channels, b, b)."""
     pooled = pool_pyramid(x, [pool.output_size for pool, _ in ppm])
-    return (x, *(conv(bins) for (_, conv), bins in zip(ppm, pooled)))
+    maps = (x, *(conv(bins) for (_, conv), bins in zip(ppm, pooled)))
+    return Pyramid(maps, ppm.align_corners)
 
 
 def pools_squares(ppm: nn.Module) -> bool:

@@ -13,8 +13,13 @@ from torch import Tensor, nn
 from ..ops.pyramid import pool_pyramid
 from ..ops.stacked_levels import concatenate_pyramid
 from .chunked_loss import ChunkedLossMixin
-from .convolutions import PyramidConv2d, split_convolution, takes_pyramid
-from .modified_modules import is_hooked
+from .convolutions import (
+    Pyramid,
+    PyramidConv2d,
+    may_take_pyramid,
+    split_convolution,
+    takes_pyramid,
+)
 from .ppm import pooled_levels, pools_squares
 
 
@@ -35,7 +40,7 @@ class FactorizedPSPHead(ChunkedLossMixin, PSPHead):
     def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs: Any) -> None:
         super().__init__(pool_scales=pool_scales, **kwargs)
         if pool_scales and pools_squares(self.psp_modules):
-            split_convolution(self.bottleneck, self.align_corners)
+            split_convolution(self.bottleneck)
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's feature maps to the features to classify, (N, channels, H, W)."""
@@ -75,7 +80,6 @@ class PlainPSPHead(ChunkedLossMixin, BaseDecodeHead):
         self.pool_scales = pool_scales
         self.psp_modules = nn.ModuleList(nn.Conv2d(in_channels, width, 1) for _ in pool_scales)
         self.conv_seg: PyramidConv2d = PyramidConv2d.from_conv(self.conv_seg)
-        self.conv_seg.align_corners = self.align_corners
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The feature map, (N, in_channels, H, W), and its levels of b bins, (N, width, b, b)."""
@@ -85,7 +89,8 @@ class PlainPSPHead(ChunkedLossMixin, BaseDecodeHead):
 
     def cls_seg(self, feat: Sequence[Tensor]) -> Tensor:
         """Classify each pixel: (N, out_channels, H, W)."""
-        splits = isinstance(self.conv_seg, PyramidConv2d) and not is_hooked(self.conv_seg)
+        conv = self.conv_seg
+        splits = isinstance(conv, PyramidConv2d) and may_take_pyramid(conv)
         # Where whole channels are dropped, before upsampling is the same as after it.
         drops_channels = isinstance(self.dropout, (nn.Dropout2d, nn.Identity, type(None)))
         if not (splits and drops_channels):
@@ -93,7 +98,7 @@ class PlainPSPHead(ChunkedLossMixin, BaseDecodeHead):
             return super().cls_seg(concatenate_pyramid(x, levels, self.align_corners))
         if self.dropout is not None:
             feat = [self.dropout(part) for part in feat]
-        return self.conv_seg(tuple(feat))
+        return self.conv_seg(Pyramid(tuple(feat), self.align_corners))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """From the backbone's feature maps to logits, (N, out_channels, H, W)."""

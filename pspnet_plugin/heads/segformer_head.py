@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from .chunked_loss import ChunkedLossMixin
-from .convolutions import speed_up_convolutions, split_convolution, takes_pyramid
+from .convolutions import Pyramid, speed_up_convolutions, split_convolution, takes_pyramid
 
 
 @MODELS.register_module()
@@ -24,7 +24,7 @@ class FactorizedSegformerHead(ChunkedLossMixin, SegformerHead):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        split_convolution(self.fusion_conv, self.align_corners)
+        split_convolution(self.fusion_conv)
         speed_up_convolutions(self)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -32,4 +32,4 @@ class FactorizedSegformerHead(ChunkedLossMixin, SegformerHead):
         if self.interpolate_mode != 'bilinear' or not takes_pyramid(self.fusion_conv):
             return super().forward(inputs)
         maps = (conv(x) for conv, x in zip(self.convs, self._transform_inputs(inputs)))
-        return self.cls_seg(self.fusion_conv(tuple(maps)))
+        return self.cls_seg(self.fusion_conv(Pyramid(tuple(maps), self.align_corners)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .chunked_loss import ChunkedLossMixin
 from .conv_module import convolve
-from .convolutions import speed_up_convolutions, split_convolution, takes_pyramid
+from .convolutions import Pyramid, speed_up_convolutions, split_convolution, takes_pyramid
 from .ppm import pooled_levels, pools_squares
 
 
@@ -35,8 +35,8 @@ class FactorizedUPerHead(ChunkedLossMixin, UPerHead):
 
     def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs: Any) -> None:
         super().__init__(pool_scales=pool_scales, **kwargs)
-        split_convolution(self.bottleneck, self.align_corners)
-        split_convolution(self.fpn_bottleneck, self.align_corners)
+        split_convolution(self.bottleneck)
+        split_convolution(self.fpn_bottleneck)
         speed_up_convolutions(self)
 
     def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -55,4 +55,4 @@ class FactorizedUPerHead(ChunkedLossMixin, UPerHead):
         for i in reversed(range(len(self.lateral_convs))):
             above = convolve(self.lateral_convs[i], inputs[i], above, self.align_corners)
             maps.insert(0, convolve(self.fpn_convs[i], above))
-        return convolve(self.fpn_bottleneck, tuple(maps))
+        return convolve(self.fpn_bottleneck, Pyramid(tuple(maps), self.align_corners))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .memory_format import is_channels_last
-from .precision import autocasts_on_cpu
+from .precision import autocasts_on_cpu, may_be_finite
 from .tracing import is_recorded
 from .winograd import conv2d_3x3, pays
 
@@ -28,8 +28,10 @@ def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     # Sizes come last, because a compiler makes each comparison a condition of its graph.
     if not (is_recorded(x) or autocasts_on_cpu()) and _are_floats_on_cpu(x, weight):
         if pays(x, weight):
-            return _add_bias(conv2d_3x3(x, weight), bias)
-        if weight.shape[2:] == (1, 1) and x.is_contiguous() and not is_channels_last(x):
+            out = conv2d_3x3(x, weight)
+            if may_be_finite(out):  # else a tile would spread what is not
+                return _add_bias(out, bias)
+        elif weight.shape[2:] == (1, 1) and x.is_contiguous() and not is_channels_last(x):
             # PyTorch's convolution would bring x into another memory format, and the result back.
             out = torch.bmm(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2))
             return _add_bias(out.view(len(x), len(weight), *x.shape[2:]), bias)

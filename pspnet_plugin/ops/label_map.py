@@ -9,9 +9,10 @@ and one for the columns do it, for one chunk of rows after the other.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import at_least_float32
+from .precision import at_least_float32, may_be_finite
 from .row_chunks import resize_again, resize_matrix, split_rows, upsample_columns
 
 
@@ -36,6 +37,9 @@ def label_map(
     Returns:
         (1, H, W), int64. The first class wins a tie.
     """
+    if not may_be_finite(logits):
+        plain = (logits, input_size, original_size, padding, flip_direction, align_corners)
+        return _label_map_of_full_logits(*plain)
     left, right, top, bottom = padding
     classes, width = logits.shape[0], original_size[1]
     with torch.autocast(logits.device.type, enabled=False):
@@ -55,6 +59,26 @@ def label_map(
             scores = (chunk.weights @ wide[chunk.sources]).view(-1, classes, width)
             labels[0, chunk.rows] = first_argmax(scores)
     return labels
+
+
+def _label_map_of_full_logits(
+    logits: Tensor,
+    input_size: tuple[int, int],
+    original_size: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    flip_direction: str | None,
+    align_corners: bool,
+) -> Tensor:
+    """As mmseg: PyTorch's own interpolation leaves infinities and NaN where they are."""
+    left, right, top, bottom = padding
+    with torch.autocast(logits.device.type, enabled=False):
+        small = at_least_float32(logits)[None]
+        full = F.interpolate(small, input_size, None, 'bilinear', align_corners)
+        full = full[..., top : input_size[0] - bottom, left : input_size[1] - right]
+        if flip_direction is not None:
+            full = full.flip(2 if flip_direction == 'vertical' else 3)
+        full = F.interpolate(full, original_size, None, 'bilinear', align_corners)
+    return full.argmax(1)
 
 
 def first_argmax(scores: Tensor) -> Tensor:

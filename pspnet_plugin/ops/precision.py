@@ -17,6 +17,15 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def may_be_finite(x: Tensor) -> bool:
+    """False where x holds NaN or an infinity; asked on CPUs only, elsewhere it would wait.
+
+    A matrix product spreads them over whole rows, also from where its factor is zero.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.device.type != 'cpu' or bool(x.detach().sum(dtype=dtype).isfinite())
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Compute in the dtypes of the operands, on the device of ``x``."""
     on_meta = x.device.type == 'meta'  # has shapes only, and no autocast

@@ -28,7 +28,7 @@ from torch import Tensor
 from .conv2d import conv2d_same
 from .matrices import mean_matrix, pooling_matrices
 from .memory_format import is_channels_last
-from .precision import at_least_float32, without_autocast
+from .precision import at_least_float32, may_be_finite, without_autocast
 from .stacked_levels import (
     concatenate_pyramid,
     conv2d_over_stacked,
@@ -54,7 +54,10 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
     if is_recorded(x):
         cells = _pool_to_cells(x, scales)
         return [cells[:, :, level, level] for level in _places(scales)]
-    return list(_Pooling.apply(x, scales))
+    levels = _Pooling.apply(x, scales)
+    if not all(map(may_be_finite, levels)):
+        return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
+    return list(levels)
 
 
 class _Pooling(torch.autograd.Function):
@@ -149,6 +152,8 @@ def conv2d_over_pyramid(
         )
     if not levels:
         return conv2d_same(x, weight, bias)
+    if not (is_recorded(x) or all(map(may_be_finite, levels))):
+        return conv2d_same(concatenate_pyramid(x, levels, align_corners), weight, bias)
     # As plain numbers: the exporter of torch 2.0 needs to know the shape of each kernel.
     channels = [int(a_map.shape[1]) for a_map in (x, *levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)

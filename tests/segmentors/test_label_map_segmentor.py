@@ -184,3 +184,17 @@ def test_test_time_augmentation_over_label_maps_gets_its_logits():
         views = predict(tta.module, [plain, flipped])
         results.append(tta.merge_preds([views]))
     assert torch.equal(*(merged[0].pred_sem_seg.data for merged in results))
+
+
+@pytest.mark.parametrize('align_corners', [False, True])
+def test_one_infinite_logit_and_a_forbidden_class_change_the_labels_that_they_change_in_stock(
+    align_corners,
+):
+    logits = torch.randn(5, 8, 10, generator=torch.Generator().manual_seed(0))
+    arguments = ((64, 80), (50, 70), (0, 0, 0, 0), None, align_corners)
+    one, forbidden = logits.clone(), logits.clone()
+    one[2, 4, 5] = float('inf')
+    forbidden[3] = -float('inf')
+    for changed in (one, forbidden):
+        expected = stock_label_map(changed, *arguments)
+        assert torch.equal(label_map(changed, *arguments), expected)
