@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ...utils.text import shortened
-from ..match.adapt import COLOURS, channels_of
 from ..match.plan import LoadPlan, has_numbers
 from ..match.search import Match, is_counted, parents_of
 from ..settings import LoadSettings
@@ -17,7 +16,6 @@ from .causes import another_backbone, likeliest_cause
 from .lookalikes import another_network, notes_on
 
 USUAL_COVERAGE = 0.99
-READ_TWICE = ('CGNet', 'ERFNet')  # which concatenate the image with features
 
 
 def judge(
@@ -194,16 +192,5 @@ def _extremes(tensor: Tensor) -> Sequence[Tensor]:
     return torch.aminmax(tensor if tensor.element_size() > 2 else tensor.float())
 
 
-def _image_read_twice(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> str | None:
-    kind = type(getattr(module, 'backbone', module)).__name__
-    if kind not in READ_TWICE or channels_of(settings.first_conv) in (None, list(COLOURS)):
-        return None
-    return (
-        f'cannot be rearranged for other input channels: {kind} reads the image in more places '
-        f'than {", ".join(plan.adapted)}. Leave first_conv out and give it RGB images '
-        '(bgr_to_rgb=True in the data_preprocessor, for files as OpenCV reads them).'
-    )
-
-
-CHECKS = (_too_little, _too_much, another_network, _impossible_values, _image_read_twice)
+CHECKS = (_too_little, _too_much, another_network, _impossible_values)
 NOTES = (_second_network, notes_on)
