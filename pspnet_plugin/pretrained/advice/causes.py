@@ -27,8 +27,9 @@ def another_backbone(plan: LoadPlan) -> str | None:
     """The settings of the backbone that the weights were made with, where the module has others."""
     match = plan.match
     # As the module would say them, so that other projects' names are understood as well.
-    named = {**match.names, **{name: original for original, name in match.unknown.items()}}
-    theirs = _backbone_of({n: tuple(match.tensors[o].shape) for n, o in named.items()}, plan)
+    named = {name: entry.tensor for name, entry in match.names.items()}
+    named.update((name, match.tensors[original]) for original, name in match.unknown.items())
+    theirs = _backbone_of(shapes_of(named), plan)
     ours = _backbone_of(shapes_of(plan.own), plan)
     if _resnet_settings(theirs) and _resnet_settings(ours):
         return _between_resnets(_resnet_settings(theirs), _resnet_settings(ours))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -80,8 +81,7 @@ def _without_a_value(plan: LoadPlan) -> list[str]:
     """Weights of two or more dimensions and running statistics that would stay initialized.
 
     A single one changes what the whole network computes, unlike one scale or bias of hundreds.
-    Not among them: integer tables, which a module computes by itself, and classifiers for other
-    classes, which the report lists as a group of their own.
+    Not among them: what the report lists as reinitialized.
     """
     own = {name: plan.own[name] for name in (*plan.missing, *plan.mismatched)}
     weights = [n for n, t in own.items() if t.is_floating_point() or t.is_complex()]
@@ -122,6 +122,8 @@ def _too_much(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> str 
     if not inside:
         return None
     cause = another_backbone(plan) or 'Take the weights of this network.'
+    if all(re.search(r'patch_embed\.\w+\.bias$', name) for name in inside):
+        cause = 'Set patch_bias=True in the backbone.'
     return (
         f'has {len(inside)} tensors inside the layers of {type(module).__name__} that it does not '
         f'have, such as {", ".join(inside[:3])}. {cause} To leave them out on purpose, give '
@@ -161,7 +163,7 @@ def _impossible_values(plan: LoadPlan, module: nn.Module, settings: LoadSettings
         extremes = _extremes(value)
         if not extremes:
             continue
-        said, own = f'has in {plan.match.names[name]}', plan.own[name]
+        said, own = f'has in {plan.match.names[name].originals[0]}', plan.own[name]
         if not all(map(torch.isfinite, extremes)):
             return (
                 f'{said} NaN or infinite values: the training that made the file had diverged. '

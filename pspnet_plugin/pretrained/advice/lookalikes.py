@@ -215,9 +215,10 @@ LOOKALIKES = (
     Lookalike(
         lambda p: (
             getattr(p.backbone, 'style', '') == 'pytorch'
-            and re.search('caffe|msra|detectron', p.settings.checkpoint)
+            and (p.of('detectron2') or re.search('caffe|msra|detectron', p.settings.checkpoint))
         ),
-        "weights of Caffe networks are made for style='caffe'; the module has pytorch",
+        "weights of Caffe networks and detectron2's are made for style='caffe' and BGR images, if "
+        'they were not trained otherwise; the module has pytorch',
     ),
     Lookalike(
         lambda p: p.dilates_otherwise is not None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..errors import PretrainedWeightsError
@@ -25,10 +26,10 @@ WRAPPERS = re.compile(
 
 
 class Entry(NamedTuple):
-    """A tensor of the checkpoint while its name is converted."""
+    """A tensor of the checkpoint while it is converted."""
 
-    original: str  # its name in the file
-    shape: tuple[int, ...]
+    originals: tuple[str, ...]  # its name in the file, or those of its parts
+    tensor: Tensor
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Candidate:
     prefix: str  # taken off the checkpoint's names
     setting: str  # the setting ``prefix`` by which a user reaches the same tensors
     module_prefix: str  # put in front of the checkpoint's names
-    names: dict[str, str]  # in the module -> in the checkpoint, whether or not the shapes agree
+    names: dict[str, Entry]  # by name in the module, whether or not the shapes agree
     # Name in the checkpoint -> the name that it would have in the module, for the tensors under
     # ``prefix`` that the module does not have.
     unknown: dict[str, str]
@@ -80,7 +81,7 @@ def find_match(
     if not tensors:
         raise _no_state_dict(checkpoint, _best_candidate(reachable, shapes))
     renamed = apply_key_map(tensors, key_map)
-    entries = {new: Entry(old, tuple(tensors[old].shape)) for new, old in renamed.items()}
+    entries = {new: Entry((old,), tensors[old]) for new, old in renamed.items()}
     named = below(start, entries)
     if not named:
         first = dict.fromkeys(f'{name.partition(".")[0]}.' for name in entries)
@@ -90,7 +91,7 @@ def find_match(
         )
     best = _best_candidate(named, shapes, conversion, prefix is None)
     if prefix is None and conversion == 'auto':
-        for taken in best.names.values():
+        for taken in (name for entry in best.names.values() for name in entry.originals):
             reachable.pop(taken, None)
     other = _best_candidate(reachable, shapes) if len(reachable) >= best.fitting else None
     found = {**vars(best), 'prefix': start + best.prefix}
@@ -100,8 +101,8 @@ def find_match(
 def _reachable(checkpoint: Checkpoint) -> dict[str, Entry]:
     """All tensors of a file, by the names by which a user's prefix reaches them."""
     start = f'{checkpoint.container}.' if checkpoint.container else ''
-    shapes = shapes_of(checkpoint.everything)
-    return {path.removeprefix(start): Entry(path, shape) for path, shape in shapes.items()}
+    everything = checkpoint.everything.items()
+    return {path.removeprefix(start): Entry((path,), tensor) for path, tensor in everything}
 
 
 def _no_state_dict(checkpoint: Checkpoint, other: Candidate) -> PretrainedWeightsError:
@@ -202,10 +203,7 @@ def _candidates(
     for outer in outers if search_prefix else [o for o in outers if not o]:
         for module_prefix in _shared_prefixes(target):
             wanted = below(module_prefix, target)
-            renamed = {
-                _rename(name, layout, tuple(wanted)): entry
-                for name, entry in below(outer, named).items()
-            }
+            renamed = _converted(below(outer, named), layout, tuple(wanted))
             inner = _likeliest_prefix(renamed, wanted) if search_inner else ''
             given = below(inner, renamed)
             yield Candidate(
@@ -213,24 +211,59 @@ def _candidates(
                 prefix=outer + inner,
                 setting=outer if layout.signature else inner,
                 module_prefix=module_prefix,
-                names={module_prefix + n: given[n].original for n in wanted if n in given},
+                names={module_prefix + n: given[n] for n in wanted if n in given},
                 unknown={
-                    e.original: module_prefix + n for n, e in given.items() if n not in wanted
+                    e.originals[0]: module_prefix + n for n, e in given.items() if n not in wanted
                 },
                 fitting=sum(_fits(name, entry, wanted) for name, entry in given.items()),
             )
 
 
 def _fits(name: str, entry: Entry, wanted: Shapes) -> bool:
-    return name in wanted and is_counted(name) and entry.shape == wanted[name]
+    return name in wanted and is_counted(name) and same_shape(entry.tensor.shape, wanted[name])
 
 
-def _rename(name: str, layout: Conversion, module_names: tuple[str, ...]) -> str:
-    for pattern, replacement in layout.rules:
-        if not isinstance(replacement, str):
-            replacement = partial(replacement, module_names)
-        name = re.sub(pattern, replacement, name)
-    return name
+def same_shape(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes agree but for ones at the end, which a 1 x 1 convolution has."""
+    return tuple(one) == tuple(other) or _without_ones(one) == _without_ones(other)
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return tuple(shape)
+
+
+def _joined(parts: Sequence[Entry]) -> Entry | None:
+    """One entry of the rows of two, None where they are not two of the same length and kind."""
+    kinds = {(p.tensor.shape[1:], p.tensor.dtype, p.tensor.layout, p.tensor.device) for p in parts}
+    if len(parts) != 2 or len(kinds) != 1 or parts[0].tensor.layout != torch.strided:
+        return None
+    originals = parts[0].originals + parts[1].originals
+    return Entry(originals, torch.cat([part.tensor for part in parts]))
+
+
+def _converted(
+    named: Mapping[str, Entry], layout: Conversion, module_names: tuple[str, ...]
+) -> dict[str, Entry]:
+    """The entries under the names that they have in the module, with the values that it wants."""
+    renamed: dict[str, Entry] = {}
+    for name, entry in named.items():
+        for pattern, replacement in layout.rules:
+            if not isinstance(replacement, str):
+                replacement = partial(replacement, module_names)
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = entry
+    for name in [name for name in renamed if name.endswith('+0')]:
+        whole = _joined([renamed[part] for part in (name, f'{name[:-1]}1') if part in renamed])
+        if whole:
+            del renamed[name], renamed[f'{name[:-1]}1']
+            renamed[name[:-2]] = whole
+    for pattern, change in layout.changes:
+        for name in filter(re.compile(pattern).search, renamed):
+            if renamed[name].tensor.layout == torch.strided:
+                renamed[name] = renamed[name]._replace(tensor=change(renamed[name].tensor))
+    return renamed
 
 
 # --- prefixes -----------------------------------------------------------------------------------

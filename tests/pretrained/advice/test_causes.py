@@ -105,9 +105,9 @@ def test_weights_of_a_deep_stem_are_named_for_a_module_with_one(tmp_path):
 
 
 def test_a_few_names_in_common_are_not_taken_for_another_width(tmp_path):
-    file = saved(content_of(torchvision.models.swin_t), tmp_path / 'weights.pth')
+    file = saved(content_of(torchvision.models.vit_b_16), tmp_path / 'weights.pth')
     module = build(type='SwinTransformer', depths=(1, 1, 1, 1))
-    message = r'names have little in common: .*features\.0\.0\.weight.*patch_embed.*key_map'
+    message = r'names have nothing in common: .*class_token.*patch_embed.*key_map'
     with pytest.raises(PretrainedWeightsError, match=message):
         load_pretrained(module, file)
 
@@ -198,6 +198,16 @@ def test_a_position_embedding_for_another_image_size_is_an_error(tmp_path, confi
     with pytest.raises(PretrainedWeightsError, match=message):
         load_pretrained(build(**config, img_size=64), file)
     assert load_pretrained(build(**config, img_size=96), file).coverage == 1
+
+
+def test_a_bias_of_the_patches_that_the_module_lacks_is_named(tmp_path):
+    config = {'type': 'VisionTransformer', 'num_layers': 2, 'embed_dims': 48, 'num_heads': 3}
+    options = {'img_size': 224, 'depth': 2, 'embed_dim': 48}
+    file = saved(timm.create_model('vit_tiny_patch16_224', **options), tmp_path / 'weights.pth')
+    message = r'such as patch_embed\.proj\.bias\. Set patch_bias=True in the backbone'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        load_pretrained(build(**config), file)
+    assert load_pretrained(build(**config, patch_bias=True), file).coverage == 1
 
 
 # --- numbers that are none ----------------------------------------------------------------------
