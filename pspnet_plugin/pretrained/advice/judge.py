@@ -13,10 +13,12 @@ from ...utils.text import shortened
 from ..match.plan import LoadPlan, has_numbers
 from ..match.search import Match, is_counted, parents_of
 from ..settings import LoadSettings
+from ..source.read import USUAL
 from .causes import another_backbone, likeliest_cause
 from .lookalikes import another_network, notes_on
 
 USUAL_COVERAGE = 0.99
+SHARD = 'The file is one of several. Name their folder, or the index (.index.json) beside it.'
 
 
 def judge(
@@ -56,6 +58,12 @@ def _second_network(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -
     ]
 
 
+def _unusual_container(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> list[str]:
+    container = plan.match.container
+    unusual = container and container.rpartition('.')[2] not in USUAL
+    return [f'the weights stand under the top-level key {container!r}'] if unusual else []
+
+
 # --- too little ---------------------------------------------------------------------------------
 
 
@@ -68,11 +76,13 @@ def _too_little(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> st
     need = f'{100 * share:g}% are needed' if plan.received else 'gives it nothing'
     if without:
         need = f'leaves {shortened(without)} without a value'
+    shard = re.search(r'-\d{5}-of-\d{5}\.', settings.checkpoint)
+    cause = SHARD if shard else likeliest_cause(plan)
     lowest = math.floor(100 * coverage) / 100
     anyway = f' To start the rest from its initialization, say min_coverage={lowest}.'
     return (
         f'covers {coverage:.1%} of {type(module).__name__} ({plan.received} of {plan.expected} '
-        f'tensors) and {need}. {likeliest_cause(plan)}{anyway if lowest >= 0.8 else ""}'
+        f'tensors) and {need}. {cause}{anyway if lowest >= 0.8 else ""}'
         f'{_other_settings(plan, settings)}{_listing(plan)}'
     )
 
@@ -195,4 +205,4 @@ def _extremes(tensor: Tensor) -> Sequence[Tensor]:
 
 
 CHECKS = (_too_little, _too_much, another_network, _impossible_values)
-NOTES = (_second_network, notes_on)
+NOTES = (_unusual_container, _second_network, notes_on)
