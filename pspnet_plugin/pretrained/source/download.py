@@ -94,13 +94,12 @@ def _from_hub(address: Address, repository: str, file: str, revision: str | None
         cached = hub.try_to_load_from_cache(repository, file, revision=revision)
         if not isinstance(cached, str):
             cached = hub.hf_hub_download(repository, file, revision=revision)
-        for shard in shards_of(Path(cached)) if file.endswith(INDEX) else ():
-            hub.hf_hub_download(
-                repository, f'{file.rpartition("/")[0]}/{shard.name}'.lstrip('/'), revision=revision
-            )
-        return Path(cached)
     except Exception as error:  # its HTTP client is another one in each version
         raise _failure(address, one_line(error)) from error
+    for shard in shards_of(Path(cached)) if file.endswith(INDEX) else ():
+        folder = file.removesuffix(Path(file).name)
+        _from_hub(address, repository, f'{folder}{shard.name}', revision)
+    return Path(cached)
 
 
 def _download(address: Address, target: Path, check: Callable[[Path], object]) -> None:
