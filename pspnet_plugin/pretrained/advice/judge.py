@@ -45,11 +45,6 @@ def _second_network(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -
     by_user = settings.prefix is not None or settings.conversion != 'auto'
     if by_user or other is None or not 0 < match.fitting <= other.fitting:
         return []
-    if other.conversion == 'mmcv-ema':
-        return [
-            "the names without 'ema_' were taken and those with it fit as well: "
-            "key_map=[('^(?!(?:module\\.)?ema_)', None)] takes those"
-        ]
     if other.setting in ('', match.setting):
         return []
     return [

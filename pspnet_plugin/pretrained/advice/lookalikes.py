@@ -10,7 +10,6 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -31,52 +30,34 @@ STANDARDIZED = re.compile(r'Std|WS')  # StdConv2d, ScaledStdConv2d, ConvAWS2d
 EXAMPLE_SIZES = (64, 224, 240, 256, 384, 512)
 
 
-@dataclass(frozen=True)
 class Pair:
-    """Weights and the module that they are planned for."""
+    """Weights and the module that they are planned for, and what tells their networks apart.
 
-    plan: LoadPlan
-    module: nn.Module
-    settings: LoadSettings
+    Attributes:
+        kind: class of the backbone. ``own``: the architecture by which timm has built it.
+        told: timm's architecture in the reference. ``file``: with which the file's name begins.
+        trained_dilated: how the weights were trained, if the module dilates otherwise.
+    """
 
-    @property
-    def backbone(self) -> nn.Module:
-        return getattr(self.module, 'backbone', self.module)
-
-    @property
-    def kind(self) -> str:
-        return type(self.backbone).__name__
-
-    @cached_property
-    def own(self) -> str:
-        """The name by which timm has built the backbone; empty for others."""
+    def __init__(self, plan: LoadPlan, module: nn.Module, settings: LoadSettings):
+        self.plan, self.module, self.settings = plan, module, settings
+        self.conversion, self.reference = plan.match.conversion, settings.checkpoint
+        self.backbone = getattr(module, 'backbone', module)
+        self.kind = type(self.backbone).__name__
         network = getattr(self.backbone, 'timm_model', self.backbone)
-        return (getattr(network, 'pretrained_cfg', None) or {}).get('architecture') or ''
-
-    @property
-    def this(self) -> str:
-        return self.own or 'a network without anti-aliased downsampling'
-
-    @cached_property
-    def told(self) -> str:
-        """timm's architecture in the reference."""
-        found = TIMM.match(self.settings.checkpoint)
-        return found.group(1) if found else ''
-
-    @cached_property
-    def file(self) -> str:
-        """timm's architecture with which the name of the file begins."""
-        name = re.split(r'[/\\]', self.settings.checkpoint)[-1].partition('.')[0]
-        name = name.removeprefix('timm--')
-        if not self.own:
-            found = ANTI_ALIASED.match(name)
-            return found.group() if found else ''
-        timm = importlib.import_module('timm')
-        ends = [len(name), *(m.start() for m in reversed(list(re.finditer(r'[\W_]', name))))]
-        return next((name[:end] for end in ends if timm.get_pretrained_cfg(name[:end])), '')
-
-    def of(self, *conversions: str) -> bool:
-        return self.plan.match.conversion in conversions
+        self.own = (getattr(network, 'pretrained_cfg', None) or {}).get('architecture') or ''
+        self.plain = self.own.removeprefix('tf_')
+        self.this = self.own or 'a network without anti-aliased downsampling'
+        told = TIMM.match(self.reference)
+        self.told = told.group(1) if told else ''
+        self.file = '' if told else _architecture_of_file(self.reference, bool(self.own))
+        self.style = getattr(self.backbone, 'style', '')
+        self.is_dilated = any(dilation > 1 for dilation in getattr(self.backbone, 'dilations', ()))
+        trained = {'torchvision-segmentation': True, 'semseg': False, 'smp': False}
+        trained_dilated = trained.get(self.conversion)
+        contracted = bool(getattr(self.backbone, 'contract_dilation', trained_dilated))
+        differs = self.is_dilated and trained_dilated not in (None, contracted)
+        self.trained_dilated = trained_dilated if differs else None
 
     def has(self, pattern: str) -> bool:
         """Whether a name in the file has this in it."""
@@ -86,169 +67,31 @@ class Pair:
         """Whether the file is a model of segmentation_models.pytorch whose encoder has ``stem``."""
         return self.has(r'(?:^|\.)segmentation_head\.0\.') and self.has(rf'(?:^|\.)encoder\.{stem}')
 
-    @property
-    def plain(self) -> str:
-        return self.own.removeprefix('tf_')
 
-    @property
-    def pads_as_tensorflow(self) -> bool:
-        return self.own.startswith('tf_')
-
-    @property
-    def is_bilinear(self) -> bool:
-        fused = (part for name, part in self.module.named_modules() if '.fuse_layers.' in name)
-        return any(getattr(part, 'mode', None) == 'bilinear' for part in fused)
-
-    @property
-    def rearranged(self) -> bool:
-        return channels_of(self.settings.first_conv) not in (None, list(COLOURS))
-
-    @property
-    def standardizes_other_channels(self) -> bool:
-        readers = [self.module.get_submodule(n.rpartition('.')[0]) for n in self.plan.adapted]
-        convolutions = [part for part in readers if isinstance(part, nn.Conv2d)]
-        sources = channels_of(self.settings.first_conv)
-        return any(
-            STANDARDIZED.search(type(part).__name__)
-            and sorted(sources or default_sources(part.in_channels)) != sorted(COLOURS)
-            for part in convolutions
-        )
-
-    @property
-    def is_dilated(self) -> bool:
-        return any(dilation > 1 for dilation in getattr(self.backbone, 'dilations', ()))
-
-    @property
-    def dilates_otherwise(self) -> bool | None:
-        """Where the two dilate otherwise: how the weights were trained, else None."""
-        trained = {'torchvision-segmentation': True, 'semseg': False, 'smp': False}
-        contracted = trained.get(self.plan.match.conversion)
-        ours = bool(getattr(self.backbone, 'contract_dilation', contracted))
-        return contracted if self.is_dilated and contracted not in (None, ours) else None
+def _architecture_of_file(reference: str, of_any_kind: bool) -> str:
+    name = re.split(r'[/\\]', reference)[-1].partition('.')[0].removeprefix('timm--')
+    if not of_any_kind:
+        found = ANTI_ALIASED.match(name)
+        return found.group() if found else ''
+    timm = importlib.import_module('timm')
+    ends = [len(name), *(match.start() for match in reversed(list(re.finditer(r'[\W_]', name))))]
+    return next((name[:end] for end in ends if timm.get_pretrained_cfg(name[:end])), '')
 
 
-@dataclass(frozen=True)
-class Lookalike:
-    """One kind of pair that fits and is not the same network; texts are formatted with ``pair``."""
-
-    applies: Callable[[Pair], object]
-    difference: str
-    way_out: str = ''  # without one it is a note
-    by_word: bool = True  # a user may take the weights nevertheless, by a coverage of their own
+def _is_bilinear(module: nn.Module) -> bool:
+    fused = (part for name, part in module.named_modules() if '.fuse_layers.' in name)
+    return any(getattr(part, 'mode', None) == 'bilinear' for part in fused)
 
 
-ANYWAY = 'or say min_coverage=1 to fine-tune from them nevertheless.'
-LOOKALIKES = (
-    Lookalike(
-        lambda p: p.told and p.told != p.own and (p.own or ANTI_ALIASED.fullmatch(p.told)),
-        'these are weights of {pair.told} and the module is {pair.this}',
-        'Set model_name={pair.told!r} in a TIMMBackbone, or take other weights.',
-        by_word=False,
-    ),
-    Lookalike(
-        lambda p: p.own and not p.pads_as_tensorflow and p.of('efficientnet-pytorch'),
-        'the network of these weights pads as TensorFlow does, and {pair.own} does not',
-        "Set model_name='tf_{pair.own}' in the backbone.",
-        by_word=False,
-    ),
-    # smp's `timm-efficientnet`. In a `tu-` encoder, which is timm's own, `model.` stands between.
-    Lookalike(
-        lambda p: p.pads_as_tensorflow and p.from_smp('conv_stem'),
-        'the network of these weights pads as PyTorch does, and {pair.own} does not',
-        'Set model_name={pair.plain!r} in the backbone.',
-        by_word=False,
-    ),
-    Lookalike(
-        lambda p: p.own.startswith('mobilenetv3') and p.from_smp(r'model\.conv_stem'),
-        "segmentation_models.pytorch's timm-mobilenetv3 encoders pad as TensorFlow does, and "
-        '{pair.own} does not',
-        "Set model_name='tf_{pair.own}' in the backbone, or say min_coverage=1 if the encoder was "
-        "'tu-{pair.own}'.",
-    ),
-    Lookalike(
-        lambda p: re.match(OTHER_PADDING, p.own) and p.from_smp(r'(?!model\.)'),
-        'segmentation_models.pytorch pads its convolutions, and {pair.own} does not',
-        f'Take weights of timm, {ANYWAY}',
-    ),
-    Lookalike(
-        lambda p: p.is_bilinear and p.has(OTHER_HRNETS),
-        'this HRNet is none of a segmentation model and upsamples by nearest neighbours, '
-        "MMSegmentation's bilinearly",
-        f'Take a TIMMBackbone with the model_name of the weights, {ANYWAY}',
-    ),
-    Lookalike(
-        lambda p: (
-            type(p.backbone).__module__.startswith('mmseg.')
-            and p.kind == 'MobileNetV3'
-            and p.has(r'(?:^|\.)head\.')
-        ),
-        "a classifier's MobileNetV3 pads as PyTorch does, and MMSegmentation's as TensorFlow in "
-        'five convolutions',
-        f"Take type='mmpretrain.MobileNetV3' as the backbone, {ANYWAY}",
-    ),
-    Lookalike(
-        lambda p: p.standardizes_other_channels,
-        'its first convolution standardizes its weights over the input channels, so with others '
-        'than RGB it answers no image as before',
-        f'Give the backbone RGB images, {ANYWAY}',
-    ),
-    Lookalike(
-        lambda p: p.rearranged and reads_image_elsewhere(p),
-        '{pair.kind} reads the image in more places than its first convolutions, so its input '
-        'channels cannot be rearranged',
-        'Leave first_conv out and give it RGB images (bgr_to_rgb=True in the data_preprocessor, '
-        'for files as OpenCV reads them).',
-        by_word=False,
-    ),
-    # --- notes ---
-    Lookalike(
-        lambda p: not p.told and p.file and p.file != p.own,
-        'the file is called {pair.file} and the module is {pair.this}: another network',
-    ),
-    Lookalike(
-        lambda p: (
-            p.plan.match.conversion.startswith('torchvision')
-            and getattr(p.backbone, 'style', '') == 'caffe'
-        ),
-        "torchvision puts the stride where style='pytorch' does; the module has caffe",
-    ),
-    Lookalike(
-        lambda p: (
-            getattr(p.backbone, 'style', '') == 'pytorch'
-            and (p.of('detectron2') or re.search('caffe|msra|detectron', p.settings.checkpoint))
-        ),
-        "weights of Caffe networks and detectron2's are made for style='caffe' and BGR images, if "
-        'they were not trained otherwise; the module has pytorch',
-    ),
-    Lookalike(
-        lambda p: p.dilates_otherwise is not None,
-        'the networks that these weights are made for dilate as with '
-        'contract_dilation={pair.dilates_otherwise}',
-    ),
-    Lookalike(
-        lambda p: p.is_dilated and p.kind == 'ResNetV1d' and p.of('timm-deep-stem'),
-        "timm's d variants average 2 x 2 pixels in the shortcuts of dilated stages, this does not",
-    ),
-)
-
-
-def another_network(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> str | None:
-    """Why the network of the weights is surely not the one that ``module`` is, and the way out."""
-    pair = Pair(plan, module, settings)
-    for row in LOOKALIKES:
-        taken = row.by_word and settings.min_coverage is not None
-        if row.way_out and not taken and row.applies(pair):
-            why = f'{row.difference}. {row.way_out}'.format(pair=pair)
-            kind = type(module).__name__
-            return f'fits {kind} by names and shapes and is another network: {why}'
-    return None
-
-
-def notes_on(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> list[str]:
-    """What may make another function of the same names and shapes."""
-    pair = Pair(plan, module, settings)
-    rows = [row for row in LOOKALIKES if not row.way_out and row.applies(pair)]
-    return [row.difference.format(pair=pair) for row in rows]
+def _standardizes_other_channels(pair: Pair) -> bool:
+    readers = [pair.module.get_submodule(name.rpartition('.')[0]) for name in pair.plan.adapted]
+    sources = channels_of(pair.settings.first_conv)
+    return any(
+        isinstance(part, nn.Conv2d)
+        and STANDARDIZED.search(type(part).__name__)
+        and sorted(sources or default_sources(part.in_channels)) != sorted(COLOURS)
+        for part in readers
+    )
 
 
 def reads_image_elsewhere(pair: Pair) -> bool:
@@ -257,6 +100,8 @@ def reads_image_elsewhere(pair: Pair) -> bool:
     It is tried on a copy: if nothing does, an image with its channels in another order gives the
     same features where the input channels of these convolutions have that order too.
     """
+    if channels_of(pair.settings.first_conv) in (None, list(COLOURS)):
+        return False
     tried = copy.deepcopy(pair.module)
     values = {n: v for n, v in pair.plan.values.items() if n not in pair.plan.rows}
     tried.load_state_dict(values, strict=False)
@@ -282,3 +127,124 @@ def _features(backbone: nn.Module, image: Tensor) -> list[Tensor]:
     output = backbone(image.clone())
     leaves = torch.utils._pytree.tree_flatten(output)[0]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+@dataclass(frozen=True)
+class Lookalike:
+    """One kind of pair that fits and is not the same network; texts are formatted with ``pair``."""
+
+    applies: Callable[[Pair], object]
+    difference: str
+    way_out: str = ''  # without one it is a note
+    by_word: bool = True  # a user may take the weights nevertheless, by a coverage of their own
+
+
+ANYWAY = 'or say min_coverage=1 to fine-tune from them nevertheless.'
+LOOKALIKES = (
+    Lookalike(
+        lambda p: p.told and p.told != p.own and (p.own or ANTI_ALIASED.fullmatch(p.told)),
+        'these are weights of {pair.told} and the module is {pair.this}',
+        'Set model_name={pair.told!r} in a TIMMBackbone, or take other weights.',
+        by_word=False,
+    ),
+    Lookalike(
+        lambda p: p.own and not p.own.startswith('tf_') and p.conversion == 'efficientnet-pytorch',
+        'the network of these weights pads as TensorFlow does, and {pair.own} does not',
+        "Set model_name='tf_{pair.own}' in the backbone.",
+        by_word=False,
+    ),
+    # smp's `timm-efficientnet`. In a `tu-` encoder, which is timm's own, `model.` stands between.
+    Lookalike(
+        lambda p: p.own.startswith('tf_') and p.from_smp('conv_stem'),
+        'the network of these weights pads as PyTorch does, and {pair.own} does not',
+        'Set model_name={pair.plain!r} in the backbone.',
+        by_word=False,
+    ),
+    Lookalike(
+        lambda p: p.own.startswith('mobilenetv3') and p.from_smp(r'model\.conv_stem'),
+        "segmentation_models.pytorch's timm-mobilenetv3 encoders pad as TensorFlow does, and "
+        '{pair.own} does not',
+        "Set model_name='tf_{pair.own}' in the backbone, or say min_coverage=1 if the encoder was "
+        "'tu-{pair.own}'.",
+    ),
+    Lookalike(
+        lambda p: re.match(OTHER_PADDING, p.own) and p.from_smp(r'(?!model\.)'),
+        'segmentation_models.pytorch pads its convolutions, and {pair.own} does not',
+        f'Take weights of timm, {ANYWAY}',
+    ),
+    Lookalike(
+        lambda p: _is_bilinear(p.module) and p.has(OTHER_HRNETS),
+        'this HRNet is none of a segmentation model and upsamples by nearest neighbours, '
+        "MMSegmentation's bilinearly",
+        f'Take a TIMMBackbone with the model_name of the weights, {ANYWAY}',
+    ),
+    Lookalike(
+        lambda p: (
+            type(p.backbone).__module__.startswith('mmseg.')
+            and p.kind == 'MobileNetV3'
+            and p.has(r'(?:^|\.)head\.')
+        ),
+        "a classifier's MobileNetV3 pads as PyTorch does, and MMSegmentation's as TensorFlow in "
+        'five convolutions',
+        f"Take type='mmpretrain.MobileNetV3' as the backbone, {ANYWAY}",
+    ),
+    Lookalike(
+        _standardizes_other_channels,
+        'its first convolution standardizes its weights over the input channels, so with others '
+        'than RGB it answers no image as before',
+        f'Give the backbone RGB images, {ANYWAY}',
+    ),
+    Lookalike(
+        reads_image_elsewhere,
+        '{pair.kind} reads the image in more places than its first convolutions, so its input '
+        'channels cannot be rearranged',
+        'Leave first_conv out and give it RGB images (bgr_to_rgb=True in the data_preprocessor, '
+        'for files as OpenCV reads them).',
+        by_word=False,
+    ),
+    # --- notes ---
+    Lookalike(
+        lambda p: p.file and p.file != p.own,
+        'the file is called {pair.file} and the module is {pair.this}: another network',
+    ),
+    Lookalike(
+        lambda p: p.conversion.startswith('torchvision') and p.style == 'caffe',
+        "torchvision puts the stride where style='pytorch' does; the module has caffe",
+    ),
+    Lookalike(
+        lambda p: (
+            p.style == 'pytorch'
+            and (p.conversion == 'detectron2' or re.search('caffe|msra|detectron', p.reference))
+        ),
+        "weights of Caffe networks and detectron2's are made for style='caffe' and BGR images, if "
+        'they were not trained otherwise; the module has pytorch',
+    ),
+    Lookalike(
+        lambda p: p.trained_dilated is not None,
+        'the networks that these weights are made for dilate as with '
+        'contract_dilation={pair.trained_dilated}',
+    ),
+    Lookalike(
+        lambda p: p.is_dilated and p.kind == 'ResNetV1d' and p.conversion == 'timm-deep-stem',
+        "timm's d variants average 2 x 2 pixels in the shortcuts of dilated stages, this does not",
+    ),
+)
+
+
+def another_network(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> str | None:
+    """Why the network of the weights is surely not the one that ``module`` is, and the way out."""
+    pair = Pair(plan, module, settings)
+    for row in LOOKALIKES:
+        taken = row.by_word and settings.min_coverage is not None
+        if row.way_out and not taken and row.applies(pair):
+            why = f'{row.difference}. {row.way_out}'.format(pair=pair)
+            kind = type(module).__name__
+            return f'fits {kind} by names and shapes and is another network: {why}'
+    return None
+
+
+def notes_on(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> list[str]:
+    """What may make another function of the same names and shapes."""
+    pair = Pair(plan, module, settings)
+    rows = [row for row in LOOKALIKES if not row.way_out and row.applies(pair)]
+    return [row.difference.format(pair=pair) for row in rows]

@@ -52,12 +52,6 @@ def _joined(module_names: tuple[str, ...], match: re.Match) -> str:
     return f'{match.group(1)}_' if is_own else match.group(0)
 
 
-def _averaged_buffer(module_names: tuple[str, ...], match: re.Match) -> str:
-    """mmcv 1.x named the average of ``a.b.weight`` as a buffer ``ema_a_b_weight``."""
-    full = (path for name in module_names for path in (name, f'backbone.{name}'))
-    return next((p for p in full if p.replace('.', '_') == match.group(1)), match.group(1))
-
-
 def _stem_layer(_: tuple[str, ...], match: re.Match) -> str:
     """MMPretrain's deep stem has three modules, each of a convolution, a norm and an activation."""
     return f'stem.{3 * int(match.group(1)) + (match.group(2) == "bn")}.'
@@ -292,10 +286,5 @@ CONVERSIONS = (
     Conversion('same-names'),
     # timm's networks whose features_only form joins the first two parts of some names.
     Conversion('timm-features', rules=((r'(?:(?<=\.)|^)(\w+)\.(?=(\w+)\.)', _joined),)),
-    # Averaged weights that stand alone, named ema_*.
-    Conversion(
-        'mmcv-ema',
-        rules=((r'^(?:module\.)?ema_([^.]*)$', _averaged_buffer), (r'^(?:module\.)?ema_', '')),
-    ),
 )
 BY_NAME = {conversion.name: conversion for conversion in CONVERSIONS}

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -33,8 +33,8 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way in which the names of a checkpoint map to those of a module."""
+class Match:
+    """One way in which the tensors of a checkpoint map to those of a module."""
 
     conversion: str  # name of the layout that the checkpoint would come in
     prefix: str  # taken off the checkpoint's names
@@ -45,16 +45,11 @@ class Candidate:
     # ``prefix`` that the module does not have.
     unknown: dict[str, str]
     fitting: int  # how many tensors agree in name and shape
-
-
-@dataclass(frozen=True)
-class Match(Candidate):
-    """The best of them."""
-
-    tensors: Mapping[str, Tensor]  # of the checkpoint, by name, among which was searched
-    container: str  # the top-level key of the file that they stand under
-    # What else in the file fits best, without any settings; None where it is surely less.
-    other: Candidate | None
+    # Of the best match: among what was searched, under which top-level key of the file, and what
+    # else in the file fits best, without any settings; None where it is surely less.
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    container: str = ''
+    other: Match | None = None
 
 
 def find_match(
@@ -79,7 +74,7 @@ def find_match(
         tensors, container = (elsewhere, '') if elsewhere else (tensors, container)
     shapes, reachable = shapes_of(own), _reachable(checkpoint)
     if not tensors:
-        raise _no_state_dict(checkpoint, _best_candidate(reachable, shapes))
+        raise _no_state_dict(checkpoint, _best_match(reachable, shapes))
     renamed = apply_key_map(tensors, key_map)
     entries = {new: Entry((old,), tensors[old]) for new, old in renamed.items()}
     named = below(start, entries)
@@ -89,13 +84,13 @@ def find_match(
             f'No name in the checkpoint begins with prefix={start!r}. They begin with '
             f'{", ".join(list(first)[:6])}. Leave prefix=None to have it found.'
         )
-    best = _best_candidate(named, shapes, conversion, prefix is None)
+    best = _best_match(named, shapes, conversion, prefix is None)
     if prefix is None and conversion == 'auto':
         for taken in (name for entry in best.names.values() for name in entry.originals):
             reachable.pop(taken, None)
-    other = _best_candidate(reachable, shapes) if len(reachable) >= best.fitting else None
-    found = {**vars(best), 'prefix': start + best.prefix}
-    return Match(**found, tensors=tensors, container=container, other=other)
+    other = _best_match(reachable, shapes) if len(reachable) >= best.fitting else None
+    prefix = start + best.prefix
+    return replace(best, prefix=prefix, tensors=tensors, container=container, other=other)
 
 
 def _reachable(checkpoint: Checkpoint) -> dict[str, Entry]:
@@ -105,7 +100,7 @@ def _reachable(checkpoint: Checkpoint) -> dict[str, Entry]:
     return {path.removeprefix(start): Entry((path,), tensor) for path, tensor in everything}
 
 
-def _no_state_dict(checkpoint: Checkpoint, other: Candidate) -> PretrainedWeightsError:
+def _no_state_dict(checkpoint: Checkpoint, other: Match) -> PretrainedWeightsError:
     keys = list(dict.fromkeys(repr(name.partition('.')[0]) for name in checkpoint.everything))
     advice = f"Say prefix={other.setting!r}: {other.fitting} of the module's tensors fit there."
     if not other.fitting:
@@ -163,28 +158,28 @@ def apply_key_map(names: Iterable[str], key_map: Sequence | None) -> dict[str, s
     return originals
 
 
-# --- the best candidate -------------------------------------------------------------------------
+# --- the best match -------------------------------------------------------------------------
 
 
-def _best_candidate(
+def _best_match(
     named: Mapping[str, Entry],
     target: Shapes,
     conversion: str = 'auto',
     search_prefix: bool = True,
-) -> Candidate:
-    """The candidate by which most entries of the file, by name, fit the module's shapes."""
+) -> Match:
+    """The match by which most entries of the file, by name, fit the module's shapes."""
     asked = BY_NAME.get(conversion)
     if not any(map(WRAPPERS.search, target)):
         named = {WRAPPERS.sub('', name): entry for name, entry in named.items()}
     expected = sum(map(is_counted, target))
     best = None
     for layout in (asked,) if asked else CONVERSIONS:
-        for candidate in _candidates(layout, named, target, search_prefix):
-            if best is None or candidate.fitting > best.fitting:
-                best = candidate
+        for match in _matches(layout, named, target, search_prefix):
+            if best is None or match.fitting > best.fitting:
+                best = match
         if best is not None and best.fitting == expected:
             break
-    if best is None:  # the layout without a signature always has a candidate
+    if best is None:  # the layout without a signature always has one
         raise PretrainedWeightsError(
             f'The checkpoint is not in the layout of {conversion!r}, which has names such as '
             f'{", ".join(BY_NAME[conversion].signature)}. Leave conversion="auto", or give a '
@@ -193,9 +188,9 @@ def _best_candidate(
     return best
 
 
-def _candidates(
+def _matches(
     layout: Conversion, named: Mapping[str, Entry], target: Shapes, search_prefix: bool
-) -> Iterator[Candidate]:
+) -> Iterator[Match]:
     """One for each prefix that the names in the file and in the module may have."""
     # The rules of a whole layout may put prefixes of their own in front of names.
     search_inner = search_prefix or bool(layout.signature)
@@ -206,7 +201,7 @@ def _candidates(
             renamed = _converted(below(outer, named), layout, tuple(wanted))
             inner = _likeliest_prefix(renamed, wanted) if search_inner else ''
             given = below(inner, renamed)
-            yield Candidate(
+            yield Match(
                 layout.name,
                 prefix=outer + inner,
                 setting=outer if layout.signature else inner,

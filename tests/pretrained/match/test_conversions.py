@@ -556,33 +556,18 @@ def test_convnexts_of_facebook_and_torchvision_give_the_same_features(tmp_path, 
     prove(report, features_of(ours, image()), theirs)
 
 
-@pytest.mark.parametrize('prefix', ['', 'module.', 'ema_', 'module.ema_'])
+@pytest.mark.parametrize('prefix', ['', 'module.'])
 def test_mmseg_checkpoints_load_with_and_without_prefixes(tmp_path, prefix):
     network = randomized(small_segmentor())
     file = saved({'state_dict': under(prefix, network)}, tmp_path / 'weights.pth')
     ours = small_segmentor()
     report = load_pretrained(ours, file)
-    assert report.conversion == ('mmcv-ema' if 'ema_' in prefix else 'mmseg')
+    assert report.conversion == 'mmseg'
     prove(report, logits_of(ours, image()), logits_of(network, image()))
     alone = build(**{**NARROW_RESNET, 'type': 'ResNetV1c'})
     report = load_pretrained(alone, file)
     assert report.prefix.endswith('backbone.')
     prove(report, features_of(alone, image()), features_of(network.backbone, image()))
-
-
-@pytest.mark.parametrize('target', ['segmentor', 'backbone'])
-def test_averages_in_the_naming_of_mmcv_load_where_they_stand_alone(tmp_path, target):
-    network = randomized(small_segmentor())
-    averaged = {
-        'ema_' + name.replace('.', '_'): tensor for name, tensor in network.state_dict().items()
-    }
-    file = saved({'state_dict': averaged}, tmp_path / 'weights.pth')
-    ours = small_segmentor()
-    part = ours if target == 'segmentor' else ours.backbone
-    report = load_pretrained(part, file)
-    assert report.conversion == 'mmcv-ema'
-    theirs = features_of(network.backbone, image())
-    prove(report, features_of(ours.backbone, image()), theirs)
 
 
 def test_the_stored_weights_go_before_the_raw_ones_that_mmcv_keeps_beside_them(tmp_path):
