@@ -135,8 +135,8 @@ class Lookalike:
 
     applies: Callable[[Pair], object]
     difference: str
-    way_out: str = ''  # without one it is a note
-    by_word: bool = True  # a user may take the weights nevertheless, by a coverage of their own
+    # Without one it is a note; with one that names min_coverage, saying this takes the weights.
+    way_out: str = ''
 
 
 ANYWAY = 'or say min_coverage=1 to fine-tune from them nevertheless.'
@@ -145,20 +145,17 @@ LOOKALIKES = (
         lambda p: p.told and p.told != p.own and (p.own or ANTI_ALIASED.fullmatch(p.told)),
         'these are weights of {pair.told} and the module is {pair.this}',
         'Set model_name={pair.told!r} in a TIMMBackbone, or take other weights.',
-        by_word=False,
     ),
     Lookalike(
         lambda p: p.own and not p.own.startswith('tf_') and p.conversion == 'efficientnet-pytorch',
         'the network of these weights pads as TensorFlow does, and {pair.own} does not',
         "Set model_name='tf_{pair.own}' in the backbone.",
-        by_word=False,
     ),
     # smp's `timm-efficientnet`. In a `tu-` encoder, which is timm's own, `model.` stands between.
     Lookalike(
         lambda p: p.own.startswith('tf_') and p.from_smp('conv_stem'),
         'the network of these weights pads as PyTorch does, and {pair.own} does not',
         'Set model_name={pair.plain!r} in the backbone.',
-        by_word=False,
     ),
     Lookalike(
         lambda p: p.own.startswith('mobilenetv3') and p.from_smp(r'model\.conv_stem'),
@@ -200,7 +197,6 @@ LOOKALIKES = (
         'channels cannot be rearranged',
         'Leave first_conv out and give it RGB images (bgr_to_rgb=True in the data_preprocessor, '
         'for files as OpenCV reads them).',
-        by_word=False,
     ),
     # --- notes ---
     Lookalike(
@@ -235,7 +231,7 @@ def another_network(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -
     """Why the network of the weights is surely not the one that ``module`` is, and the way out."""
     pair = Pair(plan, module, settings)
     for row in LOOKALIKES:
-        taken = row.by_word and settings.min_coverage is not None
+        taken = 'min_coverage' in row.way_out and settings.min_coverage is not None
         if row.way_out and not taken and row.applies(pair):
             why = f'{row.difference}. {row.way_out}'.format(pair=pair)
             kind = type(module).__name__

@@ -73,8 +73,7 @@ def _channels_first(tensor: Tensor) -> Tensor:
     """Swin joins four neighbours one after the other, MMSegmentation channel by channel."""
     if tensor.shape[-1] % 4:
         return tensor
-    parts = tensor.reshape(*tensor.shape[:-1], 4, -1)[..., [0, 2, 1, 3], :]
-    return parts.transpose(-1, -2).reshape(tensor.shape)
+    return tensor.reshape(*tensor.shape[:-1], 2, 2, -1).transpose(-1, -3).reshape(tensor.shape)
 
 
 def _square(tensor: Tensor) -> Tensor:
