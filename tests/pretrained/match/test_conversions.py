@@ -433,6 +433,19 @@ def test_swin_of_its_authors_and_of_torchvision_gives_the_same_features(tmp_path
     prove(report, features_of(ours, image(size=128)), theirs)
 
 
+def test_imagenet_weights_in_mmsegmentations_own_names_have_one_norm_for_four(tmp_path):
+    network = mmseg_swin()
+    content = {n: t for n, t in network.state_dict().items() if not n.startswith('norm')}
+    content |= {'norm.weight': torch.ones(128), 'norm.bias': torch.zeros(128)}
+    ours = build(type='SwinTransformer', embed_dims=16, window_size=4, **SWIN)
+    report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
+    assert (report.coverage, len(report.reinitialized)) == (1, 8)
+    # A first norm that other layers stand behind is none of these.
+    del content['patch_embed.norm.weight'], content['patch_embed.norm.bias']
+    with pytest.raises(PretrainedWeightsError, match='Missing: patch_embed.norm.weight'):
+        load_pretrained(ours, saved(content, tmp_path / 'weights.pth'), min_coverage=1)
+
+
 def test_timms_swin_gives_the_same_features(tmp_path):
     options = {'embed_dim': 16, **SWIN, 'window_size': 4, 'img_size': 128}
     network = randomized(timm.create_model('swin_tiny_patch4_window7_224', **options))
