@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from ..match.adapt import COLOURS, channels_of, default_sources, image_convolutions
 from ..match.plan import LoadPlan
@@ -113,8 +114,8 @@ def reads_image_elsewhere(pair: Pair) -> bool:
         image = torch.randn(1, channels, size, size, dtype=torch.float64)
         try:
             expected = _features(tried, image)
-        except Exception:
-            continue  # the module takes no image of this size
+        except Exception:  # the module takes no image of this size
+            continue
         for weight in readers:
             weight.data = weight.data.roll(1, dims=1)
         rolled = _features(tried, image.roll(1, dims=1))
@@ -124,8 +125,7 @@ def reads_image_elsewhere(pair: Pair) -> bool:
 
 @torch.no_grad()
 def _features(backbone: nn.Module, image: Tensor) -> list[Tensor]:
-    output = backbone(image.clone())
-    leaves = torch.utils._pytree.tree_flatten(output)[0]
+    leaves = tree_flatten(backbone(image.clone()))[0]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
