@@ -15,6 +15,7 @@ from tests.helpers.street_scenes import CROP
 # A narrow backbone for each config, and the channels of its four maps.
 NARROW = {
     'upernet_convnext_t_ade20k': ({'model_name': 'convnext_atto'}, [40, 80, 160, 320]),
+    'upernet_dinov3_convnext_t_ade20k': ({'model_name': 'convnext_atto'}, [40, 80, 160, 320]),
     'upernet_swin_t_ade20k': (
         {'embed_dims': 24, 'depths': [1, 1, 1, 1], 'num_heads': [1, 2, 3, 4]},
         [24, 48, 96, 192],
@@ -55,6 +56,14 @@ def miniature(name, data_root, folder):
     source.checkpoint = weights_file(cfg.model.backbone, folder / 'weights.pth')
     cfg.work_dir, cfg.experiment_name = str(folder), f'{name}_{folder.name}'
     return cfg
+
+
+def test_the_config_of_dinov3_names_the_licence_of_its_weights():
+    path = ROOT / 'configs' / 'upernet_dinov3_convnext_t_ade20k.py'
+    backbone = Config.fromfile(path).model.backbone
+    weights = timm.get_pretrained_cfg(backbone.init_cfg.checkpoint.removeprefix('timm://'))
+    assert weights.architecture == backbone.model_name
+    assert weights.license in path.read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize('name', NARROW)

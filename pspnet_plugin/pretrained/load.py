@@ -14,7 +14,7 @@ from .match.search import find_match
 from .report import LoadReport, report_on
 from .settings import LoadSettings
 from .source.download import fetch
-from .source.read import read_checkpoint, require_whole
+from .source.read import read_checkpoint
 from .source.schemes import resolve
 
 
@@ -37,7 +37,7 @@ def load_pretrained(module: nn.Module, checkpoint: str, **settings: Any) -> Load
     given = LoadSettings.of('load_pretrained', checkpoint=checkpoint, **settings)
     own = tensors_of(module)
     location = resolve(given.checkpoint)
-    path, sha256 = fetch(location, given.sha256, require_whole)
+    path, sha256 = fetch(location, given.sha256)
     content = read_checkpoint(path, given.trust_pickle)
     match = find_match(content, own, given.conversion, given.prefix, given.key_map)
     plan = plan_load(module, own, match, content.meta, given.first_conv, given.rows_by_name)

@@ -10,6 +10,8 @@ from ..match.adapt import first_convolution
 from ..match.plan import LoadPlan
 from ..match.search import Shapes, below, is_counted, shapes_of
 
+PUBLISHED_DEPTHS = (18, 26, 34, 50, 101, 152, 200, 269)
+
 
 def likeliest_cause(plan: LoadPlan) -> str:
     """One or two sentences on why ``plan`` leaves the module uncovered, and what mends it."""
@@ -27,8 +29,9 @@ def another_backbone(plan: LoadPlan) -> str | None:
     """The settings of the backbone that the weights were made with, where the module has others."""
     match = plan.match
     # As the module would say them, so that other projects' names are understood as well.
-    named = {**match.names, **{name: original for original, name in match.unknown.items()}}
-    theirs = _backbone_of({n: tuple(match.tensors[o].shape) for n, o in named.items()}, plan)
+    named = {name: entry.tensor for name, entry in match.names.items()}
+    named.update((name, match.tensors[original]) for original, name in match.unknown.items())
+    theirs = _backbone_of(shapes_of(named), plan)
     ours = _backbone_of(shapes_of(plan.own), plan)
     if _resnet_settings(theirs) and _resnet_settings(ours):
         return _between_resnets(_resnet_settings(theirs), _resnet_settings(ours))
@@ -73,7 +76,8 @@ def _resnet_settings(shapes: Shapes) -> dict[str, Any]:
         return {}
     in_block = 3 if 'layer1.0.conv3.weight' in shapes else 2
     blocks = [_blocks(shapes).get(f'layer{stage}', 0) for stage in (1, 2, 3, 4)]
-    settings: dict[str, Any] = {'depth': 2 + in_block * sum(blocks)} if all(blocks) else {}
+    depth = 2 + in_block * sum(blocks)
+    settings: dict[str, Any] = {'depth': depth} if depth in PUBLISHED_DEPTHS else {}
     for layer in ('stem', 'conv1'):
         convolutions = [shapes.get(f'{layer}.{index}.weight') for index in (0, 3, 6)]
         if all(convolutions):
@@ -124,13 +128,23 @@ def _about_a_tensor(plan: LoadPlan) -> str | None:
     if isinstance(theirs, str):
         return 'Save plain numbers, such as those before quantization.'
     if 'pos_embed' in name:
-        return 'Set img_size in the backbone to that of the weights.'
+        setting = 'pretrain_img_size' if 'absolute_pos_embed' in name else 'img_size'
+        return f'Set {setting} in the backbone to that of the weights.'
+    if 'relative_position' in name and theirs[1:] == ours[1:]:
+        return (
+            'The weights are for windows of another size. Set window_size, or the img_size that '
+            'the windows follow, in the backbone to that of the weights.'
+        )
     is_first = name == first_convolution(shapes_of(plan.own))
     if is_first and theirs[:1] + theirs[2:] == ours[:1] + ours[2:]:
-        adapted = '' if ours[1] == 3 else f', which first_conv adapts to {ours[1]} channels'
+        # A stem may see the pixels of a square of the image as channels, as that of TResNet does.
+        square = 16 if theirs[1] == 3 * 16 and ours[1] % 16 == 0 else 1
+        there, here = theirs[1] // square, ours[1] // square
+        adapted = '' if here == 3 else f', which first_conv adapts to {here} channels'
+        otherwise = '' if square > 1 else f', or take RGB weights{adapted}'
         return (
-            f'The weights are for {theirs[1]} input channels and the module for {ours[1]}. Set '
-            f'in_channels={theirs[1]} in the backbone, or take RGB weights{adapted}.'
+            f'The weights are for {there} input channels and the module for {here}. Set '
+            f'in_channels={there} in the backbone{otherwise}.'
         )
     return (
         'The names agree and the shapes do not: it is another width or another kind of network. '

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ...utils.text import shortened
-from ..match.adapt import COLOURS, channels_of
 from ..match.plan import LoadPlan, has_numbers
 from ..match.search import Match, is_counted, parents_of
 from ..settings import LoadSettings
+from ..source.read import USUAL
 from .causes import another_backbone, likeliest_cause
 from .lookalikes import another_network, notes_on
 
 USUAL_COVERAGE = 0.99
-READ_TWICE = ('CGNet', 'ERFNet')  # which concatenate the image with features
+SHARD = 'The file is one of several. Name their folder, or the index (.index.json) beside it.'
 
 
 def judge(
@@ -44,17 +45,18 @@ def _second_network(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -
     by_user = settings.prefix is not None or settings.conversion != 'auto'
     if by_user or other is None or not 0 < match.fitting <= other.fitting:
         return []
-    if other.conversion == 'mmcv-ema':
-        return [
-            "the names without 'ema_' were taken and those with it fit as well: "
-            "key_map=[('^(?!(?:module\\.)?ema_)', None)] takes those"
-        ]
     if other.setting in ('', match.setting):
         return []
     return [
         f'{match.setting or match.container!r} was taken and {other.setting!r} fits as well: '
         f'prefix={other.setting!r} takes that'
     ]
+
+
+def _unusual_container(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> list[str]:
+    container = plan.match.container
+    unusual = container and container.rpartition('.')[2] not in USUAL
+    return [f'the weights stand under the top-level key {container!r}'] if unusual else []
 
 
 # --- too little ---------------------------------------------------------------------------------
@@ -69,11 +71,13 @@ def _too_little(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> st
     need = f'{100 * share:g}% are needed' if plan.received else 'gives it nothing'
     if without:
         need = f'leaves {shortened(without)} without a value'
+    shard = re.search(r'-\d{5}-of-\d{5}\.', settings.checkpoint)
+    cause = SHARD if shard else likeliest_cause(plan)
     lowest = math.floor(100 * coverage) / 100
     anyway = f' To start the rest from its initialization, say min_coverage={lowest}.'
     return (
         f'covers {coverage:.1%} of {type(module).__name__} ({plan.received} of {plan.expected} '
-        f'tensors) and {need}. {likeliest_cause(plan)}{anyway if lowest >= 0.8 else ""}'
+        f'tensors) and {need}. {cause}{anyway if lowest >= 0.8 else ""}'
         f'{_other_settings(plan, settings)}{_listing(plan)}'
     )
 
@@ -82,8 +86,7 @@ def _without_a_value(plan: LoadPlan) -> list[str]:
     """Weights of two or more dimensions and running statistics that would stay initialized.
 
     A single one changes what the whole network computes, unlike one scale or bias of hundreds.
-    Not among them: integer tables, which a module computes by itself, and classifiers for other
-    classes, which the report lists as a group of their own.
+    Not among them: what the report lists as reinitialized.
     """
     own = {name: plan.own[name] for name in (*plan.missing, *plan.mismatched)}
     weights = [n for n, t in own.items() if t.is_floating_point() or t.is_complex()]
@@ -124,6 +127,8 @@ def _too_much(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> str 
     if not inside:
         return None
     cause = another_backbone(plan) or 'Take the weights of this network.'
+    if all(re.search(r'patch_embed\.\w+\.bias$', name) for name in inside):
+        cause = 'Set patch_bias=True in the backbone.'
     return (
         f'has {len(inside)} tensors inside the layers of {type(module).__name__} that it does not '
         f'have, such as {", ".join(inside[:3])}. {cause} To leave them out on purpose, give '
@@ -163,7 +168,7 @@ def _impossible_values(plan: LoadPlan, module: nn.Module, settings: LoadSettings
         extremes = _extremes(value)
         if not extremes:
             continue
-        said, own = f'has in {plan.match.names[name]}', plan.own[name]
+        said, own = f'has in {plan.match.names[name].originals[0]}', plan.own[name]
         if not all(map(torch.isfinite, extremes)):
             return (
                 f'{said} NaN or infinite values: the training that made the file had diverged. '
@@ -194,16 +199,5 @@ def _extremes(tensor: Tensor) -> Sequence[Tensor]:
     return torch.aminmax(tensor if tensor.element_size() > 2 else tensor.float())
 
 
-def _image_read_twice(plan: LoadPlan, module: nn.Module, settings: LoadSettings) -> str | None:
-    kind = type(getattr(module, 'backbone', module)).__name__
-    if kind not in READ_TWICE or channels_of(settings.first_conv) in (None, list(COLOURS)):
-        return None
-    return (
-        f'cannot be rearranged for other input channels: {kind} reads the image in more places '
-        f'than {", ".join(plan.adapted)}. Leave first_conv out and give it RGB images '
-        '(bgr_to_rgb=True in the data_preprocessor, for files as OpenCV reads them).'
-    )
-
-
-CHECKS = (_too_little, _too_much, another_network, _impossible_values, _image_read_twice)
-NOTES = (_second_network, notes_on)
+CHECKS = (_too_little, _too_much, another_network, _impossible_values)
+NOTES = (_unusual_container, _second_network, notes_on)

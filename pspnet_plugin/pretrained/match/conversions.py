@@ -5,13 +5,17 @@ The first conversion among equally good ones is taken.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Union
 
+from torch import Tensor
+
 # A replacement for re.sub, or a function of the module's own names and of the match.
 Replacement = Union[str, Callable[['tuple[str, ...]', re.Match], str]]
+Rules = tuple[tuple[str, Replacement], ...]
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,11 @@ class Conversion:
     # checkpoint. A layout without a signature is always tried.
     signature: tuple[str, ...] = ()
     # Pairs of a regular expression and its replacement, applied to names without that prefix, one
-    # after the other. A layout without rules has the module's names below some prefix.
-    rules: tuple[tuple[str, Replacement], ...] = ()
+    # after the other. A layout without rules has the module's names below some prefix. Two tensors
+    # that rules call ``NAME+0`` and ``NAME+1`` are the parts of one.
+    rules: Rules = ()
+    # Pairs of a regular expression for names in the module, and what becomes of the value.
+    changes: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = ()
 
 
 # --- computed replacements ------------------------------------------------------------------------
@@ -45,20 +52,86 @@ def _joined(module_names: tuple[str, ...], match: re.Match) -> str:
     return f'{match.group(1)}_' if is_own else match.group(0)
 
 
-def _averaged_buffer(module_names: tuple[str, ...], match: re.Match) -> str:
-    """mmcv 1.x named the average of ``a.b.weight`` as a buffer ``ema_a_b_weight``."""
-    full = (path for name in module_names for path in (name, f'backbone.{name}'))
-    return next((p for p in full if p.replace('.', '_') == match.group(1)), match.group(1))
-
-
 def _stem_layer(_: tuple[str, ...], match: re.Match) -> str:
     """MMPretrain's deep stem has three modules, each of a convolution, a norm and an activation."""
     return f'stem.{3 * int(match.group(1)) + (match.group(2) == "bn")}.'
 
 
+def _numbered(template: str, factor: float, offset: float) -> Replacement:
+    """A replacement with a ``#`` for the group ``n`` times ``factor`` plus ``offset``."""
+
+    def replace(_: tuple[str, ...], match: re.Match) -> str:
+        return match.expand(template).replace('#', str(int(int(match['n']) * factor + offset)))
+
+    return replace
+
+
+# --- changed values -------------------------------------------------------------------------------
+
+
+def _channels_first(tensor: Tensor) -> Tensor:
+    """Swin joins four neighbours one after the other, MMSegmentation channel by channel."""
+    if tensor.shape[-1] % 4:
+        return tensor
+    return tensor.reshape(*tensor.shape[:-1], 2, 2, -1).transpose(-1, -3).reshape(tensor.shape)
+
+
+def _square(tensor: Tensor) -> Tensor:
+    side = math.isqrt(tensor.numel())
+    return tensor.reshape(side, side) if side * side == tensor.numel() else tensor
+
+
 # --- the tables ---------------------------------------------------------------------------------
 
 RESNET = ('conv1.weight', 'bn1.running_var', 'layer4.0.conv2.weight')
+SWIN: Rules = (
+    (r'^norm\.', 'norm3.'),
+    (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+    (r'^layers\.', 'stages.'),
+    (r'\.attn\.', '.attn.w_msa.'),
+    (r'\.mlp\.(?:fc1|0)\.', '.ffn.layers.0.0.'),
+    (r'\.mlp\.(?:fc2|3)\.', '.ffn.layers.1.'),
+)
+SWIN_VALUES = (
+    (r'\.downsample\.', _channels_first),
+    (r'\.relative_position_index$', _square),
+)
+VIT: Rules = (
+    (r'^norm\.', 'ln1.'),
+    (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+    (r'^blocks\.', 'layers.'),
+    (r'\.norm([12])\.', r'.ln\1.'),
+    (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
+    (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
+    (r'\.attn\.qkv\.', '.attn.attn.in_proj_'),
+    (r'\.attn\.proj\.', '.attn.attn.out_proj.'),
+)
+# torchvision's ConvNeXt in the names of its authors, and these in MMPretrain's and timm's.
+TORCHVISION_CONVNEXT: Rules = (
+    (r'^features\.0\.', 'downsample_layers.0.'),
+    (r'^features\.(?P<n>[246])\.', _numbered('downsample_layers.#.', 1 / 2, 0)),
+    (r'^features\.(?P<n>[1357])\.', _numbered('stages.#.', 1 / 2, 0)),
+    (r'\.block\.0\.', '.dwconv.'),
+    (r'\.block\.2\.', '.norm.'),
+    (r'\.block\.3\.', '.pwconv1.'),
+    (r'\.block\.5\.', '.pwconv2.'),
+    (r'\.layer_scale$', '.gamma'),
+    (r'^classifier\.0\.', 'norm.'),
+)
+CONVNEXT: Rules = (
+    (r'\.dwconv\.', '.depthwise_conv.'),
+    (r'\.pwconv([12])\.', r'.pointwise_conv\1.'),
+    (r'^norm\.', 'norm3.'),
+)
+CONVNEXT_TIMM: Rules = (
+    (r'^downsample_layers\.0\.(\d)\.', r'stem_\1.'),
+    (r'^downsample_layers\.(\d)\.', r'stages_\1.downsample.'),
+    (r'^stages\.(\d)\.', r'stages_\1.blocks.'),
+    (r'\.dwconv\.', '.conv_dw.'),
+    (r'\.pwconv([12])\.', r'.mlp.fc\1.'),
+)
+TORCHVISION_CONVNEXT_NAMES = ('features.1.0.layer_scale', 'features.0.0.weight')
+CONVNEXT_NAMES = ('stages.0.0.dwconv.weight', 'downsample_layers.0.0.weight')
 MMPRETRAIN = ((r'^backbone\.', ''), (r'^stem\.(\d)\.(conv|bn)\.', _stem_layer))
 
 CONVERSIONS = (
@@ -132,13 +205,85 @@ CONVERSIONS = (
     Conversion('smp', ('encoder.', 'segmentation_head.0.weight')),
     # ResNet, ResNeXt and wide ResNet of torchvision and timm: the names are MMSegmentation's.
     Conversion('torchvision-resnet', (*RESNET, 'fc.weight')),
+    # ResNets of transformers and of detectron2.
+    Conversion(
+        'transformers-resnet',
+        ('embedder.embedder.convolution.weight', 'encoder.stages.0.layers.0.layer.0.convolution.'),
+        (
+            (r'^embedder\.embedder\.convolution\.', 'conv1.'),
+            (r'^embedder\.embedder\.normalization\.', 'bn1.'),
+            (r'^encoder\.stages\.(?P<n>\d)\.layers\.', _numbered('layer#.', 1, 1)),
+            (r'\.shortcut\.convolution\.', '.downsample.0.'),
+            (r'\.shortcut\.normalization\.', '.downsample.1.'),
+            (r'\.layer\.(?P<n>\d)\.convolution\.', _numbered('.conv#.', 1, 1)),
+            (r'\.layer\.(?P<n>\d)\.normalization\.', _numbered('.bn#.', 1, 1)),
+        ),
+    ),
+    Conversion(
+        'detectron2',
+        ('stem.conv1.norm.weight', 'res3.0.shortcut.weight', 'res5.0.conv1.norm.weight'),
+        (
+            (r'^stem\.conv1\.norm\.', 'bn1.'),
+            (r'^stem\.conv1\.', 'conv1.'),
+            (r'^res(?P<n>\d)\.', _numbered('layer#.', 1, -1)),
+            (r'\.conv(\d)\.norm\.', r'.bn\1.'),
+            (r'\.shortcut\.norm\.', '.downsample.1.'),
+            (r'\.shortcut\.', '.downsample.0.'),
+        ),
+    ),
+    # SegFormer's encoder by its authors.
+    Conversion(
+        'mit',
+        ('patch_embed1.proj.weight', 'block1.0.attn.q.weight', 'block1.0.attn.kv.weight'),
+        (
+            (r'^patch_embed(?P<n>\d)\.proj\.', _numbered('layers.#.0.projection.', 1, -1)),
+            (r'^patch_embed(?P<n>\d)\.', _numbered('layers.#.0.', 1, -1)),
+            (r'^block(?P<n>\d)\.', _numbered('layers.#.1.', 1, -1)),
+            (r'^norm(?P<n>\d)\.', _numbered('layers.#.2.', 1, -1)),
+            (r'\.attn\.q\.(\w+)$', r'.attn.attn.in_proj_\1+0'),
+            (r'\.attn\.kv\.(\w+)$', r'.attn.attn.in_proj_\1+1'),
+            (r'\.attn\.proj\.', '.attn.attn.out_proj.'),
+            (r'\.mlp\.fc1\.', '.ffn.layers.0.'),
+            (r'\.mlp\.dwconv\.dwconv\.', '.ffn.layers.1.'),
+            (r'\.mlp\.fc2\.', '.ffn.layers.4.'),
+        ),
+    ),
+    # Swin by its authors, in timm, which has the same layers one stage later, and in torchvision.
+    Conversion(
+        'swin', ('layers.0.downsample.reduction.weight', 'patch_embed.proj.'), SWIN, SWIN_VALUES
+    ),
+    Conversion(
+        'timm-swin',
+        ('layers.3.downsample.reduction.weight', 'patch_embed.proj.'),
+        ((r'^layers\.(?P<n>\d)\.(?=downsample)', _numbered('stages.#.', 1, -1)), *SWIN),
+        SWIN_VALUES,
+    ),
+    Conversion(
+        'torchvision-swin',
+        ('features.2.reduction.weight', 'features.1.0.attn.relative_position_bias_table'),
+        (
+            (r'^features\.0\.0\.', 'patch_embed.projection.'),
+            (r'^features\.0\.2\.', 'patch_embed.norm.'),
+            (r'^features\.(?P<n>[246])\.', _numbered('stages.#.downsample.', 1 / 2, -1)),
+            (r'^features\.(?P<n>[1357])\.', _numbered('stages.#.blocks.', 1 / 2, 0)),
+            *SWIN,
+        ),
+        SWIN_VALUES,
+    ),
+    # Vision transformers of timm and MMPretrain.
+    Conversion('vit', ('blocks.0.attn.qkv.weight', 'patch_embed.proj.', 'blocks.0.mlp.fc1.'), VIT),
+    Conversion('mmpretrain-vit', ('layers.0.attn.qkv.weight', 'layers.0.ffn.', 'ln1.'), VIT),
+    # ConvNeXt by its authors and in torchvision, into MMPretrain's and timm's.
+    Conversion('convnext', CONVNEXT_NAMES, CONVNEXT),
+    Conversion('convnext-timm', CONVNEXT_NAMES, CONVNEXT_TIMM),
+    Conversion('torchvision-convnext', TORCHVISION_CONVNEXT_NAMES, TORCHVISION_CONVNEXT + CONVNEXT),
+    Conversion(
+        'torchvision-convnext-timm',
+        TORCHVISION_CONVNEXT_NAMES,
+        TORCHVISION_CONVNEXT + CONVNEXT_TIMM,
+    ),
     Conversion('same-names'),
     # timm's networks whose features_only form joins the first two parts of some names.
     Conversion('timm-features', rules=((r'(?:(?<=\.)|^)(\w+)\.(?=(\w+)\.)', _joined),)),
-    # Averaged weights that stand alone, named ema_*.
-    Conversion(
-        'mmcv-ema',
-        rules=((r'^(?:module\.)?ema_([^.]*)$', _averaged_buffer), (r'^(?:module\.)?ema_', '')),
-    ),
 )
 BY_NAME = {conversion.name: conversion for conversion in CONVERSIONS}

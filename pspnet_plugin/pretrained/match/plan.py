@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,10 @@ from .adapt import (
     image_convolutions,
     rows_by_name,
 )
-from .search import Match, is_counted, shapes_of
+from .search import Match, is_counted, same_shape, shapes_of
+
+# Backbones of transformers normalize what they return; a classifier has one such norm at most.
+OUTPUT_NORM = re.compile(r'^(?:backbone\.)?norm\d\.(?:weight|bias)$')
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,11 @@ def plan_load(
     plan = LoadPlan(own, match)
     readers = {first_convolution(shapes_of(own)), *image_convolutions(module)}
     for name, ours in own.items():
-        value = match.tensors.get(match.names.get(name, ''))
-        if value is None:
+        if name not in match.names:
             if is_counted(name):
-                plan.missing.append(name)
+                _without_value(plan, module, name)
             continue
+        value = match.names[name].tensor
         sources = adaptation(first_conv, value, ours) if name in readers else None
         only_classes_differ = differs_in_classes_only(name, value, ours)
         if not _same_kind(value, ours):
@@ -83,17 +87,29 @@ def plan_load(
         elif sources:
             plan.values[name] = adapt_to_channels(value.float(), sources)
             plan.adapted[name] = f'input channels {", ".join(sources)}'
-        elif value.shape == ours.shape:
-            plan.values[name] = value
+        elif same_shape(value.shape, ours.shape):
+            plan.values[name] = value.reshape(ours.shape)
             plan.loaded.append(name)
         elif only_classes_differ:
             counts = f'{len(value)} classes in the checkpoint, {len(ours)} in the module'
             plan.reinitialized[name] = counts
         else:
             plan.mismatched[name] = _difference(value, ours)
-    used = set(match.names.values())
+    used = {original for entry in match.names.values() for original in entry.originals}
     plan.unexpected.extend(n for n in match.tensors if n not in used and is_counted(n))
     return plan
+
+
+def _without_value(plan: LoadPlan, module: nn.Module, name: str) -> None:
+    """Sort in a tensor that the checkpoint has nothing for."""
+    if OUTPUT_NORM.search(name) and isinstance(
+        module.get_submodule(name.rpartition('.')[0]), nn.LayerNorm
+    ):
+        plan.reinitialized[name] = 'the checkpoint has no such norm behind a stage'
+    elif plan.own[name].dim() and not _is_continuous(plan.own[name]):
+        plan.reinitialized[name] = 'a table that the module computes'
+    else:
+        plan.missing.append(name)
 
 
 def _difference(value: Tensor, ours: Tensor) -> list:
@@ -114,6 +130,10 @@ def _same_kind(value: Tensor, ours: Tensor) -> bool:
     real = value.is_floating_point() == ours.is_floating_point()
     plain = has_numbers(value) and not ours.is_meta
     return plain and real and value.is_complex() == ours.is_complex()
+
+
+def _is_continuous(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def has_numbers(tensor: Tensor) -> bool:

@@ -6,10 +6,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..errors import PretrainedWeightsError
@@ -25,35 +26,30 @@ WRAPPERS = re.compile(
 
 
 class Entry(NamedTuple):
-    """A tensor of the checkpoint while its name is converted."""
+    """A tensor of the checkpoint while it is converted."""
 
-    original: str  # its name in the file
-    shape: tuple[int, ...]
+    originals: tuple[str, ...]  # its name in the file, or those of its parts
+    tensor: Tensor
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way in which the names of a checkpoint map to those of a module."""
+class Match:
+    """One way in which the tensors of a checkpoint map to those of a module."""
 
     conversion: str  # name of the layout that the checkpoint would come in
     prefix: str  # taken off the checkpoint's names
     setting: str  # the setting ``prefix`` by which a user reaches the same tensors
     module_prefix: str  # put in front of the checkpoint's names
-    names: dict[str, str]  # in the module -> in the checkpoint, whether or not the shapes agree
+    names: dict[str, Entry]  # by name in the module, whether or not the shapes agree
     # Name in the checkpoint -> the name that it would have in the module, for the tensors under
     # ``prefix`` that the module does not have.
     unknown: dict[str, str]
     fitting: int  # how many tensors agree in name and shape
-
-
-@dataclass(frozen=True)
-class Match(Candidate):
-    """The best of them."""
-
-    tensors: Mapping[str, Tensor]  # of the checkpoint, by name, among which was searched
-    container: str  # the top-level key of the file that they stand under
-    # What else in the file fits best, without any settings; None where it is surely less.
-    other: Candidate | None
+    # Of the best match: among what was searched, under which top-level key of the file, and what
+    # else in the file fits best, without any settings; None where it is surely less.
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    container: str = ''
+    other: Match | None = None
 
 
 def find_match(
@@ -78,9 +74,9 @@ def find_match(
         tensors, container = (elsewhere, '') if elsewhere else (tensors, container)
     shapes, reachable = shapes_of(own), _reachable(checkpoint)
     if not tensors:
-        raise _no_state_dict(checkpoint, _best_candidate(reachable, shapes))
+        raise _no_state_dict(checkpoint, _best_match(reachable, shapes))
     renamed = apply_key_map(tensors, key_map)
-    entries = {new: Entry(old, tuple(tensors[old].shape)) for new, old in renamed.items()}
+    entries = {new: Entry((old,), tensors[old]) for new, old in renamed.items()}
     named = below(start, entries)
     if not named:
         first = dict.fromkeys(f'{name.partition(".")[0]}.' for name in entries)
@@ -88,23 +84,23 @@ def find_match(
             f'No name in the checkpoint begins with prefix={start!r}. They begin with '
             f'{", ".join(list(first)[:6])}. Leave prefix=None to have it found.'
         )
-    best = _best_candidate(named, shapes, conversion, prefix is None)
+    best = _best_match(named, shapes, conversion, prefix is None)
     if prefix is None and conversion == 'auto':
-        for taken in best.names.values():
+        for taken in (name for entry in best.names.values() for name in entry.originals):
             reachable.pop(taken, None)
-    other = _best_candidate(reachable, shapes) if len(reachable) >= best.fitting else None
-    found = {**vars(best), 'prefix': start + best.prefix}
-    return Match(**found, tensors=tensors, container=container, other=other)
+    other = _best_match(reachable, shapes) if len(reachable) >= best.fitting else None
+    prefix = start + best.prefix
+    return replace(best, prefix=prefix, tensors=tensors, container=container, other=other)
 
 
 def _reachable(checkpoint: Checkpoint) -> dict[str, Entry]:
     """All tensors of a file, by the names by which a user's prefix reaches them."""
     start = f'{checkpoint.container}.' if checkpoint.container else ''
-    shapes = shapes_of(checkpoint.everything)
-    return {path.removeprefix(start): Entry(path, shape) for path, shape in shapes.items()}
+    everything = checkpoint.everything.items()
+    return {path.removeprefix(start): Entry((path,), tensor) for path, tensor in everything}
 
 
-def _no_state_dict(checkpoint: Checkpoint, other: Candidate) -> PretrainedWeightsError:
+def _no_state_dict(checkpoint: Checkpoint, other: Match) -> PretrainedWeightsError:
     keys = list(dict.fromkeys(repr(name.partition('.')[0]) for name in checkpoint.everything))
     advice = f"Say prefix={other.setting!r}: {other.fitting} of the module's tensors fit there."
     if not other.fitting:
@@ -162,28 +158,28 @@ def apply_key_map(names: Iterable[str], key_map: Sequence | None) -> dict[str, s
     return originals
 
 
-# --- the best candidate -------------------------------------------------------------------------
+# --- the best match -------------------------------------------------------------------------
 
 
-def _best_candidate(
+def _best_match(
     named: Mapping[str, Entry],
     target: Shapes,
     conversion: str = 'auto',
     search_prefix: bool = True,
-) -> Candidate:
-    """The candidate by which most entries of the file, by name, fit the module's shapes."""
+) -> Match:
+    """The match by which most entries of the file, by name, fit the module's shapes."""
     asked = BY_NAME.get(conversion)
     if not any(map(WRAPPERS.search, target)):
         named = {WRAPPERS.sub('', name): entry for name, entry in named.items()}
     expected = sum(map(is_counted, target))
     best = None
     for layout in (asked,) if asked else CONVERSIONS:
-        for candidate in _candidates(layout, named, target, search_prefix):
-            if best is None or candidate.fitting > best.fitting:
-                best = candidate
+        for match in _matches(layout, named, target, search_prefix):
+            if best is None or match.fitting > best.fitting:
+                best = match
         if best is not None and best.fitting == expected:
             break
-    if best is None:  # the layout without a signature always has a candidate
+    if best is None:  # the layout without a signature always has one
         raise PretrainedWeightsError(
             f'The checkpoint is not in the layout of {conversion!r}, which has names such as '
             f'{", ".join(BY_NAME[conversion].signature)}. Leave conversion="auto", or give a '
@@ -192,9 +188,9 @@ def _best_candidate(
     return best
 
 
-def _candidates(
+def _matches(
     layout: Conversion, named: Mapping[str, Entry], target: Shapes, search_prefix: bool
-) -> Iterator[Candidate]:
+) -> Iterator[Match]:
     """One for each prefix that the names in the file and in the module may have."""
     # The rules of a whole layout may put prefixes of their own in front of names.
     search_inner = search_prefix or bool(layout.signature)
@@ -202,35 +198,67 @@ def _candidates(
     for outer in outers if search_prefix else [o for o in outers if not o]:
         for module_prefix in _shared_prefixes(target):
             wanted = below(module_prefix, target)
-            renamed = {
-                _rename(name, layout, tuple(wanted)): entry
-                for name, entry in below(outer, named).items()
-            }
+            renamed = _converted(below(outer, named), layout, tuple(wanted))
             inner = _likeliest_prefix(renamed, wanted) if search_inner else ''
             given = below(inner, renamed)
-            yield Candidate(
+            yield Match(
                 layout.name,
                 prefix=outer + inner,
                 setting=outer if layout.signature else inner,
                 module_prefix=module_prefix,
-                names={module_prefix + n: given[n].original for n in wanted if n in given},
+                names={module_prefix + n: given[n] for n in wanted if n in given},
                 unknown={
-                    e.original: module_prefix + n for n, e in given.items() if n not in wanted
+                    e.originals[0]: module_prefix + n for n, e in given.items() if n not in wanted
                 },
                 fitting=sum(_fits(name, entry, wanted) for name, entry in given.items()),
             )
 
 
 def _fits(name: str, entry: Entry, wanted: Shapes) -> bool:
-    return name in wanted and is_counted(name) and entry.shape == wanted[name]
+    return name in wanted and is_counted(name) and same_shape(entry.tensor.shape, wanted[name])
 
 
-def _rename(name: str, layout: Conversion, module_names: tuple[str, ...]) -> str:
-    for pattern, replacement in layout.rules:
-        if not isinstance(replacement, str):
-            replacement = partial(replacement, module_names)
-        name = re.sub(pattern, replacement, name)
-    return name
+def same_shape(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes agree but for ones at the end, which a 1 x 1 convolution has."""
+    return tuple(one) == tuple(other) or _without_ones(one) == _without_ones(other)
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return tuple(shape)
+
+
+def _joined(parts: Sequence[Entry]) -> Entry | None:
+    """One entry of the rows of two, None where they are not two of the same length and kind."""
+    kinds = {(p.tensor.shape[1:], p.tensor.dtype, p.tensor.layout, p.tensor.device) for p in parts}
+    if len(parts) != 2 or len(kinds) != 1 or parts[0].tensor.layout != torch.strided:
+        return None
+    originals = parts[0].originals + parts[1].originals
+    return Entry(originals, torch.cat([part.tensor for part in parts]))
+
+
+def _converted(
+    named: Mapping[str, Entry], layout: Conversion, module_names: tuple[str, ...]
+) -> dict[str, Entry]:
+    """The entries under the names that they have in the module, with the values that it wants."""
+    renamed: dict[str, Entry] = {}
+    for name, entry in named.items():
+        for pattern, replacement in layout.rules:
+            if not isinstance(replacement, str):
+                replacement = partial(replacement, module_names)
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = entry
+    for name in [name for name in renamed if name.endswith('+0')]:
+        whole = _joined([renamed[part] for part in (name, f'{name[:-1]}1') if part in renamed])
+        if whole:
+            del renamed[name], renamed[f'{name[:-1]}1']
+            renamed[name[:-2]] = whole
+    for pattern, change in layout.changes:
+        for name in filter(re.compile(pattern).search, renamed):
+            if renamed[name].tensor.layout == torch.strided:
+                renamed[name] = renamed[name]._replace(tensor=change(renamed[name].tensor))
+    return renamed
 
 
 # --- prefixes -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from ...utils.text import one_line
 from ..errors import PretrainedWeightsError, WeightsFileError
+from .read import INDEX, require_whole, shards_of
 from .schemes import Address
 
 RETRIES = 3  # pooch waits 1, 2 and 3 seconds before them
@@ -22,9 +23,7 @@ BUSY = (408, 429, 500, 502, 503, 504)  # what a server answers when it is worth 
 HASH_IN_NAME = re.compile(r'-(?!20\d{6}\b)([0-9A-Fa-f]{8,64})(?:\.[A-Za-z]+)*$')
 
 
-def fetch(
-    location: Path | Address, sha256: str | None, require_whole: Callable[[Path], object]
-) -> tuple[Path, str]:
+def fetch(location: Path | Address, sha256: str | None = None) -> tuple[Path, str]:
     """The file at ``location``, downloaded where it is not on this machine yet, and its sha256.
 
     A downloaded file appears under its name only when it is whole: it has the hash in its name or
@@ -34,9 +33,14 @@ def fetch(
     if isinstance(location, Address):
         in_name = HASH_IN_NAME.search(location.name)
         sha256 = sha256 or (in_name and in_name.group(1))
-        path = _cached(location, sha256, require_whole)
+        path = _cached(location, sha256)
     else:
         path = location
+    if sha256 and path.name.endswith(INDEX):
+        raise WeightsFileError(
+            f'{path} is an index, whose sha256 says nothing of the weights. Leave sha256 out, or '
+            'join the shards into one file.'
+        )
     try:
         return path, checked_sha256(path, sha256)
     except OSError as error:
@@ -60,9 +64,7 @@ def checked_sha256(path: Path, expected: str | None = None) -> str:
     return digest
 
 
-def _cached(
-    address: Address, expected: str | None, require_whole: Callable[[Path], object]
-) -> Path:
+def _cached(address: Address, expected: str | None) -> Path:
     target = cached_path(address)
 
     def check(file: Path) -> None:
@@ -92,9 +94,12 @@ def _from_hub(address: Address, repository: str, file: str, revision: str | None
         cached = hub.try_to_load_from_cache(repository, file, revision=revision)
         if not isinstance(cached, str):
             cached = hub.hf_hub_download(repository, file, revision=revision)
-        return Path(cached)
     except Exception as error:  # its HTTP client is another one in each version
         raise _failure(address, one_line(error)) from error
+    for shard in shards_of(Path(cached)) if file.endswith(INDEX) else ():
+        folder = file.removesuffix(Path(file).name)
+        _from_hub(address, repository, f'{folder}{shard.name}', revision)
+    return Path(cached)
 
 
 def _download(address: Address, target: Path, check: Callable[[Path], object]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,7 +21,9 @@ from ..errors import UnsafeWeightsError, WeightsFileError
 
 # Where training programs put the state dict, in the order in which they are looked for: most of
 # them, torchvision's references, DINO (the teacher is the better network), other wrappers.
-CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'student', 'model_state')
+USUAL = ('state_dict', 'model', 'model_state_dict', 'teacher', 'student', 'model_state')
+CONTAINERS = (*USUAL, 'params_ema', 'params', 'module', 'net', 'weights')
+INDEX = '.index.json'  # how the name ends of a file that says which shard holds which tensor
 
 # Beyond what any training program writes. A dict that several keys lead to counts once for each.
 DEEPEST = 100
@@ -41,14 +45,38 @@ class Checkpoint:
 def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
     """Read ``path``: a ``.safetensors`` file or what ``torch.save`` wrote, whatever its name.
 
+    Or the index of a checkpoint in several such files, which stand beside it.
+
     Tensors of a file in the zip format are mapped into memory, not copied, unless it is compressed.
 
     Raises:
         UnsafeWeightsError: the file holds objects other than data and is not trusted.
         WeightsFileError: the file is cut, broken, or something else than weights.
     """
-    read = _read_safetensors if _is_safetensors(path) else _read_torch
-    return find_state_dict(read(path, trust_pickle))
+    found = [find_state_dict(_content_of(shard, trust_pickle)) for shard in shards_of(path)]
+    if len(found) == 1:
+        return found[0]
+    return find_state_dict({name: t for shard in found for name, t in shard.tensors.items()})
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The files that an index names; for any other file itself."""
+    if not path.name.endswith(INDEX):
+        return [path]
+    try:
+        named = json.loads(path.read_text(encoding='utf-8'))['weight_map'].values()
+        shards = [path.with_name(name) for name in dict.fromkeys(named)]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsFileError(
+            f'{path} is no index of shards ({reason_of(error)}): it has no "weight_map" of names.'
+        ) from error
+    return shards
+
+
+def _content_of(path: Path, trust_pickle: bool) -> Any:
+    if not path.is_file():
+        raise WeightsFileError(f'{path} is missing: fetch all the files that the index names.')
+    return (_read_safetensors if _is_safetensors(path) else _read_torch)(path, trust_pickle)
 
 
 def require_whole(path: Path) -> None:
@@ -68,7 +96,12 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_safetensors(path: Path, trust_pickle: bool) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        with safe_open(path, 'pt') as file:
+            tied = file.metadata() or {}
+        tensors = load_file(path)
+        # safetensors.torch.save_model writes one of several names of a tensor, and here which.
+        tied = {other: tensors[name] for other, name in tied.items() if name in tensors}
+        return {**tied, **tensors}
     except Exception as error:  # a broken header, an unknown dtype, a file that goes away
         reason = reason_of(error)
         raise WeightsFileError(

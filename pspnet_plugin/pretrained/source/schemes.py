@@ -50,7 +50,15 @@ def _existing_file(reference: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        raise PretrainedWeightsError(f'{path} is a folder. Name the file of weights inside it.')
+        inside = sorted(path.glob('*.index.json')) or [
+            file for file in sorted(path.iterdir()) if file.suffix in WEIGHT_SUFFIXES
+        ]
+        if len(inside) == 1:
+            return inside[0]
+        named = f': {shortened([file.name for file in inside])}' if inside else ''
+        raise PretrainedWeightsError(
+            f'{path} is a folder with {len(inside)} files of weights{named}. Name the one to take.'
+        )
     if path.is_symlink():
         raise PretrainedWeightsError(
             f'{path} is a link to {os.readlink(path)}, which does not exist. Name a file itself.'

@@ -105,9 +105,9 @@ def test_weights_of_a_deep_stem_are_named_for_a_module_with_one(tmp_path):
 
 
 def test_a_few_names_in_common_are_not_taken_for_another_width(tmp_path):
-    file = saved(content_of(torchvision.models.swin_t), tmp_path / 'weights.pth')
+    file = saved(content_of(torchvision.models.vit_b_16), tmp_path / 'weights.pth')
     module = build(type='SwinTransformer', depths=(1, 1, 1, 1))
-    message = r'names have little in common: .*features\.0\.0\.weight.*patch_embed.*key_map'
+    message = r'names have nothing in common: .*class_token.*patch_embed.*key_map'
     with pytest.raises(PretrainedWeightsError, match=message):
         load_pretrained(module, file)
 
@@ -200,6 +200,63 @@ def test_a_position_embedding_for_another_image_size_is_an_error(tmp_path, confi
     assert load_pretrained(build(**config, img_size=96), file).coverage == 1
 
 
+@pytest.mark.parametrize(
+    ('config', 'theirs', 'ours'),
+    [
+        ({'type': 'SwinTransformer', 'depths': (1, 1, 1, 1)}, {'window_size': 4}, {}),
+        ({'type': 'BEiT', 'num_layers': 2}, {'img_size': 64}, {'img_size': 96}),
+        (
+            {'type': 'TIMMBackbone', 'model_name': 'maxvit_pico_rw_256', 'pretrained': False},
+            {'img_size': 128},
+            {'img_size': 256},
+        ),
+    ],
+)
+def test_windows_of_another_size_are_named(tmp_path, config, theirs, ours):
+    file = saved(build(**config, **theirs), tmp_path / 'weights.pth')
+    with pytest.raises(PretrainedWeightsError, match=r'windows of another size\. Set window_size'):
+        load_pretrained(build(**config, **ours), file)
+    assert load_pretrained(build(**config, **theirs), file).coverage == 1
+
+
+def test_the_image_size_of_mmsegmentations_swin_has_its_own_name(tmp_path):
+    config = {'type': 'SwinTransformer', 'depths': (1, 1, 1, 1), 'use_abs_pos_embed': True}
+    file = saved(build(**config, pretrain_img_size=64), tmp_path / 'weights.pth')
+    with pytest.raises(PretrainedWeightsError, match=r'Set pretrain_img_size in the backbone'):
+        load_pretrained(build(**config), file)
+
+
+def test_channels_behind_a_stem_that_folds_pixels_are_told_as_those_of_the_image(mended):
+    config = {'type': 'TIMMBackbone', 'model_name': 'tresnet_m', 'pretrained': False}
+    content = content_of(lambda: build(**config))
+    message = r'for 3 input channels and the module for 4\. Set in_channels=3 in the backbone\. '
+    mended(content, {**config, 'in_channels': 4}, message, {**config, 'in_channels': 3})
+
+
+def test_a_resnet_of_no_published_depth_is_not_told_its_depth(tmp_path):
+    content = content_of(torchvision.models.resnet50)
+    content = {
+        n: t
+        for n, t in content.items()
+        if not n.startswith(('layer3.5', 'layer4.1', 'layer4.2', 'fc'))
+    }
+    with pytest.raises(PretrainedWeightsError) as caught:
+        load_pretrained(
+            empty(lambda: build(type='ResNet', depth=50)), saved(content, tmp_path / 'w.pth')
+        )
+    assert 'depth' not in str(caught.value)
+
+
+def test_a_bias_of_the_patches_that_the_module_lacks_is_named(tmp_path):
+    config = {'type': 'VisionTransformer', 'num_layers': 2, 'embed_dims': 48, 'num_heads': 3}
+    options = {'img_size': 224, 'depth': 2, 'embed_dim': 48}
+    file = saved(timm.create_model('vit_tiny_patch16_224', **options), tmp_path / 'weights.pth')
+    message = r'such as patch_embed\.proj\.bias\. Set patch_bias=True in the backbone'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        load_pretrained(build(**config), file)
+    assert load_pretrained(build(**config, patch_bias=True), file).coverage == 1
+
+
 # --- numbers that are none ----------------------------------------------------------------------
 
 
@@ -269,10 +326,10 @@ def test_a_state_dict_of_arrays_is_named(tmp_path):
 @pytest.mark.parametrize(
     ('beside', 'path'),
     [
-        ({'best_acc': torch.tensor(0.5)}, ['net']),
-        ({'optimizer': {'state': {0: {'exp_avg': torch.zeros(3)}}}}, ['net']),
-        ({}, ['net', 'module']),
-        ({'state_dict': {'epoch': torch.tensor(3)}}, ['trainer', 'net']),
+        ({'best_acc': torch.tensor(0.5)}, ['network']),
+        ({'optimizer': {'state': {0: {'exp_avg': torch.zeros(3)}}}}, ['network']),
+        ({}, ['network', 'inner']),
+        ({'state_dict': {'epoch': torch.tensor(3)}}, ['trainer', 'network']),
     ],
 )
 @pytest.mark.parametrize('layout', ['bare', 'moco', 'semseg'])
@@ -292,13 +349,15 @@ def test_the_prefix_that_is_advised_leads_to_the_weights(tmp_path, beside, path,
 
 
 def test_a_top_level_key_without_any_fitting_tensor_is_named(tmp_path):
-    file = saved({'net': {'a.kernel': torch.ones(3, 3)}}, tmp_path / 'weights.pth')
+    file = saved({'network': {'a.kernel': torch.ones(3, 3)}}, tmp_path / 'weights.pth')
     network = nn.Linear(3, 3, bias=False)
-    with pytest.raises(PretrainedWeightsError, match=r"key 'net'\. No tensor there fits.*key_map"):
+    with pytest.raises(
+        PretrainedWeightsError, match=r"key 'network'\. No tensor there fits.*key_map"
+    ):
         load_pretrained(network, file)
     assert (
         load_pretrained(
-            network, file, prefix='net.a.', key_map=[(r'\.kernel$', '.weight')]
+            network, file, prefix='network.a.', key_map=[(r'\.kernel$', '.weight')]
         ).coverage
         == 1
     )

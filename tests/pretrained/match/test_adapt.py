@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmseg.registry import MODELS
+from torch import nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.match.adapt import (
@@ -122,7 +124,21 @@ ELSEWHERE = {
     # They concatenate the image with features.
     'CGNet': {'type': 'CGNet'},
     'ERFNet': {'type': 'ERFNet'},
+    'a skip of the image': {'type': 'NetworkWithSkip'},
 }
+
+
+@MODELS.register_module()
+class NetworkWithSkip(nn.Module):
+    """A network of no library."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.last = nn.Conv2d(7, 4, 3, padding=1)
+
+    def forward(self, image):
+        return [self.last(torch.cat([self.conv(image), image], dim=1))]
 
 
 @pytest.mark.parametrize('name', ELSEWHERE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import re
 from pathlib import Path
 
 import efficientnet_lite_pytorch
@@ -288,33 +289,298 @@ def test_smp_encoders_give_the_same_features(tmp_path, encoder, config, layers):
     check(tmp_path, network, layers, build(**config), conversion)
 
 
-@pytest.mark.parametrize('prefix', ['', 'module.', 'ema_', 'module.ema_'])
+# --- layouts of libraries that are not installed: torchvision's network under their names --------
+
+
+def renamed(network: torch.nn.Module, *rules: tuple[str, str]) -> dict:
+    content = network.state_dict()
+    for pattern, replacement in rules:
+        content = {re.sub(pattern, replacement, name): tensor for name, tensor in content.items()}
+    return content
+
+
+TRANSFORMERS = (
+    (r'^conv1\.', 'embedder.embedder.convolution.'),
+    (r'^bn1\.', 'embedder.embedder.normalization.'),
+    *(
+        rule
+        for index in range(4)
+        for rule in (
+            (rf'^layer{index + 1}\.', f'encoder.stages.{index}.layers.'),
+            (rf'\.conv{index + 1}\.', f'.layer.{index}.convolution.'),
+            (rf'\.bn{index + 1}\.', f'.layer.{index}.normalization.'),
+        )
+    ),
+    (r'\.downsample\.0\.', '.shortcut.convolution.'),
+    (r'\.downsample\.1\.', '.shortcut.normalization.'),
+    (r'^fc\.', 'classifier.1.'),
+    (r'^(embedder|encoder)', r'resnet.\1'),
+)
+DETECTRON2 = (
+    (r'^conv1\.', 'stem.conv1.'),
+    (r'^bn1\.', 'stem.conv1.norm.'),
+    *((rf'^layer{stage}\.', f'res{stage + 1}.') for stage in (4, 3, 2, 1)),
+    (r'\.bn(\d)\.', r'.conv\1.norm.'),
+    (r'\.downsample\.0\.', '.shortcut.'),
+    (r'\.downsample\.1\.', '.shortcut.norm.'),
+    (r'^(stem|res)', r'backbone.bottom_up.\1'),
+)
+
+
+@pytest.mark.parametrize(
+    ('rules', 'conversion'), [(TRANSFORMERS, 'transformers-resnet'), (DETECTRON2, 'detectron2')]
+)
+@pytest.mark.parametrize('depth', [18, 50])
+def test_resnets_of_transformers_and_detectron2_give_the_same_features(
+    tmp_path, rules, conversion, depth
+):
+    network = randomized(torchvision.models.get_model(f'resnet{depth}', weights=None))
+    content = {'model': renamed(network, *rules)}
+    report = check(
+        tmp_path, network, STAGES, build(type='ResNet', depth=depth), conversion, content
+    )
+    assert ('BGR' in ' '.join(report.notes)) == (conversion == 'detectron2')
+
+
+# --- transformers and ConvNeXt -------------------------------------------------------------------
+
+
+def test_the_encoder_of_segformers_authors_gives_the_same_features(tmp_path):
+    network = randomized(smp.Unet('mit_b0', encoder_weights=None)).encoder.double()
+    ours = randomized(
+        build(
+            type='MixVisionTransformer',
+            embed_dims=32,
+            num_stages=4,
+            num_layers=[2, 2, 2, 2],
+            num_heads=[1, 2, 5, 8],
+            patch_sizes=[7, 3, 3, 3],
+            sr_ratios=[8, 4, 2, 1],
+            out_indices=(0, 1, 2, 3),
+            mlp_ratio=4,
+            qkv_bias=True,
+        ),
+        seed=9,
+    )
+    for part in network.modules():  # MMSegmentation's norms all have one eps
+        if isinstance(part, torch.nn.LayerNorm):
+            part.eps = 1e-6
+    content = {**network.state_dict(), 'head.weight': torch.ones(5, 256)}
+    report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
+    assert (report.conversion, report.unexpected) == ('mit', ['head.weight'])
+    with torch.no_grad():
+        prove(report, features_of(ours, image()), network(image())[-4:])
+
+
+def normalized(backbone: torch.nn.Module, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Maps (N, C, H, W) behind the norms of outputs, which a classifier has for the last alone."""
+    backbone.double()
+    with torch.no_grad():
+        norms = [getattr(backbone, f'norm{stage}') for stage in range(len(maps))]
+        return [
+            torch.nn.functional.layer_norm(
+                m.permute(0, 2, 3, 1), (m.shape[1],), norm.weight, norm.bias, norm.eps
+            ).permute(0, 3, 1, 2)
+            for m, norm in zip(maps, norms)
+        ]
+
+
+OFFICIAL_SWIN = (
+    (r'^features\.0\.0\.', 'patch_embed.proj.'),
+    (r'^features\.0\.2\.', 'patch_embed.norm.'),
+    *(
+        rule
+        for stage in range(4)
+        for rule in (
+            (rf'^features\.{2 * stage + 1}\.', f'layers.{stage}.blocks.'),
+            (rf'^features\.{2 * stage + 2}\.', f'layers.{stage}.downsample.'),
+        )
+    ),
+    (r'\.mlp\.0\.', '.mlp.fc1.'),
+    (r'\.mlp\.3\.', '.mlp.fc2.'),
+)
+SWIN = {'depths': (2, 1, 1, 1), 'num_heads': (1, 1, 2, 2)}
+
+
+def mmseg_swin(**options) -> torch.nn.Module:
+    return randomized(
+        build(type='SwinTransformer', embed_dims=16, window_size=4, **SWIN, **options), seed=9
+    )
+
+
+@pytest.mark.parametrize('conversion', ['torchvision-swin', 'swin'])
+def test_swin_of_its_authors_and_of_torchvision_gives_the_same_features(tmp_path, conversion):
+    network = torchvision.models.swin_transformer.SwinTransformer(
+        [4, 4], 16, **{name: list(values) for name, values in SWIN.items()}, window_size=[4, 4]
+    )
+    randomized(network)
+    content = network.state_dict()
+    if conversion == 'swin':
+        content = {
+            name: tensor.view(16, 16) if name.endswith('index') else tensor
+            for name, tensor in renamed(network, *OFFICIAL_SWIN).items()
+        }
+        content = {'model': content}
+    ours = mmseg_swin()
+    report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
+    assert report.conversion == conversion
+    assert list(report.reinitialized) == [
+        f'norm{stage}.{name}' for stage in (0, 1, 2) for name in ('weight', 'bias')
+    ]
+    assert torch.equal(ours.norm3.weight.float(), network.norm.weight)
+    stages = outputs_of(network, [f'features.{stage}' for stage in (1, 3, 5, 7)], image(size=128))
+    theirs = normalized(ours, [stage.permute(0, 3, 1, 2) for stage in stages])
+    prove(report, features_of(ours, image(size=128)), theirs)
+
+
+def test_imagenet_weights_in_mmsegmentations_own_names_have_one_norm_for_four(tmp_path):
+    network = mmseg_swin()
+    content = {n: t for n, t in network.state_dict().items() if not n.startswith('norm')}
+    content |= {'norm.weight': torch.ones(128), 'norm.bias': torch.zeros(128)}
+    ours = build(type='SwinTransformer', embed_dims=16, window_size=4, **SWIN)
+    report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
+    assert (report.coverage, len(report.reinitialized)) == (1, 8)
+    # A first norm that other layers stand behind is none of these.
+    del content['patch_embed.norm.weight'], content['patch_embed.norm.bias']
+    with pytest.raises(PretrainedWeightsError, match='Missing: patch_embed.norm.weight'):
+        load_pretrained(ours, saved(content, tmp_path / 'weights.pth'), min_coverage=1)
+
+
+def test_timms_swin_gives_the_same_features(tmp_path):
+    options = {'embed_dim': 16, **SWIN, 'window_size': 4, 'img_size': 128}
+    network = randomized(timm.create_model('swin_tiny_patch4_window7_224', **options))
+    ours = mmseg_swin()
+    report = load_pretrained(ours, saved(network, tmp_path / 'weights.pth'))
+    assert report.conversion == 'timm-swin'
+    layers = [f'layers.{stage}' for stage in range(4)]
+    stages = outputs_of(network, layers, image(size=128))
+    theirs = normalized(ours, [stage.permute(0, 3, 1, 2) for stage in stages])
+    prove(report, features_of(ours, image(size=128)), theirs)
+
+
+MMSEG_VIT = {
+    'type': 'VisionTransformer',
+    'img_size': 64,
+    'embed_dims': 48,
+    'num_layers': 2,
+    'num_heads': 3,
+    'patch_bias': True,
+    'final_norm': True,
+    'norm_cfg': {'type': 'LN', 'eps': 1e-6},
+    'interpolate_mode': 'bicubic',
+}
+
+
+@pytest.mark.parametrize('conversion', ['vit', 'mmpretrain-vit'])
+def test_vits_of_timm_and_mmpretrain_give_the_same_features(tmp_path, conversion):
+    if conversion == 'vit':
+        network = timm.create_model(
+            'vit_tiny_patch16_224', img_size=64, embed_dim=48, depth=2, num_heads=3
+        )
+        randomized(network).double()
+        tokens = network.forward_features(image())[:, 1:]
+        theirs = tokens.transpose(1, 2).reshape(1, 48, 4, 4)
+        content = network.state_dict()
+    else:
+        arch = {'embed_dims': 48, 'num_layers': 2, 'num_heads': 3, 'feedforward_channels': 192}
+        network = MMENGINE_MODELS.build(
+            {
+                'type': 'mmpretrain.VisionTransformer',
+                'arch': arch,
+                'img_size': 64,
+                'out_type': 'featmap',
+            }
+        )
+        randomized(network).double()
+        (theirs,) = network(image())
+        content = {
+            'state_dict': {**under('backbone.', network), 'head.layers.head.bias': torch.ones(5)}
+        }
+    ours = randomized(build(**MMSEG_VIT), seed=9)
+    report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
+    assert report.conversion == conversion
+    prove(report, features_of(ours, image()), [theirs.detach()])
+
+
+CONVNEXT_WIDTHS, CONVNEXT_DEPTHS = (8, 16, 24, 32), (1, 2, 1, 1)
+FACEBOOK_CONVNEXT = (
+    (r'^features\.0\.', 'downsample_layers.0.'),
+    *(
+        rule
+        for stage in range(4)
+        for rule in (
+            (rf'^features\.{2 * stage + 1}\.', f'stages.{stage}.'),
+            (rf'^features\.{2 * stage + 2}\.', f'downsample_layers.{stage + 1}.'),
+        )
+    ),
+    (r'\.block\.0\.', '.dwconv.'),
+    (r'\.block\.2\.', '.norm.'),
+    (r'\.block\.3\.', '.pwconv1.'),
+    (r'\.block\.5\.', '.pwconv2.'),
+    (r'\.layer_scale$', '.gamma'),
+    (r'^classifier\.0\.', 'norm.'),
+    (r'^classifier\.2\.', 'head.'),
+)
+
+
+@pytest.mark.parametrize('linear', [True, False])
+@pytest.mark.parametrize(
+    'conversion',
+    ['torchvision-convnext', 'torchvision-convnext-timm', 'convnext', 'convnext-timm'],
+)
+def test_convnexts_of_facebook_and_torchvision_give_the_same_features(tmp_path, conversion, linear):
+    widths = (*CONVNEXT_WIDTHS, None)
+    network = randomized(
+        torchvision.models.ConvNeXt(
+            [
+                torchvision.models.convnext.CNBlockConfig(widths[i], widths[i + 1], depth)
+                for i, depth in enumerate(CONVNEXT_DEPTHS)
+            ]
+        )
+    )
+    content = network.state_dict()
+    into = conversion.endswith('-timm')
+    if conversion.startswith('convnext'):
+        content = {'model': renamed(network, *FACEBOOK_CONVNEXT)}
+        content['model'] = {
+            name: tensor.flatten() if name.endswith('gamma') else tensor
+            for name, tensor in content['model'].items()
+        }
+    sizes = {'depths': CONVNEXT_DEPTHS}
+    if into:
+        ours = timm_backbone('convnext_atto', dims=CONVNEXT_WIDTHS, **sizes, conv_mlp=not linear)
+    else:
+        ours = MMENGINE_MODELS.build(
+            {
+                'type': 'mmpretrain.ConvNeXt',
+                'arch': {**sizes, 'channels': CONVNEXT_WIDTHS},
+                'out_indices': (0, 1, 2, 3),
+                'gap_before_final_norm': False,
+                'linear_pw_conv': linear,
+            }
+        )
+    randomized(ours, seed=9)
+    report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
+    assert report.conversion == conversion
+    theirs = outputs_of(network, [f'features.{stage}' for stage in (1, 3, 5, 7)], image())
+    if not into:
+        theirs = normalized(ours, theirs)
+        assert torch.equal(ours.norm3.weight.float(), network.classifier[0].weight.float())
+    prove(report, features_of(ours, image()), theirs)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
 def test_mmseg_checkpoints_load_with_and_without_prefixes(tmp_path, prefix):
     network = randomized(small_segmentor())
     file = saved({'state_dict': under(prefix, network)}, tmp_path / 'weights.pth')
     ours = small_segmentor()
     report = load_pretrained(ours, file)
-    assert report.conversion == ('mmcv-ema' if 'ema_' in prefix else 'mmseg')
+    assert report.conversion == 'mmseg'
     prove(report, logits_of(ours, image()), logits_of(network, image()))
     alone = build(**{**NARROW_RESNET, 'type': 'ResNetV1c'})
     report = load_pretrained(alone, file)
     assert report.prefix.endswith('backbone.')
     prove(report, features_of(alone, image()), features_of(network.backbone, image()))
-
-
-@pytest.mark.parametrize('target', ['segmentor', 'backbone'])
-def test_averages_in_the_naming_of_mmcv_load_where_they_stand_alone(tmp_path, target):
-    network = randomized(small_segmentor())
-    averaged = {
-        'ema_' + name.replace('.', '_'): tensor for name, tensor in network.state_dict().items()
-    }
-    file = saved({'state_dict': averaged}, tmp_path / 'weights.pth')
-    ours = small_segmentor()
-    part = ours if target == 'segmentor' else ours.backbone
-    report = load_pretrained(part, file)
-    assert report.conversion == 'mmcv-ema'
-    theirs = features_of(network.backbone, image())
-    prove(report, features_of(ours.backbone, image()), theirs)
 
 
 def test_the_stored_weights_go_before_the_raw_ones_that_mmcv_keeps_beside_them(tmp_path):

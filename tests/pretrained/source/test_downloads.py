@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import json
 import multiprocessing
 import os
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -478,6 +480,30 @@ def test_a_file_of_the_hub_is_downloaded_once_into_its_own_cache(hub, cache, tmp
     assert [file.name for file in tmp_path.rglob('weights.pth*')] == ['weights.pth']
     assert word == 'ERROR'
     told_by_hand(hub, cache, error)
+
+
+def test_an_index_on_the_hub_brings_its_shards(hub):
+    tensors = list(network().state_dict().items())
+    names, files = {}, {}
+    for number, part in enumerate((tensors[:2], tensors[2:]), 1):
+        name = f'model-{number:05}-of-00002.safetensors'
+        files[name] = safetensors.torch.save(dict(part))
+        names |= dict.fromkeys(dict(part), name)
+    files['model.safetensors.index.json'] = json.dumps({'weight_map': names}).encode()
+
+    def answer(request):
+        data = files.get(request.path.rpartition('/')[2])
+        tag = hashlib.sha256(data or b'').hexdigest()
+        request.send(data or b'', 200 if data else 404, ETag=f'"{tag}"', X_Repo_Commit='a' * 40)
+
+    hub.answer = answer
+    reference = 'hf://org/repo/folder/model.safetensors.index.json'
+    assert [word for word, _ in load_each(reference, reference)] == ['LOADED', 'LOADED']
+    asked = [r.path.rpartition('/')[2] for r in hub.requests if r.command == 'GET']
+    assert [asked.count(name) for name in files] == [1, 1, 1]
+    files.pop('model-00002-of-00002.safetensors')
+    ((word, error),) = load_each('hf://org/other/model.safetensors.index.json')
+    assert (word, error.count('No weights from ')) == ('ERROR', 1)
 
 
 def test_a_file_of_the_hub_can_be_put_into_the_cache_by_hand_where_there_is_no_network(hub, cache):

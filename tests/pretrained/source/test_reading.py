@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import pickle
 import re
@@ -11,6 +12,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -18,8 +20,8 @@ from torch import Tensor, nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.source.read import read_checkpoint
+from tests.campaigns import mutations
 from tests.campaigns.mutations import mutated_files, zipped_again
-from tests.helpers import mutations
 from tests.helpers.attacks import Payload
 from tests.helpers.networks import saved
 from tests.helpers.torch_features import skip_unless_saved
@@ -85,6 +87,93 @@ def test_the_usual_top_level_keys_are_found(tmp_path, key):
     report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
     assert (report.coverage, report.container) == (1, key)
     assert equal(ours, network())
+
+
+@pytest.mark.parametrize('key', ['module', 'net', 'weights', 'params', 'params_ema'])
+def test_rarer_top_level_keys_are_taken_and_named(tmp_path, key):
+    ours = network(seed=1)
+    content = {'epoch': 3, key: network().state_dict()}
+    report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
+    assert equal(ours, network())
+    assert report.notes == [f'the weights stand under the top-level key {key!r}']
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(4, 4)
+        self.last = self.first
+
+
+def test_tied_weights_of_save_model_load_under_all_their_names(tmp_path):
+    network, file = Tied(), tmp_path / 'weights.safetensors'
+    safetensors.torch.save_model(network, str(file))
+    assert len(safetensors.torch.load_file(file)) == 2
+    ours = Tied()
+    assert load_pretrained(ours, file).received == 4
+    assert torch.equal(ours.last.weight, network.first.weight)
+    # Also into a module that keeps two tensors where the file has one.
+    apart = Tied()
+    apart.last = torch.nn.Linear(4, 4)
+    assert load_pretrained(apart, file).received == 4
+
+
+# --- checkpoints in several files -----------------------------------------------------------------
+
+
+@pytest.fixture(params=['safetensors', 'bin'])
+def sharded(tmp_path, request):
+    """A folder with an index and two shards, as huggingface_hub and transformers write them."""
+    folder, names = tmp_path / 'model', {}
+    folder.mkdir()
+    for number, part in enumerate(np.array_split(list(network().state_dict()), 2), 1):
+        file = f'model-{number:05}-of-00002.{request.param}'
+        content = {str(name): network().state_dict()[name] for name in part}
+        save = safetensors.torch.save_file if request.param == 'safetensors' else torch.save
+        save(content, str(folder / file))
+        names |= dict.fromkeys(content, file)
+    index = folder / f'model.{request.param}.index.json'
+    index.write_text(json.dumps({'metadata': {'total_size': 1}, 'weight_map': names}))
+    return index
+
+
+@pytest.mark.parametrize('by', ['index', 'folder'])
+def test_shards_load_by_their_index_or_folder(sharded, by):
+    require_loads(sharded if by == 'index' else sharded.parent)
+
+
+def test_one_shard_is_told_from_a_whole_file(sharded):
+    shard = next(sharded.parent.glob('*-00001-of-00002*'))
+    with pytest.raises(PretrainedWeightsError, match='one of several. Name their folder, or the'):
+        load_pretrained(network(), shard)
+
+
+def test_a_missing_shard_and_a_hash_of_the_index_are_errors(sharded):
+    with pytest.raises(PretrainedWeightsError, match='Leave sha256 out'):
+        load_pretrained(network(), sharded, sha256='0' * 64)
+    shard = next(sharded.parent.glob('*-00002-of-00002*'))
+    shard.unlink()
+    with pytest.raises(PretrainedWeightsError, match=f'{shard.name} is missing: fetch all'):
+        load_pretrained(network(), sharded)
+
+
+@pytest.mark.parametrize(
+    'content', ['{', '[]', '{"weight_map": 3}', '{"weight_map": {"a": "../b"}}']
+)
+def test_an_index_that_is_none_is_an_error(tmp_path, content):
+    index = tmp_path / 'model.safetensors.index.json'
+    index.write_text(content)
+    with pytest.raises(PretrainedWeightsError, match='is no index of shards .*weight_map'):
+        load_pretrained(network(), index)
+
+
+def test_a_folder_with_one_file_of_weights_leads_to_it(tmp_path):
+    torch.save(network().state_dict(), tmp_path / 'weights.pth')
+    (tmp_path / 'config.json').write_text('{}')
+    require_loads(tmp_path)
+    torch.save(network().state_dict(), tmp_path / 'other.pth')
+    with pytest.raises(PretrainedWeightsError, match=r'2 files of weights: other.*Name the one'):
+        load_pretrained(network(), tmp_path)
 
 
 @pytest.mark.parametrize('kind', ['float16', 'bfloat16', 'float64', 'float8_e4m3fn'])

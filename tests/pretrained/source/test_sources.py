@@ -17,13 +17,12 @@ from torch import nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.source.download import cached_path, checked_sha256, fetch
-from pspnet_plugin.pretrained.source.read import require_whole
 from pspnet_plugin.pretrained.source.schemes import SCHEMES, Address, resolve
 from tests.helpers.attacks import Payload
 
 
 def bring(reference: str, sha256: str | None = None) -> tuple[Path, str]:
-    return fetch(resolve(reference), sha256, require_whole)
+    return fetch(resolve(reference), sha256)
 
 
 def address(url: str) -> Address:
