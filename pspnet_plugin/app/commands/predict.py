@@ -86,11 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.dtype,
     )
     options = PredictOptions(
-        arguments.batch,
-        arguments.probabilities,
-        arguments.tta,
-        arguments.window,
-        arguments.overlap,
+        arguments.batch, arguments.probabilities, arguments.tta, arguments.window, arguments.overlap
     )
     first = is_first_process()
     columns = TextColumn('predict'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
