@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
-from ...utils.text import first_cause
 from ..models.segmentor import last_head
 from .images import EXAMPLE_SIZE
 from .network import size_divisor
 from .runtimes import Predict
-from .settings import ExportError, ExportSettings
+from .settings import ExportError, ExportSettings, as_export_error
 
 ODD_SIZE = (161, 203)  # neither the stride of a network nor the bins of a pyramid divide it
 # The fraction of the pixels that may have another label than in PyTorch. Reduced precision moves
@@ -26,12 +25,7 @@ TOLERATED = {'float32': 0.001, 'float16': 0.01, 'int8': 0.1}
 
 
 class Reference:
-    """The segmentor in PyTorch, as mmseg itself predicts with it, beside the exported file.
-
-    Args:
-        segmentor: as the config builds it, in evaluation mode.
-        settings: of the export.
-    """
+    """The segmentor in PyTorch, as mmseg itself predicts with it, beside the exported file."""
 
     def __init__(self, segmentor: Any, settings: ExportSettings) -> None:
         self.segmentor, self.settings = segmentor, settings
@@ -80,6 +74,10 @@ class Reference:
         scores = output.sigmoid() if self.settings.output == 'logits' else output
         return (scores > last_head(self.segmentor).threshold).long()[:, 0]
 
+    def input_as_read(self, image: Tensor) -> np.ndarray:
+        """What the file is given for one image as it was read, (C, H, W)."""
+        return self.input_of(self.fitted(image)[None])
+
     def input_of(self, images: Tensor) -> np.ndarray:
         """What the file is given for images as they were read, (N, C, H, W)."""
         return (images if self.settings.normalize else self.normalized(images)).numpy()
@@ -113,17 +111,12 @@ def check(reference: Reference, predict: Predict, images: list[Tensor], precisio
     Raises:
         ExportError: it is too large, or the file does not take the images.
     """
-    fractions = []
-    try:
+    worst, tolerated = 0.0, TOLERATED[precision]
+    what = 'No file was written: it fails on an image that PyTorch takes'
+    with as_export_error(what, reference.settings.way_out):
         for batch in reference.batches(images):
             differ = reference.labels_of_file(predict, batch) != reference.labels(batch)
-            fractions.append(differ.float().mean().item())
-    except Exception as error:  # whatever the runtime raises
-        raise ExportError(
-            f'No file was written: it fails on an image that PyTorch takes: {first_cause(error)}.'
-            f'{reference.settings.way_out}'
-        ) from error
-    worst, tolerated = max(fractions), TOLERATED[precision]
+            worst = max(worst, differ.float().mean().item())
     if worst > tolerated:
         raise ExportError(
             f'No file was written: {worst:.2%} of the pixels get another label than in PyTorch, '
@@ -146,7 +139,8 @@ def mean_ious(
         label = sample['data_samples'].gt_sem_seg.data[0]
         image = reference.fitted(sample['inputs'])[None]
         for name, predict in files.items():
-            labels = nearest(reference.labels_of_file(predict, image), tuple(label.shape))[0]
+            labels = reference.labels_of_file(predict, image)[:, None].float()
+            labels = F.interpolate(labels, size=label.shape)[0, 0].long()
             counted = IoUMetric.intersect_and_union(
                 labels, label, head.num_classes, head.ignore_index
             )
@@ -157,8 +151,3 @@ def mean_ious(
         metrics = IoUMetric.total_area_to_metrics(*totals, metrics=['mIoU'])
         found[name] = 100 * float(np.nanmean(metrics['IoU']))
     return found
-
-
-def nearest(labels: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Label maps, (N, H, W), at another size."""
-    return F.interpolate(labels[:, None].float(), size=size)[:, 0].long()

@@ -29,7 +29,11 @@ def images_to_check(
 ) -> tuple[str, list[Tensor]]:
     """Where the images of the check are from, and these, (C, H, W) as they were read."""
     if folder is not None:
-        samples, origin = folder_samples(Path(folder)), str(folder)
+        paths = files_below(Path(folder), IMAGE_SUFFIXES)
+        samples, origin = [{'img_path': str(path)} for path in paths], str(folder)
+        if not samples:
+            kinds = ', '.join(sorted(IMAGE_SUFFIXES))
+            raise ExportError(f'No image ({kinds}) lies in {Path(folder).absolute()}.')
     else:
         samples, origin = dataset_samples(config, 'val_dataloader'), 'the validation set'
     if not samples:
@@ -68,19 +72,9 @@ def dataset_samples(config: Config, loader: str) -> list[dict]:
     return samples
 
 
-def folder_samples(folder: Path) -> list[dict]:
-    """The images below ``folder``, of which there has to be one."""
-    paths = list(files_below(folder, IMAGE_SUFFIXES))
-    if not paths:
-        kinds = ', '.join(sorted(IMAGE_SUFFIXES))
-        raise ExportError(f'No image ({kinds}) lies in {folder.absolute()}.')
-    return [{'img_path': str(path)} for path in paths]
-
-
 def evenly(samples: list[dict], count: int | None) -> list[dict]:
     """``count`` of the samples, evenly spread; all of them for None."""
-    if count is None or count >= len(samples):
-        return samples
+    count = len(samples) if count is None else min(count, len(samples))
     return [samples[i * len(samples) // count] for i in range(count)]
 
 
