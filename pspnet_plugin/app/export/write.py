@@ -20,8 +20,15 @@ from ...utils.config_files import read_config
 from ...utils.text import without_warnings_of_mmseg
 from ..models.classes import class_info
 from ..models.segmentor import build_segmentor, folded, last_head, load_weights, model_settings
-from .check import Reference, check, mean_ious
-from .images import NOISE, images_to_calibrate, images_to_check, labelled_images
+from .check import (
+    NOISE,
+    Reference,
+    check,
+    images_to_calibrate,
+    images_to_check,
+    labelled_images,
+    mean_ious,
+)
 from .network import ExportedNetwork, metadata_of
 from .runtimes import RUNTIMES, require
 from .settings import SUFFIXES, ExportError, ExportSettings, as_export_error

@@ -72,19 +72,20 @@ def init_model(
     cfg = read_config(config)
     target = device_named(device)
     precision = dtype_named(dtype, target)
-    model = build_segmentor(cfg)
-    meta, digest = load_weights(model, os.fspath(checkpoint))
+    model: Any = build_segmentor(cfg)
+    meta, sha256 = load_weights(model, os.fspath(checkpoint))
     model = make_fast(revert_sync_batchnorm(model).to(target))
-    if compile:
-        compile_network(model)
+    for part in NETWORK_PARTS if compile else ():
+        module = getattr(model, part, None)
+        if isinstance(module, nn.Module):
+            module.forward = torch.compile(module.forward)
     if precision is not None:
         if target.type == 'cpu' and is_first_process():
             print_log(bfloat16_on_this_cpu(), logger='current')
         model.forward = torch.autocast(target.type, dtype=precision)(model.forward)
     classes, palette = class_info(cfg, meta, last_head(model).num_classes)
-    holder: Any = model
-    holder.cfg, holder.dataset_meta = cfg, {'classes': classes, 'palette': palette}
-    holder.weights_sha256, holder.computes_in = digest, str(precision or torch.float32)
+    model.cfg, model.dataset_meta = cfg, {'classes': classes, 'palette': palette}
+    model.weights_sha256, model.computes_in = sha256, str(precision or torch.float32)
     return model
 
 
@@ -216,11 +217,3 @@ def folded(model: nn.Module, runs: list[Run]) -> nn.Module:
     except Exception as error:  # whatever it is, the model predicts without folding
         print_log(f'Batch norms are not folded: {error!r}', logger='current')
         return model
-
-
-def compile_network(model: nn.Module) -> None:
-    """Let ``torch.compile`` compile each part of the network when it is first run."""
-    for part in NETWORK_PARTS:
-        module = getattr(model, part, None)
-        if isinstance(module, nn.Module):
-            module.forward = torch.compile(module.forward)

@@ -21,10 +21,9 @@ from ...utils.distributed import connected, in_first_process
 from ...utils.files import write_whole
 from ...utils.rasters import count_labels
 from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, sources_of
+from .large import predict_raster, predict_video
 from .predictor import PredictOptions, Predictor, ahead
-from .rasters import predict_raster
 from .results import Prediction, class_shares, write_prediction, write_table
-from .video import predict_video
 
 WAITING = 1  # predictions that wait to be written; those of many classes are large
 # What is written for each kind of source, by folder.
