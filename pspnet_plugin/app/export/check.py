@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +38,24 @@ class Reference:
     """The segmentor in PyTorch, as mmseg itself predicts with it, beside the exported file."""
 
     def __init__(self, segmentor: Any, settings: ExportSettings) -> None:
-        self.segmentor, self.settings = segmentor, settings
+        self.segmentor, self.settings, self.divisor = segmentor, settings, size_divisor(segmentor)
         # Padding is no part of the network: who asks the file pads, or gives what needs none.
         self.preprocessor = copy.copy(segmentor.data_preprocessor)
         self.preprocessor.test_cfg = None
-        self.divisor = size_divisor(segmentor)
 
-    def fitted(self, image: Tensor) -> Tensor:
-        """An image as it was read, (C, H, W), at a size that the file takes."""
-        return resized(image, self.settings.size or multiple(image.shape[1:], self.divisor))
+    def fitted(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """An image as it was read, (C, H, W), at its size or another, made one the file takes."""
+        sides = [-(-side // self.divisor) * self.divisor for side in size or image.shape[1:]]
+        sides = list(self.settings.size or sides)
+        if list(image.shape[1:]) == sides:
+            return image
+        out = F.interpolate(image[None].float(), sides, mode='bilinear', align_corners=False)[0]
+        return (out if image.is_floating_point() else out.round()).to(image.dtype)
 
     def example(self, image: Tensor) -> Tensor:
         """What the network is recorded with, made of an image as it was read, (C, H, W)."""
-        size = self.settings.size or multiple(EXAMPLE_SIZE, self.divisor)
-        images = [resized(image, size)] * (2 if self.settings.size is None else 1)
+        images = [self.fitted(image, EXAMPLE_SIZE)] * (2 if self.settings.size is None else 1)
         return torch.from_numpy(self.input_of(torch.stack(images)))
-
-    def batches(self, images: list[Tensor]) -> Iterator[Tensor]:
-        """What a file is checked with: each image alone, and all in one batch of an odd size."""
-        yield from (image[None] for image in images)
-        if self.settings.size is None:
-            size = multiple(ODD_SIZE, self.divisor)
-            yield torch.stack([resized(image, size) for image in images])
 
     @torch.no_grad()
     def labels(self, images: Tensor) -> Tensor:
@@ -84,10 +80,6 @@ class Reference:
         scores = output.sigmoid() if self.settings.output == 'logits' else output
         return (scores > last_head(self.segmentor).threshold).long()[:, 0]
 
-    def input_as_read(self, image: Tensor) -> np.ndarray:
-        """What the file is given for one image as it was read, (C, H, W)."""
-        return self.input_of(self.fitted(image)[None])
-
     def input_of(self, images: Tensor) -> np.ndarray:
         """What the file is given for images as they were read, (N, C, H, W)."""
         return (images if self.settings.normalize else self.normalized(images)).numpy()
@@ -97,34 +89,24 @@ class Reference:
         return self.preprocessor({'inputs': list(images)}, False)['inputs']
 
 
-def multiple(size: Sequence[int], divisor: int) -> tuple[int, int]:
-    """The size with both sides rounded up to multiples of ``divisor``."""
-    height, width = (-(-side // divisor) * divisor for side in size)
-    return height, width
-
-
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The image, (C, H, W), at another size, in its own dtype."""
-    if tuple(image.shape[1:]) == size:
-        return image
-    out = F.interpolate(image[None].float(), size=size, mode='bilinear', align_corners=False)[0]
-    return (out if image.is_floating_point() else out.round()).to(image.dtype)
-
-
 def check(reference: Reference, predict: Predict, images: list[Tensor], precision: str) -> float:
     """The fraction of the pixels with another label than in PyTorch, in the worst batch.
 
     Args:
         predict: the opened file.
-        images: (C, H, W) each, as they were read, at a size that the file takes.
+        images: (C, H, W) each, as they were read, at a size that the file takes: the file is asked
+            for each alone and, where it takes any size, for all in one batch of an odd size.
 
     Raises:
         ExportError: it is too large, or the file does not take the images.
     """
+    batches = [image[None] for image in images]
+    if reference.settings.size is None:
+        batches.append(torch.stack([reference.fitted(image, ODD_SIZE) for image in images]))
     worst, tolerated = 0.0, TOLERATED[precision]
     what = 'No file was written: it fails on an image that PyTorch takes'
     with as_export_error(what, reference.settings.way_out):
-        for batch in reference.batches(images):
+        for batch in batches:
             differ = reference.labels_of_file(predict, batch) != reference.labels(batch)
             worst = max(worst, differ.float().mean().item())
     if worst > tolerated:
@@ -136,16 +118,18 @@ def check(reference: Reference, predict: Predict, images: list[Tensor], precisio
 
 
 def mean_ious(
-    reference: Reference, files: dict[str, Predict], samples: Iterable[dict[str, Any]]
+    reference: Reference, files: dict[str, Predict], config: Config, count: int | None
 ) -> dict[str, float]:
-    """The mIoU in percent of each of the opened files, by mmseg's metric; empty without samples.
+    """The mIoU in percent of each of the opened files, by mmseg's metric.
 
-    Args:
-        samples: with ``inputs`` and the label map, as ``PackSegInputs`` makes them.
+    It is measured on the validation set, or on ``count`` of it; empty where it is not here.
     """
     head = last_head(reference.segmentor)
     areas: dict[str, list[tuple]] = {}
-    for sample in samples:
+    samples = evenly(dataset_samples(config, 'val_dataloader'), count)
+    if not samples:
+        return {}
+    for sample in track(read(config, samples, labels=True), 'mIoU', total=len(samples)):
         label = sample['data_samples'].gt_sem_seg.data[0]
         image = reference.fitted(sample['inputs'])[None]
         for name, predict in files.items():
@@ -192,13 +176,6 @@ def images_to_calibrate(config: Config) -> Iterator[Tensor]:
             'train_dataloader.dataset.data_root to where images like those to come lie.'
         )
     return (sample['inputs'] for sample in read(config, samples))
-
-
-def labelled_images(config: Config, count: int | None) -> Iterator[dict]:
-    """The validation set with label maps, or ``count`` of it; none where it is not here."""
-    samples = evenly(dataset_samples(config, 'val_dataloader'), count)
-    if samples:
-        yield from track(read(config, samples, labels=True), 'mIoU', total=len(samples))
 
 
 def dataset_samples(config: Config, loader: str) -> list[dict]:

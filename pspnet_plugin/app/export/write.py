@@ -20,15 +20,7 @@ from ...utils.config_files import read_config
 from ...utils.text import without_warnings_of_mmseg
 from ..models.classes import class_info
 from ..models.segmentor import build_segmentor, folded, last_head, load_weights, model_settings
-from .check import (
-    NOISE,
-    Reference,
-    check,
-    images_to_calibrate,
-    images_to_check,
-    labelled_images,
-    mean_ious,
-)
+from .check import NOISE, Reference, check, images_to_calibrate, images_to_check, mean_ious
 from .network import ExportedNetwork, metadata_of
 from .runtimes import RUNTIMES, require
 from .settings import SUFFIXES, ExportError, ExportSettings, as_export_error
@@ -65,7 +57,7 @@ class ExportReport:
             lines.append(
                 'The validation set is not on this machine; --check-images FOLDER takes others.'
             )
-        if self.mean_ious is not None and not self.mean_ious:
+        if self.mean_ious == {}:
             lines.append(
                 'The mIoU of int8 is not known: the validation set is not on this machine.'
             )
@@ -128,13 +120,14 @@ def export_model(
         if settings.int8:
             exact, path = path, Path(folder, 'int8', out.name)
             path.parent.mkdir()
-            inputs = map(reference.input_as_read, images_to_calibrate(config))
+            calibrating = map(reference.fitted, images_to_calibrate(config))
+            inputs = (reference.input_of(image[None]) for image in calibrating)
             assert runtime.quantize is not None
             with as_export_error('The network cannot be quantized'):
                 runtime.quantize(exact, path, inputs)
             files = {'float32': predict, 'int8': runtime.open(path)}
             other_labels = check(reference, files['int8'], images, 'int8')
-            measured = mean_ious(reference, files, labelled_images(config, val_images))
+            measured = mean_ious(reference, files, config, val_images)
         written = [file for file in path.parent.iterdir() if file.is_file()]
         size = sum(file.stat().st_size for file in written)
         for file in written:
