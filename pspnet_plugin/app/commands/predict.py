@@ -16,47 +16,38 @@ from .config_file import add_config_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='a .pth file, or a reference such as mmseg://NAME')
-    parser.add_argument(
-        'inputs', nargs='+', help='images, videos, folders, globs in quotes, http(s) addresses'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('checkpoint', help='a .pth file, or a reference such as mmseg://NAME')
+    add('inputs', nargs='+', help='images, videos, folders, globs in quotes, http(s) addresses')
+    add(
         '--out',
         type=Path,
         required=True,
         help='the folder for labels/, overlays/ and shares.csv; the same command again goes on '
         'where it stopped',
     )
-    parser.add_argument(
-        '--batch', type=positive, default=1, help='images of the same size at once (default: 1)'
-    )
-    parser.add_argument(
-        '--tta', action='store_true', help="average over the config's tta_pipeline: slower, better"
-    )
-    parser.add_argument(
+    add('--batch', type=positive, default=1, help='images of the same size at once (default: 1)')
+    add('--tta', action='store_true', help="average over the config's tta_pipeline: slower, better")
+    add(
         '--probabilities',
         action='store_true',
         help='also write probabilities/: TIFF files with a 16-bit page for each class',
     )
-    parser.add_argument(
+    add(
         '--window',
         type=positive,
         help='predict images of any size at that size, in overlapping windows of this side; '
         'GeoTIFF keeps its georeference',
     )
-    parser.add_argument(
-        '--overlap', type=int, help='pixels that neighbouring windows share (default: a quarter)'
-    )
-    parser.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
-    parser.add_argument(
+    add('--overlap', type=int, help='pixels that neighbouring windows share (default: a quarter)')
+    add('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
+    add(
         '--dtype',
         choices=['float32', 'bfloat16', 'float16'],
         default='float32',
         help='what the network computes in (default: float32)',
     )
-    parser.add_argument(
-        '--opacity', type=fraction, default=0.5, help='of the colours in overlays/ (default: 0.5)'
-    )
+    add('--opacity', type=fraction, default=0.5, help='of the colours in overlays/ (default: 0.5)')
 
 
 def positive(text: str) -> int:

@@ -45,7 +45,10 @@ class ExportedNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """From images, (N, C, H, W), to what ``settings.output`` says."""
-        x = self.normalized(image) if self.settings.normalize else image
+        x = image
+        if self.settings.normalize:  # as mmseg's preprocessor does
+            x = x.flip(1) if self.swaps_channels and x.shape[1] == 3 else x
+            x = (x.float() - self.mean) / self.std
         with Replaced(self.replacements):
             logits = first_tensor(self.segmentor(x.to(self.dtype), mode='tensor')).float()
         if self.settings.output == 'logits':
@@ -59,12 +62,6 @@ class ExportedNetwork(nn.Module):
             is_foreground = logits.sigmoid() > last_head(self.segmentor).threshold
             return is_foreground.squeeze(1).to(torch.uint8)
         return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
-
-    def normalized(self, image: Tensor) -> Tensor:
-        """What mmseg's preprocessor makes of an image as it was read."""
-        if self.swaps_channels and image.shape[1] == 3:
-            image = image.flip(1)
-        return (image.float() - self.mean) / self.std
 
 
 class Replaced(TorchFunctionMode):

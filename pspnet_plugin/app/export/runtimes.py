@@ -41,12 +41,9 @@ QUANTIZED = ['Add', 'AveragePool', 'Clip', 'Concat', 'Conv', 'MaxPool', 'Relu']
 class Runtime(NamedTuple):
     """How a file is written, opened and quantized, and the packages that it takes.
 
-    Attributes:
-        write: writes a network; its arguments are those of :func:`write_onnx`.
-        open: a function from images, (N, C, H, W), to what the file gives for them, on the CPU and
-            in float32.
-        quantize: writes the file at the first path to the second with int8 convolutions; the third
-            argument is what the file takes, for the ranges of the feature maps.
+    An opened file is a function from images, (N, C, H, W), to what it gives for them, on the CPU
+    and in float32. The file at the first path is quantized to the second, with int8 convolutions
+    whose ranges are those that the images give.
     """
 
     write: Callable[[ExportedNetwork, Tensor, Meta, Path], None]

@@ -23,17 +23,11 @@ VIDEO_SUFFIXES = frozenset(['.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.m
 
 
 class ImageSource(NamedTuple):
-    """One image, or one video.
+    """One image, or one video."""
 
-    Attributes:
-        name: a path, an address, or ``image 3`` for pixels that have none.
-        item: the name, or the pixels.
-        relative_path: below the folder that was given; the name of its file otherwise.
-    """
-
-    name: str
-    item: Any
-    relative_path: Path
+    name: str  # a path, an address, or ``image 3`` for pixels that have none
+    item: Any  # the name, or the pixels
+    relative_path: Path  # below the folder that was given; the name of its file otherwise
 
     @property
     def path(self) -> str | None:

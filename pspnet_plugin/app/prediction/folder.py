@@ -55,13 +55,11 @@ class Job(NamedTuple):
     files: dict[str, Path]
 
     def is_done(self) -> bool:
-        """Whether every file is there, and younger than the source where that is a file."""
-        if not all(path.is_file() for path in self.files.values()):
-            return False
-        if not os.path.isfile(self.source.name):
-            return True
-        oldest = min(path.stat().st_mtime for path in self.files.values())
-        return oldest >= os.stat(self.source.name).st_mtime
+        """Whether every file is there, and none older than the source where that is a file."""
+        source = self.source.name
+        changed = os.stat(source).st_mtime if os.path.isfile(source) else 0
+        paths = self.files.values()
+        return all(path.is_file() and path.stat().st_mtime >= changed for path in paths)
 
 
 def predict_folder(
@@ -219,22 +217,16 @@ def predict_jobs(
     for written in ahead(write, predictions, WAITING):
         done(*written.result())
     for job in jobs:
-        if job.kind != 'image':
-            try:
-                if not job.is_done():
-                    predict_large(predictor, job, opacity)
+        try:
+            if job.kind == 'video' and not job.is_done():
+                predict_video(predictor, job.source.name, job.files, opacity)
+            elif job.kind == 'raster' and not job.is_done():
+                predict_raster(predictor, job.source.name, job.files)
+            if job.kind != 'image':
                 done(job, written_shares(job, predictor.classes))
-            except ImageError as error:
-                failed(ImageError(job.source.name, error.reason))
+        except ImageError as error:
+            failed(ImageError(job.source.name, error.reason))
     return rows, failures
-
-
-def predict_large(predictor: Predictor, job: Job, opacity: float) -> None:
-    """Predict a video or a raster, which are never in memory as a whole."""
-    if job.kind == 'video':
-        predict_video(predictor, job.source.name, job.files, opacity)
-    else:
-        predict_raster(predictor, job.source.name, job.files)
 
 
 def written_shares(job: Job, classes: Sequence[str]) -> list[str]:

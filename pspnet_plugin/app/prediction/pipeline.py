@@ -23,19 +23,12 @@ DECODERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'InferencerLoader')
 
 
 class PreparedImage(NamedTuple):
-    """An image on its way to the network.
-
-    Attributes:
-        source: where it came from.
-        pixels: at its own size, (H, W, C) or (H, W); colours are BGR.
-        inputs: what the network reads, (C, H, W); several with test-time augmentation.
-        samples: the sizes and flips that belong to them.
-    """
+    """An image on its way to the network."""
 
     source: ImageSource
-    pixels: np.ndarray
-    inputs: list[Tensor]
-    samples: list[SegDataSample]
+    pixels: np.ndarray  # at its own size, (H, W, C) or (H, W); colours are BGR
+    inputs: list[Tensor]  # what the network reads, (C, H, W); several with augmentation
+    samples: list[SegDataSample]  # the sizes and flips that belong to them
 
 
 class Pipeline:

@@ -6,7 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, NamedTuple, TypeVar
+from typing import Any, Callable, NamedTuple, TypeVar, Union
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from ...utils.text import first_line
 from ..images.sources import ImageSource, sources_of
 from .pipeline import Pipeline, PreparedImage
 from .results import PALETTE_SIZE, Prediction
-from .windows import Block, check_windows, predict_in_windows
+from .windows import Block, predict_in_windows
 
 OnError = Callable[[ImageError], object]
+Maps = tuple[np.ndarray, Union[np.ndarray, None]]  # the label map and the probabilities
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
@@ -101,7 +102,11 @@ class Predictor:
                     'one.'
                 )
             overlap = window // 4 if overlap is None else overlap
-            check_windows(window, overlap)
+            if window < 1 or not 0 <= overlap <= window // 2:
+                raise PredictionError(
+                    f'Windows of {window} pixels cannot share {overlap}: at most half of them, and '
+                    'no less than 0.'
+                )
         self.model, self.options, self.overlap = model, options, overlap
         self.classes = list(model.dataset_meta['classes'])
         self.palette = [list(colour) for colour in model.dataset_meta['palette']]
@@ -160,37 +165,43 @@ class Predictor:
     def _predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
         """Predict images whose inputs have the same size."""
         if self.options.window is not None:
-            return [self._in_windows(image) for image in images]
-        if self.options.tta:
-            return [self._averaged(image) for image in images]
-        inputs = [image.inputs[0] for image in images]
-        samples = [image.samples[0] for image in images]
-        with full_logits(self.model) if self.options.probabilities else contextlib.nullcontext():
-            results = self.model.test_step({'inputs': inputs, 'data_samples': samples})
+            found = [self._in_windows(image.pixels) for image in images]
+        elif self.options.tta:
+            found = [self._averaged(image) for image in images]
+        else:
+            found = self._together(images)
         return [
-            self._prediction(
-                image,
+            Prediction(*maps, self.classes, self.palette, image.pixels, image.source)
+            for image, maps in zip(images, found)
+        ]
+
+    def _together(self, images: list[PreparedImage]) -> list[Maps]:
+        inputs = [image.inputs[0] for image in images]
+        data = {'inputs': inputs, 'data_samples': [image.samples[0] for image in images]}
+        with full_logits(self.model) if self.options.probabilities else contextlib.nullcontext():
+            results = self.model.test_step(data)
+        return [
+            (
                 sample.pred_sem_seg.data[0].cpu().numpy().astype(self.label_type),
                 class_probabilities(sample).cpu().numpy() if self.options.probabilities else None,
             )
-            for image, sample in zip(images, results)
+            for sample in results
         ]
 
-    def _averaged(self, image: PreparedImage) -> Prediction:
-        """Predict the mean over the views of an image, one view at a time."""
+    def _averaged(self, image: PreparedImage) -> Maps:
+        """The mean over the views of an image, which are predicted one at a time."""
         views = map(self._probabilities, image.inputs, image.samples)
         mean = sum(views, torch.zeros(())) / len(image.inputs)
-        probabilities = mean.cpu().numpy() if self.options.probabilities else None
-        return self._prediction(image, self.labels_of(mean), probabilities)
+        return self.labels_of(mean), mean.cpu().numpy() if self.options.probabilities else None
 
-    def _in_windows(self, image: PreparedImage) -> Prediction:
-        size = image.pixels.shape[0], image.pixels.shape[1]
+    def _in_windows(self, pixels: np.ndarray) -> Maps:
+        size = pixels.shape[0], pixels.shape[1]
         label_map: np.ndarray = np.empty(size, self.label_type)
         shape = len(self.classes), *size
         probabilities = np.empty(shape, np.float32) if self.options.probabilities else None
 
         def cut(row: int, column: int, height: int, width: int) -> np.ndarray:
-            return image.pixels[row : row + height, column : column + width]
+            return pixels[row : row + height, column : column + width]
 
         for block in self.blocks(size, cut):
             row, column, height, width = block.area
@@ -198,7 +209,7 @@ class Predictor:
             label_map[area] = self.labels_of(block.probabilities)
             if probabilities is not None:
                 probabilities[(slice(None), *area)] = block.probabilities.cpu().numpy()
-        return self._prediction(image, label_map, probabilities)
+        return label_map, probabilities
 
     def blocks(
         self, size: tuple[int, int], pixels_of: Callable[[int, int, int, int], np.ndarray]
@@ -236,13 +247,6 @@ class Predictor:
         else:
             labels = probabilities.argmax(0)
         return labels.cpu().numpy().astype(self.label_type)
-
-    def _prediction(
-        self, image: PreparedImage, label_map: np.ndarray, probabilities: np.ndarray | None
-    ) -> Prediction:
-        return Prediction(
-            label_map, probabilities, self.classes, self.palette, image.pixels, image.source
-        )
 
 
 def require_plain_average(cfg: Any) -> None:

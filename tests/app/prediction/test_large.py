@@ -164,10 +164,11 @@ def test_a_raster_that_cannot_be_written_is_one_line_and_leaves_nothing(
     ('options', 'told'),
     [
         (['--window', '64', '--overlap', '40'], 'Windows of 64 pixels cannot share 40'),
+        (['--window', '64', '--overlap', '-1'], 'Windows of 64 pixels cannot share -1'),
         (['--window', '64', '--tta'], 'choose one'),
     ],
 )
-def test_options_that_exclude_each_other_are_one_line(trained, tmp_path, capsys, options, told):
+def test_options_that_do_not_fit_are_one_line(trained, tmp_path, capsys, options, told):
     words = ['predict', *trained, str(ROOT / 'docs'), '--out', str(tmp_path / 'out'), *options]
     assert main([*words, '--device', 'cpu']) == 1
     assert told in capsys.readouterr().err
