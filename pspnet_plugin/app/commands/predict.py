@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the folder for labels/, overlays/ and shares.csv; the same command again goes on '
         'where it stopped',
     )
-    add('--batch', type=positive, default=1, help='images of the same size at once (default: 1)')
+    add('--batch', type=int, default=1, help='images of the same size at once (default: 1)')
     add('--tta', action='store_true', help="average over the config's tta_pipeline: slower, better")
     add(
         '--probabilities',
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         '--window',
-        type=positive,
+        type=int,
         help='predict images of any size at that size, in overlapping windows of this side; '
         'GeoTIFF keeps its georeference',
     )
@@ -48,13 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='what the network computes in (default: float32)',
     )
     add('--opacity', type=fraction, default=0.5, help='of the colours in overlays/ (default: 0.5)')
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
 
 
 def fraction(text: str) -> float:
@@ -83,10 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     columns = TextColumn('predict'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not first) as progress:
         task = progress.add_task('predict', total=None)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+        advance = partial(progress.update, task)
         summary = predict_folder(
             model, arguments.inputs, arguments.out, options, arguments.opacity, advance
         )

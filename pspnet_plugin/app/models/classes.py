@@ -33,16 +33,12 @@ def class_info(cfg: Config, meta: Mapping[str, Any], count: int) -> tuple[Names,
         for loader in LOADERS
         for dataset in datasets_within((cfg.get(loader) or {}).get('dataset'))
     ]
-    said = [meta.get('dataset_meta'), _lower(meta), *of_datasets]
+    older = {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')}  # mmseg before 1.0
+    said = [meta.get('dataset_meta'), older, *of_datasets]
     entries = [entry for entry in said if isinstance(entry, Mapping)]
     names = _first(entries, 'classes', count) or [str(number) for number in range(count)]
     palette = _first(entries, 'palette', count) or spread_colours(count)
     return [str(name) for name in names], [[int(c) for c in colour] for colour in palette]
-
-
-def _lower(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What mmseg before 1.0 wrote."""
-    return {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')}
 
 
 def _first(entries: Sequence[Mapping[str, Any]], key: str, count: int) -> Sequence | None:

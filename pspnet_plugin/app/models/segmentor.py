@@ -19,7 +19,6 @@ from torch import nn
 from ...errors import PredictionError
 from ...pretrained import load_pretrained
 from ...pretrained.errors import PretrainedWeightsError
-from ...pretrained.report import LoadReport
 from ...replacements import REPLACEMENTS
 from ...speed.channels_last import set_memory_format
 from ...speed.cpu_amp import bfloat16_on_this_cpu
@@ -31,9 +30,6 @@ from ...utils.config_tree import dicts_within
 from ...utils.distributed import is_first_process
 from ...utils.text import first_line, one_line, shortened, without_warnings_of_mmseg
 from .classes import class_info
-
-# What is run for a label map, each compiled by itself.
-NETWORK_PARTS = ('backbone', 'neck', 'decode_head')
 
 
 def init_model(
@@ -75,7 +71,7 @@ def init_model(
     model: Any = build_segmentor(cfg)
     meta, sha256 = load_weights(model, os.fspath(checkpoint))
     model = make_fast(revert_sync_batchnorm(model).to(target))
-    for part in NETWORK_PARTS if compile else ():
+    for part in ('backbone', 'neck', 'decode_head') if compile else ():
         module = getattr(model, part, None)
         if isinstance(module, nn.Module):
             module.forward = torch.compile(module.forward)
@@ -170,7 +166,15 @@ def load_weights(model: nn.Module, checkpoint: str) -> tuple[dict[str, Any], str
     except PretrainedWeightsError as error:
         if error.report is None:
             raise
-        raise PredictionError(what_is_not_there(checkpoint, error.report)) from error
+        missing, unused = error.report.missing, error.report.unexpected
+        shapes = [f'{name} {a} for {b}' for name, (a, b) in error.report.mismatched.items()]
+        groups = {'missing': missing, 'of another shape': shapes, 'unused': unused}
+        told = [f'{what}: {shortened(names)}' for what, names in groups.items() if names]
+        raise PredictionError(
+            f"{checkpoint} has {error.report.received} of the model's {error.report.expected} "
+            f'weights, and none may be random ({"; ".join(told)}). Use the config that it was '
+            'trained with.'
+        ) from error
     if report.reinitialized:
         name, story = next(iter(report.reinitialized.items()))
         raise PredictionError(
@@ -178,17 +182,6 @@ def load_weights(model: nn.Module, checkpoint: str) -> tuple[dict[str, Any], str
             'Use the config that it was trained with, or set num_classes in the decode head.'
         )
     return report.meta, report.sha256
-
-
-def what_is_not_there(checkpoint: str, report: LoadReport) -> str:
-    """Why a model with these weights would predict at random."""
-    shapes = [f'{name} {theirs} for {ours}' for name, (theirs, ours) in report.mismatched.items()]
-    groups = {'missing': report.missing, 'of another shape': shapes, 'unused': report.unexpected}
-    told = [f'{what}: {shortened(names)}' for what, names in groups.items() if names]
-    return (
-        f"{checkpoint} has {report.received} of the model's {report.expected} weights, and none "
-        f'may be random ({"; ".join(told)}). Use the config that it was trained with.'
-    )
 
 
 # --- speed --------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ SUFFIXES = {
     'raster': {'labels': '.tif', 'probabilities': '.tif'},
     'video': {'overlays': '.mp4', 'frames': '.csv'},
 }
-Advance = Callable[[int, int], object]
 
 
 class Summary(NamedTuple):
@@ -68,7 +67,7 @@ def predict_folder(
     out: Path,
     options: PredictOptions = PredictOptions(),  # noqa: B008  immutable
     opacity: float = 0.5,
-    advance: Advance = lambda done, total: None,
+    advance: Callable[..., object] = lambda **counts: None,
 ) -> Summary:
     """Predict images and videos and write what is seen in them into the folder ``out``.
 
@@ -83,7 +82,7 @@ def predict_folder(
             windows, rasters such as GeoTIFF are read and written in these and keep their
             georeference.
         opacity: of the colours over the images, 0 to 1.
-        advance: is called with the number of images that are done, and of all.
+        advance: is called with the numbers of images ``completed`` and in ``total``.
 
     Raises:
         PredictionError: nothing is named, ``out`` has predictions of another model or with other
@@ -179,7 +178,7 @@ def claim(out: Path, record: dict[str, Any]) -> None:
 
 
 def predict_jobs(
-    predictor: Predictor, jobs: Sequence[Job], opacity: float, advance: Advance
+    predictor: Predictor, jobs: Sequence[Job], opacity: float, advance: Callable[..., object]
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Do what of the jobs is not done.
 
@@ -191,11 +190,11 @@ def predict_jobs(
 
     def done(job: Job, row: list[str]) -> None:
         rows[job.source.name] = row
-        advance(len(rows) + len(failures), len(jobs))
+        advance(completed=len(rows) + len(failures), total=len(jobs))
 
     def failed(error: ImageError) -> None:
         failures[error.name] = error.reason
-        advance(len(rows) + len(failures), len(jobs))
+        advance(completed=len(rows) + len(failures), total=len(jobs))
 
     def write(prediction: Prediction) -> tuple[Job, list[str]]:
         job = by_name[prediction.source.name]
