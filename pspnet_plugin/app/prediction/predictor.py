@@ -6,6 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby, islice
 from typing import Any, Callable, NamedTuple, TypeVar, Union
 
 import numpy as np
@@ -107,7 +108,8 @@ class Predictor:
                     f'Windows of {window} pixels cannot share {overlap}: at most half of them, and '
                     'no less than 0.'
                 )
-        self.model, self.options, self.overlap = model, options, overlap
+        self.model, self.options = model, options
+        self.window, self.overlap = window or 0, overlap or 0
         self.classes = list(model.dataset_meta['classes'])
         self.palette = [list(colour) for colour in model.dataset_meta['palette']]
         self.label_type = np.uint8 if len(self.classes) <= PALETTE_SIZE else np.uint16
@@ -123,36 +125,33 @@ class Predictor:
         images are predicted together does not depend on which of them can be read.
         """
         failed = on_error or raise_error
-        batch: list[PreparedImage] = []
-        for count, future in enumerate(ahead(self._prepare, sources, self.batch_size + 1), 1):
-            try:
-                image = future.result()
-            except ImageError as error:
-                yield from self._flush(batch, failed)
-                failed(error)
-            else:
-                if batch and image.inputs[0].shape != batch[0].inputs[0].shape:
-                    yield from self._flush(batch, failed)
-                batch.append(image)
-            if count % self.batch_size == 0:
-                yield from self._flush(batch, failed)
-        yield from self._flush(batch, failed)
+        futures = ahead(self._prepare, sources, self.batch_size + 1)
+        while group := [future.result() for future in islice(futures, self.batch_size)]:
+            for shape, images in groupby(group, lambda image: getattr(image, 'shape', 'error')):
+                if shape == 'error':
+                    for error in images:
+                        failed(error)
+                else:
+                    yield from self._predicted(list(images), failed)
 
-    def _prepare(self, source: ImageSource) -> PreparedImage:
-        if self.options.window is None:
-            return self.pipeline(source)
-        return PreparedImage(source, self.pipeline.read(source)['img'], [], [])
-
-    def _flush(self, batch: list[PreparedImage], failed: OnError) -> Iterator[Prediction]:
-        """Predict a batch and empty it; where that fails, each image by itself."""
-        images = list(batch)
-        batch.clear()
+    def _prepare(self, source: ImageSource) -> Any:
+        """The PreparedImage of a source, or the error that takes its place."""
         try:
-            predictions = self._predict_batch(images) if images else []
+            if not self.window:
+                return self.pipeline(source)
+            pixels = self.pipeline.read(source)['img']
+            return PreparedImage(source, pixels, [], [], pixels.shape)
+        except ImageError as error:
+            return error
+
+    def _predicted(self, images: list[PreparedImage], failed: OnError) -> Iterator[Prediction]:
+        """Predict images of one size; where that fails, each by itself."""
+        try:
+            predictions = self._predict_batch(images)
         except RuntimeError as error:
             if len(images) > 1:
                 for image in images:
-                    yield from self._flush([image], failed)
+                    yield from self._predicted([image], failed)
                 return
             reason = f'the network fails on it ({first_line(error)}).'
             image_error = ImageError(images[0].source.name, reason)
@@ -164,7 +163,7 @@ class Predictor:
     @torch.no_grad()
     def _predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
         """Predict images whose inputs have the same size."""
-        if self.options.window is not None:
+        if self.window:
             found = [self._in_windows(image.pixels) for image in images]
         elif self.options.tta:
             found = [self._averaged(image) for image in images]
@@ -229,9 +228,7 @@ class Predictor:
             sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size})
             return self._probabilities(torch.from_numpy(planes.copy()), sample)
 
-        assert self.options.window is not None
-        assert self.overlap is not None
-        return predict_in_windows(size, self.options.window, self.overlap, probabilities_of)
+        return predict_in_windows(size, self.window, self.overlap, probabilities_of)
 
     @torch.no_grad()
     def _probabilities(self, inputs: Tensor, sample: SegDataSample) -> Tensor:
