@@ -25,7 +25,7 @@ CACHE = 128
 GEOTIFF = {'driver': 'GTiff', 'tiled': True, 'compress': 'deflate', 'BIGTIFF': 'IF_SAFER'}
 
 
-class Raster:
+class Raster(contextlib.AbstractContextManager):
     """A raster that is read as a whole or in windows, without its alpha band.
 
     Args:
@@ -48,9 +48,6 @@ class Raster:
         self.bands = bands[::-1] if bgr and len(bands) == 3 else bands
         self.path, self.size = path, (self.file.height, self.file.width)
 
-    def __enter__(self) -> Raster:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.file.close()
 
@@ -71,12 +68,7 @@ class Raster:
 
 
 def read_raster(path: str) -> np.ndarray:
-    """All of a raster, (H, W, C), without alpha; three bands as blue, green, red.
-
-    Raises:
-        ImageError: it cannot be read.
-        PredictionError: ``rasterio`` is not installed.
-    """
+    """All of a raster, (H, W, C), without alpha; three bands as blue, green, red."""
     with Raster(path) as raster:
         return np.ascontiguousarray(raster.read())
 
@@ -86,10 +78,8 @@ def geotiff(
     path: Path, like: Raster, bands: int, dtype: str, nodata: int | None = None
 ) -> Iterator[Any]:
     """A GeoTIFF to write blocks into, with the size and the georeference of ``like``."""
-    height, width = like.size
-    shape = {'height': height, 'width': width, 'count': bands, 'dtype': dtype, 'nodata': nodata}
-    georeference = {'crs': like.file.crs, 'transform': like.file.transform}
-    options = {**GEOTIFF, **georeference, **shape}
+    kept = {name: getattr(like.file, name) for name in ('height', 'width', 'crs', 'transform')}
+    options = {**GEOTIFF, **kept, 'count': bands, 'dtype': dtype, 'nodata': nodata}
     with replaced_when_whole(path) as part, rasterio.open(part, 'w', **options) as file:
         yield file
 

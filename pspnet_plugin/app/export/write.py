@@ -30,21 +30,13 @@ STOCK = (EncoderDecoder.encode_decode, CascadeEncoderDecoder.encode_decode)
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how it was checked.
-
-    Attributes:
-        path: of the file.
-        size: in bytes, with what lies beside it.
-        checked_on: where the images of the check are from.
-        other_labels: the share of pixels with another label than in PyTorch, in the worst batch.
-        mean_ious: in percent, ``'float32'`` and ``'int8'`` of an int8 file; empty where there is no
-            validation set, None for other files.
-    """
+    """What was written, and how it was checked."""
 
     path: Path
-    size: int
-    checked_on: str
-    other_labels: float
+    size: int  # in bytes, with what lies beside it
+    checked_on: str  # where the images of the check are from
+    other_labels: float  # the share of pixels unlike PyTorch's, in the worst batch
+    # In percent, 'float32' and 'int8' of an int8 file; empty where there is no validation set.
     mean_ious: dict[str, float] | None = None
 
     def lines(self) -> list[str]:

@@ -17,11 +17,10 @@ Colours = Sequence[Sequence[int]]
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """An image as a picture, (H, W, 3) uint8 RGB.
+    """An image, (H, W, C) or (H, W), as a picture, (H, W, 3) uint8 RGB.
 
-    Args:
-        image: (H, W, C) or (H, W). Three or more channels begin with blue, green and red; of two,
-            the first is shown. What is not uint8 is stretched, unless it lies within 0 to 255.
+    Three or more channels begin with blue, green and red; of two, the first is shown. What is not
+    uint8 is stretched, unless it lies within 0 to 255.
     """
     pixels = image[..., None] if image.ndim == 2 else image
     pixels = pixels[..., 2::-1] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)

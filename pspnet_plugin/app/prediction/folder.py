@@ -35,15 +35,10 @@ SUFFIXES = {
 
 
 class Summary(NamedTuple):
-    """What became of the images, in the first process; the others have empty ones.
+    """What became of the images, in the first process; the others have empty ones."""
 
-    Attributes:
-        predicted: how many have their files, those from earlier runs included.
-        failures: what is wrong with each of the others, in their order.
-    """
-
-    predicted: int = 0
-    failures: tuple[ImageError, ...] = ()
+    predicted: int = 0  # how many have their files, those from earlier runs included
+    failures: tuple[ImageError, ...] = ()  # what is wrong with the others, in their order
 
 
 class Job(NamedTuple):

@@ -32,18 +32,13 @@ Result = TypeVar('Result')
 
 
 class PredictOptions(NamedTuple):
-    """What is asked of a model.
-
-    Attributes:
-        batch_size, probabilities, tta, window: as for :func:`predict`.
-        overlap: how many pixels neighbouring windows share at least; None for a quarter of one.
-    """
+    """What is asked of a model, as for :func:`predict`."""
 
     batch_size: int = 1
     probabilities: bool = False
     tta: bool = False
     window: int | None = None
-    overlap: int | None = None
+    overlap: int | None = None  # pixels that neighbouring windows share at least; a quarter
 
 
 def predict(
