@@ -19,9 +19,8 @@ from torch import nn
 from ...errors import ImageError, PredictionError
 from ...utils.distributed import connected, in_first_process
 from ...utils.files import write_whole
-from ...utils.rasters import count_labels
 from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, sources_of
-from .large import predict_raster, predict_video
+from .large import count_labels, predict_raster, predict_video
 from .predictor import PredictOptions, Predictor, ahead
 from .results import Prediction, class_shares, write_prediction, write_table
 

@@ -6,13 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ...errors import ImageError
+from ...transforms.load_raster import Raster, gdal_window, rasterio, require_rasterio
 from ...utils.files import replaced_when_whole
-from ...utils.rasters import Raster, gdal_window, geotiff, limited_cache
 from ..images.drawing import with_legend
 from ..images.sources import ImageSource
 from .predictor import Predictor
@@ -20,6 +21,10 @@ from .results import FULL, class_shares, write_table
 
 CODEC = 'mp4v'
 USUAL_RATE = 25.0  # frames a second, where the file does not tell
+# What GDAL may keep of files, in megabytes; by itself it takes a twentieth of the memory.
+CACHE = 128
+# Deflate with a horizontal predictor suits label maps; files of more than 4 GB are BigTIFF.
+GEOTIFF = {'driver': 'GTiff', 'tiled': True, 'compress': 'deflate', 'BIGTIFF': 'IF_SAFER'}
 
 
 def predict_video(
@@ -89,8 +94,9 @@ def predict_raster(predictor: Predictor, path: str, files: Mapping[str, Path]) -
     """
     kind: np.dtype = np.dtype(predictor.label_type)
     nodata = 2 ** (8 * kind.itemsize) - 1
+    require_rasterio()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(limited_cache())
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
         raster = stack.enter_context(Raster(path, predictor.pipeline.bgr))
         require_fit(raster, predictor)
         labels = stack.enter_context(geotiff(files['labels'], raster, 1, kind.name, nodata))
@@ -122,3 +128,24 @@ def require_fit(raster: Raster, predictor: Predictor) -> None:
             "color_type='unchanged' in its LoadImageFromFile, and mean and std in the unit of "
             'these values.',
         )
+
+
+@contextlib.contextmanager
+def geotiff(
+    path: Path, like: Raster, bands: int, dtype: str, nodata: int | None = None
+) -> Iterator[Any]:
+    """A GeoTIFF to write blocks into, with the size and the georeference of ``like``."""
+    kept = {name: getattr(like.file, name) for name in ('height', 'width', 'crs', 'transform')}
+    options = {**GEOTIFF, **kept, 'count': bands, 'dtype': dtype, 'nodata': nodata}
+    with replaced_when_whole(path) as part, rasterio.open(part, 'w', **options) as file:
+        yield file
+
+
+def count_labels(path: str | Path, classes: int) -> np.ndarray:
+    """How many pixels of a label map have each label, (classes,)."""
+    counts = np.zeros(classes, np.int64)
+    with rasterio.open(path) as file:
+        for _, block in file.block_windows(1):
+            found = file.read(1, window=block)
+            counts += np.bincount(found[found < classes], minlength=classes)
+    return counts
