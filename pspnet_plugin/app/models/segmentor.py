@@ -27,9 +27,9 @@ from ...speed.folding import Run, fold_batch_norms
 from ...speed.memory import keep_freed_memory
 from ...utils.config_files import read_config
 from ...utils.config_tree import dicts_within
+from ...utils.datasets import class_info
 from ...utils.distributed import is_first_process
 from ...utils.text import first_line, one_line, shortened, without_warnings_of_mmseg
-from .classes import class_info
 
 
 def init_model(
