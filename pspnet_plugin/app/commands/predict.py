@@ -60,7 +60,7 @@ def fraction(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
-    from ..models.segmentor import init_model
+    from ..models import init_model
     from ..prediction.folder import predict_folder
     from ..prediction.predictor import PredictOptions
 

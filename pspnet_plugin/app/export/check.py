@@ -19,7 +19,7 @@ from torch import Tensor
 from ...utils.config_tree import datasets_within
 from ...utils.datasets import scope_of, without_pipeline
 from ..images.sources import IMAGE_SUFFIXES, files_below
-from ..models.segmentor import last_head
+from ..models import last_head
 from ..prediction.pipeline import stated_pipeline, without_labels
 from .network import size_divisor
 from .runtimes import Predict

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from ...ops.pyramid import pool_pyramid
 from ...speed.examples import input_channels
 from ...utils.config_tree import dicts_within
-from ..models.segmentor import last_head
+from ..models import last_head
 from ..prediction.pipeline import stated_pipeline
 from .settings import ExportError, ExportSettings
 from .winograd import convolved

@@ -19,7 +19,7 @@ from ...speed.examples import example_runs, input_channels
 from ...utils.config_files import read_config
 from ...utils.datasets import class_info
 from ...utils.text import without_warnings_of_mmseg
-from ..models.segmentor import build_segmentor, folded, last_head, load_weights, model_settings
+from ..models import build_segmentor, folded, last_head, load_weights, model_settings
 from .check import NOISE, Reference, check, images_to_calibrate, images_to_check, mean_ious
 from .network import ExportedNetwork, metadata_of
 from .runtimes import RUNTIMES, require

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 from ...errors import PspnetPluginError
 from ...utils.datasets import scope_of
-from ..models.segmentor import init_model
+from ..models import init_model
 from ..own_data.check import load_sample, samples_of
 from ..prediction import predict
 

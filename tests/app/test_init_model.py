@@ -11,9 +11,8 @@ from mmseg.models.decode_heads import PSPHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
-from pspnet_plugin.app.models import init_model
-from pspnet_plugin.app.models import segmentor as model_module
-from pspnet_plugin.app.models.segmentor import make_fast
+from pspnet_plugin.app import models as model_module
+from pspnet_plugin.app.models import init_model, make_fast
 from pspnet_plugin.app.training.tools import stock_tools
 from pspnet_plugin.errors import PredictionError, PspnetPluginError
 from pspnet_plugin.heads import FactorizedPSPHead

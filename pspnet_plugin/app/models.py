@@ -16,20 +16,20 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import nn
 
-from ...errors import PredictionError
-from ...pretrained import load_pretrained
-from ...pretrained.errors import PretrainedWeightsError
-from ...replacements import REPLACEMENTS
-from ...speed.channels_last import set_memory_format
-from ...speed.cpu_amp import bfloat16_on_this_cpu
-from ...speed.examples import example_runs
-from ...speed.folding import Run, fold_batch_norms
-from ...speed.memory import keep_freed_memory
-from ...utils.config_files import read_config
-from ...utils.config_tree import dicts_within
-from ...utils.datasets import class_info
-from ...utils.distributed import is_first_process
-from ...utils.text import first_line, one_line, shortened, without_warnings_of_mmseg
+from ..errors import PredictionError
+from ..pretrained import load_pretrained
+from ..pretrained.errors import PretrainedWeightsError
+from ..replacements import REPLACEMENTS
+from ..speed.channels_last import set_memory_format
+from ..speed.cpu_amp import bfloat16_on_this_cpu
+from ..speed.examples import example_runs
+from ..speed.folding import Run, fold_batch_norms
+from ..speed.memory import keep_freed_memory
+from ..utils.config_files import read_config
+from ..utils.config_tree import dicts_within
+from ..utils.datasets import class_info
+from ..utils.distributed import is_first_process
+from ..utils.text import first_line, one_line, shortened, without_warnings_of_mmseg
 
 
 def init_model(
