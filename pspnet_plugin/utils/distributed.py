@@ -7,10 +7,10 @@ import datetime
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
-import torch.distributed as dist
+from mmengine import dist
 from mmengine.model import is_model_wrapper
 from torch import nn
 
@@ -55,44 +55,12 @@ def device_of_process(device: str | None) -> str | None:
     return f'cuda:{int(local) % torch.cuda.device_count()}'
 
 
-class Processes(NamedTuple):
-    """This process among all of them."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    def first(self, function: Callable[[], Any]) -> None:
-        """Call ``function`` in the first process; where it fails, all processes raise."""
-        if self.world_size == 1:
-            function()
-            return
-        failure: list[str | None] = [None]
-        try:
-            if self.rank == 0:
-                function()
-        except Exception as error:
-            failure = [str(error)]
-            raise
-        finally:  # the others must not wait for ever
-            dist.broadcast_object_list(failure)
-        if failure[0] is not None:
-            raise PredictionError(failure[0])
-
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in the first one; nothing in the others."""
-        if self.world_size == 1:
-            return [value]
-        values = [None] * self.world_size if self.rank == 0 else None
-        dist.gather_object(value, values)
-        return values or []
-
-
 @contextlib.contextmanager
-def connected() -> Iterator[Processes]:
-    """The processes of this command, connected."""
-    processes = Processes(rank(), world_size())
-    if processes.world_size == 1:
-        yield Processes()
+def connected() -> Iterator[tuple[int, int]]:
+    """The processes of this command, connected: the number of this one, and how many there are."""
+    number, count = rank(), world_size()
+    if count == 1:
+        yield 0, 1
         return
     if 'MASTER_ADDR' not in os.environ:
         os.environ['MASTER_ADDR'] = first_slurm_node()
@@ -100,13 +68,26 @@ def connected() -> Iterator[Processes]:
         job = int(os.environ.get('SLURM_JOB_ID', '0'))
         os.environ['MASTER_PORT'] = str(FIRST_PORT + job % PORTS)
     # mmengine's init_dist selects a GPU by its local number, and fails where each process sees one.
-    dist.init_process_group(
-        'gloo', timeout=TIMEOUT, rank=processes.rank, world_size=processes.world_size
-    )
+    torch.distributed.init_process_group('gloo', timeout=TIMEOUT, rank=number, world_size=count)
     try:
-        yield processes
+        yield number, count
     finally:
-        dist.destroy_process_group()
+        torch.distributed.destroy_process_group()
+
+
+def in_first_process(function: Callable[[], Any]) -> None:
+    """Call ``function`` in the first of the connected processes; where it fails, all raise."""
+    failure: list[str | None] = [None]
+    try:
+        if dist.get_rank() == 0:
+            function()
+    except Exception as error:
+        failure = [str(error)]
+        raise
+    finally:  # the others must not wait for ever
+        dist.broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise PredictionError(failure[0])
 
 
 def first_slurm_node() -> str:

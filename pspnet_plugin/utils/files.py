@@ -10,12 +10,12 @@ from typing import IO, Any
 
 
 @contextlib.contextmanager
-def write_whole(path: str | Path, mode: str) -> Iterator[IO[Any]]:
+def write_whole(path: str | Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
     """As ``open``, but the file has its name when all of it is on the disk, and not before.
 
     The folders above it are made. An OSError names the file.
     """
-    with replaced_when_whole(path) as part, open(part, mode) as file:
+    with replaced_when_whole(path) as part, open(part, mode, **options) as file:
         yield file
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import rasterio
 from PIL import Image
 
 from pspnet_plugin.app.own_data.pairs import Pair
@@ -53,3 +54,12 @@ def make_folders(
 def pair_in(folders: tuple[Path, Path], name: str) -> Pair:
     """The pair of a name in folders of PNG files."""
     return Pair(name, folders[0] / f'{name}.png', folders[1] / f'{name}.png')
+
+
+def write_raster(path: str | Path, bands: np.ndarray, **options: object) -> str | Path:
+    """Write (bands, H, W) as GeoTIFF; the path."""
+    count, height, width = bands.shape
+    shape = {'count': count, 'height': height, 'width': width, 'dtype': bands.dtype.name}
+    with rasterio.open(path, 'w', driver='GTiff', **shape, **options) as file:
+        file.write(bands)
+    return path

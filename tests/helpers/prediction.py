@@ -14,9 +14,9 @@ from mmseg.registry import MODELS
 from PIL import Image
 from torch import nn
 
-from pspnet_plugin.app.models.classes import class_info
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.utils.config_tree import dicts_within
+from pspnet_plugin.utils.datasets import class_info
 from tests.helpers.networks import randomized
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import NARROW

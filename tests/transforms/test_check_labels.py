@@ -11,10 +11,13 @@ from pspnet_plugin.transforms.check_labels import (
     values_outside,
 )
 
+TRANSFORM = dict(type='CheckLabels', num_classes=19)
 
-def check(label_map, **results):
-    transform = TRANSFORMS.build(dict(type='CheckLabels', num_classes=19))
-    return transform(dict(gt_seg_map=label_map, seg_map_path='aachen_0.png', **results))
+
+def check(label_map=None, **results):
+    if label_map is not None:
+        results = dict(gt_seg_map=label_map, seg_map_path='aachen_0.png', **results)
+    return TRANSFORMS.build(TRANSFORM)(results)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.int64])
@@ -43,13 +46,9 @@ def test_many_wrong_values_are_shown_shortened():
 
 def test_label_map_of_another_size_than_its_image_is_named():
     told = r'aachen_0\.png: 4 x 2 pixels, but its image a\.png has 4 x 3'
+    image = np.zeros((3, 4, 3), np.uint8)
     with pytest.raises(LabelSizeError, match=told):
-        check(
-            np.zeros((2, 4), np.uint8),
-            img=np.zeros((3, 4, 3), np.uint8),
-            img_path='a.png',
-            ori_shape=(3, 4),
-        )
+        check(np.zeros((2, 4), np.uint8), img=image, img_path='a.png', ori_shape=(3, 4))
 
 
 @pytest.mark.parametrize('size', [(6, 8), (3, 4)], ids=['of the file', 'of the image now'])
@@ -60,14 +59,12 @@ def test_label_map_is_loaded_before_or_after_its_image_is_scaled(size):
 
 
 def test_image_without_labels_passes():
-    transform = TRANSFORMS.build(dict(type='CheckLabels', num_classes=19))
-    assert transform(dict(img_path='a.png')) == dict(img_path='a.png')
+    assert check(img_path='a.png') == dict(img_path='a.png')
 
 
 def test_label_map_that_nothing_has_loaded_is_an_error():
-    transform = TRANSFORMS.build(dict(type='CheckLabels', num_classes=19))
     with pytest.raises(LabelsNotLoadedError, match='aachen_0.png .* Put LoadAnnotations before it'):
-        transform(dict(img_path='a.png', seg_map_path='aachen_0.png'))
+        check(img_path='a.png', seg_map_path='aachen_0.png')
 
 
 def test_negative_values_are_outside():

@@ -3,28 +3,20 @@
 import mmcv
 import numpy as np
 import pytest
-import rasterio
 from mmcv.transforms import LoadImageFromFile
 
 from pspnet_plugin.errors import ImageError
 from pspnet_plugin.transforms import LoadRaster
+from tests.helpers.folders import write_raster
 
 SIZE = (9, 14)  # rows, columns
-
-
-def write(path, bands, **options):
-    count, height, width = bands.shape
-    shape = {'count': count, 'height': height, 'width': width, 'dtype': bands.dtype.name}
-    with rasterio.open(path, 'w', driver='GTiff', **shape, **options) as file:
-        file.write(bands)
-    return str(path)
 
 
 @pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 @pytest.mark.parametrize('interleave', ['pixel', 'band'])
 def test_all_bands_come_in_the_order_of_the_file(tmp_path, interleave):
     bands = np.arange(6 * 9 * 14, dtype=np.uint16).reshape(6, *SIZE) * 40
-    path = write(tmp_path / 'a.tif', bands, interleave=interleave, compress='deflate')
+    path = write_raster(f'{tmp_path}/a.tif', bands, interleave=interleave, compress='deflate')
     found = LoadRaster()({'img_path': path})
     assert found['img'].dtype == np.float32
     assert np.array_equal(found['img'], np.moveaxis(bands, 0, -1))
@@ -35,7 +27,7 @@ def test_all_bands_come_in_the_order_of_the_file(tmp_path, interleave):
 @pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 def test_three_bands_come_as_mmcv_reads_them(tmp_path):
     bands = np.random.default_rng(0).integers(0, 256, (3, *SIZE)).astype(np.uint8)
-    path = write(tmp_path / 'a.tif', bands, photometric='RGB')
+    path = write_raster(f'{tmp_path}/a.tif', bands, photometric='RGB')
     expected = LoadImageFromFile()({'img_path': path})['img']
     assert np.array_equal(expected, mmcv.imread(path))
     assert np.array_equal(LoadRaster(to_float32=False)({'img_path': path})['img'], expected)

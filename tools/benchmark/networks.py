@@ -204,7 +204,7 @@ def runtime_cases(
             files[name] = Path(folder, f'{name}.onnx')
             export = ExportSettings(size=settings.crop, winograd=name == WINOGRAD)
             network = ExportedNetwork(stock if name == STOCK else ours, export)
-            write_onnx(network, image, export, {}, files[name])
+            write_onnx(network, image, {}, files[name])
         for name, open_file in runtimes.items():
             rows = (STOCK, OURS) if 'bfloat16' in name else files  # larger tiles are for float32
             chosen = {row: files[row] for row in rows}

@@ -13,49 +13,48 @@ from .config_file import add_config_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file, or an address')
-    parser.add_argument('--out', required=True, type=Path, help='file to write')
-    parser.add_argument('--to', choices=SUFFIXES, default='onnx', help='format (default: onnx)')
-    parser.add_argument(
+    add = parser.add_argument
+    add('checkpoint', help='checkpoint file, or an address')
+    add('--out', required=True, type=Path, help='file to write')
+    add('--to', choices=SUFFIXES, default='onnx', help='format (default: onnx)')
+    add(
         '--size',
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
         help='take one image of this size only; by default any batch, height and width',
     )
-    parser.add_argument(
+    add(
         '--normalize',
         action='store_true',
         help='take pixels as they were read, 0 to 255, and normalize them in the file',
     )
-    parser.add_argument(
+    add(
         '--output',
         choices=OUTPUTS,
         default='logits',
         help='what the file gives: logits of the decode head, or probabilities or labels at the '
         'size of the input (default: logits)',
     )
-    parser.add_argument(
-        '--dtype', choices=DTYPES, default='float32', help='of the weights (default: float32)'
-    )
-    parser.add_argument(
+    add('--dtype', choices=DTYPES, default='float32', help='of the weights (default: float32)')
+    add(
         '--int8',
         action='store_true',
         help='quantize, calibrated on images of the training set, and print the loss of mIoU',
     )
-    parser.add_argument(
+    add(
         '--winograd',
         action='store_true',
         help='write large convolutions with a quarter of the multiplications: faster on CPUs, in '
         'float32 alone',
     )
-    parser.add_argument(
+    add(
         '--check-images',
         type=Path,
         metavar='FOLDER',
         help='images to compare the file with PyTorch on (default: the validation set)',
     )
-    parser.add_argument(
+    add(
         '--val-images',
         type=int,
         metavar='N',

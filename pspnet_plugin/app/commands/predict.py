@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,54 +17,38 @@ from .config_file import add_config_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='a .pth file, or a reference such as mmseg://NAME')
-    parser.add_argument(
-        'inputs', nargs='+', help='images, videos, folders, globs in quotes, http(s) addresses'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('checkpoint', help='a .pth file, or a reference such as mmseg://NAME')
+    add('inputs', nargs='+', help='images, videos, folders, globs in quotes, http(s) addresses')
+    add(
         '--out',
         type=Path,
         required=True,
         help='the folder for labels/, overlays/ and shares.csv; the same command again goes on '
         'where it stopped',
     )
-    parser.add_argument(
-        '--batch', type=positive, default=1, help='images of the same size at once (default: 1)'
-    )
-    parser.add_argument(
-        '--tta', action='store_true', help="average over the config's tta_pipeline: slower, better"
-    )
-    parser.add_argument(
+    add('--batch', type=int, default=1, help='images of the same size at once (default: 1)')
+    add('--tta', action='store_true', help="average over the config's tta_pipeline: slower, better")
+    add(
         '--probabilities',
         action='store_true',
         help='also write probabilities/: TIFF files with a 16-bit page for each class',
     )
-    parser.add_argument(
+    add(
         '--window',
-        type=positive,
+        type=int,
         help='predict images of any size at that size, in overlapping windows of this side; '
         'GeoTIFF keeps its georeference',
     )
-    parser.add_argument(
-        '--overlap', type=int, help='pixels that neighbouring windows share (default: a quarter)'
-    )
-    parser.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
-    parser.add_argument(
+    add('--overlap', type=int, help='pixels that neighbouring windows share (default: a quarter)')
+    add('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
+    add(
         '--dtype',
         choices=['float32', 'bfloat16', 'float16'],
         default='float32',
         help='what the network computes in (default: float32)',
     )
-    parser.add_argument(
-        '--opacity', type=fraction, default=0.5, help='of the colours in overlays/ (default: 0.5)'
-    )
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    add('--opacity', type=fraction, default=0.5, help='of the colours in overlays/ (default: 0.5)')
 
 
 def fraction(text: str) -> float:
@@ -75,7 +60,7 @@ def fraction(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
-    from ..models.segmentor import init_model
+    from ..models import init_model
     from ..prediction.folder import predict_folder
     from ..prediction.predictor import PredictOptions
 
@@ -86,20 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.dtype,
     )
     options = PredictOptions(
-        arguments.batch,
-        arguments.probabilities,
-        arguments.tta,
-        arguments.window,
-        arguments.overlap,
+        arguments.batch, arguments.probabilities, arguments.tta, arguments.window, arguments.overlap
     )
     first = is_first_process()
     columns = TextColumn('predict'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not first) as progress:
         task = progress.add_task('predict', total=None)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+        advance = partial(progress.update, task)
         summary = predict_folder(
             model, arguments.inputs, arguments.out, options, arguments.opacity, advance
         )

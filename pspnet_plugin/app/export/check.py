@@ -1,24 +1,33 @@
-"""Whether an exported file gives the label maps that PyTorch gives."""
+"""Whether an exported file gives the label maps that PyTorch gives, and on which images."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmseg.evaluation import IoUMetric
+from rich.progress import track
 from torch import Tensor
 
-from ...utils.text import first_cause
-from ..models.segmentor import last_head
-from .images import EXAMPLE_SIZE
+from ...utils.config_tree import datasets_within
+from ...utils.datasets import scope_of, without_pipeline
+from ..images.sources import IMAGE_SUFFIXES, files_below
+from ..models import last_head
+from ..prediction.pipeline import stated_pipeline, without_labels
 from .network import size_divisor
 from .runtimes import Predict
-from .settings import ExportError, ExportSettings
+from .settings import ExportError, ExportSettings, as_export_error
 
+CHECKED, CALIBRATING = 4, 32  # images
+EXAMPLE_SIZE = (250, 330)
+NOISE = 'noise'
 ODD_SIZE = (161, 203)  # neither the stride of a network nor the bins of a pyramid divide it
 # The fraction of the pixels that may have another label than in PyTorch. Reduced precision moves
 # the borders between classes; what int8 costs is for the user to judge by the mIoU.
@@ -26,36 +35,27 @@ TOLERATED = {'float32': 0.001, 'float16': 0.01, 'int8': 0.1}
 
 
 class Reference:
-    """The segmentor in PyTorch, as mmseg itself predicts with it, beside the exported file.
-
-    Args:
-        segmentor: as the config builds it, in evaluation mode.
-        settings: of the export.
-    """
+    """The segmentor in PyTorch, as mmseg itself predicts with it, beside the exported file."""
 
     def __init__(self, segmentor: Any, settings: ExportSettings) -> None:
-        self.segmentor, self.settings = segmentor, settings
+        self.segmentor, self.settings, self.divisor = segmentor, settings, size_divisor(segmentor)
         # Padding is no part of the network: who asks the file pads, or gives what needs none.
         self.preprocessor = copy.copy(segmentor.data_preprocessor)
         self.preprocessor.test_cfg = None
-        self.divisor = size_divisor(segmentor)
 
-    def fitted(self, image: Tensor) -> Tensor:
-        """An image as it was read, (C, H, W), at a size that the file takes."""
-        return resized(image, self.settings.size or multiple(image.shape[1:], self.divisor))
+    def fitted(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """An image as it was read, (C, H, W), at its size or another, made one the file takes."""
+        sides = [-(-side // self.divisor) * self.divisor for side in size or image.shape[1:]]
+        sides = list(self.settings.size or sides)
+        if list(image.shape[1:]) == sides:
+            return image
+        out = F.interpolate(image[None].float(), sides, mode='bilinear', align_corners=False)[0]
+        return (out if image.is_floating_point() else out.round()).to(image.dtype)
 
     def example(self, image: Tensor) -> Tensor:
         """What the network is recorded with, made of an image as it was read, (C, H, W)."""
-        size = self.settings.size or multiple(EXAMPLE_SIZE, self.divisor)
-        images = [resized(image, size)] * (2 if self.settings.size is None else 1)
+        images = [self.fitted(image, EXAMPLE_SIZE)] * (2 if self.settings.size is None else 1)
         return torch.from_numpy(self.input_of(torch.stack(images)))
-
-    def batches(self, images: list[Tensor]) -> Iterator[Tensor]:
-        """What a file is checked with: each image alone, and all in one batch of an odd size."""
-        yield from (image[None] for image in images)
-        if self.settings.size is None:
-            size = multiple(ODD_SIZE, self.divisor)
-            yield torch.stack([resized(image, size) for image in images])
 
     @torch.no_grad()
     def labels(self, images: Tensor) -> Tensor:
@@ -89,41 +89,26 @@ class Reference:
         return self.preprocessor({'inputs': list(images)}, False)['inputs']
 
 
-def multiple(size: Sequence[int], divisor: int) -> tuple[int, int]:
-    """The size with both sides rounded up to multiples of ``divisor``."""
-    height, width = (-(-side // divisor) * divisor for side in size)
-    return height, width
-
-
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The image, (C, H, W), at another size, in its own dtype."""
-    if tuple(image.shape[1:]) == size:
-        return image
-    out = F.interpolate(image[None].float(), size=size, mode='bilinear', align_corners=False)[0]
-    return (out if image.is_floating_point() else out.round()).to(image.dtype)
-
-
 def check(reference: Reference, predict: Predict, images: list[Tensor], precision: str) -> float:
     """The fraction of the pixels with another label than in PyTorch, in the worst batch.
 
     Args:
         predict: the opened file.
-        images: (C, H, W) each, as they were read, at a size that the file takes.
+        images: (C, H, W) each, as they were read, at a size that the file takes: the file is asked
+            for each alone and, where it takes any size, for all in one batch of an odd size.
 
     Raises:
         ExportError: it is too large, or the file does not take the images.
     """
-    fractions = []
-    try:
-        for batch in reference.batches(images):
+    batches = [image[None] for image in images]
+    if reference.settings.size is None:
+        batches.append(torch.stack([reference.fitted(image, ODD_SIZE) for image in images]))
+    worst, tolerated = 0.0, TOLERATED[precision]
+    what = 'No file was written: it fails on an image that PyTorch takes'
+    with as_export_error(what, reference.settings.way_out):
+        for batch in batches:
             differ = reference.labels_of_file(predict, batch) != reference.labels(batch)
-            fractions.append(differ.float().mean().item())
-    except Exception as error:  # whatever the runtime raises
-        raise ExportError(
-            f'No file was written: it fails on an image that PyTorch takes: {first_cause(error)}.'
-            f'{reference.settings.way_out}'
-        ) from error
-    worst, tolerated = max(fractions), TOLERATED[precision]
+            worst = max(worst, differ.float().mean().item())
     if worst > tolerated:
         raise ExportError(
             f'No file was written: {worst:.2%} of the pixels get another label than in PyTorch, '
@@ -133,20 +118,23 @@ def check(reference: Reference, predict: Predict, images: list[Tensor], precisio
 
 
 def mean_ious(
-    reference: Reference, files: dict[str, Predict], samples: Iterable[dict[str, Any]]
+    reference: Reference, files: dict[str, Predict], config: Config, count: int | None
 ) -> dict[str, float]:
-    """The mIoU in percent of each of the opened files, by mmseg's metric; empty without samples.
+    """The mIoU in percent of each of the opened files, by mmseg's metric.
 
-    Args:
-        samples: with ``inputs`` and the label map, as ``PackSegInputs`` makes them.
+    It is measured on the validation set, or on ``count`` of it; empty where it is not here.
     """
     head = last_head(reference.segmentor)
     areas: dict[str, list[tuple]] = {}
-    for sample in samples:
+    samples = evenly(dataset_samples(config, 'val_dataloader'), count)
+    if not samples:
+        return {}
+    for sample in track(read(config, samples, labels=True), 'mIoU', total=len(samples)):
         label = sample['data_samples'].gt_sem_seg.data[0]
         image = reference.fitted(sample['inputs'])[None]
         for name, predict in files.items():
-            labels = nearest(reference.labels_of_file(predict, image), tuple(label.shape))[0]
+            labels = reference.labels_of_file(predict, image)[:, None].float()
+            labels = F.interpolate(labels, size=label.shape)[0, 0].long()
             counted = IoUMetric.intersect_and_union(
                 labels, label, head.num_classes, head.ignore_index
             )
@@ -159,6 +147,74 @@ def mean_ious(
     return found
 
 
-def nearest(labels: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Label maps, (N, H, W), at another size."""
-    return F.interpolate(labels[:, None].float(), size=size)[:, 0].long()
+# --- images as the network of a config reads them ----------------------------------------------
+
+
+def images_to_check(
+    config: Config, folder: str | Path | None, channels: int
+) -> tuple[str, list[Tensor]]:
+    """Where the images of the check are from, and these, (C, H, W) as they were read."""
+    if folder is not None:
+        paths = files_below(Path(folder), IMAGE_SUFFIXES)
+        samples, origin = [{'img_path': str(path)} for path in paths], str(folder)
+        if not samples:
+            kinds = ', '.join(sorted(IMAGE_SUFFIXES))
+            raise ExportError(f'No image ({kinds}) lies in {Path(folder).absolute()}.')
+    else:
+        samples, origin = dataset_samples(config, 'val_dataloader'), 'the validation set'
+    if not samples:
+        return NOISE, [noise(channels, EXAMPLE_SIZE, number) for number in range(CHECKED)]
+    return origin, [sample['inputs'] for sample in read(config, evenly(samples, CHECKED))]
+
+
+def images_to_calibrate(config: Config) -> Iterator[Tensor]:
+    """Images of the training set, which has to be there, (C, H, W) as they were read."""
+    samples = evenly(dataset_samples(config, 'train_dataloader'), CALIBRATING)
+    if not samples:
+        raise ExportError(
+            "int8 needs images of the training set, and the config's is not on this machine: set "
+            'train_dataloader.dataset.data_root to where images like those to come lie.'
+        )
+    return (sample['inputs'] for sample in read(config, samples))
+
+
+def dataset_samples(config: Config, loader: str) -> list[dict]:
+    """What the dataset of ``config[loader]`` lists; empty where it is not on this machine."""
+    samples: list[dict] = []
+    for dataset in datasets_within((config.get(loader) or {}).get('dataset')):
+        built = without_pipeline(dataset, scope_of(config))
+        try:
+            listed = built.load_data_list() if built is not None else []
+        except OSError:
+            return []
+        samples += [sample for sample in listed if Path(sample['img_path']).is_file()]
+    return samples
+
+
+def evenly(samples: list[dict], count: int | None) -> list[dict]:
+    """``count`` of the samples, evenly spread; all of them for None."""
+    count = len(samples) if count is None else min(count, len(samples))
+    return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def read(config: Config, samples: list[dict], labels: bool = False) -> Iterator[dict]:
+    """Run the test pipeline of ``config`` over ``samples``.
+
+    Yields:
+        What ``PackSegInputs`` makes: ``inputs``, (C, H, W), not normalized, and ``data_samples``,
+        with the label map where ``labels`` asks for it.
+    """
+    steps = list(stated_pipeline(config, tta=False))
+    pipeline = Compose(copy.deepcopy(steps if labels else without_labels(steps)))
+    for sample in samples:
+        yield pipeline(copy.deepcopy(sample) if labels else {'img_path': sample['img_path']})
+
+
+def noise(channels: int, size: tuple[int, int], number: int) -> Tensor:
+    """An image (C, H, W), uint8, of structure at several scales."""
+    generator = torch.Generator().manual_seed(number)
+    total = torch.zeros(1, channels, *size)
+    for cells in (2, 4, 8, 16, 32):
+        blobs = torch.randn(1, channels, cells, cells, generator=generator)
+        total += F.interpolate(blobs, size=size, mode='bilinear')
+    return (128 + 40 * total[0]).clamp(0, 255).to(torch.uint8)

@@ -7,39 +7,33 @@ from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...ops.pyramid import pool_pyramid
 from ...speed.examples import input_channels
 from ...utils.config_tree import dicts_within
-from ..models.segmentor import last_head
+from ..models import last_head
+from ..prediction.pipeline import stated_pipeline
 from .settings import ExportError, ExportSettings
 from .winograd import convolved
 
 
 class ExportedNetwork(nn.Module):
-    """A segmentor with what ``settings`` puts in front of it and behind it.
-
-    Args:
-        segmentor: of mmseg, in evaluation mode.
-        settings: see :class:`ExportSettings`.
-    """
+    """A segmentor of mmseg with what ``settings`` puts in front of it and behind it."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, segmentor: Any, settings: ExportSettings) -> None:
         super().__init__()
-        self.segmentor = segmentor
-        self.output, self.dtype = settings.output, torch.float32
-        self.threshold = last_head(segmentor).threshold
-        preprocessor = segmentor.data_preprocessor
-        self.normalizes = settings.normalize
+        self.segmentor, self.settings, self.dtype = segmentor, settings, torch.float32
         pools = F.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d
         self.replacements: dict[Callable, Callable] = dict.fromkeys(pools, pooled)
         if settings.winograd:
             self.replacements[torch.conv2d] = convolved
+        preprocessor = segmentor.data_preprocessor
         self.swaps_channels = swaps_channels(preprocessor)
         shift, scale = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
         self.register_buffer('mean', getattr(preprocessor, 'mean', shift).clone())
@@ -51,33 +45,27 @@ class ExportedNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """From images, (N, C, H, W), to what ``settings.output`` says."""
-        x = self.normalized(image) if self.normalizes else image
+        x = image
+        if self.settings.normalize:  # as mmseg's preprocessor does
+            x = x.flip(1) if self.swaps_channels and x.shape[1] == 3 else x
+            x = (x.float() - self.mean) / self.std
         with Replaced(self.replacements):
             logits = first_tensor(self.segmentor(x.to(self.dtype), mode='tensor')).float()
-        if self.output == 'logits':
+        if self.settings.output == 'logits':
             return logits
         size, align_corners = image.shape[2:], self.segmentor.align_corners
         logits = F.interpolate(logits, size, mode='bilinear', align_corners=align_corners)
         is_binary = logits.shape[1] == 1  # one channel tells foreground from background
-        if self.output == 'probabilities':
+        if self.settings.output == 'probabilities':
             return logits.sigmoid() if is_binary else logits.softmax(1)
         if is_binary:
-            return (logits.sigmoid() > self.threshold).squeeze(1).to(torch.uint8)
+            is_foreground = logits.sigmoid() > last_head(self.segmentor).threshold
+            return is_foreground.squeeze(1).to(torch.uint8)
         return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
-
-    def normalized(self, image: Tensor) -> Tensor:
-        """What mmseg's preprocessor makes of an image as it was read."""
-        if self.swaps_channels and image.shape[1] == 3:
-            image = image.flip(1)
-        return (image.float() - self.mean) / self.std
 
 
 class Replaced(TorchFunctionMode):
-    """Within this context other functions are called in place of torch's.
-
-    Args:
-        replacements: by torch's function; each is called with that one, then with its arguments.
-    """
+    """Within this context other functions are called in place of torch's, which they are given."""
 
     def __init__(self, replacements: dict[Callable, Callable]) -> None:
         super().__init__()
@@ -86,17 +74,16 @@ class Replaced(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        replacement = self.replacements.get(func)
-        if replacement is not None:
-            return replacement(func, *args, **kwargs or {})
+        if func in self.replacements:
+            return self.replacements[func](func, *args, **kwargs or {})
         return func(*args, **kwargs or {})
 
 
 def pooled(stock: Callable[..., Tensor], input: Tensor, output_size: Any) -> Tensor:
     """Adaptive average pooling, by matrices that follow from the size of the map.
 
-    Exporters know it only where the bins divide a map of known size. Stock's is taken for one cell,
-    and where the sides have unlike bins.
+    Exporters know it only where the bins divide a map of known size. ``stock`` is called for one
+    cell, and where the sides have unlike bins.
     """
     sides = {output_size} if isinstance(output_size, int) else set(output_size)
     bins = sides.pop()
@@ -122,20 +109,36 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def metadata_of(
-    segmentor: Any, steps: list, settings: ExportSettings, dtype: str
+    segmentor: Any, config: Config, settings: ExportSettings, example: Tensor
 ) -> dict[str, str]:
     """Keys and values, each value in JSON.
 
-    ``classes``: names; ``palette``: a colour (red, green, blue) for each; ``input``: what has to be
-    done with an image before the file gets it; ``output``: what the file gives.
-
-    Args:
-        steps: of the config's test pipeline.
-        dtype: of the images that the file takes.
+    ``classes``: names; ``palette``: a colour (red, green, blue) for each; ``output``: what the file
+    gives; ``input``: what has to be done with an image before the file gets it, in this order:
+    ``resize`` as the config's test pipeline (``scale`` is width, height); ``channel_order`` of
+    three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null; sides
+    are padded to multiples of ``size_divisor``. ``window`` is the crop, and its stride, that the
+    config predicts in: the file predicts whole images, as large as they come.
     """
+    preprocessor = segmentor.data_preprocessor
+    order = 'RGB' if swaps_channels(preprocessor) and not settings.normalize else 'BGR'
+    steps = dicts_within(stated_pipeline(config, tta=False))
+    resizes = [step for step in steps if step.get('type') == 'Resize']
+    test_cfg = segmentor.test_cfg or {}
+    slides = test_cfg.get('mode') == 'slide'
     content = {
         **segmentor.dataset_meta,
-        'input': {'dtype': dtype, **input_description(segmentor, steps, settings)},
+        'input': {
+            'dtype': str(example.numpy().dtype),
+            'layout': 'NCHW',
+            'resize': [{k: v for k, v in step.items() if k != 'type'} for step in resizes],
+            'channel_order': order if input_channels(segmentor) == 3 else None,
+            'mean': None if settings.normalize else numbers(preprocessor, 'mean'),
+            'std': None if settings.normalize else numbers(preprocessor, 'std'),
+            'size_divisor': size_divisor(segmentor),
+            'size': settings.size,
+            'window': {key: test_cfg[key] for key in ('crop_size', 'stride')} if slides else None,
+        },
         'output': {
             'kind': settings.output,
             'align_corners': segmentor.align_corners,
@@ -144,30 +147,6 @@ def metadata_of(
         'precision': 'int8' if settings.int8 else settings.dtype,
     }
     return {key: json.dumps(value) for key, value in content.items()}
-
-
-def input_description(segmentor: Any, steps: list, settings: ExportSettings) -> dict[str, Any]:
-    """What has to be done with an image, in this order.
-
-    ``resize`` as the config's test pipeline (``scale`` is width, height); ``channel_order``
-    of three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null; sides
-    are padded to multiples of ``size_divisor``. ``window`` is the crop, and its stride, that the
-    config predicts in: the file predicts whole images, as large as they come.
-    """
-    preprocessor = segmentor.data_preprocessor
-    order = 'RGB' if swaps_channels(preprocessor) and not settings.normalize else 'BGR'
-    resizes = [step for step in dicts_within(steps) if step.get('type') == 'Resize']
-    windows = (segmentor.test_cfg or {}).get('mode') == 'slide'
-    return {
-        'layout': 'NCHW',
-        'resize': [{k: v for k, v in step.items() if k != 'type'} for step in resizes],
-        'channel_order': order if input_channels(segmentor) == 3 else None,
-        'mean': None if settings.normalize else numbers(preprocessor, 'mean'),
-        'std': None if settings.normalize else numbers(preprocessor, 'std'),
-        'size_divisor': size_divisor(segmentor),
-        'size': settings.size,
-        'window': {k: segmentor.test_cfg[k] for k in ('crop_size', 'stride')} if windows else None,
-    }
 
 
 def swaps_channels(preprocessor: Any) -> bool:

@@ -19,12 +19,14 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...compat import old_torch
-from .settings import ExportError, ExportSettings
+from .network import ExportedNetwork
+from .settings import ExportError
 
 Predict = Callable[[np.ndarray], np.ndarray]
+Meta = dict[str, str]
 
 # Before torch 2.7 the newer of its two exporters gives the open dimensions no names.
 HAS_DYNAMO_EXPORTER = old_torch.version() >= (2, 7)
@@ -39,15 +41,12 @@ QUANTIZED = ['Add', 'AveragePool', 'Clip', 'Concat', 'Conv', 'MaxPool', 'Relu']
 class Runtime(NamedTuple):
     """How a file is written, opened and quantized, and the packages that it takes.
 
-    Attributes:
-        write: writes a network; its arguments are those of :func:`write_onnx`.
-        open: a function from images, (N, C, H, W), to what the file gives for them, on the CPU and
-            in float32.
-        quantize: writes the file at the first path to the second with int8 convolutions; the third
-            argument is what the file takes, for the ranges of the feature maps.
+    An opened file is a function from images, (N, C, H, W), to what it gives for them, on the CPU
+    and in float32. The file at the first path is quantized to the second, with int8 convolutions
+    whose ranges are those that the images give.
     """
 
-    write: Callable[[nn.Module, Tensor, ExportSettings, dict[str, str], Path], None]
+    write: Callable[[ExportedNetwork, Tensor, Meta, Path], None]
     open: Callable[[Path], Predict]
     quantize: Callable[[Path, Path, Iterable[np.ndarray]], None] | None = None
     packages: tuple[str, ...] = ()
@@ -57,13 +56,7 @@ class Runtime(NamedTuple):
 # --- ONNX ---------------------------------------------------------------------------------------
 
 
-def write_onnx(
-    network: nn.Module,
-    example: Tensor,
-    settings: ExportSettings,
-    metadata: dict[str, str],
-    path: Path,
-) -> None:
+def write_onnx(network: ExportedNetwork, example: Tensor, metadata: Meta, path: Path) -> None:
     """Write ``network`` to ``path``; weights of more than 1.9 GB to ``path.data`` beside it.
 
     Args:
@@ -73,6 +66,7 @@ def write_onnx(
     """
     import onnx
 
+    settings = network.settings
     options: dict[str, Any] = {'input_names': [INPUT], 'output_names': [settings.output]}
     if HAS_DYNAMO_EXPORTER:
         size = sum(p.numel() * p.element_size() for p in network.parameters())
@@ -104,12 +98,10 @@ def quantize_onnx(source: Path, target: Path, images: Iterable[np.ndarray]) -> N
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.rest = iter(images)
+        feeds = ({INPUT: image} for image in images)
 
         def get_next(self) -> dict | None:
-            image = next(self.rest, None)
-            return None if image is None else {INPUT: image}
+            return next(self.feeds, None)
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
         # It also computes what is constant, such as the part of a weight that a convolution takes.
@@ -123,29 +115,20 @@ def quantize_onnx(source: Path, target: Path, images: Iterable[np.ndarray]) -> N
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Within this context exporters neither warn nor log anything below an error."""
-    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir')]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 # --- OpenVINO -----------------------------------------------------------------------------------
 
 
-def write_openvino(
-    network: nn.Module,
-    example: Tensor,
-    settings: ExportSettings,
-    metadata: dict[str, str],
-    path: Path,
-) -> None:
+def write_openvino(network: ExportedNetwork, example: Tensor, metadata: Meta, path: Path) -> None:
     """Write ``network`` with ``metadata`` in the file's ``rt_info``, under ``pspnet``.
 
     float16 is how the weights are stored; in which precision it computes is decided when the file
@@ -155,11 +138,12 @@ def write_openvino(
 
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = Path(folder, 'network.onnx')
-        write_onnx(network, example, settings, metadata, onnx_path)
+        write_onnx(network, example, metadata, onnx_path)
         model = openvino.convert_model(onnx_path)
         for key, value in metadata.items():
             model.set_rt_info(value, ['pspnet', key])
-        openvino.save_model(model, path, compress_to_fp16=settings.dtype == 'float16')
+        halved = network.settings.dtype == 'float16'
+        openvino.save_model(model, path, compress_to_fp16=halved)
 
 
 def open_openvino(path: Path) -> Predict:
@@ -182,13 +166,7 @@ def quantize_openvino(source: Path, target: Path, images: Iterable[np.ndarray]) 
 # --- torch.export -------------------------------------------------------------------------------
 
 
-def write_program(
-    network: nn.Module,
-    example: Tensor,
-    settings: ExportSettings,
-    metadata: dict[str, str],
-    path: Path,
-) -> None:
+def write_program(network: ExportedNetwork, example: Tensor, metadata: Meta, path: Path) -> None:
     """Write ``network`` with ``metadata`` as ``extra_files['metadata.json']``."""
     if not HAS_DYNAMO_EXPORTER:
         raise ExportError(
@@ -197,19 +175,14 @@ def write_program(
         )
     with torch.no_grad(), quiet():
         dims = dict.fromkeys(OPEN, torch.export.Dim.DYNAMIC)
-        shapes = None if settings.size else (dims,)
+        shapes = None if network.settings.size else (dims,)
         program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
         torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
 
 
 def open_program(path: Path) -> Predict:
     network = torch.export.load(path).module()
-
-    def predict(image: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return network(torch.from_numpy(image)).numpy()
-
-    return predict
+    return torch.no_grad()(lambda image: network(torch.from_numpy(image)).numpy())
 
 
 # --- which is which -----------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...errors import PspnetPluginError
+from ...utils.text import first_cause
 
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml', 'torch-export': '.pt2'}  # by format
 OUTPUTS = ('logits', 'probabilities', 'labels')
@@ -13,6 +16,17 @@ DTYPES = ('float32', 'float16')
 
 class ExportError(PspnetPluginError):
     """A network cannot be written in a format, or the written file computes something else."""
+
+
+@contextlib.contextmanager
+def as_export_error(what: str, way_out: str = '') -> Iterator[None]:
+    """Within this context what a library raises becomes an ExportError with the same cause."""
+    try:
+        yield
+    except PspnetPluginError:
+        raise
+    except Exception as error:
+        raise ExportError(f'{what}: {first_cause(error)}.{way_out}') from error
 
 
 @dataclass(frozen=True)

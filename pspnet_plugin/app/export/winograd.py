@@ -40,14 +40,7 @@ G = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-A = (
-    (1, 0, 0, 0),
-    (1, 1, 1, 1),
-    (1, -1, 1, -1),
-    (1, 2, 4, 8),
-    (1, -2, 4, -8),
-    (0, 0, 0, 1),
-)
+A = ((1, 0, 0, 0), (1, 1, 1, 1), (1, -1, 1, -1), (1, 2, 4, 8), (1, -2, 4, -8), (0, 0, 0, 1))
 # With fewer, in or out, the two changes of form take more time than the sum over channels saves.
 FEWEST_CHANNELS = 512
 
@@ -72,15 +65,7 @@ def convolved(
 
 
 def conv2d_by_tiles(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
-    """Convolve with zero padding that keeps the map's size.
-
-    Args:
-        x: (N, C, H, W).
-        weight: (O, C, 3, 3).
-
-    Returns:
-        (N, O, H, W).
-    """
+    """Convolve (N, C, H, W) by (O, C, 3, 3) with zero padding that keeps the map's size."""
     n, c, height, width = x.shape
     o, t = weight.shape[0], len(B_T)
     g = torch.tensor(G, dtype=torch.float64)
@@ -116,7 +101,7 @@ def line_operator(
     With a dilation of d the pixels of a tile are d apart, and d tiles lie in one another.
 
     Args:
-        table: a line of coefficients for each position; their pixels are ``dilation`` apart.
+        table: a line of coefficients for each position.
         first: the pixel of the first coefficient, relative to the first output of a tile.
 
     Returns:

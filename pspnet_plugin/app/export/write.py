@@ -2,46 +2,41 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from torch import Tensor
+from mmseg.apis import init_model
+from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 
-from ...speed.examples import input_channels
+from ...speed.examples import example_runs, input_channels
 from ...utils.config_files import read_config
-from ...utils.text import first_cause
-from ..models.segmentor import last_head
-from ..prediction.pipeline import stated_pipeline
-from .check import Reference, check, mean_ious
-from .images import NOISE, images_to_calibrate, images_to_check, labelled_images
+from ...utils.datasets import class_info
+from ...utils.text import without_warnings_of_mmseg
+from ..models import build_segmentor, folded, last_head, load_weights, model_settings
+from .check import NOISE, Reference, check, images_to_calibrate, images_to_check, mean_ious
 from .network import ExportedNetwork, metadata_of
-from .runtimes import RUNTIMES, Runtime, require
-from .segmentors import load_segmentors
-from .settings import SUFFIXES, ExportError, ExportSettings
+from .runtimes import RUNTIMES, require
+from .settings import SUFFIXES, ExportError, ExportSettings, as_export_error
+
+STOCK = (EncoderDecoder.encode_decode, CascadeEncoderDecoder.encode_decode)
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how it was checked.
-
-    Attributes:
-        path: of the file.
-        size: in bytes, with what lies beside it.
-        checked_on: where the images of the check are from.
-        other_labels: the share of pixels with another label than in PyTorch, in the worst batch.
-        mean_ious: in percent, ``'float32'`` and ``'int8'`` of an int8 file; empty where there is no
-            validation set, None for other files.
-    """
+    """What was written, and how it was checked."""
 
     path: Path
-    size: int
-    checked_on: str
-    other_labels: float
+    size: int  # in bytes, with what lies beside it
+    checked_on: str  # where the images of the check are from
+    other_labels: float  # the share of pixels unlike PyTorch's, in the worst batch
+    # In percent, 'float32' and 'int8' of an int8 file; empty where there is no validation set.
     mean_ious: dict[str, float] | None = None
 
     def lines(self) -> list[str]:
@@ -54,7 +49,7 @@ class ExportReport:
             lines.append(
                 'The validation set is not on this machine; --check-images FOLDER takes others.'
             )
-        if self.mean_ious is not None and not self.mean_ious:
+        if self.mean_ious == {}:
             lines.append(
                 'The mIoU of int8 is not known: the validation set is not on this machine.'
             )
@@ -102,20 +97,29 @@ def export_model(
     reference = Reference(segmentor, settings)
     checked_on, images = images_to_check(config, check_images, input_channels(segmentor))
     images = [reference.fitted(image) for image in images]
-    steps = stated_pipeline(config, tta=False)
+    example = reference.example(images[0])
+    metadata = metadata_of(segmentor, config, settings, example)
+    parts = (type(part).__name__ for part in (segmentor.backbone, last_head(segmentor)))
+    what = f'{settings.to} cannot record this network ({" and ".join(parts)})'
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.export-') as folder:
         path = Path(folder, out.name)
-        record(runtime, exported, steps, reference, images[0], path)
+        with as_export_error(what, settings.way_out):
+            runtime.write(ExportedNetwork(exported, settings), example, metadata, path)
         predict = runtime.open(path)
         other_labels = check(reference, predict, images, settings.dtype)
         measured = None
         if settings.int8:
             exact, path = path, Path(folder, 'int8', out.name)
-            quantize(runtime, images_to_calibrate(config), reference, exact, path)
+            path.parent.mkdir()
+            calibrating = map(reference.fitted, images_to_calibrate(config))
+            inputs = (reference.input_of(image[None]) for image in calibrating)
+            assert runtime.quantize is not None
+            with as_export_error('The network cannot be quantized'):
+                runtime.quantize(exact, path, inputs)
             files = {'float32': predict, 'int8': runtime.open(path)}
             other_labels = check(reference, files['int8'], images, 'int8')
-            measured = mean_ious(reference, files, labelled_images(config, val_images))
+            measured = mean_ious(reference, files, config, val_images)
         written = [file for file in path.parent.iterdir() if file.is_file()]
         size = sum(file.stat().st_size for file in written)
         for file in written:
@@ -123,39 +127,25 @@ def export_model(
     return ExportReport(out, size, checked_on, other_labels, measured)
 
 
-def record(
-    runtime: Runtime, exported: Any, steps: list, reference: Reference, image: Tensor, path: Path
-) -> None:
-    """Write a segmentor to ``path``.
+def load_segmentors(config: Config, checkpoint: str | Path) -> tuple[Any, Any]:
+    """The segmentor as mmseg builds it, and the one that is exported, with the same weights.
 
-    Args:
-        steps: of the config's test pipeline.
-        image: (C, H, W), as it was read.
+    The second has factorized heads, and folded batch norms where possible: the same outputs up to
+    rounding.
     """
-    settings, segmentor = reference.settings, reference.segmentor
-    example = reference.example(image)
-    metadata = metadata_of(segmentor, steps, settings, str(example.numpy().dtype))
-    network = ExportedNetwork(exported, settings)
-    try:
-        runtime.write(network, example, settings, metadata, path)
-    except ExportError:
-        raise
-    except Exception as error:
-        backbone, head = type(segmentor.backbone).__name__, type(last_head(segmentor)).__name__
+    stock_config = copy.deepcopy(config)
+    stock_config.model = model_settings(config)
+    with as_export_error('MMSegmentation cannot build the model'), without_warnings_of_mmseg():
+        reference = init_model(stock_config, None, device='cpu')
+    if getattr(type(reference), 'encode_decode', None) not in STOCK:
         raise ExportError(
-            f'{settings.to} cannot record this network ({backbone} and {head}): '
-            f'{first_cause(error)}.{settings.way_out}'
-        ) from error
-
-
-def quantize(
-    runtime: Runtime, images: Iterator[Tensor], reference: Reference, source: Path, target: Path
-) -> None:
-    """Write ``source`` to ``target`` in int8, with the ranges of what ``images`` give."""
-    assert runtime.quantize is not None
-    target.parent.mkdir()
-    inputs = (reference.input_of(reference.fitted(image)[None]) for image in images)
-    try:
-        runtime.quantize(source, target, inputs)
-    except Exception as error:  # whatever the quantizer raises
-        raise ExportError(f'The network cannot be quantized: {first_cause(error)}.') from error
+            f'{type(reference).__name__} has a way of its own from images to logits; EncoderDecoder'
+            ' and CascadeEncoderDecoder can be exported.'
+        )
+    meta, _ = load_weights(reference, os.fspath(checkpoint))
+    names = class_info(config, meta, last_head(reference).num_classes)
+    reference.dataset_meta = dict(zip(('classes', 'palette'), names))
+    exported: Any = revert_sync_batchnorm(build_segmentor(config))
+    exported.load_state_dict(reference.state_dict())
+    exported.eval()
+    return reference, folded(exported, example_runs(exported))

@@ -17,11 +17,10 @@ Colours = Sequence[Sequence[int]]
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """An image as a picture, (H, W, 3) uint8 RGB.
+    """An image, (H, W, C) or (H, W), as a picture, (H, W, 3) uint8 RGB.
 
-    Args:
-        image: (H, W, C) or (H, W). Three or more channels begin with blue, green and red; of two,
-            the first is shown. What is not uint8 is stretched, unless it lies within 0 to 255.
+    Three or more channels begin with blue, green and red; of two, the first is shown. What is not
+    uint8 is stretched, unless it lies within 0 to 255.
     """
     pixels = image[..., None] if image.ndim == 2 else image
     pixels = pixels[..., 2::-1] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
@@ -36,24 +35,16 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 def draw_label_map(
     picture: np.ndarray, label_map: np.ndarray, palette: Colours, opacity: float
 ) -> np.ndarray:
-    """The colours of a label map (H, W) over a picture (H, W, 3).
-
-    Args:
-        opacity: of the colours, 0 to 1.
-    """
+    """The colours of a label map (H, W), with an opacity of 0 to 1, over a picture (H, W, 3)."""
     colours = np.asarray(palette, dtype=np.uint8)[label_map]
     return cv2.addWeighted(picture, 1 - opacity, colours, opacity, 0)
 
 
 def with_legend(picture: np.ndarray, names: Sequence[str], palette: Colours) -> np.ndarray:
-    """A picture (H, W, 3) and below it, in rows, the names of classes beside their colours.
-
-    Args:
-        names, palette: of the classes to be shown.
-    """
+    """A picture (H, W, 3) and below it, in rows, the names of classes beside their colours."""
     font = legend_font()
     widths = [LINE + MARGIN + round(font.getlength(name)) + 2 * MARGIN for name in names]
-    width = max(picture.shape[1], *widths) if widths else picture.shape[1]
+    width = max([picture.shape[1], *widths])
     positions = flow(widths, width)
     rows = positions[-1][1] + 1 if positions else 0
     sheet = Image.new('RGB', (width, picture.shape[0] + rows * LINE + MARGIN), PAPER)

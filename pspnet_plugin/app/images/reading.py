@@ -44,11 +44,7 @@ def is_address(item: Any) -> bool:
 
 
 def read_bytes(name: str, backend_args: dict | None = None) -> bytes:
-    """The content of a file or an address.
-
-    Raises:
-        ImageError: it cannot be read, or is empty.
-    """
+    """The content of a file or an address; an ImageError where it cannot be read, or is empty."""
     try:
         if is_address(name) and backend_args is None:
             answer = requests.get(name, timeout=TIMEOUT)
@@ -64,13 +60,7 @@ def read_bytes(name: str, backend_args: dict | None = None) -> bytes:
 
 
 def decode(content: bytes, name: str, color_type: str = 'color', backend: str = 'cv2') -> Any:
-    """The pixels in the bytes of a file, by mmcv.
-
-    Args:
-        color_type, backend: ``color_type`` and ``imdecode_backend`` of ``LoadImageFromFile``.
-
-    Returns:
-        (H, W, C) or (H, W); colours are BGR.
+    """The pixels in the bytes of a file, (H, W, C) or (H, W), as ``LoadImageFromFile`` gives them.
 
     Raises:
         ImageError: it is no image, or not a whole one.
@@ -81,7 +71,11 @@ def decode(content: bytes, name: str, color_type: str = 'color', backend: str = 
     except Exception as error:  # each decoder has its own
         raise ImageError(name, f'cannot be decoded ({first_line(error)}).') from error
     if pixels is None:
-        raise ImageError(name, f'is no image that can be decoded: it {_beginning(content)}.')
+        start = content[:40]
+        is_text = all(byte in b'\t\n\r' or byte >= 32 for byte in start)
+        text, digits = start.decode('utf-8', 'replace'), start[:8].hex(' ')
+        told = f'the text {text!r}' if is_text else f'the bytes {digits}'
+        raise ImageError(name, f'is no image that can be decoded: it begins with {told}.')
     return pixels
 
 
@@ -117,10 +111,3 @@ def encode(image: Image.Image, name: str) -> bytes:
     except (OSError, ValueError) as error:  # Pillow reads a file when its pixels are asked for
         raise ImageError(name, f'cannot be decoded ({first_line(error)}).') from error
     return content.getvalue()
-
-
-def _beginning(content: bytes) -> str:
-    start = content[:40]
-    if all(byte in b'\t\n\r' or byte >= 32 for byte in start):
-        return f'begins with the text {start.decode("utf-8", "replace")!r}'
-    return f'begins with the bytes {start[:8].hex(" ")}'

@@ -23,17 +23,11 @@ VIDEO_SUFFIXES = frozenset(['.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.m
 
 
 class ImageSource(NamedTuple):
-    """One image, or one video.
+    """One image, or one video."""
 
-    Attributes:
-        name: a path, an address, or ``image 3`` for pixels that have none.
-        item: the name, or the pixels.
-        relative_path: below the folder that was given; the name of its file otherwise.
-    """
-
-    name: str
-    item: Any
-    relative_path: Path
+    name: str  # a path, an address, or ``image 3`` for pixels that have none
+    item: Any  # the name, or the pixels
+    relative_path: Path  # below the folder that was given; the name of its file otherwise
 
     @property
     def path(self) -> str | None:
@@ -54,10 +48,8 @@ class ImageSource(NamedTuple):
 def sources_of(images: Any, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[ImageSource]:
     """The sources in one or many of: path, folder, glob, address, array, Pillow image.
 
-    Folders are searched with all below them, in the order of names; hidden files are left out.
-
-    Args:
-        suffixes: which files of a folder count.
+    Folders are searched for files of these suffixes with all below them, in the order of names;
+    hidden files are left out.
 
     Raises:
         PredictionError: there is no such file, or none in the folder; the value is no image.
@@ -93,8 +85,9 @@ def _named(name: str, suffixes: frozenset[str]) -> Iterator[ImageSource]:
         matches = sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
         if not matches:
             raise PredictionError(f'There is no image, folder or match of {name}.')
+        top = next(folder for folder in Path(name).parents if not glob.has_magic(str(folder)))
         for match in matches:
-            yield ImageSource(match, match, Path(os.path.relpath(match, _fixed_part(name))))
+            yield ImageSource(match, match, Path(os.path.relpath(match, top)))
 
 
 def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
@@ -103,10 +96,3 @@ def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
         hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
         if path.suffix.lower() in suffixes and not hidden and path.is_file():
             yield path
-
-
-def _fixed_part(pattern: str) -> str:
-    """The folder that all matches of a glob lie below."""
-    parts = Path(pattern).parts
-    count = next(n for n, part in enumerate(parts) if glob.has_magic(part) or n + 1 == len(parts))
-    return str(Path(*parts[:count])) if count else '.'

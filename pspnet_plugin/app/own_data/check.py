@@ -17,10 +17,9 @@ from PIL import Image, TiffImagePlugin
 from ...errors import ImageError, PspnetPluginError
 from ...transforms.check_labels import values_outside
 from ...utils.config_tree import datasets_within
-from ...utils.datasets import scope_of, without_pipeline
+from ...utils.datasets import class_info, scope_of, without_pipeline
 from ..images.drawing import draw_label_map, to_rgb
 from ..images.reading import PNG_START, read_bytes, require_whole
-from ..models.classes import class_info
 from ..training.class_counts import LOADERS, class_problems
 
 GRID = 6  # images in a grid

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ...utils.datasets import spread_colours
 from ..errors import DataError, refuse
-from ..models.classes import spread_colours
 from .scan import ImageStatistics, Value, read_mask
 
 IGNORED = 255

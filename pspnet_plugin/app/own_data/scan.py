@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import ImageError, PredictionError
-from ...utils.rasters import read_raster
+from ...transforms.load_raster import read_raster
 from ..errors import refuse
 from ..images.reading import quiet_opencv, read_bytes, require_whole
 from ..images.sources import RASTER_SUFFIXES

@@ -1,6 +1,6 @@
 """From images to label maps."""
 
-from .api import predict
-from .result import Prediction
+from .predictor import predict
+from .results import Prediction
 
 __all__ = ['Prediction', 'predict']

@@ -23,19 +23,13 @@ DECODERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'InferencerLoader')
 
 
 class PreparedImage(NamedTuple):
-    """An image on its way to the network.
-
-    Attributes:
-        source: where it came from.
-        pixels: at its own size, (H, W, C) or (H, W); colours are BGR.
-        inputs: what the network reads, (C, H, W); several with test-time augmentation.
-        samples: the sizes and flips that belong to them.
-    """
+    """An image on its way to the network."""
 
     source: ImageSource
-    pixels: np.ndarray
-    inputs: list[Tensor]
-    samples: list[SegDataSample]
+    pixels: np.ndarray  # at its own size, (H, W, C) or (H, W); colours are BGR
+    inputs: list[Tensor]  # what the network reads, (C, H, W); several with augmentation
+    samples: list[SegDataSample]  # the sizes and flips that belong to them
+    shape: tuple[int, ...]  # of what goes through the network; those of a batch have the same
 
 
 class Pipeline:
@@ -80,7 +74,7 @@ class Pipeline:
         inputs, samples = packed['inputs'], packed['data_samples']
         if isinstance(inputs, Tensor):
             inputs, samples = [inputs], [samples]
-        return PreparedImage(source, pixels, inputs, samples)
+        return PreparedImage(source, pixels, inputs, samples, tuple(inputs[0].shape))
 
     def read(self, source: ImageSource) -> dict[str, Any]:
         """What the first step of the config returns for one image, checked."""

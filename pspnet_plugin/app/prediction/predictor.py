@@ -1,4 +1,4 @@
-"""A model and what is asked of it: sources in, predictions out, one after another."""
+"""A model and what is asked of it: images in, predictions out, one after another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, NamedTuple, TypeVar
+from itertools import groupby, islice
+from typing import Any, Callable, NamedTuple, TypeVar, Union
 
 import numpy as np
 import torch
@@ -19,48 +20,96 @@ from torch import Tensor, nn
 from ...errors import ImageError, PredictionError
 from ...speed.examples import input_channels
 from ...utils.text import first_line
-from ..images.sources import ImageSource
+from ..images.sources import ImageSource, sources_of
 from .pipeline import Pipeline, PreparedImage
-from .result import PALETTE_SIZE, Prediction
-from .windows import Block, check_windows, predict_in_windows
+from .results import PALETTE_SIZE, Prediction
+from .windows import Block, predict_in_windows
 
 OnError = Callable[[ImageError], object]
+Maps = tuple[np.ndarray, Union[np.ndarray, None]]  # the label map and the probabilities
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 
 class PredictOptions(NamedTuple):
-    """What is asked of a model.
-
-    Attributes:
-        batch_size, probabilities, tta, window: as for :func:`.api.predict`.
-        overlap: how many pixels neighbouring windows share at least; None for a quarter of one.
-    """
+    """What is asked of a model, as for :func:`predict`."""
 
     batch_size: int = 1
     probabilities: bool = False
     tta: bool = False
     window: int | None = None
-    overlap: int | None = None
+    overlap: int | None = None  # pixels that neighbouring windows share at least; a quarter
+
+
+def predict(
+    model: nn.Module,
+    images: Any,
+    batch_size: int = 1,
+    probabilities: bool = False,
+    tta: bool = False,
+    window: int | None = None,
+    on_error: OnError | None = None,
+) -> Iterator[Prediction]:
+    """Predict label maps, and yield each as it comes, in the order of the images.
+
+    Images go through the test pipeline of ``model.cfg`` and get the labels that mmseg's
+    ``inference_model`` gives them. Files are read as the config's ``LoadImageFromFile`` says: by
+    default with 8 bits and three channels, turned upright where EXIF says so.
+
+    Args:
+        model: from :func:`.models.init_model`, or from mmseg's ``init_model``.
+        images: one or many, in any iterable, of: a path, a folder (with all below it), a glob, an
+            address ``http(s)://``, a Pillow image, an array (H, W, C). As everywhere in mmseg, the
+            channels of an array are **BGR**.
+        batch_size: how many images of the same size at the network's input go through it at once.
+        probabilities: give the probability of each class, too.
+        tta: average the probabilities over the scales and flips of the config's ``tta_pipeline``.
+        window: predict at the images' own size in overlapping windows of this side, in pixels.
+        on_error: is called with the error of an image that cannot be read or predicted, and the
+            others go on; without it the error is raised.
+
+    Raises:
+        ImageError: an image cannot be read or predicted; it names the image.
+        PredictionError: an argument cannot be used, or names nothing.
+    """
+    predictor = Predictor(model, PredictOptions(batch_size, probabilities, tta, window))
+    return predictor.predict(sources_of(images), on_error)
 
 
 class Predictor:
-    """A model with its pipeline and what is asked of it."""
+    """A model with its pipeline and what is asked of it.
 
-    def __init__(self, model: nn.Module, options: PredictOptions) -> None:
-        size = options.batch_size
+    With windows images keep their size: the ``Resize`` of the config's test pipeline is left out.
+
+    Raises:
+        PredictionError: an option cannot be used, or excludes another.
+    """
+
+    def __init__(self, model: Any, options: PredictOptions) -> None:
+        size, window, overlap = options.batch_size, options.window, options.overlap
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise PredictionError(f'batch_size={size!r} is no number of images from 1 on.')
-        owner: Any = model
         if options.tta:
-            require_plain_average(owner.cfg)
-        self.model = owner
-        self.classes = list(owner.dataset_meta['classes'])
-        self.palette = [list(colour) for colour in owner.dataset_meta['palette']]
+            require_plain_average(model.cfg)
+        if window is not None:
+            if options.tta:
+                raise PredictionError(
+                    'Windows keep the size of an image, test-time augmentation changes it: choose '
+                    'one.'
+                )
+            overlap = window // 4 if overlap is None else overlap
+            if window < 1 or not 0 <= overlap <= window // 2:
+                raise PredictionError(
+                    f'Windows of {window} pixels cannot share {overlap}: at most half of them, and '
+                    'no less than 0.'
+                )
+        self.model, self.options = model, options
+        self.window, self.overlap = window or 0, overlap or 0
+        self.classes = list(model.dataset_meta['classes'])
+        self.palette = [list(colour) for colour in model.dataset_meta['palette']]
         self.label_type = np.uint8 if len(self.classes) <= PALETTE_SIZE else np.uint16
-        self.pipeline = Pipeline(owner.cfg, input_channels(model), options.tta)
-        self.options = options
-        self.batch_size = 1 if options.tta or options.window else size
+        self.pipeline = Pipeline(model.cfg, input_channels(model), options.tta)
+        self.batch_size = 1 if options.tta or window else size
 
     def predict(
         self, sources: Iterable[ImageSource], on_error: OnError | None = None
@@ -70,73 +119,118 @@ class Predictor:
         A batch has its images among as many sources as it may hold, counted from the first: which
         images are predicted together does not depend on which of them can be read.
         """
-        batch: list[PreparedImage] = []
-        for count, future in enumerate(ahead(self.prepare, sources, self.batch_size + 1), 1):
-            try:
-                image = future.result()
-            except ImageError as error:
-                yield from self._flush(batch, on_error)
-                report(error, on_error)
-            else:
-                if batch and image.inputs[0].shape != batch[0].inputs[0].shape:
-                    yield from self._flush(batch, on_error)
-                batch.append(image)
-            if count % self.batch_size == 0:
-                yield from self._flush(batch, on_error)
-        yield from self._flush(batch, on_error)
+        failed = on_error or raise_error
+        futures = ahead(self._prepare, sources, self.batch_size + 1)
+        while group := [future.result() for future in islice(futures, self.batch_size)]:
+            for shape, images in groupby(group, lambda image: getattr(image, 'shape', 'error')):
+                if shape == 'error':
+                    for error in images:
+                        failed(error)
+                else:
+                    yield from self._predicted(list(images), failed)
 
-    def prepare(self, source: ImageSource) -> PreparedImage:
-        """Read one image, and do to it what the network needs."""
-        return self.pipeline(source)
-
-    def _flush(self, batch: list[PreparedImage], on_error: OnError | None) -> Iterator[Prediction]:
-        """Predict a batch and empty it; where that fails, each image by itself."""
-        images = list(batch)
-        batch.clear()
-        if not images:
-            return
+    def _prepare(self, source: ImageSource) -> Any:
+        """The PreparedImage of a source, or the error that takes its place."""
         try:
-            predictions = self.predict_batch(images)
+            if not self.window:
+                return self.pipeline(source)
+            pixels = self.pipeline.read(source)['img']
+            return PreparedImage(source, pixels, [], [], pixels.shape)
+        except ImageError as error:
+            return error
+
+    def _predicted(self, images: list[PreparedImage], failed: OnError) -> Iterator[Prediction]:
+        """Predict images of one size; where that fails, each by itself."""
+        try:
+            predictions = self._predict_batch(images)
         except RuntimeError as error:
             if len(images) > 1:
                 for image in images:
-                    yield from self._flush([image], on_error)
+                    yield from self._predicted([image], failed)
                 return
-            name = images[0].source.name
-            failed = ImageError(name, f'the network fails on it ({first_line(error)}).')
-            failed.__cause__ = error
-            report(failed, on_error)
-            return
-        yield from predictions
+            reason = f'the network fails on it ({first_line(error)}).'
+            image_error = ImageError(images[0].source.name, reason)
+            image_error.__cause__ = error
+            failed(image_error)
+        else:
+            yield from predictions
 
     @torch.no_grad()
-    def predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
+    def _predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
         """Predict images whose inputs have the same size."""
-        if self.options.tta:
-            return [self._averaged(image) for image in images]
-        inputs = [image.inputs[0] for image in images]
-        samples = [image.samples[0] for image in images]
-        with full_logits(self.model) if self.options.probabilities else contextlib.nullcontext():
-            results = self.model.test_step({'inputs': inputs, 'data_samples': samples})
+        if self.window:
+            found = [self._in_windows(image.pixels) for image in images]
+        elif self.options.tta:
+            found = [self._averaged(image) for image in images]
+        else:
+            found = self._together(images)
         return [
-            self.prediction_of(
-                image,
+            Prediction(*maps, self.classes, self.palette, image.pixels, image.source)
+            for image, maps in zip(images, found)
+        ]
+
+    def _together(self, images: list[PreparedImage]) -> list[Maps]:
+        inputs = [image.inputs[0] for image in images]
+        data = {'inputs': inputs, 'data_samples': [image.samples[0] for image in images]}
+        with full_logits(self.model) if self.options.probabilities else contextlib.nullcontext():
+            results = self.model.test_step(data)
+        return [
+            (
                 sample.pred_sem_seg.data[0].cpu().numpy().astype(self.label_type),
                 class_probabilities(sample).cpu().numpy() if self.options.probabilities else None,
             )
-            for image, sample in zip(images, results)
+            for sample in results
         ]
 
-    def _averaged(self, image: PreparedImage) -> Prediction:
-        """Predict the mean over the views of an image, one view at a time."""
-        total: Any = 0
+    def _averaged(self, image: PreparedImage) -> Maps:
+        """The mean over the views of an image, which are predicted one at a time."""
+        views = map(self._probabilities, image.inputs, image.samples)
+        mean = sum(views, torch.zeros(())) / len(image.inputs)
+        return self.labels_of(mean), mean.cpu().numpy() if self.options.probabilities else None
+
+    def _in_windows(self, pixels: np.ndarray) -> Maps:
+        size = pixels.shape[0], pixels.shape[1]
+        label_map: np.ndarray = np.empty(size, self.label_type)
+        shape = len(self.classes), *size
+        probabilities = np.empty(shape, np.float32) if self.options.probabilities else None
+
+        def cut(row: int, column: int, height: int, width: int) -> np.ndarray:
+            return pixels[row : row + height, column : column + width]
+
+        for block in self.blocks(size, cut):
+            row, column, height, width = block.area
+            area = slice(row, row + height), slice(column, column + width)
+            label_map[area] = self.labels_of(block.probabilities)
+            if probabilities is not None:
+                probabilities[(slice(None), *area)] = block.probabilities.cpu().numpy()
+        return label_map, probabilities
+
+    def blocks(
+        self, size: tuple[int, int], pixels_of: Callable[[int, int, int, int], np.ndarray]
+    ) -> Iterator[Block]:
+        """The result for an image of ``size``, in windows.
+
+        Args:
+            pixels_of: gives those of (row, column, height, width), (h, w) or (h, w, C).
+        """
+
+        def probabilities_of(*area: int) -> Tensor:
+            pixels = pixels_of(*area)
+            planes = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+            if planes.dtype == np.uint16:  # torch before 2.3 has no such type
+                planes = planes.astype(np.int32)
+            size = tuple(pixels.shape[:2])
+            sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size})
+            return self._probabilities(torch.from_numpy(planes.copy()), sample)
+
+        return predict_in_windows(size, self.window, self.overlap, probabilities_of)
+
+    @torch.no_grad()
+    def _probabilities(self, inputs: Tensor, sample: SegDataSample) -> Tensor:
+        """Of one input, (C, H, W)."""
+        data = {'inputs': [inputs], 'data_samples': [sample]}
         with full_logits(self.model):
-            for view, sample in zip(image.inputs, image.samples):
-                data = {'inputs': [view], 'data_samples': [sample]}
-                total = total + class_probabilities(self.model.test_step(data)[0])
-        mean = total / len(image.inputs)
-        probabilities = mean.cpu().numpy() if self.options.probabilities else None
-        return self.prediction_of(image, self.labels_of(mean), probabilities)
+            return class_probabilities(self.model.test_step(data)[0])
 
     def labels_of(self, probabilities: Tensor) -> np.ndarray:
         """The label of each pixel, (H, W), from the probabilities, (C, H, W)."""
@@ -145,84 +239,6 @@ class Predictor:
         else:
             labels = probabilities.argmax(0)
         return labels.cpu().numpy().astype(self.label_type)
-
-    def prediction_of(
-        self, image: PreparedImage, label_map: np.ndarray, probabilities: np.ndarray | None
-    ) -> Prediction:
-        """What was predicted for ``image``, with what belongs to it."""
-        return Prediction(
-            label_map, probabilities, self.classes, self.palette, image.pixels, image.source
-        )
-
-
-class WindowPredictor(Predictor):
-    """Predicts images at their own size, without the ``Resize`` of the config's test pipeline."""
-
-    def __init__(self, model: nn.Module, options: PredictOptions) -> None:
-        super().__init__(model, options)
-        assert options.window is not None
-        self.window = options.window
-        self.overlap = self.window // 4 if options.overlap is None else options.overlap
-        check_windows(self.window, self.overlap)
-
-    def prepare(self, source: ImageSource) -> PreparedImage:
-        """Read one image."""
-        return PreparedImage(source, self.pipeline.read(source)['img'], [], [])
-
-    def predict_batch(self, images: list[PreparedImage]) -> list[Prediction]:
-        """Predict images one after another."""
-        return [self._whole(image) for image in images]
-
-    def _whole(self, image: PreparedImage) -> Prediction:
-        size = image.pixels.shape[0], image.pixels.shape[1]
-        label_map: np.ndarray = np.empty(size, self.label_type)
-        shape = len(self.classes), *size
-        probabilities = np.empty(shape, np.float32) if self.options.probabilities else None
-
-        def cut(row: int, column: int, height: int, width: int) -> np.ndarray:
-            return image.pixels[row : row + height, column : column + width]
-
-        for block in self.blocks(size, cut):
-            row, column, height, width = block.area
-            area = slice(row, row + height), slice(column, column + width)
-            label_map[area] = self.labels_of(block.probabilities)
-            if probabilities is not None:
-                probabilities[(slice(None), *area)] = block.probabilities.cpu().numpy()
-        return self.prediction_of(image, label_map, probabilities)
-
-    @torch.no_grad()
-    def blocks(
-        self, size: tuple[int, int], pixels_of: Callable[[int, int, int, int], np.ndarray]
-    ) -> Iterator[Block]:
-        """The result for an image of ``size``, in parts.
-
-        Args:
-            pixels_of: gives those of (row, column, height, width), (h, w) or (h, w, C).
-        """
-        with full_logits(self.model):
-            yield from predict_in_windows(
-                size, self.window, self.overlap, lambda *area: self._of_window(pixels_of(*area))
-            )
-
-    def _of_window(self, pixels: np.ndarray) -> Tensor:
-        planes = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
-        if planes.dtype == np.uint16:  # torch before 2.3 has no such type
-            planes = planes.astype(np.int32)
-        size = tuple(pixels.shape[:2])
-        sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size})
-        data = {'inputs': [torch.from_numpy(planes.copy())], 'data_samples': [sample]}
-        return class_probabilities(self.model.test_step(data)[0])
-
-
-def predictor_for(model: nn.Module, options: PredictOptions) -> Predictor:
-    """What predicts as the options say; a PredictionError where they exclude each other."""
-    if options.window is None:
-        return Predictor(model, options)
-    if options.tta:
-        raise PredictionError(
-            'Windows keep the size of an image, test-time augmentation changes it: choose one.'
-        )
-    return WindowPredictor(model, options)
 
 
 def require_plain_average(cfg: Any) -> None:
@@ -236,11 +252,9 @@ def require_plain_average(cfg: Any) -> None:
         )
 
 
-def report(error: ImageError, on_error: OnError | None) -> None:
-    """Hand an error over, or raise it."""
-    if on_error is None:
-        raise error
-    on_error(error)
+def raise_error(error: ImageError) -> None:
+    """What is done with an error where the caller does nothing with it."""
+    raise error
 
 
 @contextlib.contextmanager

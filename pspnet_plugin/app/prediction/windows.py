@@ -14,22 +14,15 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from ...errors import PredictionError
-
 GRID = 32  # pixels; the strides of all common networks divide it
 
 
 class Block(NamedTuple):
-    """A final part of the result.
-
-    Attributes:
-        row, column: its upper left pixel in the image.
-        probabilities: (C, h, w) float32; the sum over the classes is 1.
-    """
+    """A final part of the result, and its upper left pixel in the image."""
 
     row: int
     column: int
-    probabilities: Tensor
+    probabilities: Tensor  # (C, h, w) float32; the sum over the classes is 1
 
     @property
     def area(self) -> tuple[int, int, int, int]:
@@ -38,17 +31,11 @@ class Block(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The rows, or the columns, of a window.
-
-    Attributes:
-        start: the first one.
-        weights: of each, (size,); at every pixel the weights of all windows add up to 1.
-        shared: how many the next window has, too.
-    """
+    """The rows, or the columns, of a window."""
 
     start: int
-    weights: Tensor
-    shared: int
+    weights: Tensor  # of each, (size,); at every pixel the weights of all windows add up to 1
+    shared: int  # how many the next window has, too
 
 
 def predict_in_windows(
@@ -62,7 +49,7 @@ def predict_in_windows(
     Args:
         size: height and width of the image.
         window: the side of the windows, in pixels; a smaller image is one window.
-        overlap: how many pixels neighbours share at least; at most half a window.
+        overlap: how many pixels neighbours share at least; 0 to half a window.
         probabilities_of: gives those of the window (row, column, height, width), (C, h, w), which
             are overwritten.
     """
@@ -98,7 +85,6 @@ def windows_along(length: int, window: int, overlap: int) -> list[Window]:
     where windows are small, of a smaller power of two: a network of strides sees them on the grid
     on which it sees the whole image.
     """
-    check_windows(window, overlap)
     size = min(window, length)
     step, grid = max(window - overlap, 1), GRID
     while grid > max(step // 4, 1):
@@ -115,12 +101,3 @@ def windows_along(length: int, window: int, overlap: int) -> list[Window]:
     shared = [*(first + size - second for first, second in zip(starts, starts[1:])), 0]
     weights = [(tent / total[start : start + size]).float() for start in starts]
     return list(map(Window, starts, weights, shared))
-
-
-def check_windows(window: int, overlap: int) -> None:
-    """Raise PredictionError for windows that share more than half their pixels, or less than 0."""
-    if window < 1 or not 0 <= overlap <= window // 2:
-        raise PredictionError(
-            f'Windows of {window} pixels cannot share {overlap}: at most half of them, and no less '
-            'than 0.'
-        )

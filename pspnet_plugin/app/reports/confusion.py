@@ -13,9 +13,9 @@ from mmengine.registry import DefaultScope
 
 from ...errors import PspnetPluginError
 from ...utils.datasets import scope_of
-from ..models.segmentor import init_model
+from ..models import init_model
 from ..own_data.check import load_sample, samples_of
-from ..prediction.api import predict
+from ..prediction import predict
 
 WRITTEN = 25  # classes, up to which numbers stand in the squares
 

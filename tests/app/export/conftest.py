@@ -12,11 +12,7 @@ from mmengine.config import Config
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.export import winograd
 from pspnet_plugin.app.export.settings import SUFFIXES
-from tests.helpers.exports import (
-    HEAD,
-    small_config,
-    write_checkpoint,
-)
+from tests.helpers.exports import HEAD, small_config, write_checkpoint
 
 
 class Exported(NamedTuple):

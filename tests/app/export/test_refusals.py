@@ -86,6 +86,8 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it():
         ({'size': (0, 64)}, 'size'),
         ({'int8': True, 'to': 'torch-export'}, 'torch-export'),
         ({'int8': True, 'dtype': 'float16'}, 'float32'),
+        ({'winograd': True, 'dtype': 'float16'}, 'winograd is for float32'),
+        ({'winograd': True, 'int8': True}, 'winograd is for float32'),
     ],
 )
 def test_settings_that_make_no_sense_are_named(settings, named):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pspnet_plugin.app.export import ExportError, ExportSettings, winograd
+from pspnet_plugin.app.export import winograd
 from pspnet_plugin.app.export.network import Replaced
 
 
@@ -70,9 +70,3 @@ def test_the_file_has_no_convolution_that_is_computed_by_tiles(files):
     assert (64, 32, 3, 3) in convolved  # too few channels go in
     assert (64, 64, 3, 3) not in convolved
     assert (64, 128, 3, 3) not in convolved
-
-
-@pytest.mark.parametrize('less', [{'dtype': 'float16'}, {'int8': True}], ids=str)
-def test_less_than_float32_is_refused(less):
-    with pytest.raises(ExportError, match='winograd is for float32'):
-        ExportSettings(winograd=True, **less)

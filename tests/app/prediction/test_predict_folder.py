@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -241,15 +240,13 @@ def test_video_is_written_with_the_classes_over_each_frame(trained, tmp_path):
 
 
 def test_cut_video_is_named_and_leaves_nothing_behind(trained, tmp_path, capsys):
-    write_video(tmp_path / 'films' / 'a.avi', frames=40)
-    content = (tmp_path / 'films' / 'a.avi').read_bytes()
-    (tmp_path / 'films' / 'cut.avi').write_bytes(content[: len(content) // 3])
-    write_video(tmp_path / 'films' / 'b.mp4')
-    content = (tmp_path / 'films' / 'b.mp4').read_bytes()
-    (tmp_path / 'films' / 'cut.mp4').write_bytes(content[: len(content) // 2])
-    (tmp_path / 'films' / 'empty.mp4').write_bytes(b'')
-    out = tmp_path / 'out'
-    command = ['predict', *trained, str(tmp_path / 'films'), '--device', 'cpu', '--out', str(out)]
+    films, out = tmp_path / 'films', tmp_path / 'out'
+    for name in ('a.avi', 'b.mp4'):
+        write_video(films / name, frames=40)
+        content = (films / name).read_bytes()
+        (films / f'cut{Path(name).suffix}').write_bytes(content[: len(content) // 3])
+    (films / 'empty.mp4').write_bytes(b'')
+    command = ['predict', *trained, str(films), '--device', 'cpu', '--out', str(out)]
     assert main(command) == 1
     told = capsys.readouterr().err
     assert '3 could not be predicted' in told
@@ -298,6 +295,5 @@ def test_full_disk_ends_it_and_keeps_what_is_whole(trained, tmp_path, monkeypatc
     whole = files_in(out)
     assert set(whole) == {'prediction.json', 'overlays/0.jpg', 'labels/0.png'}
     predict_folder(model, images, out)
-    shutil.rmtree(tmp_path / 'again', ignore_errors=True)
     predict_folder(model, images, tmp_path / 'again')
     assert files_in(out) == files_in(tmp_path / 'again')

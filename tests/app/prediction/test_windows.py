@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pspnet_plugin.app.prediction.windows import predict_in_windows, windows_along
-from pspnet_plugin.errors import PredictionError
 
 sides = st.integers(1, 70)
 
@@ -88,9 +86,3 @@ def test_two_windows_that_disagree_pass_over_into_each_other():
     assert line[-1] == 1
     assert (steps >= 0).all()
     assert steps.max() < 0.1
-
-
-@pytest.mark.parametrize(('window', 'overlap'), [(32, 17), (32, -1), (0, 0)])
-def test_windows_that_do_not_fit_are_an_error(window, overlap):
-    with pytest.raises(PredictionError, match=f'Windows of {window} pixels cannot share {overlap}'):
-        windows_along(100, window, overlap)

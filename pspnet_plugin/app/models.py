@@ -16,24 +16,20 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import nn
 
-from ...errors import PredictionError
-from ...pretrained import load_pretrained
-from ...pretrained.errors import PretrainedWeightsError
-from ...pretrained.report import LoadReport
-from ...replacements import REPLACEMENTS
-from ...speed.channels_last import set_memory_format
-from ...speed.cpu_amp import bfloat16_on_this_cpu
-from ...speed.examples import example_runs
-from ...speed.folding import Run, fold_batch_norms
-from ...speed.memory import keep_freed_memory
-from ...utils.config_files import read_config
-from ...utils.config_tree import dicts_within
-from ...utils.distributed import is_first_process
-from ...utils.text import first_line, one_line, shortened, without_warnings_of_mmseg
-from .classes import class_info
-
-# What is run for a label map, each compiled by itself.
-NETWORK_PARTS = ('backbone', 'neck', 'decode_head')
+from ..errors import PredictionError
+from ..pretrained import load_pretrained
+from ..pretrained.errors import PretrainedWeightsError
+from ..replacements import REPLACEMENTS
+from ..speed.channels_last import set_memory_format
+from ..speed.cpu_amp import bfloat16_on_this_cpu
+from ..speed.examples import example_runs
+from ..speed.folding import Run, fold_batch_norms
+from ..speed.memory import keep_freed_memory
+from ..utils.config_files import read_config
+from ..utils.config_tree import dicts_within
+from ..utils.datasets import class_info
+from ..utils.distributed import is_first_process
+from ..utils.text import first_line, one_line, shortened, without_warnings_of_mmseg
 
 
 def init_model(
@@ -72,19 +68,20 @@ def init_model(
     cfg = read_config(config)
     target = device_named(device)
     precision = dtype_named(dtype, target)
-    model = build_segmentor(cfg)
-    meta, digest = load_weights(model, os.fspath(checkpoint))
+    model: Any = build_segmentor(cfg)
+    meta, sha256 = load_weights(model, os.fspath(checkpoint))
     model = make_fast(revert_sync_batchnorm(model).to(target))
-    if compile:
-        compile_network(model)
+    for part in ('backbone', 'neck', 'decode_head') if compile else ():
+        module = getattr(model, part, None)
+        if isinstance(module, nn.Module):
+            module.forward = torch.compile(module.forward)
     if precision is not None:
         if target.type == 'cpu' and is_first_process():
             print_log(bfloat16_on_this_cpu(), logger='current')
         model.forward = torch.autocast(target.type, dtype=precision)(model.forward)
     classes, palette = class_info(cfg, meta, last_head(model).num_classes)
-    holder: Any = model
-    holder.cfg, holder.dataset_meta = cfg, {'classes': classes, 'palette': palette}
-    holder.weights_sha256, holder.computes_in = digest, str(precision or torch.float32)
+    model.cfg, model.dataset_meta = cfg, {'classes': classes, 'palette': palette}
+    model.weights_sha256, model.computes_in = sha256, str(precision or torch.float32)
     return model
 
 
@@ -169,7 +166,15 @@ def load_weights(model: nn.Module, checkpoint: str) -> tuple[dict[str, Any], str
     except PretrainedWeightsError as error:
         if error.report is None:
             raise
-        raise PredictionError(what_is_not_there(checkpoint, error.report)) from error
+        missing, unused = error.report.missing, error.report.unexpected
+        shapes = [f'{name} {a} for {b}' for name, (a, b) in error.report.mismatched.items()]
+        groups = {'missing': missing, 'of another shape': shapes, 'unused': unused}
+        told = [f'{what}: {shortened(names)}' for what, names in groups.items() if names]
+        raise PredictionError(
+            f"{checkpoint} has {error.report.received} of the model's {error.report.expected} "
+            f'weights, and none may be random ({"; ".join(told)}). Use the config that it was '
+            'trained with.'
+        ) from error
     if report.reinitialized:
         name, story = next(iter(report.reinitialized.items()))
         raise PredictionError(
@@ -177,17 +182,6 @@ def load_weights(model: nn.Module, checkpoint: str) -> tuple[dict[str, Any], str
             'Use the config that it was trained with, or set num_classes in the decode head.'
         )
     return report.meta, report.sha256
-
-
-def what_is_not_there(checkpoint: str, report: LoadReport) -> str:
-    """Why a model with these weights would predict at random."""
-    shapes = [f'{name} {theirs} for {ours}' for name, (theirs, ours) in report.mismatched.items()]
-    groups = {'missing': report.missing, 'of another shape': shapes, 'unused': report.unexpected}
-    told = [f'{what}: {shortened(names)}' for what, names in groups.items() if names]
-    return (
-        f"{checkpoint} has {report.received} of the model's {report.expected} weights, and none "
-        f'may be random ({"; ".join(told)}). Use the config that it was trained with.'
-    )
 
 
 # --- speed --------------------------------------------------------------------------------------
@@ -216,11 +210,3 @@ def folded(model: nn.Module, runs: list[Run]) -> nn.Module:
     except Exception as error:  # whatever it is, the model predicts without folding
         print_log(f'Batch norms are not folded: {error!r}', logger='current')
         return model
-
-
-def compile_network(model: nn.Module) -> None:
-    """Let ``torch.compile`` compile each part of the network when it is first run."""
-    for part in NETWORK_PARTS:
-        module = getattr(model, part, None)
-        if isinstance(module, nn.Module):
-            module.forward = torch.compile(module.forward)

@@ -1,9 +1,13 @@
-"""What is predicted for one image."""
+"""What is predicted for one image, and how results are written."""
 
 from __future__ import annotations
 
+import csv
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +17,8 @@ from ..images.drawing import draw_label_map, to_rgb, with_legend
 from ..images.sources import ImageSource
 
 PALETTE_SIZE = 256
+JPEG_QUALITY = 90
+FULL = 2**16 - 1  # the value of probability 1
 
 
 @dataclass(frozen=True)
@@ -71,3 +77,38 @@ class Prediction:
             picture.putpalette([part for colour in self.palette for part in colour])
         with write_whole(os.fspath(path), 'wb') as file:
             picture.save(file, 'PNG')
+
+
+def write_prediction(files: Mapping[str, Path], prediction: Prediction, opacity: float) -> None:
+    """Write the files of an image, its label map last.
+
+    Probabilities are a TIFF file of a page for each class, 16 bits.
+    """
+    if prediction.probabilities is not None:
+        pages = [np.rint(page * FULL).astype(np.uint16) for page in prediction.probabilities]
+        first, *others = map(Image.fromarray, pages)
+        options = {'save_all': True, 'append_images': others}
+        # Pillow reads what it has written of a file of many pages.
+        with write_whole(files['probabilities'], 'w+b') as file:
+            first.save(file, 'TIFF', compression='tiff_adobe_deflate', **options)
+    with write_whole(files['overlays'], 'wb') as file:
+        picture = Image.fromarray(prediction.overlay(opacity, legend=True))
+        picture.save(file, 'JPEG', quality=JPEG_QUALITY)
+    prediction.save(files['labels'])
+
+
+def write_table(
+    path: Path, first: str, classes: Sequence[str], rows: Iterable[tuple[Any, Sequence[str]]]
+) -> None:
+    """Write a CSV file of a row for each image or frame, and a column for each class."""
+    # Names of files need not be UTF-8.
+    options = {'encoding': 'utf-8', 'errors': 'surrogateescape', 'newline': ''}
+    with write_whole(path, 'w', **options) as file:
+        table = csv.writer(file, lineterminator='\n')
+        table.writerow([first, *classes])
+        table.writerows([name, *values] for name, values in rows)
+
+
+def class_shares(counts: np.ndarray) -> list[str]:
+    """Pixels of each class -> their shares of all pixels, as a table shows them."""
+    return [f'{share:.6f}' for share in counts / max(counts.sum(), 1)]
