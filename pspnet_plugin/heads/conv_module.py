@@ -70,11 +70,9 @@ def convolve(
 
 
 def _only_autograd_watches(x: Tensor) -> bool:
-    return (
-        x.device.type == 'cpu'
-        and torch.is_grad_enabled()
-        and not (is_recorded(x) or is_transformed(x))
-    )
+    if not torch.is_grad_enabled() or is_recorded(x) or is_transformed(x):
+        return False
+    return x.device.type == 'cpu'  # elsewhere memory is cheaper than reading it once more
 
 
 def _can_recompute(module: nn.Module) -> bool:
