@@ -13,6 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.distributed import unwrapped
@@ -28,7 +29,8 @@ class ChannelsLastHook(Hook):
     """Keeps weights of 2-d convolutions channels-last, and with them every feature map.
 
     A model whose first step of a kind fails becomes contiguous and does the step again, as if the
-    step had not begun; one warning says why.
+    step had not begun; one warning says why. A model with instance norm stays contiguous on a CPU,
+    where PyTorch's gradients of a single channels-last image are wrong, see docs/compat.md.
 
     Args:
         enabled: False adds nothing to the run, also where every run has this hook.
@@ -46,6 +48,12 @@ class ChannelsLastHook(Hook):
         """Start anew with another run."""
         self._format, self._tried = torch.channels_last, set()
         watch_loops(runner)
+        if self.enabled and _has_instance_norm_on_cpu(runner.model):
+            self._format = torch.contiguous_format
+            runner.logger.info(
+                'ChannelsLastHook leaves the model contiguous: on a CPU, PyTorch computes wrong '
+                'gradients of instance norm for single images that are channels-last.'
+            )
 
     # Not in before_run: random initialization fills weights in the order of their memory, so the
     # same seed would give other weights.
@@ -158,6 +166,11 @@ class KeepMemoryHook(Hook):
         """Set it for the rest of the process."""
         if self.enabled and get_device() == 'cpu' and keep_freed_memory():
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
+
+
+def _has_instance_norm_on_cpu(model: nn.Module) -> bool:
+    on_cpu = all(parameter.device.type == 'cpu' for parameter in model.parameters())
+    return on_cpu and any(isinstance(module, _InstanceNorm) for module in model.modules())
 
 
 def _is_sharded(model: nn.Module) -> bool:

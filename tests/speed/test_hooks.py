@@ -464,6 +464,31 @@ def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path
         torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-12)
 
 
+class InstanceNormed(TinyModel):
+    """With nothing behind the norm that would change the layout of its gradient."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.norm = nn.Sequential(nn.InstanceNorm2d(4, affine=True), activation).double()
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        logits = self.out(self.norm(self.conv(inputs)))
+        return {'loss': logits.sin().mean()} if mode == 'loss' else list(logits)
+
+
+@pytest.mark.parametrize('images', [1, 2])
+@pytest.mark.parametrize('activation', [nn.Identity, nn.GELU, nn.Hardswish])
+def test_instance_norm_trains_the_same_with_the_hook(tmp_path, activation, images):
+    states = []
+    for hooks in ([], [ChannelsLastHook()]):
+        torch.manual_seed(0)
+        runner = build_runner(tmp_path, hooks, InstanceNormed(activation()))
+        runner._train_dataloader['batch_size'] = images
+        runner.train()
+        states.append(runner.model.state_dict())
+    torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-12)
+
+
 class ContiguousOnly(TinyModel):
     """Changes statistics and draws random numbers before it fails."""
 
