@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .batch_of_one import regular
 from .memory_format import is_channels_last
 from .precision import autocasts_on_cpu
 from .tracing import is_recorded
@@ -27,6 +28,7 @@ def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """
     # Sizes come last, because a compiler makes each comparison a condition of its graph.
     if not (is_recorded(x) or autocasts_on_cpu()) and _are_floats_on_cpu(x, weight):
+        x = regular(x)
         if pays(x, weight):
             return _add_bias(conv2d_3x3(x, weight), bias)
         if weight.shape[2:] == (1, 1) and x.is_contiguous() and not is_channels_last(x):

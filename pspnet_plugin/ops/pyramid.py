@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .batch_of_one import regular
 from .conv2d import conv2d_same
 from .matrices import mean_matrix, pooling_matrices
 from .memory_format import is_channels_last
@@ -54,7 +55,7 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
     if is_recorded(x):
         cells = _pool_to_cells(x, scales)
         return [cells[:, :, level, level] for level in _places(scales)]
-    return list(_Pooling.apply(x, scales))
+    return list(_Pooling.apply(regular(x), scales))
 
 
 class _Pooling(torch.autograd.Function):
@@ -149,6 +150,7 @@ def conv2d_over_pyramid(
         )
     if not levels:
         return conv2d_same(x, weight, bias)
+    x, *levels = map(regular, (x, *levels))
     # As plain numbers: the exporter of torch 2.0 needs to know the shape of each kernel.
     channels = [int(a_map.shape[1]) for a_map in (x, *levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)
