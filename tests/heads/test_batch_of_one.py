@@ -60,6 +60,23 @@ def test_gradients_of_a_single_channels_last_image_are_those_of_finite_differenc
     assert torch.autograd.gradcheck(penalty, maps, fast_mode=True)
 
 
+@pytest.mark.parametrize('activation', ['GELU', 'HSwish'])
+def test_a_single_channels_last_image_trains_ocr_as_in_stock(activation):
+    gradients = []
+    for head in ('OCRHead', 'FactorizedOCRHead'):
+        cfg = {'in_channels': 8, 'in_index': 0, 'channels': 4, 'ocr_channels': 4, 'num_classes': 3}
+        cfg.update(type=head, norm_cfg={'type': 'BN'}, act_cfg={'type': activation})
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            decode_head = MODELS.build(dict(cfg, dropout_ratio=0, align_corners=False)).double()
+        decode_head.to(memory_format=torch.channels_last)
+        x, logits = (torch.randn(1, channels, 8, 10).double() for channels in (8, 3))
+        x, logits = (t.to(memory_format=torch.channels_last).requires_grad_() for t in (x, logits))
+        loss = decode_head([x], logits).sin().sum()
+        gradients.append(torch.autograd.grad(loss, [x, logits, *decode_head.parameters()]))
+    torch.testing.assert_close(*gradients)
+
+
 # docs/compat.md says which of these go together; W C, C and 1 as in a map of (1, C, H, W).
 STRIDES = {
     'contiguous': lambda c, h, w: (c * h * w, h * w, w, 1),
