@@ -150,7 +150,7 @@ def conv2d_over_pyramid(
         )
     if not levels:
         return conv2d_same(x, weight, bias)
-    x, *levels = map(regular, (x, *levels))
+    levels = [regular(level) for level in levels]
     # As plain numbers: the exporter of torch 2.0 needs to know the shape of each kernel.
     channels = [int(a_map.shape[1]) for a_map in (x, *levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)
