@@ -18,7 +18,7 @@ __version__ = '0.1.0'
 compat.apply()
 
 from .finite_loss import StopAtNonFiniteLossHook  # noqa: E402
-from .freezing import LayerFreezeHook  # noqa: E402
+from .freezing import L2SPHook, LayerFreezeHook  # noqa: E402
 from .pretrained import (  # noqa: E402
     PretrainedBackbone,
     PretrainedBackboneHook,
@@ -31,6 +31,7 @@ __all__ = [
     'FoldBatchNormHook',
     'ImageError',
     'KeepMemoryHook',
+    'L2SPHook',
     'LayerFreezeHook',
     'PredictionError',
     'PretrainedBackbone',

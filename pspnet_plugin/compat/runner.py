@@ -61,6 +61,18 @@ def starting(runner: Runner) -> Iterator[None]:
         _starting.pop()
 
 
+@contextlib.contextmanager
+def joined(callbacks: list, *more: Any) -> Iterator[None]:
+    """Within this context ``more`` are in one of the lists above, unless they were before."""
+    added = [callback for callback in more if callback not in callbacks]
+    callbacks += added
+    try:
+        yield
+    finally:
+        for callback in added:
+            callbacks.remove(callback)
+
+
 @functools.cache  # twice is the same as once
 def patch() -> None:
     """Let ``Runner`` call the callbacks above."""

@@ -23,6 +23,7 @@ from .schedule import Timeline, lr_factor
 
 SCHEDULED = 'scheduled_lr'
 MEMBERS = 'members'
+FACTORS = 'lr_factors'
 
 
 class LayoutError(PspnetPluginError):
@@ -111,6 +112,7 @@ def fit_groups(
         for group in groups_of(wrapper):
             members = ' '.join(names.get(id(parameter), '?') for parameter in group['params'])
             group[MEMBERS] = zlib.crc32(members.encode())
+            group[FACTORS] = _factors(history(group['params'][0]) if group['params'] else ())
     return len(missing)
 
 
@@ -157,7 +159,8 @@ def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
     """Compare the groups of a saved optimizer with those it is to be loaded into.
 
     Raises:
-        LayoutError: they do not hold the same parameters.
+        LayoutError: they do not hold the same parameters, or had other factors on their learning
+            rates.
     """
     saved, here = state['param_groups'], optimizer.param_groups
     same = len(saved) == len(here) and all(map(_same_members, saved, here))
@@ -168,6 +171,29 @@ def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
             'stage_lr_decay, are not those of the run that wrote it. Resume with the same, or '
             'start a new run from its weights (load_from, without resume).'
         )
+    for before, now in zip(saved, here):
+        if before.get(FACTORS, ()) != now.get(FACTORS, ()):
+            raise LayoutError(
+                'The checkpoint is of a run with other factors on its learning rates: '
+                f'{_told(before)}, where this run has {_told(now)}. Resume with the same lr_mult, '
+                'warmup and stage_lr_decay, or start a new run from its weights (load_from, '
+                'without resume).'
+            )
+
+
+def _factors(history: tuple) -> tuple:
+    """What must be the same when a run is resumed: all of a history but when its rules begin."""
+    if not history:
+        return ()
+    of_stage, *steps = history
+    return (of_stage, *((lr_mult, warmup) for _, lr_mult, warmup in steps))
+
+
+def _told(group: dict) -> str:
+    """The factors of a group in words."""
+    of_stage, *steps = group.get(FACTORS) or (1.0,)
+    told = [f'lr_mult {lr_mult:.4g} after a warmup of {warmup}' for lr_mult, warmup in steps]
+    return ', '.join([f'stage factor {of_stage:.4g}', *told])
 
 
 def _same_members(saved: dict, here: dict) -> bool:

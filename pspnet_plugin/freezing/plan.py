@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from torch import nn
 
 from .enforce import fixed_as_built, frozen_as_built
-from .schedule import Rule, RunLength, ScheduleError, Timeline, as_list, build_rules, expand_preset
+from .schedule import (
+    Rule,
+    RunLength,
+    ScheduleError,
+    Timeline,
+    as_list,
+    build_rules,
+    expand_preset,
+    is_number,
+)
 from .selection import named_alone, select, stage_patterns
 
 
@@ -60,8 +69,10 @@ def stage_lr_mults(
     decays = stage_lr_decay if isinstance(stage_lr_decay, dict) else {'backbone': stage_lr_decay}
     lr_mults = {}
     for module, decay in decays.items():
-        if not 0 < decay <= 1:
-            raise ScheduleError(f'stage_lr_decay must lie above 0 and at most at 1, not {decay}.')
+        if not is_number(decay) or not 0 < decay <= 1:
+            raise ScheduleError(
+                f'stage_lr_decay must be a number above 0 and at most 1, not {decay!r}.'
+            )
         for power, stage in enumerate(reversed(stage_patterns(model, module)), start=1):
             lr_mults.update(dict.fromkeys(select(model, [stage]), decay**power))
     return lr_mults

@@ -8,6 +8,7 @@ The last line of a schedule that names a tensor decides about it. Lines apply in
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -36,10 +37,10 @@ class RunLength:
         or epoch.
 
         Raises:
-            ScheduleError: a negative count, or a fraction outside 0 to 1.
+            ScheduleError: no number, a negative one, or a fraction above 1.
         """
         unit, units = (self.epoch_length, 'epochs') if self.by_epoch else (1, 'iterations')
-        if isinstance(moment, bool) or not isinstance(moment, (int, float)) or moment < 0:
+        if not is_number(moment) or moment < 0:
             raise ScheduleError(
                 f'{moment!r} is no moment of a run: give an integer, which counts {units}, or a '
                 'fraction of the run such as 0.25.'
@@ -175,6 +176,11 @@ def as_list(patterns: str | Sequence[str]) -> list[str]:
     return list(several)
 
 
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite number, which True and False are not."""
+    return type(value) is not bool and isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raise a ScheduleError for the first name in ``given`` that ``owner`` does not take."""
     for name in given:
@@ -194,7 +200,7 @@ def _check(line: dict) -> None:
     if not line.get('unfreeze') and ('lr_mult' in line or 'warmup' in line):
         raise ScheduleError(f'lr_mult and warmup belong to unfreeze, which is missing: {line}.')
     lr_mult = line.get('lr_mult', 1.0)
-    if not isinstance(lr_mult, (int, float)) or not lr_mult > 0:
+    if not is_number(lr_mult) or not lr_mult > 0:
         raise ScheduleError(f'lr_mult must be a number above 0 (to stop training, freeze): {line}.')
 
 

@@ -8,7 +8,7 @@ A pattern is one of
   match covering all below it;
 - stages of a backbone, ``backbone.stages[:2]``, counted from 0: see :func:`find_stages`. A slice
   without a start begins with the stem, so ``stages[:0]`` is the stem alone;
-- ``norm``: every normalization layer.
+- ``norm``: every normalization layer, by :func:`is_norm`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from ..utils.text import did_you_mean, near_misses
 _STAGE_PATTERN = re.compile(r'(?:(?P<owner>.+)\.)?stages\[(?P<index>-?\d*(?::-?\d*)?)\]')
 _NUMBERED_STAGE = re.compile(r'(?:layer|stage|block)s?_?\d+|s\d+')
 _LISTS_OF_STAGES = ('stages', 'layers', 'blocks')
+# Of classes that are no subclasses of torch's: RMSNorm, MMCV's SyncBatchNorm, timm's EvoNorm2dB0.
+_NAME_OF_NORM = re.compile(
+    r'(Batch|Instance|Group|Layer|RMS|Rms|Response|Evo)Norm(Act|Tlu|Fp32)?(\d?d)?([A-Z]\d[a-z]?)?$'
+)
 _NORM_CLASSES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -128,12 +132,16 @@ def _nothing_matches(model: nn.Module, pattern: str) -> str:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module normalizes: torch's own layers, and what has Norm in its class's name."""
+    """Whether a module normalizes feature maps: torch's own layers, and what is named as they are.
+
+    ``FrozenBatchNorm2d`` or ``LlamaRMSNorm`` normalize; spectral norm, weight norm and a module
+    such as ``NormalizedHead`` have weights of another kind.
+    """
     if isinstance(module, _NORM_CLASSES):
         return True
     own = chain(module._parameters.values(), module._buffers.values())
     holds_tensors = any(tensor is not None for tensor in own)
-    return 'Norm' in type(module).__name__ and holds_tensors
+    return holds_tensors and _NAME_OF_NORM.search(type(module).__name__) is not None
 
 
 # --- stages of a backbone -----------------------------------------------------------------------

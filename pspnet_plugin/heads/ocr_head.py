@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import OCRHead
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -26,7 +27,14 @@ class FactorizedOCRHead(ChunkedLossMixin, OCRHead):
         super().__init__(**kwargs)
         if self.input_transform == 'resize_concat':
             split_convolution(self.bottleneck)
+        # Keys and values are of a few regions, whose memory format stock's convolutions choose; in
+        # another one, PyTorch's gradients of their norms may be wrong (docs/compat.md).
+        attention = self.object_context_block
+        of_regions = [*attention.key_project.modules(), *attention.value_project.modules()]
+        kept = {m: m.conv for m in of_regions if isinstance(m, ConvModule)}
         speed_up_convolutions(self)
+        for module, conv in kept.items():
+            module.conv = conv
 
     def _transform_inputs(self, inputs: Sequence[Tensor]) -> Tensor | Pyramid:
         """What the bottleneck takes: the maps themselves, or their concatenation."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .batch_of_one import regular
 from .memory_format import is_channels_last
 from .precision import autocasts_on_cpu, may_be_finite
 from .tracing import is_recorded
@@ -27,6 +28,7 @@ def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """
     # Sizes come last, because a compiler makes each comparison a condition of its graph.
     if not (is_recorded(x) or autocasts_on_cpu()) and _are_floats_on_cpu(x, weight):
+        x = regular(x)
         if pays(x, weight):
             out = conv2d_3x3(x, weight)
             if may_be_finite(out):  # else a tile would spread what is not

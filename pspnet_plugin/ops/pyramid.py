@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .batch_of_one import regular
 from .conv2d import conv2d_same
 from .matrices import mean_matrix, pooling_matrices
 from .memory_format import is_channels_last
@@ -54,7 +55,7 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
     if is_recorded(x):
         cells = _pool_to_cells(x, scales)
         return [cells[:, :, level, level] for level in _places(scales)]
-    levels = _Pooling.apply(x, scales)
+    levels = _Pooling.apply(regular(x), scales)
     if not all(map(may_be_finite, levels)):
         return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
     return list(levels)
@@ -154,6 +155,7 @@ def conv2d_over_pyramid(
         return conv2d_same(x, weight, bias)
     if not (is_recorded(x) or all(map(may_be_finite, levels))):
         return conv2d_same(concatenate_pyramid(x, levels, align_corners), weight, bias)
+    levels = [regular(level) for level in levels]
     # As plain numbers: the exporter of torch 2.0 needs to know the shape of each kernel.
     channels = [int(a_map.shape[1]) for a_map in (x, *levels)]
     weight_of_x, *weights = weight.split(channels, dim=1)

@@ -106,7 +106,7 @@ class _Recomputed(torch.autograd.Function):
         create_graph = torch.is_grad_enabled()
         if create_graph:
             # Views, because one tensor may be made of another, and no gradient goes through it.
-            tensors = [x if x is None else x.view_as(x) for x in ctx.saved_tensors]
+            tensors = [x if x is None else x[...] for x in ctx.saved_tensors]
             with ctx.autocast():
                 result = ctx.function(*tensors)
         else:

@@ -103,7 +103,7 @@ class _Addition(torch.autograd.Function):
         with without_autocast(grad):
             if torch.is_grad_enabled():  # create_graph=True
                 # Views, because one level may be made of another, and no gradient goes through it.
-                tensors = [tensor.view_as(tensor) for tensor in tensors]
+                tensors = [tensor[...] for tensor in tensors]
                 levels, weights = tensors[::2], tensors[1::2]
                 whole = conv2d_of_upsampled(grad, levels, weights, ctx.align_corners)
                 wanted = [tensor for tensor, needs in zip(tensors, needed) if needs]

@@ -14,6 +14,7 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
+from ..errors import PredictionError
 from ..ops.label_map import label_map
 
 
@@ -40,6 +41,9 @@ class LabelMapEncoderDecoder(EncoderDecoder):
         Returns:
             The samples with ``pred_sem_seg``, (1, H, W) int64, and also ``seg_logits``, (C, H, W),
             where stock predicts.
+
+        Raises:
+            PredictionError: an image was flipped neither horizontally nor vertically.
         """
         if self.test_cfg.get('seg_logits', self.keep_seg_logits) or not self._label_map_is_exact():
             return super().predict(inputs, data_samples)
@@ -54,7 +58,7 @@ class LabelMapEncoderDecoder(EncoderDecoder):
         input_size = _input_size(metas[0])
         for sample, image, meta in zip(data_samples, logits, metas):
             padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
-            flip = meta.get('flip_direction') if meta.get('flip') else None
+            flip = _flip_direction(meta)
             original_size = meta['ori_shape'][:2]
             labels = label_map(image, input_size, original_size, padding, flip, self.align_corners)
             sample.set_data({'pred_sem_seg': PixelData(data=labels)})
@@ -75,6 +79,19 @@ def _input_size(meta: dict) -> tuple[int, int]:
     if 'pad_shape' in meta and not isinstance(meta['img_shape'], torch.Size):
         return tuple(meta['pad_shape'][:2])
     return tuple(meta['img_shape'][:2])
+
+
+def _flip_direction(meta: dict) -> str | None:
+    """In which of the directions that mmseg flips back an image was flipped, None if it was not."""
+    if not meta.get('flip'):
+        return None
+    direction = meta.get('flip_direction')
+    if direction not in ('horizontal', 'vertical'):
+        raise PredictionError(
+            f'An image was flipped in the direction {direction!r}, and labels are flipped back '
+            "'horizontal' or 'vertical' alone, as in mmseg: predict on images flipped so."
+        )
+    return direction
 
 
 @MODELS.register_module()

@@ -7,8 +7,10 @@ from itertools import chain
 from typing import Any, Callable
 
 import torch
+from mmengine.runner import BaseLoop
 from torch import nn
 
+from .steps import replace_step
 from .trial import remember_random_states
 
 
@@ -19,30 +21,32 @@ def set_memory_format(model: nn.Module, memory_format: torch.memory_format) -> N
             tensor.data = tensor.data.to(memory_format=memory_format)
 
 
-def fall_back_once(model: nn.Module, name: str, tell: Callable[[Exception], None]) -> None:
+def fall_back_once(
+    loop: BaseLoop, model: nn.Module, name: str, tell: Callable[[Exception], None]
+) -> None:
     """Do the next ``model.NAME(batch, ...)`` again, with contiguous weights, if it fails.
 
     The batch, buffers, gradients and random states are for the second call as for the first. If it
     fails too, the first error is raised.
 
     Args:
-        name: of a step, such as ``'train_step'``; after its next call it is the model's own again.
+        loop: the one that calls it; when that ends, or after the call, the step is as it was.
+        name: of a step, such as ``'train_step'``.
         tell: called with the error of a step that succeeds contiguous.
     """
-    replaced, step = vars(model).get(name), getattr(model, name)
+    step = getattr(model, name)
+    runs = getattr(step, '__self__', model)  # another one where FoldBatchNormHook has a folded copy
 
     def first(batch: Any, **kwargs: Any) -> Any:
-        if replaced is None:
-            delattr(model, name)
-        else:  # as torch.compile does
-            setattr(model, name, replaced)
-        again, restore = copy.deepcopy(batch), _remember(model)
+        put_back()
+        again, restore = copy.deepcopy(batch), _remember(runs)
         try:
             return step(batch, **kwargs)
         except RuntimeError as failure:
             error = failure
         restore()
-        set_memory_format(model, torch.contiguous_format)
+        for module in (model, runs):
+            set_memory_format(module, torch.contiguous_format)
         try:
             result = step(again, **kwargs)
         except Exception:
@@ -50,7 +54,7 @@ def fall_back_once(model: nn.Module, name: str, tell: Callable[[Exception], None
         tell(error)
         return result
 
-    setattr(model, name, first)
+    put_back = replace_step(loop, model, name, first)
 
 
 def _remember(model: nn.Module) -> Callable[[], None]:

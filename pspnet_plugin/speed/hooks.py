@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.distributed import unwrapped
@@ -19,6 +21,7 @@ from .channels_last import fall_back_once, set_memory_format
 from .examples import example_runs
 from .folding import fold_batch_norms
 from .memory import keep_freed_memory
+from .steps import replace_step, watch_loops
 
 
 @HOOKS.register_module()
@@ -26,7 +29,8 @@ class ChannelsLastHook(Hook):
     """Keeps weights of 2-d convolutions channels-last, and with them every feature map.
 
     A model whose first step of a kind fails becomes contiguous and does the step again, as if the
-    step had not begun; one warning says why.
+    step had not begun; one warning says why. A model with instance norm stays contiguous on a CPU,
+    where PyTorch's gradients of a single channels-last image are wrong, see docs/compat.md.
 
     Args:
         enabled: False adds nothing to the run, also where every run has this hook.
@@ -43,6 +47,13 @@ class ChannelsLastHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Start anew with another run."""
         self._format, self._tried = torch.channels_last, set()
+        watch_loops(runner)
+        if self.enabled and _has_instance_norm_on_cpu(runner.model):
+            self._format = torch.contiguous_format
+            runner.logger.info(
+                'ChannelsLastHook leaves the model contiguous: on a CPU, PyTorch computes wrong '
+                'gradients of instance norm for single images that are channels-last.'
+            )
 
     # Not in before_run: random initialization fills weights in the order of their memory, so the
     # same seed would give other weights.
@@ -67,17 +78,19 @@ class ChannelsLastHook(Hook):
                 f'ChannelsLastHook leaves the model contiguous, which fails channels-last: {error}'
             )
 
-        fall_back_once(runner.model, f'{mode}_step', tell)
+        loop = getattr(runner, f'{mode}_loop')
+        fall_back_once(loop, runner.model, f'{mode}_step', tell)
 
 
 @HOOKS.register_module()
 class FoldBatchNormHook(Hook):
-    """Validates and tests on a copy of the model whose batch norms are folded.
+    """Validates and tests with a copy of the model whose batch norms are folded.
 
-    The copy exists during validation or testing only. It shares the parameters and the hooks of the
-    model that is trained and saved, which is not run meanwhile: its buffers, its training flags and
-    the random state are as they were. A model that cannot be folded is left as it is, and a warning
-    in the log says why. Fully sharded models are left as they are.
+    The copy exists during validation or testing only, whatever ends them, and does the model's
+    ``val_step`` or ``test_step``. It shares the parameters and the hooks of the model, which
+    stays ``runner.model`` and is not run meanwhile: its buffers and the random state are as they
+    were. A model that cannot be folded validates as it is, and a warning in the log says why. Fully
+    sharded models are left as they are.
 
     Args:
         enabled: False adds nothing to the run, also where every run has this hook.
@@ -86,16 +99,34 @@ class FoldBatchNormHook(Hook):
         custom_hooks=[dict(type='FoldBatchNormHook')]
     """
 
-    # After EMAHook (NORMAL) puts its weights in, before CheckpointHook (VERY_LOW) saves the model.
+    # After EMAHook (NORMAL) puts its weights in.
     priority = 'LOW'
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
-        self._model: nn.Module | None = None
+        self._put_back: Callable[[], None] = lambda: None
         self._logged = ''
 
+    def before_run(self, runner: Runner) -> None:
+        """See to it that whatever ends a loop, the model has its own steps again."""
+        watch_loops(runner)
+
     def before_val_epoch(self, runner: Runner) -> None:
-        """Replace the runner's model by its folded copy."""
+        """Have a folded copy do the steps of validation."""
+        self._fold(runner, runner.val_loop, 'val_step')
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Have a folded copy do the steps of testing."""
+        self._fold(runner, runner.test_loop, 'test_step')
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Have the model do its steps by itself again."""
+        self._put_back()
+
+    after_test_epoch = after_val_epoch
+
+    def _fold(self, runner: Runner, loop: BaseLoop, step: str) -> None:
+        self._put_back()
         if not self.enabled or _is_sharded(runner.model):
             return
         model = unwrapped(runner.model)
@@ -107,15 +138,7 @@ class FoldBatchNormHook(Hook):
             return
         self._log(runner, f'FoldBatchNormHook folded {count} batch norms for prediction.')
         if count:
-            self._model, runner.model = runner.model, folded
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Give the trained model back to the runner."""
-        if self._model is not None:
-            self._model, runner.model = None, self._model
-
-    before_test_epoch = before_val_epoch
-    after_test_epoch = after_val_epoch
+            self._put_back = replace_step(loop, runner.model, step, getattr(folded, step))
 
     def _log(self, runner: Runner, message: str, level: int = logging.INFO) -> None:
         if message != self._logged:  # once, not in every validation
@@ -143,6 +166,11 @@ class KeepMemoryHook(Hook):
         """Set it for the rest of the process."""
         if self.enabled and get_device() == 'cpu' and keep_freed_memory():
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
+
+
+def _has_instance_norm_on_cpu(model: nn.Module) -> bool:
+    on_cpu = all(parameter.device.type == 'cpu' for parameter in model.parameters())
+    return on_cpu and any(isinstance(module, _InstanceNorm) for module in model.modules())
 
 
 def _is_sharded(model: nn.Module) -> bool:

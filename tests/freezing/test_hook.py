@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -28,6 +30,7 @@ from tests.helpers.freezing_runs import (
 )
 
 ITERATIONS = 5
+NO_NUMBERS = (math.nan, math.inf, -math.inf, -0.5, '0.8', True, None, [1])
 NAMES = set(Net().state_dict())
 OPTIMIZERS = (
     {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.01},
@@ -144,6 +147,34 @@ def test_epochs_and_fractions_mean_the_same_moment(tmp_path):
     assert changed == [[False] * 6 + [True] * 12] * 4
 
 
+# What users of Lightning report of its BackboneFinetuning, by the numbers of its issues.
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_predicts_the_same(tmp_path):  # 15062
+    net = double_precision_net()
+    images = torch.randn(2, 3, 9, 9).double()
+    before = net.backbone.eval()(images)
+    watch(tmp_path, LayerFreezeHook(freeze=['backbone']), model=net)
+    assert torch.equal(net.backbone.eval()(images), before)
+
+
+@pytest.mark.parametrize(('exclude', 'trains'), [([], False), (['norm'], True)])
+def test_norms_train_in_a_frozen_backbone_if_and_only_if_the_config_says_so(  # 21531
+    tmp_path, exclude, trains
+):
+    hook = LayerFreezeHook(
+        freeze=['backbone'],
+        exclude=exclude,
+        schedule=[{'at': 3, 'unfreeze': ['backbone'], 'exclude': ['norm']}],
+    )
+    _, watched = watch(tmp_path, hook, model=double_precision_net())
+    norms = {name for name in NAMES if name.startswith('backbone.') and '.1.' in name}
+    for iteration in range(6):
+        assert watched.changed[iteration] & norms == (norms if trains else set())
+    assert 'backbone.layer1.0.weight' not in watched.changed[2]
+    assert 'backbone.layer1.0.weight' in watched.changed[3]
+
+
 # --- errors -------------------------------------------------------------------------------------
 
 
@@ -162,6 +193,27 @@ def test_epochs_and_fractions_mean_the_same_moment(tmp_path):
         ({'schedule': [{'at': 1.5, 'unfreeze': ['head']}]}, ScheduleError, 'fraction'),
         ({'schedule': {'type': 'gradual'}}, ScheduleError, 'gradual_unfreeze'),
         ({'stage_lr_decay': {'backbon': 0.5}}, SelectionError, 'backbone'),
+        *(({'stage_lr_decay': no}, ScheduleError, repr(no)) for no in NO_NUMBERS if no is not None),
+        *(({'stage_lr_decay': {'backbone': no}}, ScheduleError, repr(no)) for no in NO_NUMBERS),
+        *(
+            ({'schedule': [{'at': no, 'freeze': 'head'}]}, ScheduleError, repr(no))
+            for no in NO_NUMBERS
+        ),
+        *(
+            ({'schedule': [{'at': 1, 'unfreeze': 'head', key: no}]}, ScheduleError, repr(no))
+            for key in ('lr_mult', 'warmup')
+            for no in NO_NUMBERS
+        ),
+        *(
+            ({'schedule': {'type': preset, key: no}}, ScheduleError, repr(no))
+            for preset, key in (
+                ('gradual_unfreeze', 'end'),
+                ('gradual_unfreeze', 'lr_mult'),
+                ('probe_then_finetune', 'at'),
+                ('probe_then_finetune', 'warmup'),
+            )
+            for no in NO_NUMBERS
+        ),
     ],
 )
 def test_a_wrong_config_is_one_clear_error_before_the_first_iteration(

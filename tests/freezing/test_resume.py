@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
-from mmengine.optim.optimizer import amp_optimizer_wrapper
-from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner import amp
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
@@ -42,18 +37,6 @@ KINDS = {
         'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9},
     },
 }
-
-
-@pytest.fixture
-def amp_on_cpu(monkeypatch):
-    """mmengine's AmpOptimWrapper with torch's scaler and float16 for the CPU, unknown to it."""
-    if not hasattr(torch.amp, 'GradScaler'):  # torch < 2.3
-        return
-    scaler = functools.partial(torch.amp.GradScaler, 'cpu')
-    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(amp, 'autocast', functools.partial(torch.autocast, 'cpu'))
-    assert OPTIM_WRAPPERS.get('AmpOptimWrapper') is amp_optimizer_wrapper.AmpOptimWrapper
 
 
 def build(work_dir, wrapper, by_epoch=False, **settings):
@@ -118,6 +101,8 @@ def test_a_run_of_epochs_resumes_bit_identical(tmp_path):
         assert_same(last_state(whole.work_dir), ended, f'interrupted at {interrupted}')
 
 
+# Lightning's issues 21901 (a resumed run freezes again what was unfrozen) and 6551 (it ends in an
+# AttributeError).
 def test_a_resumed_run_freezes_the_same_layers(tmp_path):
     hook = {'type': 'LayerFreezeHook', 'freeze': ['backbone'], 'schedule': SCHEDULE}
     checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 5, 'by_epoch': False}}
@@ -147,6 +132,42 @@ def test_an_optimizer_state_of_another_layout_is_refused(tmp_path, other):
     with pytest.raises(PspnetPluginError, match='load_from, without resume'):
         watch(tmp_path / 'b', *hooks, **settings)
     watch(tmp_path / 'c', *hooks, **{**settings, 'resume': False})
+
+
+LINE = {'at': 2, 'unfreeze': 'backbone.layer1', 'lr_mult': 0.1, 'warmup': 2}
+
+
+@pytest.mark.parametrize(
+    ('before', 'after'),
+    [
+        ({'schedule': [LINE]}, {'schedule': [{**LINE, 'lr_mult': 0.2}]}),
+        ({'schedule': [LINE]}, {'schedule': [{**LINE, 'warmup': 3}]}),
+        ({'schedule': [LINE]}, {'schedule': [{**LINE, 'warmup': 0.5}]}),
+        ({'schedule': [LINE]}, {'schedule': [{**LINE, 'warmup': 0}]}),
+        ({'schedule': [LINE]}, {'schedule': [LINE, {**LINE, 'at': 4, 'lr_mult': 1}]}),
+        ({'stage_lr_decay': 0.9}, {'stage_lr_decay': 0.8}),
+        ({'stage_lr_decay': {'backbone': 0.9}}, {'stage_lr_decay': {'backbone': 0.91}}),
+        (None, {'schedule': [{'at': 0, 'unfreeze': ['backbone', 'head'], 'lr_mult': 0.5}]}),
+    ],
+)
+def test_other_factors_on_learning_rates_are_refused_at_resume(tmp_path, before, after):
+    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False}}
+    hooks = [] if before is None else [LayerFreezeHook(**before)]
+    first, _ = watch(tmp_path / 'a', *hooks, default_hooks=checkpoints)
+    settings = {'resume': True, 'load_from': f'{first.work_dir}/iter_3.pth'}
+    with pytest.raises(PspnetPluginError, match='lr_mult, warmup and stage_lr_decay'):
+        watch(tmp_path / 'b', LayerFreezeHook(**after), **settings)
+    watch(tmp_path / 'c', *hooks, **settings)
+    watch(tmp_path / 'd', LayerFreezeHook(**after), **{**settings, 'resume': False})
+
+
+def test_a_line_with_factors_may_begin_later_than_in_the_run_that_is_resumed(tmp_path):
+    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False}}
+    hooks = [LayerFreezeHook('backbone', schedule=[{**LINE, 'at': at}]) for at in (4, 5)]
+    first, _ = watch(tmp_path / 'a', hooks[0], default_hooks=checkpoints)
+    _, rest = watch(tmp_path / 'b', hooks[1], resume=True, load_from=f'{first.work_dir}/iter_3.pth')
+    assert 'backbone.layer1.0.weight' not in rest.changed[4]
+    assert 'backbone.layer1.0.weight' in rest.changed[5]
 
 
 def test_the_schedule_may_be_changed_later_where_the_groups_are_the_same(tmp_path):

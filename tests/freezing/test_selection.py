@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import timm
+import torch
 import torchvision
 from mmseg.registry import MODELS
 from torch import nn
@@ -75,9 +76,47 @@ def test_norm_means_every_normalization_layer():
         'f': nn.InstanceNorm2d(4, affine=True),
         'g': timm.layers.LayerNorm2d(4),
         'h': timm.layers.BatchNormAct2d(4),
+        'i': torchvision.ops.FrozenBatchNorm2d(4),
+        'j': timm.layers.RmsNorm2d(4),
+        'k': timm.layers.EvoNorm2dB0(4),
+        'l': timm.layers.FilterResponseNormAct2d(4),
+        'm': timm.layers.FrozenBatchNormAct2d(4),
     }
     model = nn.ModuleDict(layers)
-    assert select(model, ['norm']) == names_under(model, 'a', 'c', 'd.0', 'e', 'f', 'g', 'h')
+    norms = set(layers) - {'b', 'd'} | {'d.0'}
+    assert select(model, ['norm']) == names_under(model, *norms)
+
+
+class NormProduct(nn.Module):
+    """Something else than a normalization, as its user means it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+
+class NormalizedConv2d(nn.Conv2d):
+    pass
+
+
+class LayerNormLinear(nn.Linear):
+    pass
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        NormProduct(),
+        NormalizedConv2d(4, 4, 1),
+        LayerNormLinear(4, 4),
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 1)),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_what_only_has_norm_in_its_name_is_no_normalization_layer(other):
+    model = nn.ModuleDict({'norm_': nn.BatchNorm2d(4), 'other': other})
+    assert select(model, ['norm']) == names_under(model, 'norm_')
 
 
 def test_a_tensor_with_two_names_is_covered_under_either():

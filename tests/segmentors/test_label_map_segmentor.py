@@ -14,6 +14,7 @@ from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from pspnet_plugin.errors import PredictionError
 from pspnet_plugin.ops.label_map import first_argmax, label_map
 from pspnet_plugin.ops.row_chunks import CHUNK_BYTES
 
@@ -139,6 +140,15 @@ def test_segmentor_predicts_stock_labels_without_the_logits(samples):
     ours = predict(build('LabelMapEncoderDecoder', {'mode': 'whole', 'seg_logits': False}), samples)
     assert_same_labels(ours, stock)
     assert all('seg_logits' not in sample for sample in ours)
+
+
+@pytest.mark.parametrize('direction', ['diagonal', None, 'Horizontal'])
+def test_flip_that_stock_does_not_undo_is_refused_as_stock_refuses_it(direction):
+    samples = [sample(), sample(flip=True, flip_direction=direction)]
+    with pytest.raises(AssertionError):
+        predict(build('EncoderDecoder', {'mode': 'whole'}), samples)
+    with pytest.raises(PredictionError, match=f'direction {direction!r}'):
+        predict(build('LabelMapEncoderDecoder', {'mode': 'whole', 'seg_logits': False}), samples)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,14 @@ class Images(Dataset):
         return {'inputs': torch.randn(3, 12, 12, generator=generator).double()}
 
 
+norms_that_predicted = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_predicted_yet():
+    norms_that_predicted.clear()
+
+
 class TinyModel(BaseModel):
     def __init__(self):
         super().__init__()
@@ -52,7 +60,10 @@ class TinyModel(BaseModel):
         logits = self.out(features.relu())
         if mode == 'loss':
             return {'loss': logits.square().mean()}
-        return list(logits) if mode == 'predict' else logits
+        if mode == 'predict':
+            norms_that_predicted.append(type(self.norm))
+            return list(logits)
+        return logits
 
 
 class MeanLogit(BaseMetric):
@@ -61,23 +72,6 @@ class MeanLogit(BaseMetric):
 
     def compute_metrics(self, results):
         return {'mean': sum(results) / len(results)}
-
-
-class Watcher(Hook):
-    """Notes which kind of model validates, and what mode and keys the trained one has."""
-
-    priority = 'VERY_LOW'
-
-    def __init__(self):
-        self.validated, self.afterwards = [], []
-
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.validated.append(type(runner.model.norm))
-
-    after_test_iter = after_val_iter
-
-    def after_val_epoch(self, runner, metrics=None):
-        self.afterwards.append(runner.model)
 
 
 def loader():
@@ -90,7 +84,10 @@ def loader():
     }
 
 
-def build_runner(work_dir, hooks, model=None, **kwargs):
+SGD = {'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}}
+
+
+def build_runner(work_dir, hooks, model=None, metric=None, **kwargs):
     torch.manual_seed(0)
     return Runner(
         model=model or TinyModel(),
@@ -101,9 +98,9 @@ def build_runner(work_dir, hooks, model=None, **kwargs):
         train_cfg={'by_epoch': True, 'max_epochs': 2, 'val_interval': 1},
         val_cfg={},
         test_cfg={},
-        val_evaluator=[MeanLogit()],
+        val_evaluator=[metric or MeanLogit()],
         test_evaluator=[MeanLogit()],
-        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}},
+        optim_wrapper=SGD,
         custom_hooks=hooks,
         randomness={'seed': 0},
         **kwargs,
@@ -118,13 +115,104 @@ def process_group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
+class Keys(Hook):
+    """Notes the keys that a hook would save that saves whenever something has been predicted."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.seen |= set(runner.model.state_dict())
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.seen |= set(runner.model.state_dict())
+
+
 @pytest.mark.parametrize('wrap', [lambda model: model, MMDistributedDataParallel])
-def test_folded_copy_validates_and_the_trained_model_comes_back(tmp_path, process_group, wrap):
-    watcher, trained = Watcher(), wrap(TinyModel())
-    build_runner(tmp_path, [FoldBatchNormHook(), watcher], trained).train()
-    assert watcher.validated == [nn.Identity] * 4
-    assert watcher.afterwards == [trained] * 2
-    assert any(isinstance(module, nn.BatchNorm2d) for module in trained.modules())
+def test_folded_copy_validates_and_every_hook_sees_the_trained_model(tmp_path, process_group, wrap):
+    keys, trained = Keys(), wrap(TinyModel())
+    expected = set(trained.state_dict())
+    build_runner(tmp_path, [FoldBatchNormHook(), keys], trained).train()
+    assert norms_that_predicted == [nn.Identity] * 4
+    assert keys.seen == expected
+
+
+class InterruptedMetric(MeanLogit):
+    def compute_metrics(self, results):
+        raise KeyboardInterrupt
+
+
+class InterruptedModel(TinyModel):
+    def val_step(self, data):
+        raise KeyboardInterrupt
+
+
+class InterruptedHook(Hook):
+    """Raises in one of a hook's methods, after the plugin's hooks."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, moment):
+        setattr(self, moment, self.interrupt)
+
+    def interrupt(self, *arguments, **kwargs):
+        raise KeyboardInterrupt
+
+
+HOOKED_MOMENTS = [
+    *('before_train_iter', 'before_val_epoch', 'before_val_iter', 'after_val_iter'),
+    *('after_val_epoch', 'after_val', 'after_train_iter'),
+]
+
+
+@pytest.mark.parametrize('wrap', [lambda model: model, MMDistributedDataParallel])
+@pytest.mark.parametrize('interrupted', ['metric', 'model', *HOOKED_MOMENTS])
+def test_whatever_ends_a_run_the_model_is_the_model_and_trains_on(
+    tmp_path, process_group, interrupted, wrap
+):
+    hooks = [ChannelsLastHook(), FoldBatchNormHook(), {'type': 'EMAHook'}]
+    if interrupted in HOOKED_MOMENTS:
+        hooks.append(InterruptedHook(interrupted))
+    model = wrap(InterruptedModel() if interrupted == 'model' else TinyModel())
+    metric = InterruptedMetric() if interrupted == 'metric' else MeanLogit()
+    runner = build_runner(tmp_path, hooks, model, metric)
+    keys, parts = set(model.state_dict()), set(vars(model))
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.model is model
+    assert set(model.state_dict()) == keys
+    assert set(vars(model)) == parts, 'a step of the model is still replaced'
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    again = build_runner(tmp_path, [ChannelsLastHook(), FoldBatchNormHook()], runner.model)
+    again.model.train_step(next(iter(again.train_dataloader)), again.build_optim_wrapper(SGD))
+    assert not any(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_interrupted_runner_trains_on_when_it_is_told_to_train_again(tmp_path):
+    hook = InterruptedHook('after_val_iter')
+    runner = build_runner(tmp_path, [FoldBatchNormHook(), hook])
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    del hook.after_val_iter
+    before = {name: value.clone() for name, value in runner.model.named_parameters()}
+    runner.train()
+    assert not any(torch.equal(before[n], p) for n, p in runner.model.named_parameters())
+    assert norms_that_predicted == [nn.Identity] * 3
+
+
+@pytest.mark.parametrize('phase', ['val', 'test'])
+def test_copies_of_an_interrupted_model_are_independent_of_it(tmp_path, phase):
+    hook = InterruptedHook(f'before_{phase}_iter')
+    runner = build_runner(tmp_path, [ChannelsLastHook(), FoldBatchNormHook(), hook])
+    with pytest.raises(KeyboardInterrupt):
+        getattr(runner, phase)()
+    copied = copy.deepcopy(runner.model)
+    with torch.no_grad():
+        copied.out.weight.zero_()
+        copied.out.bias.zero_()
+    data = next(iter(runner.val_dataloader))
+    assert all((logits == 0).all() for logits in copied.val_step(data))
+    assert all((logits == 0).all() for logits in copied.test_step(data))
 
 
 def test_training_and_metrics_are_those_of_a_run_without_the_hook(tmp_path):
@@ -174,11 +262,17 @@ def runner_of(tmp_path, monkeypatch):
 
     def build(model, *hooks):
         runner = build_runner(tmp_path, hooks, model)
+        assert runner.val_loop is not None  # built, and what that logs is logged
         logged = []
         monkeypatch.setattr(runner.logger, 'log', lambda *arguments: logged.append(arguments))
         return runner, logged
 
     return build
+
+
+def predicting(runner):
+    """The module that does the step of validation."""
+    return runner.model.val_step.__self__
 
 
 class Noisy(TinyModel):
@@ -211,7 +305,7 @@ def test_validation_leaves_no_trace_in_the_trained_model(runner_of):
     before = trace()
     hook = FoldBatchNormHook()
     hook.before_val_epoch(runner)
-    assert isinstance(runner.model.norm, nn.Identity)
+    assert predicting(runner) is not model
     assert calls == []
     hook.after_val_epoch(runner)
     after = trace()
@@ -226,9 +320,8 @@ def test_validation_leaves_no_trace_in_the_trained_model(runner_of):
 def test_hooks_on_the_model_see_every_image_of_validation_and_nothing_else(tmp_path):
     model, shapes = TinyModel(), []
     model.out.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-    watcher = Watcher()
-    build_runner(tmp_path, [FoldBatchNormHook(), watcher], model).val()
-    assert watcher.validated == [nn.Identity] * 2
+    build_runner(tmp_path, [FoldBatchNormHook()], model).val()
+    assert norms_that_predicted == [nn.Identity] * 2
     assert shapes == [(2, 2, 10, 10)] * 2
 
 
@@ -251,15 +344,14 @@ def test_example_has_the_channels_of_the_preprocessor(runner_of):
     hook = FoldBatchNormHook()
     runner, logged = runner_of(model)
     hook.before_val_epoch(runner)
-    assert isinstance(runner.model.norm, nn.Identity)
+    assert isinstance(predicting(runner).norm, nn.Identity)
     assert logged == [(logging.INFO, 'FoldBatchNormHook folded 1 batch norms for prediction.')]
 
 
 def test_model_that_cannot_run_the_example_validates_as_it_is_and_one_warning_says_why(runner_of):
-    watcher = Watcher()
-    runner, logged = runner_of(NeedsDataSamples(), FoldBatchNormHook(), watcher)
+    runner, logged = runner_of(NeedsDataSamples(), FoldBatchNormHook())
     runner.train()
-    assert watcher.validated == [nn.BatchNorm2d] * 4
+    assert norms_that_predicted == [nn.BatchNorm2d] * 4
     ((level, message),) = [told for told in logged if 'FoldBatchNormHook' in told[1]]
     assert level == logging.WARNING
     assert "NotImplementedError('no')" in message
@@ -272,7 +364,7 @@ def test_network_of_the_demo_is_folded_whole(runner_of):
         model = MODELS.build(cfg)
     runner, logged = runner_of(model)
     FoldBatchNormHook().before_val_epoch(runner)
-    left = [n for n, m in runner.model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    left = [n for n, m in predicting(runner).named_modules() if isinstance(m, nn.BatchNorm2d)]
     # FactorizedPSPHead computes this convolution in parts.
     assert left == []
     assert logged[0][0] == logging.INFO
@@ -330,9 +422,13 @@ class ShardedModel(nn.Module):
 
 
 def test_sharded_model_is_left_alone(tmp_path):
-    watcher = Watcher()
-    build_runner(tmp_path, [FoldBatchNormHook(), watcher], ShardedModel(TinyModel())).val()
-    assert watcher.validated == [nn.BatchNorm2d] * 2
+    build_runner(tmp_path, [FoldBatchNormHook()], ShardedModel(TinyModel())).val()
+    assert norms_that_predicted == [nn.BatchNorm2d] * 2
+
+
+def one_view(samples):
+    """A batch as a test loader with augmentations gives it: a list of views for each key."""
+    return {'inputs': [torch.stack([sample['inputs'] for sample in samples])]}
 
 
 class TinyTTAModel(BaseTTAModel):
@@ -341,12 +437,11 @@ class TinyTTAModel(BaseTTAModel):
 
 
 def test_model_inside_test_time_augmentation_is_folded(tmp_path):
-    hook, model = FoldBatchNormHook(), TinyTTAModel(TinyModel())
-    runner = build_runner(tmp_path, [], model)
-    hook.before_test_epoch(runner)
-    assert isinstance(runner.model.module.norm, nn.Identity)
-    hook.after_test_epoch(runner)
-    assert runner.model is model
+    model = TinyTTAModel(TinyModel())
+    runner = build_runner(tmp_path, [FoldBatchNormHook()], model)
+    runner.test_loop.dataloader.collate_fn = one_view
+    runner.test()
+    assert norms_that_predicted == [nn.Identity] * 2
     assert isinstance(model.module.norm, nn.BatchNorm2d)
 
 
@@ -367,6 +462,31 @@ def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path
         states.append(copy.deepcopy(runner.model.state_dict()))
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-12)
+
+
+class InstanceNormed(TinyModel):
+    """With nothing behind the norm that would change the layout of its gradient."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.norm = nn.Sequential(nn.InstanceNorm2d(4, affine=True), activation).double()
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        logits = self.out(self.norm(self.conv(inputs)))
+        return {'loss': logits.sin().mean()} if mode == 'loss' else list(logits)
+
+
+@pytest.mark.parametrize('images', [1, 2])
+@pytest.mark.parametrize('activation', [nn.Identity, nn.GELU, nn.Hardswish])
+def test_instance_norm_trains_the_same_with_the_hook(tmp_path, activation, images):
+    states = []
+    for hooks in ([], [ChannelsLastHook()]):
+        torch.manual_seed(0)
+        runner = build_runner(tmp_path, hooks, InstanceNormed(activation()))
+        runner._train_dataloader['batch_size'] = images
+        runner.train()
+        states.append(runner.model.state_dict())
+    torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-12)
 
 
 class ContiguousOnly(TinyModel):

@@ -53,18 +53,16 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     argv = list(argv)
     if argv and not argv[0].startswith('-'):
         argv[0] = find_config(argv[0])
-    runner.before_build.append(fit)
-    runner.logger_built.append(print_short_entries)
+    guards = [StopAtNonFiniteLossHook] if name == 'train.py' else []
+    joined = contextlib.ExitStack()
     try:
-        with gloo.started_without_a_gpu(), as_command_line(f'pspnet {name[:-3]}', argv):
+        with joined, gloo.started_without_a_gpu(), as_command_line(f'pspnet {name[:-3]}', argv):
+            joined.enter_context(runner.joined(runner.before_build, fit))
+            joined.enter_context(runner.joined(runner.logger_built, print_short_entries))
+            joined.enter_context(runner.joined(runner.added_hooks, *guards))
             runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
         raise PspnetPluginError(plain_message(error)) from error
-    finally:
-        runner.before_build.remove(fit)
-        runner.logger_built.remove(print_short_entries)
-        if StopAtNonFiniteLossHook in runner.added_hooks:
-            runner.added_hooks.remove(StopAtNonFiniteLossHook)
     return 0
 
 
@@ -116,7 +114,6 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     metric_files.fit_to_processes(cfg)
     if 'train_dataloader' in loaders:
         refuse_timm_weights(cfg)
-        runner.added_hooks.append(StopAtNonFiniteLossHook)
 
 
 def on_first_rank(cfg: Config, check: Callable[[], None]) -> None:

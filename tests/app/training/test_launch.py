@@ -7,6 +7,7 @@ from torch._utils import ExceptionWrapper
 
 from pspnet_plugin.app.training import launch
 from pspnet_plugin.compat import runner as callbacks
+from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
 from pspnet_plugin.transforms.check_labels import LabelValueError
 
 
@@ -23,9 +24,25 @@ def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
 
 
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])
-def test_stock_tool_that_has_ended_leaves_no_check_behind(name):
-    before, argv = list(callbacks.before_build), list(sys.argv)
-    with pytest.raises(SystemExit) as raised:
+@pytest.mark.parametrize('ended_by', [SystemExit(0), KeyboardInterrupt(), ValueError('no')])
+def test_stock_tool_that_has_ended_leaves_no_check_behind(name, ended_by, monkeypatch):
+    lists = ('before_build', 'logger_built', 'added_hooks')
+    before, argv, during = [list(getattr(callbacks, one)) for one in lists], list(sys.argv), []
+
+    def run(path):
+        during.extend(list(getattr(callbacks, one)) for one in lists)
+        raise ended_by
+
+    monkeypatch.setattr(launch.runpy, 'run_path', run)
+    with pytest.raises(type(ended_by)):
         launch.run_stock_tool(name, ['--help'])
-    assert raised.value.code == 0
-    assert (callbacks.before_build, callbacks.logger_built, sys.argv) == (before, [], argv)
+    assert [len(now) - len(then) for now, then in zip(during, before)] == [1, 1, name == 'train.py']
+    assert [list(getattr(callbacks, one)) for one in lists] == before
+    assert sys.argv == argv
+
+
+def test_hook_that_somebody_gave_every_run_is_still_given_after_the_command(monkeypatch):
+    monkeypatch.setattr(callbacks, 'added_hooks', [StopAtNonFiniteLossHook])
+    with pytest.raises(SystemExit):
+        launch.run_stock_tool('train.py', ['--help'])
+    assert callbacks.added_hooks == [StopAtNonFiniteLossHook]

@@ -1,0 +1,182 @@
+"""L2-SP equals its formula, written by hand, bit for bit, and survives what happens to runs."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from mmengine.model import MMDistributedDataParallel
+
+from pspnet_plugin import L2SPHook, LayerFreezeHook
+from pspnet_plugin.errors import PspnetPluginError
+from pspnet_plugin.freezing import ScheduleError, SelectionError, UnsupportedRunError
+from tests.helpers.freezing_runs import Net, loader, make_runner
+
+ALPHA, BETA = 0.3, 0.02
+OPTIMIZERS = [
+    {'type': 'SGD', 'lr': 0.1, 'weight_decay': BETA},
+    {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': BETA},
+    {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'nesterov': True, 'weight_decay': BETA},
+    {'type': 'SGD', 'lr': 0.1, 'maximize': True, 'weight_decay': BETA},
+    {'type': 'Adam', 'lr': 0.01, 'weight_decay': BETA},
+    {'type': 'AdamW', 'lr': 0.01, 'weight_decay': BETA},
+]
+NO_DECAY = {'custom_keys': {'backbone': {'decay_mult': 0}}}
+
+
+def by_hand(optimizer, batches=range(6)):
+    """The formula over the images of a run, with the loop that PyTorch's tutorials write."""
+    net, data = Net(), loader()['dataset']
+    start = copy.deepcopy(net.backbone.state_dict())
+    options = {key: value for key, value in optimizer.items() if key != 'type'}
+    trained = getattr(torch.optim, optimizer['type'])(
+        [
+            {'params': list(net.backbone.parameters()), 'weight_decay': 0},
+            {'params': list(net.head.parameters())},
+        ],
+        **options,
+    )
+    for batch in batches:
+        images = [data[(2 * batch + k) % len(data)]['x'] for k in range(2)]
+        trained.zero_grad()
+        net(torch.stack(images))['loss'].backward()
+        with torch.no_grad():
+            for name, weight in net.backbone.named_parameters():
+                if optimizer['type'] == 'AdamW':
+                    weight -= optimizer['lr'] * ALPHA * (weight - start[name])
+                elif optimizer.get('maximize'):
+                    weight.grad -= ALPHA * (weight - start[name])
+                else:
+                    weight.grad += ALPHA * (weight - start[name])
+        trained.step()
+    return net.state_dict()
+
+
+def run(work_dir, optimizer=OPTIMIZERS[1], hooks=None, **settings):
+    settings.setdefault('optim_wrapper', {'optimizer': optimizer, 'paramwise_cfg': NO_DECAY})
+    hooks = [L2SPHook(ALPHA)] if hooks is None else hooks
+    runner = make_runner(work_dir, *hooks, **settings)
+    runner.train()
+    return runner
+
+
+def assert_same(left, right):
+    torch.testing.assert_close(dict(left), dict(right), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_a_run_equals_the_formula_bit_for_bit(tmp_path, optimizer):
+    runner = run(tmp_path, optimizer)
+    assert_same(runner.model.state_dict(), by_hand(optimizer))
+    without = run(tmp_path / 'without', optimizer, hooks=[])
+    assert not torch.equal(runner.model.head.weight, without.model.head.weight)
+
+
+CHECKPOINTS = {'checkpoint': {'type': 'CheckpointHook', 'interval': 2, 'by_epoch': False}}
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS[1::4])
+def test_a_resumed_run_is_pulled_to_the_start_of_the_first(tmp_path, optimizer):
+    whole = run(tmp_path / 'whole', optimizer, default_hooks=CHECKPOINTS)
+    for interrupted in (2, 4):
+        checkpoint = f'{whole.work_dir}/iter_{interrupted}.pth'
+        resumed = run(tmp_path / 'rest', optimizer, resume=True, load_from=checkpoint)
+        assert_same(resumed.model.state_dict(), whole.model.state_dict())
+    twice = run(
+        tmp_path / 'twice',
+        optimizer,
+        resume=True,
+        load_from=f'{whole.work_dir}/iter_2.pth',
+        default_hooks=CHECKPOINTS,
+    )
+    third = run(
+        tmp_path / 'third',
+        resume=True,
+        load_from=f'{twice.work_dir}/iter_4.pth',
+        optimizer=optimizer,
+    )
+    assert_same(third.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_run_from_the_weights_of_another_is_pulled_to_those(tmp_path):
+    first = run(tmp_path / 'first', default_hooks=CHECKPOINTS)
+    # So strong that a step goes all the way back to the start, but for lr times the gradient.
+    strong, optimizer = [L2SPHook(1e6)], {'type': 'SGD', 'lr': 1e-6, 'weight_decay': 0}
+    second = run(tmp_path / 'second', optimizer, strong, load_from=f'{first.work_dir}/iter_6.pth')
+    kept = dict(first.model.backbone.named_parameters())
+    for name, weight in second.model.backbone.named_parameters():
+        torch.testing.assert_close(weight, kept[name], rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_without_a_start_is_refused(tmp_path):
+    first = run(tmp_path / 'first', hooks=[], default_hooks=CHECKPOINTS)
+    with pytest.raises(UnsupportedRunError, match='without resume'):
+        run(tmp_path / 'second', resume=True, load_from=f'{first.work_dir}/iter_2.pth')
+
+
+def test_a_runner_that_trains_on_keeps_its_start_and_pulls_once(tmp_path):
+    runner = run(tmp_path, max_iters=3)
+    runner.train_loop._max_iters = 6
+    runner.train()  # skips as many batches as it has done iterations
+    expected = by_hand(OPTIMIZERS[1], batches=[0, 1, 2, 6, 7, 8])
+    assert_same(runner.model.state_dict(), expected)
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS[1::4])
+def test_frozen_layers_are_not_pulled(tmp_path, optimizer):
+    schedule = [{'at': 2, 'freeze': ['backbone.layer1']}]
+    frozen, two = [], []
+    for max_iters, weights in ((6, frozen), (2, two)):
+        runner = run(
+            tmp_path,
+            optimizer,
+            [L2SPHook(ALPHA), LayerFreezeHook(schedule=schedule)],
+            max_iters=max_iters,
+        )
+        weights.append(runner.model.backbone.layer1.state_dict())
+    assert_same(frozen[0], two[0])
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_a_model_in_several_processes_is_pulled_as_in_one(tmp_path, process_group):
+    model = MMDistributedDataParallel(Net())
+    run(tmp_path, model=model, default_hooks=CHECKPOINTS)
+    assert_same(model.module.state_dict(), by_hand(OPTIMIZERS[1]))
+
+
+def test_the_scale_of_the_loss_changes_nothing(tmp_path, amp_on_cpu):
+    states = []
+    for scale in (1.0, 2.0**10):
+        wrapper = {
+            'type': 'AmpOptimWrapper',
+            'dtype': 'bfloat16',
+            'loss_scale': {'init_scale': scale},
+            'optimizer': OPTIMIZERS[1],
+            'paramwise_cfg': NO_DECAY,
+        }
+        states.append(run(tmp_path, optim_wrapper=wrapper).model.state_dict())
+    assert_same(*states)
+
+
+@pytest.mark.parametrize(
+    ('hook', 'optimizer', 'error', 'told'),
+    [
+        *(({'alpha': no}, {}, ScheduleError, 'alpha') for no in (0, -1, math.nan, '1', None)),
+        ({'alpha': 1, 'module': 'backbon'}, {}, SelectionError, 'Did you mean backbone'),
+        ({'alpha': 1, 'module': 'head'}, {}, UnsupportedRunError, "'head': dict.decay_mult=0"),
+        ({'alpha': 1}, {'type': 'RMSprop'}, UnsupportedRunError, 'RMSprop'),
+    ],
+)
+def test_what_cannot_be_pulled_is_refused(tmp_path, hook, optimizer, error, told):
+    with pytest.raises(error, match=told):
+        run(tmp_path, {**OPTIMIZERS[0], **optimizer}, [L2SPHook(**hook)])
+    assert issubclass(error, PspnetPluginError)
