@@ -16,6 +16,7 @@ Unnecessary as soon as mmengine writes first and removes then.
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Callable
@@ -34,7 +35,6 @@ class CheckpointNotWrittenError(PspnetPluginError, OSError):
     """A checkpoint could not be written; the ones from before are as they were."""
 
 
-@functools.cache  # twice is the same as once
 def patch() -> None:
     """Write files whole, and remove old checkpoints after new ones are written."""
     put = LocalBackend.put
@@ -63,7 +63,10 @@ def remove_afterwards(save: Callable) -> Callable:
             save(self, runner, *args, **kwargs)
             return
         backend = self.file_backend
-        self.file_backend = later = _Later(backend)
+        self.file_backend = later = copy.copy(backend)
+        asked: list[tuple[Callable, str]] = []
+        later.remove = lambda path: asked.append((backend.remove, path))
+        later.rmtree = lambda path: asked.append((backend.rmtree, path))
         try:
             save(self, runner, *args, **kwargs)
         except OSError as error:
@@ -72,7 +75,7 @@ def remove_afterwards(save: Callable) -> Callable:
             self.file_backend = backend
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         kept = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
-        for remove, path in later.asked:
+        for remove, path in asked:
             if path not in kept:
                 remove(path)
 
@@ -83,8 +86,7 @@ def not_written(hook: CheckpointHook, runner: Runner, error: OSError) -> OSError
     """What to tell where a checkpoint could not be written."""
     if isinstance(error, CheckpointNotWrittenError):
         return error
-    record = Path(runner.work_dir, 'last_checkpoint')
-    last = record.read_text().strip() if record.is_file() else ''
+    last = last_checkpoint(runner)
     left = f'{last} is whole: make room and go on from it with --resume.' if last else 'Make room.'
     return CheckpointNotWrittenError(
         f'No checkpoint could be written to {hook.out_dir} at iteration {runner.iter}: '
@@ -92,18 +94,7 @@ def not_written(hook: CheckpointHook, runner: Runner, error: OSError) -> OSError
     )
 
 
-class _Later:
-    """A file backend that writes down what to remove."""
-
-    def __init__(self, backend: Any):
-        self.backend = backend
-        self.asked: list[tuple[Callable, str]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
-
-    def remove(self, path: str) -> None:
-        self.asked.append((self.backend.remove, path))
-
-    def rmtree(self, path: str) -> None:
-        self.asked.append((self.backend.rmtree, path))
+def last_checkpoint(runner: Runner) -> str:
+    """The path of the last checkpoint that a run has written, empty where there is none."""
+    record = Path(runner.work_dir, 'last_checkpoint')
+    return record.read_text().strip() if record.is_file() else ''

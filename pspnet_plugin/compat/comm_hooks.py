@@ -20,16 +20,12 @@ from typing import Any
 from torch.nn.parallel import DistributedDataParallel
 
 
-def needed() -> bool:
-    """Whether wrappers forget their communication hooks."""
-    return '_comm_hooks' not in DistributedDataParallel.register_comm_hook.__code__.co_names
-
-
-@functools.cache  # twice is the same as once
 def patch() -> None:
-    """Let wrappers remember their communication hooks."""
+    """Let wrappers remember their communication hooks where they forget them."""
     wrapper: Any = DistributedDataParallel
     register = wrapper.register_comm_hook
+    if '_comm_hooks' in register.__code__.co_names:
+        return
 
     @functools.wraps(register)
     def register_and_keep(self: Any, state: object, hook: Callable) -> None:

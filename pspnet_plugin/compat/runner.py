@@ -61,12 +61,10 @@ def starting(runner: Runner) -> Iterator[None]:
         _starting.pop()
 
 
-@functools.cache  # twice is the same as once
 def patch() -> None:
     """Let ``Runner`` call the callbacks above."""
-    from_cfg = Runner.from_cfg.__func__
-    build_logger = Runner.build_logger
-    register_hooks, initialize = Runner.register_hooks, Runner._init_model_weights
+    from_cfg, initialize = Runner.from_cfg.__func__, Runner._init_model_weights
+    build_logger, register_hooks = Runner.build_logger, Runner.register_hooks
     build_optim_wrapper, scale_lr = Runner.build_optim_wrapper, Runner.scale_lr
 
     @functools.wraps(from_cfg)

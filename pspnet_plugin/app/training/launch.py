@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.utils.dl_utils import set_multi_processing
 
-from ...compat import gloo, metric_files, runner
+from ...compat import runner, several_processes
 from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
@@ -56,7 +56,7 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     runner.before_build.append(fit)
     runner.logger_built.append(print_short_entries)
     try:
-        with gloo.started_without_a_gpu(), as_command_line(f'pspnet {name[:-3]}', argv):
+        with several_processes.gloo_without_a_gpu(), as_command_line(f'pspnet {name[:-3]}', argv):
             runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
         raise PspnetPluginError(plain_message(error)) from error
@@ -113,7 +113,7 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     problems = class_problems(cfg, loaders)
     if problems:
         raise DatasetError('. '.join(problems))
-    metric_files.fit_to_processes(cfg)
+    several_processes.fit_to_processes(cfg)
     if 'train_dataloader' in loaders:
         refuse_timm_weights(cfg)
         runner.added_hooks.append(StopAtNonFiniteLossHook)
