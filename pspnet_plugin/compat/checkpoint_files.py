@@ -1,15 +1,12 @@
 """Checkpoints that are whole or not there.
 
-Wrong: mmengine's ``CheckpointHook`` removes the checkpoint that a new one replaces
-(``max_keep_ckpts``, ``save_best``) before it writes the new one, and writes in place. Where the
-disk is full or the process is killed meanwhile, a broken file or none is what is left, and
-``last_checkpoint`` may be empty. All versions of mmengine up to 0.10.
+Wrong: mmengine's ``CheckpointHook``, up to 0.10, removes the checkpoint that a new one replaces
+before it writes the new one, and writes in place. A full disk or a killed process then leaves a
+broken file or none, and ``last_checkpoint`` may be empty.
 
-Changed, for as long as the process runs: ``LocalBackend.put`` writes beside the file
-(``NAME.part``) and puts the whole file in its place; ``CheckpointHook`` does so with
-``last_checkpoint``, removes what a checkpoint replaces once that is written, and says what is left
-where it cannot be written. For that moment the disk holds one checkpoint more than
-``max_keep_ckpts``.
+Changed, for as long as the process runs: ``LocalBackend.put`` and ``CheckpointHook`` write beside
+the file (``NAME.part``) and put the whole file in its place; what a checkpoint replaces is removed
+afterwards, so for a moment the disk holds one more than ``max_keep_ckpts``.
 
 Unnecessary as soon as mmengine writes first and removes then.
 """

@@ -5,11 +5,9 @@ Wrong: mmengine's loaders for the web let a checkpoint run any code, those of it
 traceback from within torch, and nobody compares a file with its checksums.
 
 Changed, for as long as the process runs, all in ``mmengine.runner.checkpoint``: its ``load_url``,
-the ``load`` of its ``torch``, and the ``_safe_torch_load`` that the fork calls in place of that,
-read as :func:`.checkpoints.load` does; ``CheckpointLoader.load_checkpoint`` explains errors. Every
-loader stands behind it: paths, ``http://``, ``torchvision://``, ``open-mmlab://`` and the rest,
-for the test tool, ``--resume``, ``load_from`` and ``Pretrained``. All files may run code where
-TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD says so. ``torch.load`` itself is as it was.
+the ``load`` of its ``torch``, and the fork's ``_safe_torch_load`` read as :func:`.checkpoints.load`
+does; ``CheckpointLoader.load_checkpoint``, behind which every loader stands, explains errors. All
+files may run code where TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD says so.
 
 Unnecessary as soon as mmengine reads what it writes with ``weights_only=True`` everywhere.
 """

@@ -5,10 +5,9 @@ a file without running code from it only when everything in it is on an allow-li
 not.
 
 Changed: while :func:`reading_checkpoints` holds, and no longer, stand-ins for these names are on
-the allow-list. The classes themselves have no place there: with ``numpy.dtype`` and
-``numpy.ndarray`` a crafted file makes arrays that reach beyond their memory. The stand-ins make
-arrays of numbers and strings whose size fits their data, and nothing else. No attribute of another
-package is replaced. Before torch 2.6, whose list takes no stand-ins, :mod:`.old_torch` reads.
+the allow-list. With ``numpy.dtype`` and ``numpy.ndarray`` themselves a crafted file makes arrays
+that reach beyond their memory; the stand-ins make arrays of numbers and strings whose size fits
+their data, and nothing else. Before torch 2.6, whose list takes none, :mod:`.old_torch` reads.
 
 Unnecessary as soon as mmengine saves only what torch reads by default.
 
@@ -69,10 +68,8 @@ def load(file: Any, map_location: Any = None, *, data_only: bool = True, **optio
 def reading_checkpoints() -> Iterator[None]:
     """Within this context ``torch.load`` with ``weights_only=True`` reads what mmengine writes.
 
-    Before torch 2.6 only :func:`load` does.
-
-    torch's allow-list is one for the whole process. The stand-ins go on it with the first thread
-    that reads and off it with the last. What the user has put there stays.
+    Before torch 2.6 only :func:`load` does. torch's allow-list is one for the whole process: the
+    stand-ins go on it with the first thread that reads and off it with the last.
     """
     global _readers
     if old_torch.installed():

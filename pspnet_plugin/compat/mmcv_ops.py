@@ -4,9 +4,8 @@ Wrong: MMSegmentation 1.2 imports operators that it rarely uses, so without comp
 be imported at all. Its fork ``onedl-mmsegmentation`` can, and is left as it is.
 
 Changed, with mmcv-lite and MMSegmentation 1.2, for as long as the process runs: ``mmcv.ops`` is
-imported from the Python sources that mmcv-lite carries, with a stand-in for ``mmcv._ext`` during
-that import, which its modules keep as ``ext_module``. Operators written in Python
-(``point_sample``, ``CrissCrossAttention`` …) work. A module that needs compiled code raises
+imported with a stand-in for ``mmcv._ext``. Operators written in Python (``point_sample``,
+``CrissCrossAttention`` …) work. A module that needs compiled code raises
 :class:`MissingOperatorError` when it is built, a function when it is called; so code that falls
 back on an ImportError of ``mmcv.ops`` no longer does.
 

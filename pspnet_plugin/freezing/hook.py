@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import PspnetPluginError
 from ..utils.distributed import unwrapped
 from . import enforce, optimizer
-from .ddp import rebuild_reducers
 from .optimizer import by_name
 from .plan import plan
 from .report import describe
@@ -162,7 +161,7 @@ class LayerFreezeHook(Hook):
     def _enter(self, runner: Runner) -> None:
         model, frozen = unwrapped(runner.model), self.timeline.frozen(runner.iter)
         self.wanted = enforce.set_trainable(model, frozen, self.timeline.named())
-        rebuild_reducers(runner.model)
+        enforce.rebuild_reducers(runner.model)
         enforce.discard_compiled_graphs()
         if self.norm_eval:
             enforce.hold_statistics(model, frozen)

@@ -61,16 +61,13 @@ def _state(names: list[str], states: Mapping[str, object], sizes: Mapping[str, i
     return ', '.join(f'{counts[state]:,} {state}' for state in told)
 
 
-def _parts(
-    states: Mapping[str, object], prefix: str = '', depth: int = 1
-) -> Iterator[tuple[str, list[str]]]:
+def _parts(states: Mapping[str, object], depth: int = 1) -> Iterator[tuple[str, list[str]]]:
     """Pairs of a part's name and the names of its parameters, in the order of the model."""
     parts: dict[str, dict[str, object]] = {}
     for name, state in states.items():
-        head = name[len(prefix) :].split('.')[0]
-        parts.setdefault(prefix + head, {})[name] = state
+        parts.setdefault('.'.join(name.split('.')[:depth]), {})[name] = state
     for part, inside in parts.items():
         if len({*inside.values()}) == 1 or depth == _DEEPEST:
             yield part, list(inside)
         else:
-            yield from _parts(inside, f'{part}.', depth + 1)
+            yield from _parts(inside, depth + 1)
