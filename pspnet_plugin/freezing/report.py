@@ -16,10 +16,7 @@ _FROZEN, _FIXED = 'frozen', 'fixed as built'
 
 
 def describe(
-    model: nn.Module,
-    optimizers: Iterable[Optimizer],
-    iteration: int,
-    fixed: Collection[str] = (),
+    model: nn.Module, optimizers: Iterable[Optimizer], iteration: int, fixed: Collection[str] = ()
 ) -> str:
     """What trains from ``iteration`` on, by how the model and its optimizers are set now.
 
