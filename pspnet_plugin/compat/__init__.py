@@ -1,16 +1,23 @@
 """Repairs of the stock OpenMMLab stack, so that it works on today's PyTorch: a file for each.
 
 :func:`apply` is called when ``pspnet_plugin`` is imported, and applies those that the installed
-versions need; ``pspnet train`` and ``pspnet test`` apply :mod:`.several_processes`. Each file says
-what is wrong, what is changed and for how long, and when it becomes unnecessary;
-``docs/compat.md`` has the list. Nothing outside this folder replaces a function of another package.
+versions need. Each file says what is wrong, what is changed and for how long, and when it becomes
+unnecessary; ``docs/compat.md`` has the list. Nothing outside this folder replaces a function of
+another package.
 """
 
 from __future__ import annotations
 
 import functools
 
-from . import checkpoint_files, checkpoint_loaders, comm_hooks, config_scope, mmcv_ops, runner
+from . import (
+    checkpoint_files,
+    checkpoint_loaders,
+    config_scope,
+    mmcv_ops,
+    runner,
+    several_processes,
+)
 from .mmcv_ops import MissingOperatorError
 
 __all__ = ['MissingOperatorError', 'apply']
@@ -23,12 +30,9 @@ def apply() -> None:
     Raises:
         ImportError: mmseg is installed without any distribution of mmcv.
     """
-    for repair in (
-        mmcv_ops,
-        comm_hooks,
-        checkpoint_files,
-        checkpoint_loaders,
-        config_scope,
-        runner,
-    ):
-        repair.patch()
+    mmcv_ops.patch()
+    several_processes.patch()
+    checkpoint_files.patch()
+    checkpoint_loaders.patch()
+    config_scope.patch()
+    runner.patch()

@@ -66,8 +66,16 @@ def remove_afterwards(save: Callable) -> Callable:
         later.rmtree = lambda path: asked.append((backend.rmtree, path))
         try:
             save(self, runner, *args, **kwargs)
+        except CheckpointNotWrittenError:  # one of these methods calls the other
+            raise
         except OSError as error:
-            raise not_written(self, runner, error) from error
+            last, left = last_checkpoint(runner), 'Make room.'
+            if last:
+                left = f'{last} is whole: make room and go on from it with --resume.'
+            raise CheckpointNotWrittenError(
+                f'No checkpoint could be written to {self.out_dir} at iteration {runner.iter}: '
+                f'{error.strerror or error}. {left}'
+            ) from error
         finally:
             self.file_backend = backend
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
@@ -77,18 +85,6 @@ def remove_afterwards(save: Callable) -> Callable:
                 remove(path)
 
     return save_then_remove
-
-
-def not_written(hook: CheckpointHook, runner: Runner, error: OSError) -> OSError:
-    """What to tell where a checkpoint could not be written."""
-    if isinstance(error, CheckpointNotWrittenError):
-        return error
-    last = last_checkpoint(runner)
-    left = f'{last} is whole: make room and go on from it with --resume.' if last else 'Make room.'
-    return CheckpointNotWrittenError(
-        f'No checkpoint could be written to {hook.out_dir} at iteration {runner.iter}: '
-        f'{error.strerror or error}. {left}'
-    )
 
 
 def last_checkpoint(runner: Runner) -> str:

@@ -1,21 +1,26 @@
-"""Runs of several processes: gloo on a machine without a GPU, and the files that metrics go to.
+"""Runs of several processes: communication hooks, gloo without a GPU, and the files of metrics.
 
-Wrong: mmengine selects a CUDA device before it starts gloo, which raises where there is no driver.
-It never ends gloo, so a process may abort after its work is done: a thread of gloo still holds
-tensors of the last exchange and needs Python's lock to release them, which it cannot get any more
-once the interpreter is being taken down. Its ``LoggerHook`` writes the metrics of a test to one
-file from all processes at once, which may mix what they write. And mmseg's ``IoUMetric`` and
+Wrong: up to torch 2.1 ``DistributedDataParallel`` hands a communication hook to its reducer and
+forgets it, so it is lost where ``LayerFreezeHook`` gives the wrapper another reducer. mmengine
+selects a CUDA device before it starts gloo, which raises where there is no driver. It never ends
+gloo, so a process may abort after its work is done: a thread of gloo still holds tensors of the
+last exchange and needs Python's lock to release them, which it cannot get any more once the
+interpreter is being taken down. Its ``LoggerHook`` writes the metrics of a test to one file from
+all processes at once, which may mix what they write. And mmseg's ``IoUMetric`` and
 ``CityscapesMetric`` make their ``output_dir``, which ``--out`` of the test tool sets, in the first
 process only: another one that predicts its first image earlier ends with ``FileNotFoundError``.
 
-Changed, on machines without a GPU and while ``pspnet train`` or ``pspnet test`` runs:
-``mmengine.dist.utils._init_dist_pytorch`` and ``_init_dist_slurm`` select no device for the gloo
-backend, and the process waits a moment before it ends, in which the main thread leaves the lock to
-gloo. Before these commands build a runner, every process makes the folders that its config names,
-and in all but the first ``LoggerHook`` in the config means one that does not write that file.
+Changed, on torch 2.1 and for as long as the process runs: ``register_comm_hook`` also keeps the
+hook in ``_comm_hooks``, as that of later versions does. On machines without a GPU and while
+``pspnet train`` or ``pspnet test`` runs: ``mmengine.dist.utils._init_dist_pytorch`` and
+``_init_dist_slurm`` select no device for the gloo backend, and the process waits a moment before it
+ends, in which the main thread leaves the lock to gloo. Before these commands build a runner, every
+process makes the folders that its config names, and in all but the first ``LoggerHook`` in the
+config means one that does not write that file.
 
-Unnecessary as soon as mmengine selects a CUDA device for backends that use one only, ends what it
-started and writes the file in the first process only, and mmseg makes the folder in each process.
+Unnecessary as soon as the plugin no longer supports torch 2.1, mmengine selects a CUDA device for
+backends that use one only, ends what it started and writes the file in the first process only, and
+mmseg makes the folder in each process.
 """
 
 from __future__ import annotations
@@ -35,12 +40,28 @@ from mmengine.device import get_device
 from mmengine.dist import utils
 from mmengine.hooks import LoggerHook
 from mmengine.registry import HOOKS
+from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.config_tree import dicts_within
 from ..utils.distributed import is_first_process
 
 # Seconds; releasing the tensors takes microseconds.
 GLOO_RELEASES_WITHIN = 0.2
+
+
+def patch() -> None:
+    """Let wrappers remember their communication hooks where they forget them."""
+    wrapper: Any = DistributedDataParallel
+    register = wrapper.register_comm_hook
+    if '_comm_hooks' in register.__code__.co_names:
+        return
+
+    @functools.wraps(register)
+    def register_and_keep(self: Any, state: object, hook: Callable) -> None:
+        register(self, state, hook)
+        self._comm_hooks = [*getattr(self, '_comm_hooks', ()), (hook, state)]
+
+    wrapper.register_comm_hook = register_and_keep
 
 
 def gloo_without_a_gpu() -> contextlib.AbstractContextManager:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from rich import box
@@ -48,14 +49,13 @@ def describe(
 
 def _state(names: list[str], states: Mapping[str, object], sizes: Mapping[str, int]) -> str:
     """``trainable``, ``frozen``, ``fixed as built``, or how many of the parameters are what."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for name in names:
         state = states[name] if states[name] in (_FROZEN, _FIXED) else 'trainable'
-        counts[str(state)] = counts.get(str(state), 0) + sizes[name]
+        counts[str(state)] += sizes[name]
     if len(counts) == 1:
         return next(iter(counts))
-    told = [s for s in ('trainable', _FIXED) if s in counts]
-    return ', '.join(f'{counts[state]:,} {state}' for state in told)
+    return ', '.join(f'{counts[s]:,} {s}' for s in ('trainable', _FIXED) if s in counts)
 
 
 def _parts(states: Mapping[str, object], depth: int = 1) -> Iterator[tuple[str, list[str]]]:
