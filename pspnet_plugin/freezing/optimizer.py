@@ -160,15 +160,17 @@ def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
         LayoutError: they do not hold the same parameters.
     """
     saved, here = state['param_groups'], optimizer.param_groups
-    # What a run without LayerFreezeHook has saved tells the number of parameters alone.
-    same = (
-        a.get(MEMBERS, b[MEMBERS]) == b[MEMBERS] and len(a['params']) == len(b['params'])
-        for a, b in zip(saved, here)
-    )
-    if len(saved) != len(here) or not all(same):
+    same = len(saved) == len(here) and all(map(_same_members, saved, here))
+    if not same:
         raise LayoutError(
             f"The checkpoint's optimizer has {len(saved)} groups of parameters, not the "
             f'{len(here)} of this run: what LayerFreezeHook unfreezes, or its lr_mult, warmup or '
             'stage_lr_decay, are not those of the run that wrote it. Resume with the same, or '
             'start a new run from its weights (load_from, without resume).'
         )
+
+
+def _same_members(saved: dict, here: dict) -> bool:
+    """Whether two groups hold the same; one of a run without LayerFreezeHook tells the number."""
+    known = saved.get(MEMBERS, here[MEMBERS]) == here[MEMBERS]
+    return known and len(saved['params']) == len(here['params'])

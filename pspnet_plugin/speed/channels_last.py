@@ -36,20 +36,12 @@ def fall_back_once(model: nn.Module, name: str, tell: Callable[[Exception], None
             delattr(model, name)
         else:  # as torch.compile does
             setattr(model, name, replaced)
-        again, restore_random_states = copy.deepcopy(batch), remember_random_states(model)
-        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+        again, restore = copy.deepcopy(batch), _remember(model)
         try:
             return step(batch, **kwargs)
         except RuntimeError as failure:
             error = failure
-        # It failed before it changed a parameter.
-        restore_random_states()
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+        restore()
         set_memory_format(model, torch.contiguous_format)
         try:
             result = step(again, **kwargs)
@@ -59,3 +51,20 @@ def fall_back_once(model: nn.Module, name: str, tell: Callable[[Exception], None
         return result
 
     setattr(model, name, first)
+
+
+def _remember(model: nn.Module) -> Callable[[], None]:
+    """What undoes a step that failed before it changed a parameter."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    restore_random_states = remember_random_states(model)
+
+    @torch.no_grad()
+    def restore() -> None:
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        restore_random_states()
+
+    return restore
