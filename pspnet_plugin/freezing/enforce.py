@@ -68,7 +68,8 @@ def hold_statistics(model: nn.Module, frozen: Collection[str]) -> None:
         if held and not isinstance(lock, EvalLock):
             vars(module)['train'] = EvalLock(module)
         elif isinstance(lock, EvalLock) and not held:
-            lock.release()
+            del vars(module)['train']
+            module.training = lock.asked
 
 
 class EvalLock:
@@ -90,11 +91,6 @@ class EvalLock:
         type(self.module).train(self.module, mode)
         self.module.training = False
         return self.module
-
-    def release(self) -> None:
-        """Restore the module's own ``train`` method, and the mode of the last call."""
-        del vars(self.module)['train']
-        self.module.training = self.asked
 
 
 def checkpoint_without_reentry(model: nn.Module, modules: str | Iterable[str]) -> None:
@@ -138,12 +134,6 @@ def freezing_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Backbones that freeze their ``frozen_stages`` at each call of ``train``, with their names."""
     stages = [(name, m, getattr(m, 'frozen_stages', -1)) for name, m in model.named_modules()]
     return [(name, m) for name, m, frozen in stages if isinstance(frozen, int) and frozen >= 0]
-
-
-def apply_own_freezing(model: nn.Module) -> None:
-    """Let backbones with ``frozen_stages`` freeze them now: some wait for a call of ``train``."""
-    for _, backbone in freezing_backbones(model):
-        backbone.train()
 
 
 def frozen_as_built(model: nn.Module) -> frozenset[str]:

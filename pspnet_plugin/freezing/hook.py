@@ -210,7 +210,8 @@ def plan_run(
     ``DefaultOptimWrapperConstructor`` with a ``paramwise_cfg`` skips what requires no gradient when
     it runs. What is to be unfrozen later requires one until training starts.
     """
-    enforce.apply_own_freezing(model)
+    for _, backbone in enforce.freezing_backbones(model):
+        backbone.train()  # before which some freeze nothing
     timeline = plan(model, length, **config)
     for name in enforce.stop_freezing_by_itself(model, timeline.unfrozen()):
         logger.info(f'The schedule takes over from {name}.frozen_stages.')
