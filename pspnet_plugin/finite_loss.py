@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from .compat.checkpoint_files import last_checkpoint
 from .errors import PspnetPluginError
 
 
@@ -35,30 +34,22 @@ class StopAtNonFiniteLossHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         losses = {
-            name: value.item() if isinstance(value, torch.Tensor) else value
+            name: float(value)
             for name, value in (outputs or {}).items()
             if 'loss' in name and isinstance(value, (float, torch.Tensor))
         }
         if 'loss' not in losses or torch.tensor(losses['loss']).isfinite():
             return
-        if step_was_skipped(runner.optim_wrapper):
+        # Whether mixed precision has skipped the step and will try a smaller loss scale.
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        if scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1:
             return
         told = ', '.join(f'{name} {value:.4g}' for name, value in losses.items())
+        last = last_checkpoint(runner)
+        before = f'The last checkpoint, from before, is {last}.'
         raise NonFiniteLossError(
             f'The loss is not finite at iteration {runner.iter} ({told}), so the run has ended. '
-            f'{last_checkpoint(runner)} Usual causes: a learning rate that is too high (lower it, '
-            'warm it up, or set clip_grad), images with NaN, a batch whose labels are all ignored.'
+            f'{before if last else "No checkpoint has been written."} Usual causes: a learning '
+            'rate that is too high (lower it, warm it up, or set clip_grad), images with NaN, a '
+            'batch whose labels are all ignored.'
         )
-
-
-def step_was_skipped(optim_wrapper: OptimWrapper) -> bool:
-    """Whether mixed precision has skipped the step and will try a smaller loss scale."""
-    scaler = getattr(optim_wrapper, 'loss_scaler', None)
-    return scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1
-
-
-def last_checkpoint(runner: Runner) -> str:
-    record = Path(runner.work_dir, 'last_checkpoint')
-    if not record.is_file():
-        return 'No checkpoint has been written.'
-    return f'The last checkpoint, from before, is {record.read_text().strip()}.'

@@ -68,24 +68,24 @@ def test_the_order_of_images_is_restored_and_dropout_begins_again(tmp_path, by_e
     assert not any(resumed.dropout[t] == whole.dropout[t] for t in rest)
 
 
-def final_state(work_dir, *hooks, **settings):
+def ends_the_same(folder, interrupted, *hooks, **settings):
+    """Whether runs that are resumed from these iterations end with the weights of a whole one."""
     saving = {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}
     settings = {'default_hooks': {'checkpoint': saving}, 'max_iters': 8, **settings}
-    make_runner(work_dir, *hooks, **settings).train()
-    return last_state(work_dir)
+
+    def final_weight(name, **start):
+        make_runner(folder / name, *hooks, **settings, **start).train()
+        return last_state(folder / name)['state_dict']['head.weight']
+
+    whole, saved = final_weight('whole'), [str(folder / f'whole/iter_{t}.pth') for t in interrupted]
+    resumed = [final_weight(f'from{n}', resume=True, load_from=f) for n, f in enumerate(saved)]
+    return [torch.equal(weight, whole) for weight in resumed]
 
 
 def test_gradients_that_were_being_accumulated_are_not_restored(tmp_path):
     sgd = {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}
     accumulating = {'optim_wrapper': {'optimizer': sgd, 'accumulative_counts': 2}}
-    whole = final_state(tmp_path / 'whole', **accumulating)
-    for t, same in ((3, False), (4, True)):
-        start = {'resume': True, 'load_from': str(tmp_path / f'whole/iter_{t}.pth')}
-        resumed = final_state(tmp_path / f'from{t}', **accumulating, **start)
-        equal = torch.equal(
-            resumed['state_dict']['head.weight'], whole['state_dict']['head.weight']
-        )
-        assert equal == same
+    assert ends_the_same(tmp_path, (3, 4), **accumulating) == [False, True]
 
 
 class SameEachTime(BaseMetric):
@@ -110,11 +110,4 @@ def test_a_checkpoint_does_not_hold_what_the_validation_after_it_decides(tmp_pat
     }
     gradual = {'type': 'LayerFreezeHook', 'freeze': 'backbone'}
     gradual['schedule'] = [{'at': 4, 'unfreeze': 'backbone', 'lr_mult': 0.5}]
-    whole = final_state(tmp_path / 'whole', gradual, **settings)
-    for t, same in ((4, False), (5, True)):
-        start = {'resume': True, 'load_from': str(tmp_path / f'whole/iter_{t}.pth')}
-        resumed = final_state(tmp_path / f'from{t}', gradual, **settings, **start)
-        equal = torch.equal(
-            resumed['state_dict']['head.weight'], whole['state_dict']['head.weight']
-        )
-        assert equal == same
+    assert ends_the_same(tmp_path, (4, 5), gradual, **settings) == [False, True]

@@ -20,7 +20,7 @@ def test_a_sharded_run_loads_trains_and_saves_what_the_stock_head_reads(tmp_path
     torch.save(model.backbone.state_dict(), tmp_path / 'backbone.pth')
     torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     code, output = run_python(*torchrun, '-m', 'tests.helpers.sharded_run', tmp_path)
-    needs_gpu = ['Stream() takes no arguments', 'Found no NVIDIA driver']  # torch 2.1, 2.0
+    needs_gpu = ['Stream() takes no arguments']  # torch 2.1
     if VERSION == (2, 4):  # it dies while it saves, also of the stock head
         needs_gpu.append('SIGSEGV')
     if code and any(message in output for message in needs_gpu):

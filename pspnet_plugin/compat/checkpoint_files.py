@@ -1,21 +1,19 @@
 """Checkpoints that are whole or not there.
 
-Wrong: mmengine's ``CheckpointHook`` removes the checkpoint that a new one replaces
-(``max_keep_ckpts``, ``save_best``) before it writes the new one, and writes in place. Where the
-disk is full or the process is killed meanwhile, a broken file or none is what is left, and
-``last_checkpoint`` may be empty. All versions of mmengine up to 0.10.
+Wrong: mmengine's ``CheckpointHook``, up to 0.10, removes the checkpoint that a new one replaces
+before it writes the new one, and writes in place. A full disk or a killed process then leaves a
+broken file or none, and ``last_checkpoint`` may be empty.
 
-Changed, for as long as the process runs: ``LocalBackend.put`` writes beside the file
-(``NAME.part``) and puts the whole file in its place; ``CheckpointHook`` does so with
-``last_checkpoint``, removes what a checkpoint replaces once that is written, and says what is left
-where it cannot be written. For that moment the disk holds one checkpoint more than
-``max_keep_ckpts``.
+Changed, for as long as the process runs: ``LocalBackend.put`` and ``CheckpointHook`` write beside
+the file (``NAME.part``) and put the whole file in its place; what a checkpoint replaces is removed
+afterwards, so for a moment the disk holds one more than ``max_keep_ckpts``.
 
 Unnecessary as soon as mmengine writes first and removes then.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Callable
@@ -34,7 +32,6 @@ class CheckpointNotWrittenError(PspnetPluginError, OSError):
     """A checkpoint could not be written; the ones from before are as they were."""
 
 
-@functools.cache  # twice is the same as once
 def patch() -> None:
     """Write files whole, and remove old checkpoints after new ones are written."""
     put = LocalBackend.put
@@ -63,47 +60,34 @@ def remove_afterwards(save: Callable) -> Callable:
             save(self, runner, *args, **kwargs)
             return
         backend = self.file_backend
-        self.file_backend = later = _Later(backend)
+        self.file_backend = later = copy.copy(backend)
+        asked: list[tuple[Callable, str]] = []
+        later.remove = lambda path: asked.append((backend.remove, path))
+        later.rmtree = lambda path: asked.append((backend.rmtree, path))
         try:
             save(self, runner, *args, **kwargs)
+        except CheckpointNotWrittenError:  # one of these methods calls the other
+            raise
         except OSError as error:
-            raise not_written(self, runner, error) from error
+            last, left = last_checkpoint(runner), 'Make room.'
+            if last:
+                left = f'{last} is whole: make room and go on from it with --resume.'
+            raise CheckpointNotWrittenError(
+                f'No checkpoint could be written to {self.out_dir} at iteration {runner.iter}: '
+                f'{error.strerror or error}. {left}'
+            ) from error
         finally:
             self.file_backend = backend
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         kept = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
-        for remove, path in later.asked:
+        for remove, path in asked:
             if path not in kept:
                 remove(path)
 
     return save_then_remove
 
 
-def not_written(hook: CheckpointHook, runner: Runner, error: OSError) -> OSError:
-    """What to tell where a checkpoint could not be written."""
-    if isinstance(error, CheckpointNotWrittenError):
-        return error
+def last_checkpoint(runner: Runner) -> str:
+    """The path of the last checkpoint that a run has written, empty where there is none."""
     record = Path(runner.work_dir, 'last_checkpoint')
-    last = record.read_text().strip() if record.is_file() else ''
-    left = f'{last} is whole: make room and go on from it with --resume.' if last else 'Make room.'
-    return CheckpointNotWrittenError(
-        f'No checkpoint could be written to {hook.out_dir} at iteration {runner.iter}: '
-        f'{error.strerror or error}. {left}'
-    )
-
-
-class _Later:
-    """A file backend that writes down what to remove."""
-
-    def __init__(self, backend: Any):
-        self.backend = backend
-        self.asked: list[tuple[Callable, str]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
-
-    def remove(self, path: str) -> None:
-        self.asked.append((self.backend.remove, path))
-
-    def rmtree(self, path: str) -> None:
-        self.asked.append((self.backend.rmtree, path))
+    return record.read_text().strip() if record.is_file() else ''

@@ -5,17 +5,14 @@ a file without running code from it only when everything in it is on an allow-li
 not.
 
 Changed: while :func:`reading_checkpoints` holds, and no longer, stand-ins for these names are on
-the allow-list. The classes themselves have no place there: with ``numpy.dtype`` and
-``numpy.ndarray`` a crafted file makes arrays that reach beyond their memory. The stand-ins make
-arrays of numbers and strings whose size fits their data, and nothing else. No attribute of another
-package is replaced. Before torch 2.6, whose list takes no stand-ins, :mod:`.old_torch` reads.
+the allow-list. With ``numpy.dtype`` and ``numpy.ndarray`` themselves a crafted file makes arrays
+that reach beyond their memory; the stand-ins make arrays of numbers and strings whose size fits
+their data, and nothing else. Before torch 2.6, whose list takes none, :mod:`.old_torch` reads.
 
 Unnecessary as soon as mmengine saves only what torch reads by default.
 
-Why not a restricted ``pickle_module``: torch.load takes one only with ``weights_only=False``. It
-then also runs TorchScript archives, unpacks tar files, leaves the indices of sparse tensors
-unchecked, and what an opcode may do to which object would be decided here. All of that, and every
-later repair of it, comes with ``weights_only=True``.
+A restricted ``pickle_module`` would leave to us what ``weights_only=True`` guards: TorchScript, tar
+files, indices of sparse tensors, and what an opcode may do to which object.
 """
 
 from __future__ import annotations
@@ -57,10 +54,8 @@ def load(file: Any, map_location: Any = None, *, data_only: bool = True, **optio
         UnpicklingError: the file holds more than data.
     """
     options['map_location'] = map_location
-    if old_torch.version() < (2, 1):
-        options.pop('mmap', None)
-    elif options.get('mmap'):
-        file = str(file)  # 2.1 maps files that are named by a string
+    if options.get('mmap'):
+        file = str(file)  # torch 2.1 maps files that are named by a string
     if not data_only:
         return torch.load(file, weights_only=False, **options)
     if old_torch.installed():
@@ -73,10 +68,8 @@ def load(file: Any, map_location: Any = None, *, data_only: bool = True, **optio
 def reading_checkpoints() -> Iterator[None]:
     """Within this context ``torch.load`` with ``weights_only=True`` reads what mmengine writes.
 
-    Before torch 2.6 only :func:`load` does.
-
-    torch's allow-list is one for the whole process. The stand-ins go on it with the first thread
-    that reads and off it with the last. What the user has put there stays.
+    Before torch 2.6 only :func:`load` does. torch's allow-list is one for the whole process: the
+    stand-ins go on it with the first thread that reads and off it with the last.
     """
     global _readers
     if old_torch.installed():
@@ -199,22 +192,20 @@ class PlainHistory(HistoryBuffer):
 class PlainOneCycle:
     """Stands for ``OneCycleParamScheduler``, of which a checkpoint holds one of two functions."""
 
-    _annealing_cos = staticmethod(OneCycleParamScheduler._annealing_cos)
-    _annealing_linear = staticmethod(OneCycleParamScheduler._annealing_linear)
+    stock = OneCycleParamScheduler
 
 
 class PlainOneCycleLR:
     """The same for torch's own scheduler, as far as torch 2.1 and before write it."""
 
-    _annealing_cos = staticmethod(OneCycleLR._annealing_cos)
-    _annealing_linear = staticmethod(OneCycleLR._annealing_linear)
+    stock = OneCycleLR
 
 
 def _statistic(owner: Any, name: str) -> Any:
     """Stands for ``getattr``, by which a HistoryBuffer pickles the table of its statistics."""
     is_cycle = owner is PlainOneCycle or owner is PlainOneCycleLR
     if is_cycle and name in ('_annealing_cos', '_annealing_linear'):
-        return getattr(owner, name)
+        return getattr(owner.stock, name)
     is_history = owner is PlainHistory or owner is HistoryBuffer
     if is_history and isinstance(name, str) and not name.startswith('_'):
         return vars(HistoryBuffer).get(name)

@@ -24,14 +24,6 @@ from mmengine.utils import is_installed
 from ..utils.config_files import SCOPE, config_path
 
 
-def _mmseg_configs() -> Path:
-    found = importlib.util.find_spec('mmseg')
-    if found is None or found.origin is None:
-        raise ModuleNotFoundError('mmseg is not installed: its configs cannot be found.')
-    return Path(found.origin).parent / '.mim' / 'configs'
-
-
-@functools.cache  # twice is the same as once
 def patch() -> None:
     """Let ``mmengine.config.Config`` resolve ``pspnet_plugin::``."""
     get_cfg_path = Config._get_cfg_path
@@ -42,7 +34,11 @@ def patch() -> None:
             # No scope for the registries: the plugin registers into mmseg's and mmengine's.
             return config_path(cfg_path[len(SCOPE) :]), None
         if cfg_path.startswith('mmseg::') and not is_installed('mmsegmentation'):  # but its fork
-            return str(_mmseg_configs() / cfg_path[len('mmseg::') :]), 'mmseg'
+            found = importlib.util.find_spec('mmseg')
+            if found is None or found.origin is None:
+                raise ModuleNotFoundError('mmseg is not installed: its configs cannot be found.')
+            configs = Path(found.origin).parent / '.mim' / 'configs'
+            return str(configs / cfg_path[len('mmseg::') :]), 'mmseg'
         return get_cfg_path(cfg_path, filename)
 
     Config._get_cfg_path = staticmethod(find)

@@ -4,9 +4,8 @@ Wrong: MMSegmentation 1.2 imports operators that it rarely uses, so without comp
 be imported at all. Its fork ``onedl-mmsegmentation`` can, and is left as it is.
 
 Changed, with mmcv-lite and MMSegmentation 1.2, for as long as the process runs: ``mmcv.ops`` is
-imported from the Python sources that mmcv-lite carries, with a stand-in for ``mmcv._ext`` during
-that import, which its modules keep as ``ext_module``. Operators written in Python
-(``point_sample``, ``CrissCrossAttention`` …) work. A module that needs compiled code raises
+imported with a stand-in for ``mmcv._ext``. Operators written in Python (``point_sample``,
+``CrissCrossAttention`` …) work. A module that needs compiled code raises
 :class:`MissingOperatorError` when it is built, a function when it is called; so code that falls
 back on an ImportError of ``mmcv.ops`` no longer does.
 
@@ -33,38 +32,37 @@ class MissingOperatorError(PspnetPluginError):
     """A compiled mmcv operator is needed and the installed mmcv has none."""
 
 
-def require_mmcv() -> None:
-    """Raise an ImportError that says what to install where mmseg has no mmcv to import."""
+def patch() -> None:
+    """Import ``mmcv.ops`` without ``mmcv._ext`` where mmseg cannot be imported otherwise.
+
+    Raises:
+        ImportError: mmseg has no mmcv to import.
+    """
+    if importlib.util.find_spec('mmseg') is None:
+        return
     if importlib.util.find_spec('mmcv') is None:
         raise ImportError(
             'mmsegmentation needs mmcv and none is installed: run "pip install mmcv-lite==2.1.0", '
             'or build mmcv 2.1.0 if you need its compiled operators (PSPNet needs none).'
         )
-
-
-def needed() -> bool:
-    """Whether mmseg cannot be imported because mmcv has no compiled operators."""
     try:
         importlib.import_module('mmseg.utils')  # the first of its packages that imports one
+        return
     except ModuleNotFoundError as error:
         if error.name != 'mmcv._ext':
             raise
-        return True
-    return False
-
-
-@functools.cache  # twice is the same as once
-def patch() -> None:
-    """Import ``mmcv.ops`` without ``mmcv._ext``."""
     extension = sys.modules['mmcv._ext'] = _MissingExtension('mmcv._ext')
     try:
         importlib.import_module('mmcv.ops')
     finally:
         # Gone again, so that whoever asks whether the extension is installed gets the true answer.
         del sys.modules['mmcv._ext']
-    for name, module in list(sys.modules.items()):
-        if name.startswith('mmcv.ops.') and getattr(module, 'ext_module', None) is extension:
-            _refuse_to_build_modules_of(module)
+    for name, operator in list(sys.modules.items()):
+        if name.startswith('mmcv.ops.') and getattr(operator, 'ext_module', None) is extension:
+            kinds: list[Any] = [k for k in vars(operator).values() if _is_compiled(k, name)]
+            for kind in kinds:
+                raising = _raising(f'mmcv.ops.{kind.__name__}')
+                kind.__init__ = functools.wraps(kind.__init__)(raising)
 
 
 class _MissingExtension(types.ModuleType):
@@ -78,16 +76,13 @@ class _MissingExtension(types.ModuleType):
         return _raising(f'The operator {name}')
 
 
-def _refuse_to_build_modules_of(operator: types.ModuleType) -> None:
-    for name, value in list(vars(operator).items()):
-        defined_here = isinstance(value, type) and value.__module__ == operator.__name__
-        if defined_here and issubclass(value, torch.nn.Module) and not _runs_in_python(name):
-            value.__init__ = functools.wraps(value.__init__)(_raising(f'mmcv.ops.{name}'))
-
-
-def _runs_in_python(name: str) -> bool:
+def _is_compiled(kind: Any, module: str) -> bool:
+    """Whether ``kind`` is a layer that ``module`` defines and that cannot run in Python."""
+    if not isinstance(kind, type) or kind.__module__ != module:
+        return False
     # mmcv computes this one with grid_sample where the tensors are on the CPU.
-    return name == 'MultiScaleDeformableAttention' and not torch.cuda.is_available()
+    in_python = kind.__name__ == 'MultiScaleDeformableAttention' and not torch.cuda.is_available()
+    return issubclass(kind, torch.nn.Module) and not in_python
 
 
 def _raising(what: str) -> Callable:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import _compat_pickle
 import codecs
 import collections
+import contextlib
 import pickle
 import tarfile
 import types
@@ -68,11 +69,8 @@ def _refuse_other_formats(file: Any) -> None:
                 if torchs._is_torchscript_zip(archive):
                     raise RuntimeError('Cannot use weights_only=True with TorchScript archives')
         else:
-            try:
+            with contextlib.suppress(tarfile.TarError):
                 tarfile.open(fileobj=opened, mode='r:').close()
-            except tarfile.TarError:
-                pass
-            else:
                 raise pickle.UnpicklingError('Cannot read data only from a legacy tar file')
         opened.seek(start)
 
@@ -81,6 +79,7 @@ def _names_of_torch() -> dict[str, Any]:
     """What torch 2.6 allows by itself, as far as the installed one has it."""
     from torch import _weights_only_unpickler as torchs
 
+    kinds = [v for v in vars(torch).values() if isinstance(v, (torch.dtype, torch.qscheme))]
     allowed = {
         '_codecs.encode': codecs.encode,  # bytes
         'builtins.bytearray': bytearray,
@@ -89,13 +88,10 @@ def _names_of_torch() -> dict[str, Any]:
         'collections.Counter': collections.Counter,
         'torch.device': torch.device,
         'torch._utils._rebuild_qtensor': torch._utils._rebuild_qtensor,
-        **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
-        **{str(value): value for value in vars(torch).values() if isinstance(value, torch.qscheme)},
+        'torch._utils._rebuild_parameter_with_state': torch._utils._rebuild_parameter_with_state,
+        **{str(kind): kind for kind in kinds},
         **torchs._get_allowed_globals(),
     }
-    with_state = getattr(torch._utils, '_rebuild_parameter_with_state', None)  # since 2.1
-    if with_state:
-        allowed['torch._utils._rebuild_parameter_with_state'] = with_state
     # torch writes sparse tensors by a function that checks their indices, not by these classes.
     return {name: value for name, value in allowed.items() if not name.startswith('torch.sparse.')}
 
@@ -124,7 +120,7 @@ class DataUnpickler(_Unpickler):
         module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
         path = f'{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}'
         if path not in self.allowed:
-            shown = path[len('builtins.') :] if path.startswith('builtins.') else path
+            shown = path.removeprefix('builtins.')
             raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {shown}')
         return self.allowed[path]
 

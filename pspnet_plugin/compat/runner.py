@@ -1,13 +1,10 @@
 """Callbacks at points of a run at which mmengine's ``Runner`` calls no hook.
 
-Wrong: hooks are built after the config was read and the model's weights initialized, so none can
-look at a config before anything is built from it, join every run, or look at the initial weights.
-The first method of a hook is called when optimizer and schedulers are built, so none can say what
-an optimizer is to hold.
+Wrong: no hook can look at a config before anything is built from it, join every run, look at the
+initial weights, or say what an optimizer is to hold: hooks are built, or first called, too late.
 
-Changed, for as long as the process runs, here and nowhere else in the plugin: ``Runner.from_cfg``,
-``Runner.build_logger``, ``Runner.register_hooks`` and ``Runner._init_model_weights`` also do what
-these lists say:
+Changed, for as long as the process runs: ``Runner.from_cfg``, ``Runner.build_logger``,
+``Runner.register_hooks`` and ``Runner._init_model_weights`` also do what these lists say:
 
 - :data:`before_build`: functions of a config, called before a runner is built from it;
 - :data:`logger_built`: functions of the run's logger, called before anything is logged;
@@ -73,12 +70,10 @@ def joined(callbacks: list, *more: Any) -> Iterator[None]:
             callbacks.remove(callback)
 
 
-@functools.cache  # twice is the same as once
 def patch() -> None:
     """Let ``Runner`` call the callbacks above."""
-    from_cfg = Runner.from_cfg.__func__
-    build_logger = Runner.build_logger
-    register_hooks, initialize = Runner.register_hooks, Runner._init_model_weights
+    from_cfg, initialize = Runner.from_cfg.__func__, Runner._init_model_weights
+    build_logger, register_hooks = Runner.build_logger, Runner.register_hooks
     build_optim_wrapper, scale_lr = Runner.build_optim_wrapper, Runner.scale_lr
 
     @functools.wraps(from_cfg)

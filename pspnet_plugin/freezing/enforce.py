@@ -1,4 +1,4 @@
-"""Names of what is frozen -> ``requires_grad``, eval mode and checkpointing of a model's parts."""
+"""Names of what is frozen -> ``requires_grad``, eval mode, checkpointing, exchange of parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterable
 from itertools import chain
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 
@@ -66,7 +68,8 @@ def hold_statistics(model: nn.Module, frozen: Collection[str]) -> None:
         if held and not isinstance(lock, EvalLock):
             vars(module)['train'] = EvalLock(module)
         elif isinstance(lock, EvalLock) and not held:
-            lock.release()
+            del vars(module)['train']
+            module.training = lock.asked
 
 
 class EvalLock:
@@ -89,11 +92,6 @@ class EvalLock:
         self.module.training = False
         return self.module
 
-    def release(self) -> None:
-        """Restore the module's own ``train`` method, and the mode of the last call."""
-        del vars(self.module)['train']
-        self.module.training = self.asked
-
 
 def checkpoint_without_reentry(model: nn.Module, modules: str | Iterable[str]) -> None:
     """Switch modules under mmengine's ``activation_checkpointing`` to torch's other variant.
@@ -107,6 +105,28 @@ def checkpoint_without_reentry(model: nn.Module, modules: str | Iterable[str]) -
         module.forward = functools.partial(checkpoint, forward, use_reentrant=False)
 
 
+def rebuild_reducers(model: nn.Module) -> None:
+    """Give each DistributedDataParallel in ``model`` a reducer for what requires a gradient now.
+
+    A reducer waits for gradients and exchanges them. The one that was made when the model was
+    wrapped would wait for frozen parameters ("Expected to have finished reduction") and would not
+    exchange unfrozen ones. The wrapper stays the same object, and keeps its settings and its
+    communication hooks. Every rank must call this at the same iteration.
+    """
+    for ddp in model.modules():
+        if not isinstance(ddp, DistributedDataParallel):
+            continue
+        parameters, expect_sparse_gradient = ddp._build_params_for_reducer()
+        names = ddp._build_debug_param_to_name_mapping(parameters)
+        ddp._ddp_init_helper(parameters, expect_sparse_gradient, names, ddp.static_graph)
+        for hook, state in getattr(ddp, '_comm_hooks', ()):
+            dist._register_comm_hook(ddp.reducer, state, hook)
+        ddp._has_rebuilt_buckets = False
+        if ddp.static_graph:
+            ddp.static_graph = False  # refuses to be set twice
+            ddp._set_static_graph()
+
+
 # --- what models freeze by themselves -----------------------------------------------------------
 
 
@@ -114,12 +134,6 @@ def freezing_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Backbones that freeze their ``frozen_stages`` at each call of ``train``, with their names."""
     stages = [(name, m, getattr(m, 'frozen_stages', -1)) for name, m in model.named_modules()]
     return [(name, m) for name, m, frozen in stages if isinstance(frozen, int) and frozen >= 0]
-
-
-def apply_own_freezing(model: nn.Module) -> None:
-    """Let backbones with ``frozen_stages`` freeze them now: some wait for a call of ``train``."""
-    for _, backbone in freezing_backbones(model):
-        backbone.train()
 
 
 def frozen_as_built(model: nn.Module) -> frozenset[str]:

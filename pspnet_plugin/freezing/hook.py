@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import PspnetPluginError
 from ..utils.distributed import unwrapped
 from . import enforce, optimizer
-from .ddp import rebuild_reducers
 from .optimizer import by_name
 from .plan import plan
 from .report import describe
@@ -162,7 +161,7 @@ class LayerFreezeHook(Hook):
     def _enter(self, runner: Runner) -> None:
         model, frozen = unwrapped(runner.model), self.timeline.frozen(runner.iter)
         self.wanted = enforce.set_trainable(model, frozen, self.timeline.named())
-        rebuild_reducers(runner.model)
+        enforce.rebuild_reducers(runner.model)
         enforce.discard_compiled_graphs()
         if self.norm_eval:
             enforce.hold_statistics(model, frozen)
@@ -211,7 +210,8 @@ def plan_run(
     ``DefaultOptimWrapperConstructor`` with a ``paramwise_cfg`` skips what requires no gradient when
     it runs. What is to be unfrozen later requires one until training starts.
     """
-    enforce.apply_own_freezing(model)
+    for _, backbone in enforce.freezing_backbones(model):
+        backbone.train()  # before which some freeze nothing
     timeline = plan(model, length, **config)
     for name in enforce.stop_freezing_by_itself(model, timeline.unfrozen()):
         logger.info(f'The schedule takes over from {name}.frozen_stages.')

@@ -47,7 +47,13 @@ def plan(
         fixed=fixed_as_built(model) - named_alone(model, unfreezing),
         stage_lr_mults=stage_lr_mults(model, stage_lr_decay),
     )
-    _something_trains(timeline, model, length)
+    parameters = {name for name, _ in model.named_parameters()}
+    for iteration in {0, *timeline.transitions()}:
+        if iteration < length.max_iters and timeline.frozen(iteration).issuperset(parameters):
+            raise ScheduleError(
+                f'From iteration {iteration} on everything is frozen and nothing could train: '
+                'leave a part of the model out of freeze, or unfreeze one by then.'
+            )
     return timeline
 
 
@@ -76,13 +82,3 @@ def stage_lr_mults(
         for power, stage in enumerate(reversed(stage_patterns(model, module)), start=1):
             lr_mults.update(dict.fromkeys(select(model, [stage]), decay**power))
     return lr_mults
-
-
-def _something_trains(timeline: Timeline, model: nn.Module, length: RunLength) -> None:
-    parameters = {name for name, _ in model.named_parameters()}
-    for iteration in {0, *timeline.transitions()}:
-        if iteration < length.max_iters and timeline.frozen(iteration).issuperset(parameters):
-            raise ScheduleError(
-                f'From iteration {iteration} on everything is frozen and nothing could train: '
-                'leave a part of the model out of freeze, or unfreeze one by then.'
-            )

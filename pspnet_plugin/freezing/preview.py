@@ -57,11 +57,19 @@ def preview(config: Config) -> Preview:
             what a run of training needs.
         SelectionError, ScheduleError: the hook's arguments are wrong.
     """
-    arguments = _arguments(config)
+    names = _names_of_hooks(config)
+    count = names.count('LayerFreezeHook')
+    if count != 1:
+        misspelt = near_misses('LayerFreezeHook', names) if not count else []
+        hint = f' Is it what you mean by {misspelt[0]}?' if misspelt else ''
+        raise PreviewError(
+            f'The config has {count} LayerFreezeHook in custom_hooks, not one.{hint}'
+        )
     for key in ('model', 'train_cfg', 'optim_wrapper'):
         if not config.get(key):
             raise PreviewError(f'The config has no {key}, so it describes no run of training.')
-    hook = LayerFreezeHook(**arguments)
+    found = config.custom_hooks[names.index('LayerFreezeHook')]
+    hook = LayerFreezeHook(**{k: v for k, v in found.items() if k not in ('type', 'priority')})
     init_default_scope(config.get('default_scope', 'mmengine'))
     length = _run_length(config, hook.by_epoch)
     model = MODELS.build(config.model)
@@ -79,20 +87,6 @@ def preview(config: Config) -> Preview:
 def freezes_layers(config: Config) -> bool:
     """Whether a LayerFreezeHook is among the config's hooks."""
     return 'LayerFreezeHook' in _names_of_hooks(config)
-
-
-def _arguments(config: Config) -> dict:
-    """The arguments of the config's one LayerFreezeHook."""
-    names = _names_of_hooks(config)
-    count = names.count('LayerFreezeHook')
-    if count != 1:
-        misspelt = near_misses('LayerFreezeHook', names) if not count else []
-        hint = f' Is it what you mean by {misspelt[0]}?' if misspelt else ''
-        raise PreviewError(
-            f'The config has {count} LayerFreezeHook in custom_hooks, not one.{hint}'
-        )
-    found = config.custom_hooks[names.index('LayerFreezeHook')]
-    return {key: value for key, value in found.items() if key not in ('type', 'priority')}
 
 
 def _names_of_hooks(config: Config) -> list[str]:
@@ -114,31 +108,30 @@ def _simulate(
     ends = [t - 1 for t in starts[1:]]
     wanted = {*starts, *ends, *range(0, length.max_iters, step), length.max_iters - 1}
     histories = lr_histories(groups, model, timeline)
-    columns = []
+    rates, trainable = [], []
     for iteration in range(length.max_iters):
         if iteration in wanted:
             scale_lr(groups, histories, iteration)
             lrs = {names.get(id(p), ''): g['lr'] for g in groups for p in g['params']}
-            for name in timeline.frozen(iteration):
-                lrs.pop(name, None)
-            columns.append([_state(sizes, lrs) for sizes in parts.values()])
             restore_scheduled_lr(groups)
+            frozen = timeline.frozen(iteration)
+            for sizes in parts.values():
+                training = [name for name in sizes if name in lrs and name not in frozen]
+                rates.append(max((lrs[name] for name in training), default=np.nan))
+                trainable.append(sum(sizes[name] for name in training) / sum(sizes.values()))
         epoch_ends = (iteration + 1) % length.epoch_length == 0
         for scheduler in schedulers:
             if epoch_ends or not scheduler.by_epoch:
                 scheduler.step()
-    rates, trainable = np.moveaxis(np.array(columns, dtype=float), (0, 1, 2), (2, 1, 0))
-    return Preview(list(parts), sorted(wanted), rates, trainable, starts, length.max_iters)
-
-
-def _state(sizes: dict[str, int], lrs: dict[str, float]) -> tuple[float, float]:
-    """The highest learning rate in a part, and the share of it that trains.
-
-    ``sizes`` are those of the part's parameters, ``lrs`` the learning rates of all that train.
-    """
-    training = [name for name in sizes if name in lrs]
-    share = sum(sizes[name] for name in training) / sum(sizes.values())
-    return max((lrs[name] for name in training), default=np.nan), share
+    shape = len(wanted), len(parts)
+    return Preview(
+        parts=list(parts),
+        iterations=sorted(wanted),
+        rates=np.reshape(rates, shape).T,
+        trainable=np.reshape(trainable, shape).T,
+        starts=starts,
+        end=length.max_iters,
+    )
 
 
 def parts_of(model: nn.Module) -> dict[str, dict[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from rich import box
@@ -16,10 +17,7 @@ _FROZEN, _FIXED = 'frozen', 'fixed as built'
 
 
 def describe(
-    model: nn.Module,
-    optimizers: Iterable[Optimizer],
-    iteration: int,
-    fixed: Collection[str] = (),
+    model: nn.Module, optimizers: Iterable[Optimizer], iteration: int, fixed: Collection[str] = ()
 ) -> str:
     """What trains from ``iteration`` on, by how the model and its optimizers are set now.
 
@@ -51,26 +49,22 @@ def describe(
 
 def _state(names: list[str], states: Mapping[str, object], sizes: Mapping[str, int]) -> str:
     """``trainable``, ``frozen``, ``fixed as built``, or how many of the parameters are what."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for name in names:
         state = states[name] if states[name] in (_FROZEN, _FIXED) else 'trainable'
-        counts[str(state)] = counts.get(str(state), 0) + sizes[name]
+        counts[str(state)] += sizes[name]
     if len(counts) == 1:
         return next(iter(counts))
-    told = [s for s in ('trainable', _FIXED) if s in counts]
-    return ', '.join(f'{counts[state]:,} {state}' for state in told)
+    return ', '.join(f'{counts[s]:,} {s}' for s in ('trainable', _FIXED) if s in counts)
 
 
-def _parts(
-    states: Mapping[str, object], prefix: str = '', depth: int = 1
-) -> Iterator[tuple[str, list[str]]]:
+def _parts(states: Mapping[str, object], depth: int = 1) -> Iterator[tuple[str, list[str]]]:
     """Pairs of a part's name and the names of its parameters, in the order of the model."""
     parts: dict[str, dict[str, object]] = {}
     for name, state in states.items():
-        head = name[len(prefix) :].split('.')[0]
-        parts.setdefault(prefix + head, {})[name] = state
+        parts.setdefault('.'.join(name.split('.')[:depth]), {})[name] = state
     for part, inside in parts.items():
         if len({*inside.values()}) == 1 or depth == _DEEPEST:
             yield part, list(inside)
         else:
-            yield from _parts(inside, f'{part}.', depth + 1)
+            yield from _parts(inside, depth + 1)

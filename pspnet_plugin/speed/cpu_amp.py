@@ -10,9 +10,6 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
-# By torch's names of them, the fastest first: matrix units, vector instructions, Arm's.
-BFLOAT16_INSTRUCTIONS = {'amx_bf16': 'AMX', 'avx512_bf16': 'AVX512-BF16', 'bf16': 'BF16'}
-
 
 @OPTIM_WRAPPERS.register_module()
 class CpuAmpOptimWrapper(OptimWrapper):
@@ -30,7 +27,9 @@ def bfloat16_on_this_cpu() -> str:
     capabilities: dict = getattr(torch.cpu, 'get_capabilities', dict)()  # none in older torch
     if not capabilities:
         return 'Whether this CPU has instructions for bfloat16 is not known here.'
-    for name, shown in BFLOAT16_INSTRUCTIONS.items():
+    # The fastest first: matrix units, vector instructions, Arm's.
+    known = {'amx_bf16': 'AMX', 'avx512_bf16': 'AVX512-BF16', 'bf16': 'BF16'}
+    for name, shown in known.items():
         if capabilities.get(name):
             return f'This CPU computes bfloat16 by {shown}.'
     return 'This CPU has neither AMX nor AVX512-BF16: bfloat16 will be slow.'

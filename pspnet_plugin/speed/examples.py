@@ -22,17 +22,13 @@ def example_runs(model: nn.Module) -> list[Run]:
 
     mmseg's BEiT and MAE take images of one size alone, and are called on that.
     """
-    return [partial(_run_example, size=size) for size in _example_sizes(_segmentor(model))]
-
-
-def _example_sizes(model: nn.Module) -> list[tuple[int, int]]:
-    backbone: Any = getattr(model, 'backbone', None)
+    backbone: Any = getattr(_segmentor(model), 'backbone', None)
     if hasattr(backbone, 'patch_shape'):
-        return [tuple(backbone.img_size)]
+        return [partial(_run_example, size=tuple(backbone.img_size))]
     # The head of MobileNetV3 averages windows of 49 x 49, and fails on smaller maps.
     pools = [max(_pair(m.kernel_size)) for m in model.modules() if isinstance(m, nn.AvgPool2d)]
     side = max([SMALLEST_SIDE, *(STRIDE * window for window in pools)])
-    return [(side, side), (side + 64, side + 96)]
+    return [partial(_run_example, size=s) for s in ((side, side), (side + 64, side + 96))]
 
 
 def _run_example(model: nn.Module, size: tuple[int, int]) -> object:

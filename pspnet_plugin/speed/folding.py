@@ -98,14 +98,16 @@ def find_pairs(model: nn.Module, run: Run, hooked: list[nn.Module]) -> tuple[lis
     """
     flow, handles = _DataFlow(), []
     for module in hooked:
-        handles.append(module.register_forward_pre_hook(flow.before_hooked, with_kwargs=True))
+        handles.append(
+            module.register_forward_pre_hook(lambda _, *read: flow.read(read), with_kwargs=True)
+        )
     for module in model.modules():
         if _is_known(module, CONVOLUTIONS):
             handles.append(module.register_forward_hook(flow.after_conv))
         elif _is_norm(module):
             handles.append(module.register_forward_pre_hook(flow.before_norm))
     for module in hooked:  # Behind after_conv, so that it knows the output.
-        handles.append(module.register_forward_hook(flow.after_hooked))
+        handles.append(module.register_forward_hook(lambda _, __, output: flow.read(output)))
     try:
         with flow:
             output = run(model)
@@ -144,12 +146,6 @@ class _DataFlow(TorchDispatchMode):
         if inputs and id(inputs[0]) in self.outputs:
             self.pairs.append((*self.outputs[id(inputs[0])], module))
 
-    def before_hooked(self, module: nn.Module, inputs: tuple, kwargs: dict) -> None:
-        self.read((inputs, kwargs))
-
-    def after_hooked(self, module: nn.Module, inputs: tuple, output: object) -> None:
-        self.read(output)
-
     def read(self, values: object) -> None:
         """Count one reader of every convolution's output among ``values``."""
         leaves = {id(leaf) for leaf in tree_flatten(values)[0]}
@@ -177,15 +173,9 @@ def _fold(model: nn.Module, pairs: list[Pair]) -> None:
     conv: Any
     norm: Any
     for conv, norm in pairs:
+        moments = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
-            transpose=conv.transposed,
+            conv.weight, conv.bias, *moments, transpose=conv.transposed
         )
         kept = [getattr(norm, name) for name in ('drop', 'act') if hasattr(norm, name)]
         remaining[norm] = nn.Sequential(*kept) if kept else nn.Identity()
@@ -201,7 +191,10 @@ def _compare(expected: object, actual: object) -> None:
     if not pairs:
         raise FoldingError('The model returns no tensor to compare, so nothing is folded.')
     for before, after in pairs:
-        before, after = _by_channel(before), _by_channel(after)
+        if before.dim() > 1:  # a row for each channel
+            before, after = (x.transpose(0, 1).flatten(1) for x in (before, after))
+        else:
+            before, after = before.reshape(1, -1), after.reshape(1, -1)
         scale = before.abs().amax(1)
         scale = torch.maximum(scale, SMALL_CHANNEL * scale.median())
         difference = (after - before).abs().amax(1)
@@ -221,7 +214,3 @@ def _compare(expected: object, actual: object) -> None:
 def _tensors(output: object) -> list[Tensor]:
     leaves = tree_flatten(output)[0]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _by_channel(output: Tensor) -> Tensor:
-    return output.transpose(0, 1).flatten(1) if output.dim() > 1 else output.reshape(1, -1)

@@ -17,14 +17,6 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..errors import PspnetPluginError
 
-FORWARD_HOOKS = (
-    '_forward_pre_hooks',
-    '_forward_pre_hooks_with_kwargs',
-    '_forward_hooks',
-    '_forward_hooks_with_kwargs',
-    '_forward_hooks_always_called',
-)
-
 
 class CopyError(PspnetPluginError):
     """A copy of a model would run code of the model itself."""
@@ -66,7 +58,9 @@ def share_hooks(modules: list[nn.Module], copies: list[nn.Module]) -> None:
 
 
 def _forward_hooks(module: nn.Module) -> dict[str, Any]:
-    return {name: hooks for name, hooks in vars(module).items() if name in FORWARD_HOOKS}
+    """All that a module has for its forward hooks, by the names of the attributes."""
+    names = ('_forward_pre_hooks', '_forward_hooks')
+    return {name: hooks for name, hooks in vars(module).items() if name.startswith(names)}
 
 
 @contextlib.contextmanager

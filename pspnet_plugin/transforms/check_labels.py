@@ -9,16 +9,8 @@ from mmseg.registry import TRANSFORMS
 from ..errors import PspnetPluginError
 
 
-class LabelValueError(PspnetPluginError):
-    """A label map holds a value that is neither a class nor the ignored one."""
-
-
-class LabelSizeError(PspnetPluginError):
-    """A label map has another size than its image."""
-
-
-class LabelsNotLoadedError(PspnetPluginError):
-    """A sample has a label map, and nothing has loaded it before it is to be checked."""
+class LabelError(PspnetPluginError):
+    """A label map has values that are no class, another size than its image, or is not loaded."""
 
 
 @TRANSFORMS.register_module()
@@ -36,10 +28,8 @@ class CheckLabels(BaseTransform):
         ignore_index: the value of pixels that are ignored in training and evaluation.
 
     Raises:
-        LabelValueError: naming the file, the values and the number of classes.
-        LabelSizeError: naming the files and their sizes.
-        LabelsNotLoadedError: the dataset has a label map for the image, but no step before this one
-            loads it.
+        LabelError: naming the file and the values or the sizes; or the dataset has a label map for
+            the image, but no step before this one loads it.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -52,42 +42,35 @@ class CheckLabels(BaseTransform):
             # Only a dataset names a label map; an image that is to be predicted has none.
             if results.get('seg_map_path') is None:
                 return results
-            raise LabelsNotLoadedError(
+            raise LabelError(
                 f'{results["seg_map_path"]} is not loaded where CheckLabels stands in the '
                 'pipeline. Put LoadAnnotations before it, or take CheckLabels out.'
             )
-        self._require_size_of_image(results)
-        wrong = values_outside(results['gt_seg_map'], self.num_classes, self.ignore_index)
-        if wrong.size:
-            # reduce_zero_label made 0 of 1, 1 of 2, ...; the message names the values of the file.
-            in_file = wrong + 1 if results.get('reduce_zero_label') else wrong
-            raise LabelValueError(self._message(results, in_file))
-        return results
-
-    def _require_size_of_image(self, results: dict) -> None:
-        """Raise unless the label map has the size of the image file, or that of the image now."""
-        size = results['gt_seg_map'].shape[:2]
-        image = results.get('img')
-        sizes = [results.get('ori_shape'), getattr(image, 'shape', None)]
-        known = [tuple(shape[:2]) for shape in sizes if shape is not None]
-        if known and size not in known:
-            (height, width), (own_height, own_width) = known[0], size
-            raise LabelSizeError(
-                f'{results.get("seg_map_path", "a label map")}: {own_width} x {own_height} pixels, '
-                f'but its image {results.get("img_path", "")} has {width} x {height}. Write the '
-                'label map at the size of the image.'
+        label_map, image = results['gt_seg_map'], results.get('img')
+        path = results.get('seg_map_path', 'a label map')
+        # The size of the image file, or that of the image now.
+        shapes = results.get('ori_shape'), getattr(image, 'shape', None)
+        sizes = [tuple(shape[:2]) for shape in shapes if shape is not None]
+        if sizes and label_map.shape[:2] not in sizes:
+            (height, width), (own_height, own_width) = sizes[0], label_map.shape[:2]
+            raise LabelError(
+                f'{path}: {own_width} x {own_height} pixels, but its image '
+                f'{results.get("img_path", "")} has {width} x {height}. Write the label map at the '
+                'size of the image.'
             )
-
-    def _message(self, results: dict, values: np.ndarray) -> str:
-        shown = ', '.join(str(value) for value in values[:8]) + (', …' if values.size > 8 else '')
-        values_in_file = f'0 to {self.num_classes - 1}, and {self.ignore_index} for ignored pixels'
-        if results.get('reduce_zero_label'):
-            values_in_file = f'1 to {self.num_classes}, and 0 for ignored pixels'
-        return (
-            f'{results.get("seg_map_path", "a label map")} holds the label values {shown}, but '
-            f'there are {self.num_classes} classes: {values_in_file}. Convert the labels to these '
-            'values, or set num_classes in both heads and in CheckLabels.'
-        )
+        wrong = values_outside(label_map, self.num_classes, self.ignore_index)
+        if wrong.size:
+            known = f'0 to {self.num_classes - 1}, and {self.ignore_index} for ignored pixels'
+            if results.get('reduce_zero_label'):  # It made 0 of 1, 1 of 2, ...; told is the file's.
+                wrong = wrong + 1
+                known = f'1 to {self.num_classes}, and 0 for ignored pixels'
+            shown = ', '.join(map(str, wrong[:8])) + (', …' if wrong.size > 8 else '')
+            raise LabelError(
+                f'{path} holds the label values {shown}, but there are {self.num_classes} classes: '
+                f'{known}. Convert the labels to these values, or set num_classes in both heads '
+                'and in CheckLabels.'
+            )
+        return results
 
     def __repr__(self) -> str:
         return (

@@ -105,15 +105,6 @@ def run(recipe: str, folder: Path, seconds: float | None = None) -> float | None
     return trained if ended else None
 
 
-def killed_run(recipe: str, folder: Path, longest: float, at_most: int, chance: Random) -> int:
-    """Kill a run after random times up to ``longest`` seconds, and let it end; how many times."""
-    for kills in range(at_most):
-        if run(recipe, folder, chance.uniform(0, longest)) is not None:
-            return kills
-    run(recipe, folder)
-    return at_most
-
-
 def main(wanted: int) -> None:
     os.environ['PYTHONWARNINGS'] = 'ignore'
     chance = Random(0)
@@ -123,7 +114,12 @@ def main(wanted: int) -> None:
             whole, killed = Path(temporary, 'whole'), Path(temporary, 'killed')
             longest, runs, kills, other = run(recipe, whole), 0, 0, []
             while kills < share:
-                kills += killed_run(recipe, killed, longest, min(3, share - kills), chance)
+                for _ in range(min(3, share - kills)):
+                    if run(recipe, killed, chance.uniform(0, longest)) is not None:
+                        break
+                    kills += 1
+                else:
+                    run(recipe, killed)
                 runs += 1
                 try:
                     assert_same(last_state(whole), last_state(killed))

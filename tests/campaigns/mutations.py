@@ -46,26 +46,22 @@ def mutated(whole: bytes, chance: Random) -> bytes:
     """``whole`` after one to four changes: bits, bytes, numbers, and parts cut, doubled, moved."""
     data = bytearray(whole)
     for _ in range(chance.choice((1, 1, 2, 4))):
-        place = _place(len(data), chance)
+        place, there = _place(len(data), chance), _place(len(data), chance)
         part = slice(place, place + chance.choice((1, 4, 8, 64)))
-        kind = chance.choice(('bit', 'byte', 'number', 'cut', 'double', 'remove', 'move'))
-        if kind == 'bit':
-            data[place : place + 1] = bytes(
-                byte ^ 1 << chance.randrange(8) for byte in data[place : place + 1]
-            )
-        elif kind == 'byte':
-            data[place : place + 1] = bytes([chance.randrange(256)])
-        elif kind == 'number':
-            data[part] = bytes([chance.choice(EXTREMES)]) * len(data[part])
-        elif kind == 'cut':
+        old = bytes(data[part])
+        changes = {
+            'bit': bytes(byte ^ 1 << chance.randrange(8) for byte in old[:1]) + old[1:],
+            'byte': bytes([chance.randrange(256)]) + old[1:],
+            'number': bytes([chance.choice(EXTREMES)]) * len(old),
+            'double': old * 2,
+            'remove': b'',
+            'move': bytes(data[there : there + len(old)]),
+        }
+        kind = chance.choice(('cut', *changes))
+        if kind == 'cut':
             del data[place:]
-        elif kind == 'double':
-            data[place:place] = data[part]
-        elif kind == 'remove':
-            del data[part]
         else:
-            there = _place(len(data), chance)
-            data[there : there + len(data[part])] = data[part]
+            data[part] = changes[kind]
     return bytes(data)
 
 

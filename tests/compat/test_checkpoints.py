@@ -16,6 +16,7 @@ from mmengine.runner.checkpoint import save_checkpoint
 from pspnet_plugin.compat import checkpoints, old_torch
 from pspnet_plugin.compat.checkpoints import reading_checkpoints
 from pspnet_plugin.utils.checkpoint_errors import refused_name
+from tests.helpers.attacks import checkpoint_of
 
 needs_torch_2_6 = pytest.mark.skipif(
     old_torch.installed(), reason='torch before 2.6 has no allow-list for stand-ins'
@@ -242,11 +243,7 @@ REFUSED = {
 
 
 def read(stack):
-    """Read opcodes as a checkpoint in the format of torch before 1.6, which is a plain pickle."""
-    head = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
-    parts = [pickle.dumps(part, 2) for part in head]
-    parts += [b'\x80\x02' + stack + b'.', pickle.dumps([], 2)]
-    return load(io.BytesIO(b''.join(parts)))
+    return load(checkpoint_of(stack))
 
 
 @by_both_readers

@@ -64,7 +64,7 @@ def test_missing_mmcv_is_one_line_that_says_what_to_install(monkeypatch):
         importlib.util, 'find_spec', lambda name: None if name == 'mmcv' else find_spec(name)
     )
     with pytest.raises(ImportError, match='pip install mmcv-lite') as raised:
-        compat.apply()
+        compat.mmcv_ops.patch()
     assert '\n' not in str(raised.value)
 
 

@@ -6,7 +6,11 @@ import json
 import re
 
 import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 
+from pspnet_plugin import compat
 from tests.helpers.processes import ROOT, run_python
 from tests.helpers.stack import LACKS_OPERATORS, is_installed
 from tests.helpers.torch_features import VERSION
@@ -18,7 +22,7 @@ CONDITIONS = {  # as they stand in the table, and whether they hold here
     'with mmcv-lite and MMSegmentation 1.2': LACKS_OPERATORS,
     'with onedl-mmengine': is_installed('onedl-mmengine'),
     'without a GPU': False,  # of `pspnet train` and `test` alone
-    'on torch 2.1 and before': VERSION < (2, 2),
+    'on torch 2.1': VERSION < (2, 2),
     'on torch before 2.6': VERSION < (2, 6),
 }
 WITH_OPERATORS = """
@@ -111,6 +115,16 @@ def test_every_repair_says_what_is_wrong_what_is_changed_and_when_it_becomes_unn
 def test_names_that_are_registered_anew_stand_in_the_table(found):
     names = [quoted(row[0])[0] for row in table('Name')]
     assert sorted(f'mmseg.registry.MODELS.{name}' for name in names) == found['registered']
+
+
+def test_applying_the_repairs_again_changes_nothing():
+    def repaired():
+        loader = CheckpointLoader.load_checkpoint.__func__
+        return [loader, Config._get_cfg_path, Runner.from_cfg.__func__, Runner.register_hooks]
+
+    before = repaired()
+    compat.apply()
+    assert repaired() == before
 
 
 def test_a_patch_of_any_kind_is_found():

@@ -1,40 +1,28 @@
 """The callbacks that ``compat.runner`` adds to mmengine's Runner."""
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, MODELS
 from mmengine.runner import Runner
-from torch.utils.data import Dataset
 
 from pspnet_plugin.compat import runner as callbacks
+from tests.helpers.freezing_runs import Net, Noise, loader
 
-
-@DATASETS.register_module(name='OnesForCallbacks')
-class Ones(Dataset):
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        return {'x': torch.ones(3)}
+DATASETS.register_module(name='NoiseForCallbacks', module=Noise)
 
 
 @MODELS.register_module(name='NetForCallbacks')
-class Net(BaseModel):
-    """A linear layer, which is initialized to zeros."""
+class StartsAtZero(Net):
+    """Its convolutions are initialized to zeros."""
 
     def __init__(self):
-        super().__init__(init_cfg=dict(type='Constant', layer='Linear', val=0, bias=0))
-        self.layer = torch.nn.Linear(3, 1)
+        super().__init__()
+        self.init_cfg = {'type': 'Constant', 'layer': 'Conv2d', 'val': 0, 'bias': 0}
 
     def init_weights(self):
         self.seen = callbacks.starting_runner()
         super().init_weights()
-
-    def forward(self, x, mode='loss'):
-        return {'loss': self.layer(x).sum()}
 
 
 @HOOKS.register_module(name='NotedCallback')
@@ -60,13 +48,10 @@ def config(work_dir, **settings):
             model=dict(type='NetForCallbacks'),
             work_dir=str(work_dir),
             experiment_name=work_dir.name,
-            train_dataloader=dict(
-                dataset=dict(type='OnesForCallbacks'),
-                batch_size=2,
-                num_workers=0,
-                sampler=dict(type='InfiniteSampler'),
-                collate_fn=dict(type='default_collate'),
-            ),
+            train_dataloader={
+                **loader('InfiniteSampler'),
+                'dataset': {'type': 'NoiseForCallbacks'},
+            },
             train_cfg=dict(by_epoch=False, max_iters=1),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             log_level='ERROR',
@@ -100,12 +85,12 @@ def test_hook_for_every_run_joins_once_and_not_beside_one_of_its_class(tmp_path,
 
 def test_functions_see_the_model_after_its_initialization_and_before_training(tmp_path):
     seen = []
-    callbacks.after_init.append(lambda model: seen.append(model.layer.weight.clone()))
+    callbacks.after_init.append(lambda model: seen.append(model.head.bias.clone()))
     run = Runner.from_cfg(config(tmp_path))
     run.train()
-    (weight,) = seen
-    assert not weight.any()
-    assert run.model.layer.weight.any()
+    (bias,) = seen
+    assert not bias.any()
+    assert run.model.head.bias.any()
 
 
 def test_hooks_are_called_before_the_optimizer_is_built_and_before_its_schedulers_are(tmp_path):

@@ -11,8 +11,6 @@ from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 from torch import nn
 
-from tests.helpers.torch_features import needs_torch_2_1
-
 SCHEDULER_ARGUMENTS = {
     'CosineAnnealing': {'T_max': 4},
     'CosineRestart': {'periods': [2, 4], 'restart_weights': [1, 1], 'eta_min': 0.001},
@@ -131,14 +129,7 @@ def test_every_scheduler_of_mmengine_goes_on_from_a_checkpoint(tmp_path, kind, o
     require_round_trip(tmp_path, make)
 
 
-ONE_CYCLE = pytest.param(
-    'OneCycleLR', marks=needs_torch_2_1('has the optimizer in the state of OneCycleLR')
-)
-
-
-@pytest.mark.parametrize(
-    'kind', [ONE_CYCLE if kind == 'OneCycleLR' else kind for kind in torch_schedulers()]
-)
+@pytest.mark.parametrize('kind', torch_schedulers())
 def test_every_scheduler_of_torch_goes_on_from_a_checkpoint(tmp_path, kind):
     def make():
         optimizer, of = optimizer_of('SGD'), torch.optim.lr_scheduler

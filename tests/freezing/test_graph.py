@@ -64,29 +64,18 @@ class Checkpointed(Net):
         return {'loss': (out - 1).square().mean()}
 
 
-def test_gradient_checkpointing_over_a_frozen_prefix_changes_nothing(tmp_path):
+@pytest.mark.parametrize('by', ['the model', 'mmengine'])
+def test_gradient_checkpointing_over_a_frozen_prefix_changes_nothing(tmp_path, by):
     schedule = [{'at': 2, 'unfreeze': ['backbone.layer2', 'backbone.layer3']}]
+    parts, work_dir = [f'backbone.layer{n}' for n in (1, 2, 3)], str(tmp_path)
+    checkpointing = {'cfg': {'activation_checkpointing': parts, 'work_dir': work_dir}}
     final = []
-    for net in (Net(), Checkpointed()):
+    for settings in ({}, {'model': Checkpointed()} if by == 'the model' else checkpointing):
         with warnings.catch_warnings():
             warnings.filterwarnings('error', message='None of the inputs have requires_grad')
             hook = LayerFreezeHook(freeze=['backbone'], schedule=schedule)
-            runner, watched = watch(tmp_path, hook, model=net, max_iters=4)
+            runner, watched = watch(tmp_path, hook, max_iters=4, **settings)
         assert under('backbone.layer2', watched.changed[2])
-        final.append(dict(runner.model.named_parameters()))
-    assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
-
-
-def test_activation_checkpointing_of_mmengine_keeps_the_gradients(tmp_path):
-    schedule = [{'at': 2, 'unfreeze': ['backbone.layer2', 'backbone.layer3']}]
-    final = []
-    for modules in (None, ['backbone.layer1', 'backbone.layer2', 'backbone.layer3']):
-        runner, _ = watch(
-            tmp_path,
-            LayerFreezeHook(freeze=['backbone'], schedule=schedule),
-            max_iters=4,
-            cfg={'activation_checkpointing': modules, 'work_dir': str(tmp_path)},
-        )
         final.append(dict(runner.model.named_parameters()))
     assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
     # Runs without the hook keep mmengine's variant.

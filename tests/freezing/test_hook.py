@@ -40,8 +40,7 @@ OPTIMIZERS = (
 
 parts = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4, unique=True)
 lines = st.fixed_dictionaries(
-    {'at': st.integers(0, ITERATIONS)},
-    optional={'unfreeze': parts, 'freeze': parts},
+    {'at': st.integers(0, ITERATIONS)}, optional={'unfreeze': parts, 'freeze': parts}
 ).filter(lambda line: len(line) > 1)
 
 

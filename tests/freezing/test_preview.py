@@ -145,6 +145,14 @@ def run_tool(*arguments):
     return main(['freezing', *map(str, arguments)])
 
 
+def require_one_line(capsys, *arguments, begin='error: ', told):
+    assert run_tool(*arguments) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(begin)
+    assert told in message
+    assert message.count('\n') == 1
+
+
 def test_the_tool_prints_and_draws_the_timeline_of_a_config(tmp_path, capsys):
     image = tmp_path / 'timeline.png'
     assert run_tool(CONFIG, '--out', image) == 0
@@ -167,11 +175,7 @@ def test_the_tool_prints_and_draws_the_timeline_of_a_config(tmp_path, capsys):
 )
 def test_every_error_of_the_tool_is_one_line(tmp_path, monkeypatch, capsys, arguments, told):
     monkeypatch.chdir(tmp_path)
-    assert run_tool(*arguments) == 1
-    message = capsys.readouterr().err
-    assert message.startswith('error: ')
-    assert told in message
-    assert message.count('\n') == 1
+    require_one_line(capsys, *arguments, told=told)
 
 
 @pytest.mark.parametrize(
@@ -188,11 +192,7 @@ def test_every_error_of_the_tool_is_one_line(tmp_path, monkeypatch, capsys, argu
 def test_an_error_inside_the_config_is_one_line(tmp_path, capsys, line, told):
     config = tmp_path / 'config.py'
     config.write_text(f'_base_ = {str(CONFIG)!r}\n{line}\n')
-    assert run_tool(config) == 1
-    message = capsys.readouterr().err
-    assert message.startswith(f'error: {config}: ')
-    assert told in message
-    assert message.count('\n') == 1
+    require_one_line(capsys, config, begin=f'error: {config}: ', told=told)
 
 
 def test_an_option_without_a_value_is_an_error_of_the_command_line(capsys):

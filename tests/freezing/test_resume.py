@@ -64,49 +64,33 @@ def build(work_dir, wrapper, by_epoch=False, **settings):
     )
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_a_resumed_run_ends_bit_identical(tmp_path, kind, amp_on_cpu):
+@pytest.mark.parametrize(('kind', 'by_epoch'), [*((kind, False) for kind in KINDS), ('sgd', True)])
+def test_a_resumed_run_ends_bit_identical(tmp_path, kind, by_epoch, amp_on_cpu):
     if kind.startswith('amp') and not hasattr(torch.amp, 'GradScaler'):
         pytest.skip(f'torch {torch.__version__} scales no gradients on CPUs')
-    whole = build(tmp_path / 'whole', KINDS[kind])
-    whole.train()
-    reference = last_state(whole.work_dir)
+    build(tmp_path / 'whole', KINDS[kind], by_epoch).train()
+    reference = last_state(tmp_path / 'whole')
     if 'loss_scale' in KINDS[kind]:
         unused = (0.0, KINDS[kind]['loss_scale']['init_scale'])
         assert reference['optimizer']['loss_scaler']['scale'] not in unused
-    for interrupted in range(1, ITERATIONS):
-        resumed = build(
-            tmp_path / f'from{interrupted}',
-            KINDS[kind],
-            resume=True,
-            load_from=f'{whole.work_dir}/iter_{interrupted}.pth',
-        )
-        resumed.train()
-        assert_same(reference, last_state(resumed.work_dir), f'interrupted at {interrupted}')
+    saved = sorted(tmp_path.glob('whole/*.pth'))
+    assert len(saved) == (4 if by_epoch else ITERATIONS)
+    for checkpoint in saved[:-1]:
+        resumed = tmp_path / f'from_{checkpoint.stem}'
+        build(resumed, KINDS[kind], by_epoch, resume=True, load_from=str(checkpoint)).train()
+        assert_same(reference, last_state(resumed), f'interrupted at {checkpoint.stem}')
 
 
-def test_a_run_of_epochs_resumes_bit_identical(tmp_path):
-    whole = build(tmp_path / 'epoch', KINDS['sgd'], by_epoch=True)
-    whole.train()
-    for interrupted in range(1, 4):
-        resumed = build(
-            tmp_path / f'epoch{interrupted}',
-            KINDS['sgd'],
-            by_epoch=True,
-            resume=True,
-            load_from=f'{whole.work_dir}/epoch_{interrupted}.pth',
-        )
-        resumed.train()
-        ended = last_state(resumed.work_dir)
-        assert_same(last_state(whole.work_dir), ended, f'interrupted at {interrupted}')
+def saving(interval):
+    hook = {'type': 'CheckpointHook', 'interval': interval, 'by_epoch': False}
+    return {'default_hooks': {'checkpoint': hook}}
 
 
 # Lightning's issues 21901 (a resumed run freezes again what was unfrozen) and 6551 (it ends in an
 # AttributeError).
 def test_a_resumed_run_freezes_the_same_layers(tmp_path):
     hook = {'type': 'LayerFreezeHook', 'freeze': ['backbone'], 'schedule': SCHEDULE}
-    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 5, 'by_epoch': False}}
-    first, whole = watch(tmp_path / 'a', hook, max_iters=ITERATIONS, default_hooks=checkpoints)
+    first, whole = watch(tmp_path / 'a', hook, max_iters=ITERATIONS, **saving(5))
     _, rest = watch(
         tmp_path / 'b',
         hook,
@@ -125,8 +109,7 @@ def test_an_optimizer_state_of_another_layout_is_refused(tmp_path, other):
     def hook(part):
         return LayerFreezeHook(schedule=[{'at': 2, 'unfreeze': [part], 'lr_mult': 0.1}])
 
-    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False}}
-    first, _ = watch(tmp_path / 'a', hook('backbone.layer1'), default_hooks=checkpoints)
+    first, _ = watch(tmp_path / 'a', hook('backbone.layer1'), **saving(3))
     hooks = [hook(other)] if other else [LayerFreezeHook(freeze=['backbone'])]
     settings = {'resume': True, 'load_from': f'{first.work_dir}/iter_3.pth'}
     with pytest.raises(PspnetPluginError, match='load_from, without resume'):
@@ -171,8 +154,7 @@ def test_a_line_with_factors_may_begin_later_than_in_the_run_that_is_resumed(tmp
 
 
 def test_the_schedule_may_be_changed_later_where_the_groups_are_the_same(tmp_path):
-    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False}}
-    first, _ = watch(tmp_path / 'a', LayerFreezeHook(freeze='backbone'), default_hooks=checkpoints)
+    first, _ = watch(tmp_path / 'a', LayerFreezeHook(freeze='backbone'), **saving(3))
     _, rest = watch(
         tmp_path / 'b',
         LayerFreezeHook(freeze='backbone', schedule=[{'at': 4, 'unfreeze': 'backbone.stages[2]'}]),

@@ -133,11 +133,7 @@ def test_a_tensor_with_two_names_is_covered_under_either():
             ['conv1', 'bn1'],
             [['layer1'], ['layer2'], ['layer3'], ['layer4']],
         ),
-        (
-            built('ResNetV1c', depth=50),
-            ['stem'],
-            [['layer1'], ['layer2'], ['layer3'], ['layer4']],
-        ),
+        (built('ResNetV1c', depth=50), ['stem'], [['layer1'], ['layer2'], ['layer3'], ['layer4']]),
         (
             built('TIMMBackbone', model_name='tf_efficientnet_lite0', pretrained=False),
             ['timm_model.conv_stem', 'timm_model.bn1'],

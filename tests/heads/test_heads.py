@@ -15,7 +15,7 @@ from torch import nn
 from pspnet_plugin.heads.convolutions import PyramidConv2d
 from tests.helpers.heads import BN, FAMILIES, assert_equal_results, both_heads, run
 from tests.helpers.maps import LAYOUTS, Convolutions, layouts, sizes
-from tests.helpers.torch_features import parametrized_weight_norm, skip_unless_computed
+from tests.helpers.torch_features import skip_unless_computed
 
 OF_MAPS = [name for name in FAMILIES if name not in ('psp', 'plain')]
 families = pytest.mark.parametrize('family', ['psp', *OF_MAPS])
@@ -230,7 +230,7 @@ def half_and_half(head):
 def normalize_weights(head):
     for module in list(head.modules()):
         if isinstance(module, nn.Conv2d) and module is not head.conv_seg:
-            parametrized_weight_norm(module)
+            nn.utils.parametrizations.weight_norm(module)
     return head
 
 

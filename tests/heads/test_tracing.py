@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead, PlainPSPHead
 from tests.helpers.heads import FAMILIES, SMALL, OfOneMap, TutorialPSPHead
-from tests.helpers.torch_features import VERSION, needs_torch_2_1
+from tests.helpers.torch_features import VERSION
 
 PSP = {'pool_scales': (1, 2)}
 
@@ -72,10 +72,7 @@ class Network(nn.Module):
         return self.head([x.relu()])
 
 
-@pytest.mark.parametrize(
-    'mode',
-    ['real', pytest.param('symbolic', marks=needs_torch_2_1('takes no symbols as padding'))],
-)
+@pytest.mark.parametrize('mode', ['real', 'symbolic'])
 def test_make_fx_records_the_same_results(case, mode):
     stock, ours, x = case
     state = {**dict(ours.named_parameters()), **dict(ours.named_buffers())}
@@ -189,9 +186,7 @@ def test_a_batch_without_an_image_has_the_results_of_stock(case, training):
     assert_close(results[1], results[0])
 
 
-@pytest.mark.skipif(
-    VERSION in ((2, 0), (2, 4)), reason='torch 2.0 and 2.4 cannot compile torch.func.vmap of layers'
-)
+@pytest.mark.skipif(VERSION == (2, 4), reason='torch 2.4 cannot compile torch.func.vmap of layers')
 def test_compiled_vmap_has_the_results_of_stock():
     torch.manual_seed(0)
     stock, ours = PSPHead(**SMALL), FactorizedPSPHead(**SMALL)

@@ -11,7 +11,6 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from pspnet_plugin.heads import PlainPSPHead
 from tests.helpers.heads import HOOK_KINDS, both_heads
 from tests.helpers.maps import Convolutions
-from tests.helpers.torch_features import parametrized_weight_norm
 
 # Modules that are not called as in stock, and some that are.
 PSP_NAMES = [
@@ -225,7 +224,7 @@ def test_a_forward_put_on_a_module_runs(heads, name):
 
 @pytest.mark.parametrize(
     'normalize',
-    [weight_norm, spectral_norm, parametrized_weight_norm, parametrizations.spectral_norm],
+    [weight_norm, spectral_norm, parametrizations.weight_norm, parametrizations.spectral_norm],
     ids=['weight_norm', 'spectral_norm', 'parametrized weight_norm', 'parametrized spectral_norm'],
 )
 @pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')

@@ -1,6 +1,11 @@
-"""Pickles that run code when they are read."""
+"""Checkpoints that somebody has made to run code, or to reach beyond their memory."""
 
 from __future__ import annotations
+
+import io
+import pickle
+
+import torch
 
 
 class Payload:
@@ -11,3 +16,10 @@ class Payload:
 
     def __reduce__(self):
         return self.call
+
+
+def checkpoint_of(stack: bytes) -> io.BytesIO:
+    """Opcodes as a checkpoint in the format of torch before 1.6, which is a plain pickle."""
+    head = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
+    parts = [pickle.dumps(part, 2) for part in head]
+    return io.BytesIO(b''.join([*parts, b'\x80\x02' + stack + b'.', pickle.dumps([], 2)]))

@@ -10,7 +10,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 import pspnet_plugin  # noqa: F401  registers
-from pspnet_plugin.compat.gloo import started_without_a_gpu
+from pspnet_plugin.compat.several_processes import gloo_without_a_gpu
 
 MODEL = {
     'type': 'EncoderDecoder',
@@ -39,7 +39,7 @@ class Scenes(torch.utils.data.Dataset):
 
 
 def main(folder: str) -> None:
-    with started_without_a_gpu():
+    with gloo_without_a_gpu():
         make_runner(folder).train()
 
 

@@ -6,18 +6,10 @@ import io
 
 import pytest
 import torch
-from torch.nn import utils
 
 from pspnet_plugin.compat import old_torch
 
 VERSION = old_torch.version()
-# torch 2.0 has only the older one.
-parametrized_weight_norm = getattr(utils.parametrizations, 'weight_norm', utils.weight_norm)
-
-
-def needs_torch_2_1(reason: str) -> pytest.MarkDecorator:
-    """Skips a test on torch 2.0, of which ``reason`` says what it does or lacks."""
-    return pytest.mark.skipif(VERSION < (2, 1), reason=f'torch 2.0 {reason}')
 
 
 def skip_unless_computed(dtype: torch.dtype) -> None:

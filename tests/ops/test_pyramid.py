@@ -18,7 +18,7 @@ from tests.helpers.maps import (
     sizes,
     stock_conv,
 )
-from tests.helpers.torch_features import needs_torch_2_1, skip_unless_computed
+from tests.helpers.torch_features import skip_unless_computed
 
 
 # The way of CPUs and that of all other devices, which is computed on the CPU here.
@@ -108,7 +108,6 @@ def test_output_has_the_memory_format_of_the_map(conv2d, layout, dtype):
     assert conv2d(x, levels, weight).is_contiguous(memory_format=layout)
 
 
-@needs_torch_2_1('copies the larger factor of a product with one matrix')
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_large_map_is_never_copied(layout, dtype):

@@ -35,6 +35,10 @@ def with_random_statistics(model):
     return model.double().train()
 
 
+def require_same(folded, model, image):
+    torch.testing.assert_close(folded(image), model.eval()(image), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ('name', 'count'), [('resnet18', 20), ('mobilenet_v3_small', 34), ('shufflenet_v2_x0_5', 56)]
 )
@@ -43,9 +47,7 @@ def test_folded_networks_of_torchvision_have_the_same_outputs(name, count):
     folded, folds = fold_batch_norms(model, run_on(3, 64, 64))
     norms = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     assert (folds, norms) == (count, [])
-    image = torch.randn(2, 3, 96, 80).double()
-    expected = model.eval()(image)
-    torch.testing.assert_close(folded(image), expected, rtol=1e-9, atol=1e-9)
+    require_same(folded, model, torch.randn(2, 3, 96, 80).double())
 
 
 def test_original_keeps_its_mode_and_tensors_and_shares_what_is_not_folded():
@@ -244,8 +246,7 @@ def test_norms_of_timm_with_an_activation_leave_it_behind(name):
     left = [m for m in folded.modules() if type(m) is BatchNormAct2d]
     assert count == len(norms) - len(left)
     assert count > len(norms) / 3 if name == 'densenet121' else not left
-    image = torch.randn(2, 3, 96, 80).double()
-    torch.testing.assert_close(folded(image), model.eval()(image), rtol=1e-9, atol=1e-9)
+    require_same(folded, model, torch.randn(2, 3, 96, 80).double())
 
 
 def test_drop_of_a_norm_of_timm_is_kept():
@@ -266,5 +267,4 @@ def test_transposed_and_grouped_convolutions_without_affine_norms_fold():
     model[4].running_var.uniform_(0.5, 2)
     folded, count = fold_batch_norms(model, run_on(4, 9, 9))
     assert count == 2
-    image = torch.randn(2, 4, 12, 9).double()
-    torch.testing.assert_close(folded(image), model.eval()(image), rtol=1e-9, atol=1e-9)
+    require_same(folded, model, torch.randn(2, 4, 12, 9).double())

@@ -11,12 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.model import (
-    BaseModel,
-    BaseTTAModel,
-    ImgDataPreprocessor,
-    MMDistributedDataParallel,
-)
+from mmengine.model import BaseModel, BaseTTAModel, ImgDataPreprocessor, MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS, DefaultScope
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
@@ -337,15 +332,40 @@ class FourBands(TinyModel):
         self.extra = nn.Conv2d(2, 4, 1).double()
 
 
-def test_example_has_the_channels_of_the_preprocessor(runner_of):
+def with_four_means():
     model = FourBands()
     model.data_preprocessor = ImgDataPreprocessor()
     model.data_preprocessor.register_buffer('mean', torch.zeros(4, 1, 1))
-    hook = FoldBatchNormHook()
-    runner, logged = runner_of(model)
-    hook.before_val_epoch(runner)
-    assert isinstance(predicting(runner).norm, nn.Identity)
-    assert logged == [(logging.INFO, 'FoldBatchNormHook folded 1 batch norms for prediction.')]
+    return model
+
+
+class StartsAtRandom(TinyModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return super().forward(inputs + torch.rand_like(inputs), data_samples, mode)
+
+
+def transformer_for_images_of_one_size():
+    backbone = {'type': 'BEiT', 'img_size': (48, 32), 'embed_dims': 8, 'num_layers': 2}
+    backbone.update(num_heads=2, out_indices=(0, 1), norm_eval=False)
+    head = {'type': 'FCNHead', 'in_channels': 8, 'in_index': 1, 'channels': 4, 'num_classes': 3}
+    head.update(norm_cfg={'type': 'BN'})
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return MODELS.build(
+            {'type': 'EncoderDecoder', 'backbone': backbone, 'decode_head': head, 'test_cfg': {}}
+        )
+
+
+@pytest.mark.parametrize(
+    ('build', 'count'),
+    [(with_four_means, 1), (StartsAtRandom, 1), (transformer_for_images_of_one_size, 3)],
+)
+def test_examples_are_such_that_the_model_folds(runner_of, build, count):
+    runner, logged = runner_of(build())
+    before = torch.get_rng_state()
+    FoldBatchNormHook().before_val_epoch(runner)
+    told = f'FoldBatchNormHook folded {count} batch norms for prediction.'
+    assert logged == [(logging.INFO, told)]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_model_that_cannot_run_the_example_validates_as_it_is_and_one_warning_says_why(runner_of):
@@ -368,33 +388,6 @@ def test_network_of_the_demo_is_folded_whole(runner_of):
     # FactorizedPSPHead computes this convolution in parts.
     assert left == []
     assert logged[0][0] == logging.INFO
-
-
-def test_transformer_for_images_of_one_size_is_folded(runner_of):
-    backbone = {'type': 'BEiT', 'img_size': (48, 32), 'embed_dims': 8, 'num_layers': 2}
-    backbone.update(num_heads=2, out_indices=(0, 1), norm_eval=False)
-    head = {'type': 'FCNHead', 'in_channels': 8, 'in_index': 1, 'channels': 4, 'num_classes': 3}
-    head.update(norm_cfg={'type': 'BN'})
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        model = MODELS.build(
-            {'type': 'EncoderDecoder', 'backbone': backbone, 'decode_head': head, 'test_cfg': {}}
-        )
-    runner, logged = runner_of(model)
-    FoldBatchNormHook().before_val_epoch(runner)
-    assert logged == [(logging.INFO, 'FoldBatchNormHook folded 3 batch norms for prediction.')]
-
-
-class StartsAtRandom(TinyModel):
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return super().forward(inputs + torch.rand_like(inputs), data_samples, mode)
-
-
-def test_model_that_predicts_from_random_numbers_is_folded(runner_of):
-    runner, logged = runner_of(StartsAtRandom())
-    before = torch.get_rng_state()
-    FoldBatchNormHook().before_val_epoch(runner)
-    assert logged == [(logging.INFO, 'FoldBatchNormHook folded 1 batch norms for prediction.')]
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_model_whose_methods_are_replaced_as_by_compilation_predicts_the_same(tmp_path):
@@ -445,11 +438,22 @@ def test_model_inside_test_time_augmentation_is_folded(tmp_path):
     assert isinstance(model.module.norm, nn.BatchNorm2d)
 
 
+class Volumes(TinyModel):
+    def __init__(self):
+        super().__init__()
+        self.volume = nn.Conv3d(1, 1, (3, 1, 1), padding=(1, 0, 0)).double()
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return super().forward(self.volume(inputs[:, None])[:, 0], data_samples, mode)
+
+
+@pytest.mark.parametrize('model', [TinyModel, Volumes])
 @pytest.mark.parametrize('phase', ['train', 'val', 'test'])
-def test_feature_maps_are_channels_last_in_every_phase(tmp_path, phase):
-    runner = build_runner(tmp_path, [ChannelsLastHook()])
+def test_feature_maps_are_channels_last_in_every_phase(tmp_path, phase, model):
+    runner = build_runner(tmp_path, [ChannelsLastHook()], model())
     getattr(runner, phase)()
     assert runner.model.layouts == {True}
+    assert runner.model.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path):
@@ -530,22 +534,6 @@ class FailsAnyway(TinyModel):
 def test_an_error_that_is_not_the_formats_is_the_one_that_is_raised(tmp_path):
     with pytest.raises(RuntimeError, match='call 0'):
         build_runner(tmp_path, [ChannelsLastHook()], FailsAnyway()).train()
-
-
-class Volumes(TinyModel):
-    def __init__(self):
-        super().__init__()
-        self.volume = nn.Conv3d(1, 1, (3, 1, 1), padding=(1, 0, 0)).double()
-
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return super().forward(self.volume(inputs[:, None])[:, 0], data_samples, mode)
-
-
-@pytest.mark.parametrize('phase', ['train', 'val', 'test'])
-def test_models_with_convolutions_of_three_dimensions_run_channels_last(tmp_path, phase):
-    runner = build_runner(tmp_path, [ChannelsLastHook()], Volumes())
-    getattr(runner, phase)()
-    assert runner.model.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(

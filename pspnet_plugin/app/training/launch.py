@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.utils.dl_utils import set_multi_processing
 
-from ...compat import gloo, metric_files, runner
+from ...compat import runner, several_processes
 from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
@@ -56,7 +56,11 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     guards = [StopAtNonFiniteLossHook] if name == 'train.py' else []
     joined = contextlib.ExitStack()
     try:
-        with joined, gloo.started_without_a_gpu(), as_command_line(f'pspnet {name[:-3]}', argv):
+        with (
+            joined,
+            several_processes.gloo_without_a_gpu(),
+            as_command_line(f'pspnet {name[:-3]}', argv),
+        ):
             joined.enter_context(runner.joined(runner.before_build, fit))
             joined.enter_context(runner.joined(runner.logger_built, print_short_entries))
             joined.enter_context(runner.joined(runner.added_hooks, *guards))
@@ -111,7 +115,7 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     problems = class_problems(cfg, loaders)
     if problems:
         raise DatasetError('. '.join(problems))
-    metric_files.fit_to_processes(cfg)
+    several_processes.fit_to_processes(cfg)
     if 'train_dataloader' in loaders:
         refuse_timm_weights(cfg)
 

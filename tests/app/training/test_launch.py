@@ -8,19 +8,19 @@ from torch._utils import ExceptionWrapper
 from pspnet_plugin.app.training import launch
 from pspnet_plugin.compat import runner as callbacks
 from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
-from pspnet_plugin.transforms.check_labels import LabelValueError
+from pspnet_plugin.transforms.check_labels import LabelError
 
 
 def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
     message = 'aachen_0.png holds the label values 33: see the docs'
     try:
-        raise LabelValueError(message)
-    except LabelValueError:
+        raise LabelError(message)
+    except LabelError:
         handed_over = ExceptionWrapper(where='in DataLoader worker process 0')
-    with pytest.raises(LabelValueError, match='Original Traceback') as raised:
+    with pytest.raises(LabelError, match='Original Traceback') as raised:
         handed_over.reraise()
     assert launch.plain_message(raised.value) == message
-    assert launch.plain_message(LabelValueError(message)) == message
+    assert launch.plain_message(LabelError(message)) == message
 
 
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])
