@@ -54,7 +54,9 @@ def load(file: Any, map_location: Any = None, *, data_only: bool = True, **optio
         UnpicklingError: the file holds more than data.
     """
     options['map_location'] = map_location
-    if options.get('mmap'):
+    if old_torch.version() < (2, 1):
+        options.pop('mmap', None)
+    elif options.get('mmap'):
         file = str(file)  # torch 2.1 maps files that are named by a string
     if not data_only:
         return torch.load(file, weights_only=False, **options)

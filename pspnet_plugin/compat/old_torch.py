@@ -88,10 +88,12 @@ def _names_of_torch() -> dict[str, Any]:
         'collections.Counter': collections.Counter,
         'torch.device': torch.device,
         'torch._utils._rebuild_qtensor': torch._utils._rebuild_qtensor,
-        'torch._utils._rebuild_parameter_with_state': torch._utils._rebuild_parameter_with_state,
         **{str(kind): kind for kind in kinds},
         **torchs._get_allowed_globals(),
     }
+    with_state = getattr(torch._utils, '_rebuild_parameter_with_state', None)  # since torch 2.1
+    if with_state:
+        allowed['torch._utils._rebuild_parameter_with_state'] = with_state
     # torch writes sparse tensors by a function that checks their indices, not by these classes.
     return {name: value for name, value in allowed.items() if not name.startswith('torch.sparse.')}
 
