@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.app.training import stock_tools
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 

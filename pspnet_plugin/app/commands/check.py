@@ -13,7 +13,7 @@ from ...utils.config_files import read_config
 from ...utils.text import table_as_text
 from ..errors import refuse
 from ..own_data.check import check_config
-from ..training.dataset_files import check_datasets
+from ..training.datasets import check_datasets
 from .config_file import add_config_arguments
 
 

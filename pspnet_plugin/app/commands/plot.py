@@ -56,7 +56,7 @@ def plot_curves(runs: Sequence[Run], out: Path) -> None:
 def plot_confusion(runs: Sequence[Run], checkpoint: str, out: Path) -> None:
     """Predict the validation images of one run, and draw which class is taken for which."""
     from ..reports.confusion import confusion_of, draw_confusion
-    from ..training.dataset_files import check_datasets
+    from ..training.datasets import check_datasets
 
     if len(runs) > 1:
         raise LogError(f'--confusion takes one work folder, not {len(runs)}')

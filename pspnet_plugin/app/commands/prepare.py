@@ -11,7 +11,7 @@ from rich.progress import track
 
 from ...errors import PspnetPluginError
 from ..errors import refuse
-from ..published import PUBLISHED
+from ..published.datasets import PUBLISHED
 from ..published.prepare import prepare
 
 

@@ -20,7 +20,7 @@ from ...utils.config_tree import datasets_within
 from ...utils.datasets import class_info, scope_of, without_pipeline
 from ..images.drawing import draw_label_map, to_rgb
 from ..images.reading import PNG_START, read_bytes, require_whole
-from ..training.class_counts import LOADERS, class_problems
+from ..training.datasets import LOADERS, class_problems
 
 GRID = 6  # images in a grid
 CELL = 256  # pixels of the longer side of an image in the grid

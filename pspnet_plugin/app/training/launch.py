@@ -6,12 +6,11 @@ The stock tool does the work; between its reading of the config and its building
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from mmengine import dist
 from mmengine.config import Config
@@ -23,10 +22,9 @@ from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
 from ...utils.config_files import find_config
-from .class_counts import class_problems
-from .dataset_files import DatasetError, check_datasets
+from . import stock_tools
+from .datasets import DatasetError, check_datasets, class_problems
 from .machine import fit_to_cpu
-from .tools import stock_tools
 
 # Which data loaders a stock tool reads.
 LOADERS = {
@@ -50,17 +48,19 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
         PspnetPluginError: with one message, also where a worker of a data loader raised it.
     """
     fit = functools.partial(prepare, loaders=LOADERS[name])
-    argv = list(argv)
+    argv, argv_before = list(argv), list(sys.argv)
     if argv and not argv[0].startswith('-'):
         argv[0] = find_config(argv[0])
     runner.before_build.append(fit)
     runner.logger_built.append(print_short_entries)
+    sys.argv[:] = [f'pspnet {name[:-3]}', *argv]
     try:
-        with gloo.started_without_a_gpu(), as_command_line(f'pspnet {name[:-3]}', argv):
+        with gloo.started_without_a_gpu():
             runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
         raise PspnetPluginError(plain_message(error)) from error
     finally:
+        sys.argv[:] = argv_before
         runner.before_build.remove(fit)
         runner.logger_built.remove(print_short_entries)
         if StopAtNonFiniteLossHook in runner.added_hooks:
@@ -80,31 +80,18 @@ def print_short_entries(logger: logging.Logger) -> None:
             handler.addFilter(is_printed)
 
 
-@contextlib.contextmanager
-def as_command_line(program: str, argv: Sequence[str]) -> Iterator[None]:
-    """Within this context the process looks as if ``program`` had been started with ``argv``."""
-    before = list(sys.argv)
-    sys.argv[:] = [program, *argv]
-    try:
-        yield
-    finally:
-        sys.argv[:] = before
-
-
 def plain_message(error: PspnetPluginError) -> str:
     """What ``error`` says, also where a worker of a data loader has put its traceback around it."""
-    message = str(error)
-    if message.startswith('Caught '):
-        message = message.strip().rpartition(f'{type(error).__name__}: ')[2]
-    return message
+    if not str(error).startswith('Caught '):
+        return str(error)
+    return str(error).strip().rpartition(f'{type(error).__name__}: ')[2]
 
 
 def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     """Check the datasets behind ``loaders`` and fit ``cfg``, in place, to this machine.
 
     Raises:
-        DatasetError: a folder or a label map is missing, the message says how to get it; or heads
-            and datasets have another number of classes.
+        DatasetError: files are missing, or heads and datasets have another number of classes.
         PretrainedWeightsError: a backbone would fetch other weights than the config's.
     """
     if get_device() in ('cpu', 'mps'):
