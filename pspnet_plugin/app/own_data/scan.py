@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
+from rich.progress import track
 
 from ...errors import ImageError, PredictionError
 from ...transforms.load_raster import read_raster
@@ -41,24 +42,20 @@ class ImageStatistics(NamedTuple):
     by_opencv: bool = True
 
 
-def scan(
-    pairs: Sequence[Pair], progress: Callable[[Iterable], Iterable] | None = None
-) -> list[ImageStatistics]:
+def scan(pairs: Sequence[Pair]) -> list[ImageStatistics]:
     """Read every pair.
-
-    Args:
-        progress: wraps an iterable of the results, as ``rich.progress.track`` does.
 
     Raises:
         DataError: files are broken, sizes differ, or images are not all of one kind.
     """
     with quiet_opencv(), ThreadPoolExecutor(2) as pool:
         mapped = pool.map(statistics_or_problem, pairs)
-        results = list(progress(mapped) if progress else mapped)
+        shown = track(mapped, 'looking at the images', total=len(pairs), transient=True)
+        results = list(shown)
     refuse([found for found in results if isinstance(found, str)])
     images = [found for found in results if isinstance(found, ImageStatistics)]
     kinds = Counter((image.channels, image.depth) for image in images)
-    (usual, _), *_ = kinds.most_common(1)
+    usual = max(kinds, key=kinds.__getitem__)
     refuse(
         [
             f'{image.pair.image}: {image.channels} channels of {image.depth}, the others have '
@@ -86,27 +83,24 @@ def statistics_or_problem(pair: Pair) -> ImageStatistics | str:
         )
     planes = image.reshape(*image.shape[:2], -1)
     grey = planes.astype(np.float32).mean(2)
-    wide = planes.reshape(-1, planes.shape[2]).astype(np.float64)
+    thumbnail = cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA)
+    values = planes.reshape(-1, planes.shape[2]).astype(np.float64)
     return ImageStatistics(
         pair,
-        (image.shape[0], image.shape[1]),
-        planes.shape[2],
-        str(image.dtype),
-        count_values(mask),
-        cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA) / max(float(grey.max()), 1),
-        wide.sum(0),
-        (wide**2).sum(0),
-        plain_mask,
-        by_opencv,
+        size=(image.shape[0], image.shape[1]),
+        channels=planes.shape[2],
+        depth=str(image.dtype),
+        values=count_values(mask),
+        thumbnail=thumbnail / max(float(grey.max()), 1),
+        total=values.sum(0),
+        squares=(values**2).sum(0),
+        plain_mask=plain_mask,
+        by_opencv=by_opencv,
     )
 
 
 def read_image(path: Path) -> tuple[np.ndarray, bool]:
-    """The pixels as they are in the file, (H, W) or (H, W, C), and whether OpenCV reads it.
-
-    Raises:
-        ImageError: there are none, or not all.
-    """
+    """The pixels as they are in the file, (H, W) or (H, W, C), and whether OpenCV reads it."""
     content = read_bytes(str(path))
     require_whole(content, str(path))
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -118,11 +112,7 @@ def read_image(path: Path) -> tuple[np.ndarray, bool]:
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, bool]:
-    """The values of a mask, (H, W) or (H, W, 3) RGB, and whether mmseg reads it so.
-
-    Raises:
-        ImageError: there are none, or not all.
-    """
+    """The values of a mask, (H, W) or (H, W, 3) RGB, and whether mmseg reads it so."""
     require_whole(read_bytes(str(path)), str(path))
     try:
         with Image.open(path) as file:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from rich.progress import track
 
 from ...utils.files import write_whole
 from ..errors import DataError
@@ -27,18 +28,10 @@ class Prepared(NamedTuple):
     warnings: list[str]  # what differs from the published dataset
 
 
-def prepare(
-    dataset: PublishedDataset,
-    archives: Sequence[Path],
-    out: Path,
-    progress: Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]] = lambda images: images,
-) -> Prepared:
+def prepare(dataset: PublishedDataset, archives: Sequence[Path], out: Path) -> Prepared:
     """Write the images and label maps of a dataset, each file whole or not at all.
 
     A line in ``out/prepared.jsonl`` names what has been written, and a second call goes on there.
-
-    Args:
-        progress: wraps the images, as ``rich.progress.track`` does.
 
     Raises:
         DataError: the archives cannot be read, or hold nothing of this dataset.
@@ -53,7 +46,8 @@ def prepare(
             )
         out.mkdir(parents=True, exist_ok=True)
         done = read_journal(out, dataset.suffix)
-        for image in progress([image for image in images if image.name not in done]):
+        missing = [image for image in images if image.name not in done]
+        for image in track(missing, f'preparing {out}', transient=True):
             try:
                 done[image.name] = image.split, write_image(image, out, dataset.suffix)
             except DataError as error:

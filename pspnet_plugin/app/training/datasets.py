@@ -12,8 +12,8 @@ from mmseg.registry import MODELS
 from ...errors import PspnetPluginError
 from ...heads.chunked_loss import ChunkedLossMixin
 from ...utils.config_files import shipped
-from ...utils.config_tree import datasets_within, dicts_within
-from ...utils.datasets import metainfo_of, registered, scope_of, without_pipeline
+from ...utils.config_tree import dicts_within
+from ...utils.datasets import datasets_of, metainfo_of, registered, scope_of, without_pipeline
 from . import stock_tools
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -32,10 +32,9 @@ def check_datasets(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
         way_out += f', or make it: {command.replace("{plugin_tools}", str(shipped("tools")))}'
     else:
         way_out += '.'
-    for loader in loaders:
-        for dataset in datasets_within((cfg.get(loader) or {}).get('dataset')):
-            check_folders(dataset, way_out)
-            check_samples(dataset, scope_of(cfg), way_out)
+    for _, dataset in datasets_of(cfg, loaders):
+        check_folders(dataset, way_out)
+        check_samples(dataset, scope_of(cfg), way_out)
 
 
 def check_folders(dataset: dict, way_out: str) -> None:
@@ -85,22 +84,21 @@ def class_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
     """Where the heads, the datasets and ``CheckLabels`` do not have the same number of classes."""
     heads = head_classes(cfg)
     problems = []
-    for loader in loaders:
-        for dataset in datasets_within((cfg.get(loader) or {}).get('dataset')):
-            names = metainfo_of(dataset, scope_of(cfg)).get('classes')
-            for head, count in heads.items():
-                if names is not None and len(names) != count:
-                    problems.append(
-                        f'model.{head}.num_classes is {count}, but the dataset of {loader} has '
-                        f'{len(names)} classes: {", ".join(map(str, names[:8]))}'
-                    )
-            for step in dicts_within(dataset.get('pipeline')):
-                wanted = next(iter(heads.values()), step.get('num_classes'))
-                if step.get('type') == 'CheckLabels' and step['num_classes'] != wanted:
-                    problems.append(
-                        f'CheckLabels in {loader} has num_classes={step["num_classes"]}, but the '
-                        f'model {wanted}'
-                    )
+    for loader, dataset in datasets_of(cfg, loaders):
+        names = metainfo_of(dataset, scope_of(cfg)).get('classes')
+        for head, count in heads.items():
+            if names is not None and len(names) != count:
+                problems.append(
+                    f'model.{head}.num_classes is {count}, but the dataset of {loader} has '
+                    f'{len(names)} classes: {", ".join(map(str, names[:8]))}'
+                )
+        for step in dicts_within(dataset.get('pipeline')):
+            wanted = next(iter(heads.values()), step.get('num_classes'))
+            if step.get('type') == 'CheckLabels' and step['num_classes'] != wanted:
+                problems.append(
+                    f'CheckLabels in {loader} has num_classes={step["num_classes"]}, but the '
+                    f'model {wanted}'
+                )
     return problems
 
 

@@ -46,14 +46,13 @@ def test_files_without_a_partner_are_named(tmp_path):
     assert '1_rgb' not in str(raised.value)
 
 
-def test_images_of_two_suffixes_are_an_error(tmp_path):
-    images = touch(tmp_path / 'i', ['1.png', '2.png', '3.jpg'])
-    masks = touch(tmp_path / 'm', ['1.png', '2.png', '3.png'])
-    with pytest.raises(DataError, match=r'3\.jpg: all images need one suffix, here are 2 \.png, 1'):
-        pair_files(images, masks)
-
-
-def test_a_folder_without_images_is_an_error(tmp_path):
-    images = touch(tmp_path / 'i', ['1.png'])
-    with pytest.raises(DataError, match='m: no images'):
-        pair_files(images, touch(tmp_path / 'm', ['1.txt']))
+@pytest.mark.parametrize(
+    ('names', 'mask_names', 'told'),
+    [
+        (['1.png', '2.png', '3.jpg'], ['1.png'], r'3\.jpg: all images need one suffix, here are 2'),
+        (['1.png'], ['1.txt'], 'm: no images'),
+    ],
+)
+def test_images_of_two_suffixes_and_none_at_all_are_an_error(tmp_path, names, mask_names, told):
+    with pytest.raises(DataError, match=told):
+        pair_files(touch(tmp_path / 'i', names), touch(tmp_path / 'm', mask_names))

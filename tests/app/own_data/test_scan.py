@@ -33,7 +33,7 @@ def change_masks(folders, change):
 
 
 @pytest.mark.parametrize(('channels', 'dtype'), [(1, 'uint8'), (3, 'uint8'), (1, 'uint16')])
-def test_size_channels_depth_and_statistics_are_those_of_numpy(tmp_path, channels, dtype):
+def test_size_channels_depth_statistics_and_values_are_those_of_numpy(tmp_path, channels, dtype):
     folders = make_folders(tmp_path, 2, channels=channels, dtype=dtype)
     for image in statistics_of(folders):
         with Image.open(image.pair.image) as file:
@@ -41,10 +41,6 @@ def test_size_channels_depth_and_statistics_are_those_of_numpy(tmp_path, channel
         assert (image.size, image.channels, image.depth) == (SIZE, channels, dtype)
         np.testing.assert_allclose(image.total, pixels.sum((0, 1)))
         np.testing.assert_allclose(image.squares, (pixels**2).sum((0, 1)))
-
-
-def test_values_are_counted_as_numpy_counts_them(folders):
-    for image in statistics_of(folders):
         with Image.open(image.pair.mask) as mask:
             values, counts = np.unique(np.asarray(mask), return_counts=True)
         assert image.values == {(int(v),): int(n) for v, n in zip(values, counts)}
@@ -76,6 +72,12 @@ def test_one_image_of_another_kind_is_named(folders):
     Image.new('L', SIZE[::-1]).save(folders[0] / '3.png')
     with pytest.raises(DataError, match=r'3\.png: 1 channels of uint8, the others have 3 of uint8'):
         statistics_of(folders)
+
+
+def test_masks_of_one_class_are_an_error(folders):
+    change_masks(folders, np.zeros_like)
+    with pytest.raises(DataError, match='masks: the masks hold one class only, 0'):
+        find_classes(statistics_of(folders))
 
 
 def test_labels_from_0_are_used_as_they_are(folders):
@@ -139,9 +141,3 @@ def test_a_table_that_does_not_fit_is_an_error(folders, tmp_path, table, told):
     path.write_text(table)
     with pytest.raises(DataError, match=told):
         find_classes(statistics_of(folders), path)
-
-
-def test_masks_of_one_class_are_an_error(folders):
-    change_masks(folders, np.zeros_like)
-    with pytest.raises(DataError, match='masks: the masks hold one class only, 0'):
-        find_classes(statistics_of(folders))

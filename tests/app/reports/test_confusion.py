@@ -10,8 +10,7 @@ from PIL import Image
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.confusion import Confusion, count_pairs, draw_confusion
-from pspnet_plugin.app.reports.curves import timeline_of
-from pspnet_plugin.app.reports.run_log import read_run
+from pspnet_plugin.app.reports.runs import read_run, timeline_of
 from tests.helpers.folders import make_folders
 from tests.helpers.logs import write_log
 from tests.helpers.street_scenes import NARROW_OWN_DATA
