@@ -118,8 +118,7 @@ def sample_problems(
             f"{path}: has 16 bits and is read with 8; set color_type='unchanged' in "
             'LoadImageFromFile, and mean and std in its unit'
         )
-    crop = crop_too_large((width, height), sample.pipeline)
-    if crop is not None:
+    if crop := crop_too_large(width, height, sample.pipeline):
         yield f'{path}: {crop}'
     if label_map is None:
         return
@@ -145,9 +144,8 @@ def has_16_bits(content: bytes) -> bool:
         return False
 
 
-def crop_too_large(size: tuple[int, int], pipeline: list) -> str | None:
-    """What to say where a crop is larger than an image of ``size`` (width, height), resized."""
-    width, height = size
+def crop_too_large(width: int, height: int, pipeline: list) -> str | None:
+    """What to say where a crop is larger than an image of this size, resized."""
     for step in pipeline:
         if step.get('type') in ('Resize', 'RandomResize') and step.get('scale'):
             scale = tuple(step['scale'])

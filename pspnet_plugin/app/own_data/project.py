@@ -11,8 +11,7 @@ from ...utils.text import did_you_mean
 from ..errors import DataError
 from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, config_text
-from .pairs import Pair, pair_files
-from .scan import ImageStatistics, scan
+from .scan import ImageStatistics, Pair, pair_files, scan
 from .split import groups_of_duplicates, split
 
 

@@ -65,13 +65,9 @@ def pairs(
     def find_images(members: Sequence[Member]) -> list[LabelledImage]:
         found = matching(members, labels)
         return [
-            LabelledImage(
-                '/'.join(groups),
-                split_of(*groups),
-                partial(read, groups[-1], image, found[groups]),
-            )
-            for groups, image in matching(members, images).items()
-            if groups in found
+            LabelledImage('/'.join(key), split_of(*key), partial(read, key[-1], image, found[key]))
+            for key, image in matching(members, images).items()
+            if key in found
         ]
 
     return find_images

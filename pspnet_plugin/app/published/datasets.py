@@ -177,9 +177,8 @@ def read_run_lengths(table: Member) -> dict[str, dict[int, str]]:
             kind = int(line.get('ClassId') or line['ImageId_ClassId'].rpartition('_')[2])
             runs = line['EncodedPixels'] or ''
         except (KeyError, ValueError, AttributeError, TypeError) as error:
-            raise DataError(
-                f'{table}: line {number} is not ImageId,ClassId,EncodedPixels'
-            ) from error
+            wanted = 'ImageId,ClassId,EncodedPixels'
+            raise DataError(f'{table}: line {number} is not {wanted}') from error
         if not 1 <= kind <= DEFECTS:
             raise DataError(f'{table}: line {number} has class {kind}; there are 1 to {DEFECTS}')
         if runs.strip():

@@ -15,16 +15,19 @@ from collections.abc import Callable, Sequence
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 
 from ...compat import gloo, metric_files, runner
 from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
+from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
 from ...utils.config_files import find_config
+from ...utils.config_tree import dicts_within
+from ...utils.distributed import is_first_process
 from . import stock_tools
 from .datasets import DatasetError, check_datasets, class_problems
-from .machine import fit_to_cpu
 
 # Which data loaders a stock tool reads.
 LOADERS = {
@@ -39,13 +42,8 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
 
     Same arguments as the stock tool, except that the first may also be the name of one of the
     plugin's configs. The environment, the whole config and the order of the hooks, which mmengine
-    prints at the start of each run, stand in the log file alone.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        PspnetPluginError: with one message, also where a worker of a data loader raised it.
+    prints at the start of each run, stand in the log file alone. An error of the plugin has one
+    message, also where a worker of a data loader raised it. Returns the exit code.
     """
     fit = functools.partial(prepare, loaders=LOADERS[name])
     argv, argv_before = list(argv), list(sys.argv)
@@ -129,3 +127,47 @@ def on_first_rank(cfg: Config, check: Callable[[], None]) -> None:
     dist.broadcast_object_list(raised)
     if raised[0] is not None:
         raise raised[0]
+
+
+def fit_to_cpu(cfg: Config) -> None:
+    """SyncBN becomes BN, ``--amp`` bfloat16, and distributed runs use gloo: all need a GPU else."""
+    synchronized = [n for n in dicts_within(cfg.model) if n.get('type') in ('SyncBN', 'MMSyncBN')]
+    for norm in synchronized:
+        norm['type'] = 'BN'
+    if synchronized:
+        log_once('No GPU: SyncBN in the config became BN.')
+    if get_device() == 'cpu':
+        use_bfloat16(cfg)
+    if cfg.get('launcher', 'none') == 'none':
+        return
+    backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')
+    if backend == 'nccl':
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+        log_once('No GPU: the nccl backend in the config became gloo.')
+    if cfg.get('model_wrapper_cfg') is None:
+        # mmengine's own default names a device id, which DistributedDataParallel refuses on CPUs.
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+
+
+def use_bfloat16(cfg: Config) -> None:
+    """``AmpOptimWrapper``, which ``--amp`` asks for, becomes the plugin's for CPUs."""
+    wrappers = dicts_within(cfg.get('optim_wrapper'))
+    mixed = [wrapper for wrapper in wrappers if wrapper.get('type') == 'AmpOptimWrapper']
+    for wrapper in mixed:
+        wrapper['type'] = CpuAmpOptimWrapper.__name__
+        for setting in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(setting, None)
+    if mixed:
+        message = 'No GPU: mixed precision (--amp) is bfloat16, without a loss scale.'
+        log_once(f'{message} {bfloat16_on_this_cpu()}')
+
+
+def log_once(message: str) -> None:
+    """Log a message in the first process alone."""
+    if is_first_process():
+        print_log(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pspnet_plugin.app.errors import DataError
-from pspnet_plugin.app.own_data.pairs import pair_files
+from pspnet_plugin.app.own_data.scan import pair_files
 
 
 def touch(folder, names):

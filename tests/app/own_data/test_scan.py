@@ -8,8 +8,7 @@ from PIL import Image
 
 from pspnet_plugin.app.errors import DataError
 from pspnet_plugin.app.own_data.classes import find_classes, write_labels
-from pspnet_plugin.app.own_data.pairs import pair_files
-from pspnet_plugin.app.own_data.scan import scan
+from pspnet_plugin.app.own_data.scan import pair_files, scan
 from tests.helpers.folders import SIZE, make_folders, mask_of
 
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)

@@ -16,7 +16,7 @@ from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.published.datasets import PUBLISHED
 from pspnet_plugin.app.training import stock_tools
 from pspnet_plugin.app.training.datasets import check_datasets
-from pspnet_plugin.app.training.machine import fit_to_cpu
+from pspnet_plugin.app.training.launch import fit_to_cpu
 from pspnet_plugin.utils.config_tree import dicts_within
 from tests.helpers.processes import ROOT, run_script
 from tests.helpers.published import MINIATURES

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from pspnet_plugin.app.training.machine import fit_to_cpu
+from pspnet_plugin.app.training.launch import fit_to_cpu
 from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from tests.helpers.street_scenes import cityscapes_at
 
