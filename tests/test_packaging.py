@@ -73,7 +73,7 @@ def run_installed(environment, tmp_path):
 
 def test_wheel_carries_every_config_example_and_tool(wheel):
     packed = set(zipfile.ZipFile(wheel).namelist())
-    configs = list((ROOT / 'configs').rglob('*.py'))
+    configs = [*(ROOT / 'configs').rglob('*.py'), *(ROOT / 'configs').rglob('*.txt')]
     tools = [*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'tools').glob('*.sh')]
     tools = [path for path in tools if 'analysis' not in path.parts]
     examples = list((ROOT / 'examples').glob('*.py'))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,9 +90,9 @@ def path_stem(path: Path, folder: Path) -> str:
 
 def best_keys(images: list[str], masks: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The stems of each folder by the part in common, as it gives the most pairs."""
-    of_images = [stems_by_key(images, *around) for around in surroundings(images)]
     of_masks = [stems_by_key(masks, *around) for around in surroundings(masks)]
-    options = itertools.product(of_images, of_masks)
+    of_images = (stems_by_key(images, *around) for around in surroundings(images))
+    options = ((keys, mask_keys) for keys in of_images for mask_keys in of_masks)
     return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
 
 

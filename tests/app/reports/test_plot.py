@@ -102,17 +102,20 @@ def test_metrics_that_were_logged_by_epoch_stand_at_their_iteration(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('losses', 'end', 'out', 'told'),
+    ('losses', 'end', 'more', 'out', 'told'),
     [
-        (None, '', 'x.png', '{}/run holds no '),
-        ({}, '{"mIoU": 50.0, "step": 1}\n', 'x.png', '{}/run/20260101_000000/vis_data/scalars'),
-        ({1: 2.0}, '', 'x.jpq', '{}/x.jpq cannot be written'),
+        (None, '', [], 'x.png', '{}/run holds no '),
+        ({}, '{"mIoU": 5.0, "step": 1}\n', [], 'x.png', '{}/run/20260101_000000/vis_data/scalars'),
+        ({1: 2.0}, '', [], 'x.jpq', '{}/x.jpq cannot be written'),
+        ({1: 2.0}, '', ['--confusion', 'x.pth'], 'x.png', 'run: no vis_data/config.py beside'),
+        ({1: 2.0}, '', ['{}/run', '--confusion', 'x.pth'], 'x.png', '--confusion takes one work '),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(tmp_path, capsys, losses, end, out, told):
+def test_what_cannot_be_drawn_is_one_line(tmp_path, capsys, losses, end, more, out, told):
     if losses is not None:
         write_log(tmp_path / 'run', losses, end=end)
-    code, _, error = plot(capsys, tmp_path / 'run', out=tmp_path / out)
+    words = [word.format(tmp_path) for word in more]
+    code, _, error = plot(capsys, tmp_path / 'run', *words, out=tmp_path / out)
     assert code == 1
     assert error.startswith(f'error: {told.format(tmp_path)}')
     assert error.count('\n') == 1
