@@ -25,13 +25,11 @@ class DatasetError(PspnetPluginError):
 
 def check_datasets(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
     """Raise :class:`DatasetError` unless every dataset lies where ``cfg`` says, with its labels."""
-    way_out = 'Set data_root in the config to where it is'
-    command = cfg.get('prepare_dataset')
-    if command:
+    way_out = 'Set data_root in the config to where it is.'
+    if command := cfg.get('prepare_dataset'):
         command = command.replace('{mmseg_tools}', str(stock_tools()))
-        way_out += f', or make it: {command.replace("{plugin_tools}", str(shipped("tools")))}'
-    else:
-        way_out += '.'
+        command = command.replace('{plugin_tools}', str(shipped('tools')))
+        way_out = f'Set data_root in the config to where it is, or make it: {command}'
     for _, dataset in datasets_of(cfg, loaders):
         check_folders(dataset, way_out)
         check_samples(dataset, scope_of(cfg), way_out)
