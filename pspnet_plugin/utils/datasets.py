@@ -79,10 +79,7 @@ def class_info(cfg: Config, meta: Mapping[str, Any], count: int) -> tuple[list[s
         meta: the ``meta`` entry of the checkpoint.
         count: the number of classes; statements about another number of them do not count.
     """
-    of_datasets = [
-        metainfo_of(dataset, scope_of(cfg))
-        for _, dataset in datasets_of(cfg, LOADERS)
-    ]
+    of_datasets = [metainfo_of(dataset, scope_of(cfg)) for _, dataset in datasets_of(cfg, LOADERS)]
     older = {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')}  # mmseg before 1.0
     said = [meta.get('dataset_meta'), older, *of_datasets]
     entries = [entry for entry in said if isinstance(entry, Mapping)]
