@@ -17,7 +17,7 @@ from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.app.training import stock_tools
 from pspnet_plugin.compat import runner as callbacks
 from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead
 from pspnet_plugin.heads.convolutions import PyramidConv2d

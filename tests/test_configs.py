@@ -10,7 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
-from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.app.training import stock_tools
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.utils.config_tree import dicts_within
 from tests.helpers.processes import ROOT

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.app.training import stock_tools
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
@@ -73,7 +73,7 @@ def run_installed(environment, tmp_path):
 
 def test_wheel_carries_every_config_example_and_tool(wheel):
     packed = set(zipfile.ZipFile(wheel).namelist())
-    configs = list((ROOT / 'configs').rglob('*.py'))
+    configs = [*(ROOT / 'configs').rglob('*.py'), *(ROOT / 'configs').rglob('*.txt')]
     tools = [*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'tools').glob('*.sh')]
     tools = [path for path in tools if 'analysis' not in path.parts]
     examples = list((ROOT / 'examples').glob('*.py'))

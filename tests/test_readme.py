@@ -27,8 +27,7 @@ import pspnet_plugin
 from pspnet_plugin import freezing, pretrained, speed
 from pspnet_plugin.app import export, prediction
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.training import launch
-from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.app.training import launch, stock_tools
 from pspnet_plugin.utils.config_tree import datasets_within, dicts_within
 from tests.helpers.documents import (
     DOCUMENTS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -21,6 +21,13 @@ Palette = list[list[int]]  # RGB from 0 to 255
 def scope_of(cfg: Config) -> str:
     """The scope in which the names of a config are looked up."""
     return cfg.get('default_scope') or 'mmseg'
+
+
+def datasets_of(cfg: Config, loaders: Iterable[str]) -> Iterator[tuple[str, dict]]:
+    """The names of data loaders with the configs of the plain datasets in each."""
+    for loader in loaders:
+        for dataset in datasets_within((cfg.get(loader) or {}).get('dataset')):
+            yield loader, dataset
 
 
 def registered(kind: Any, registry: Registry, scope: str) -> Any:
@@ -72,11 +79,7 @@ def class_info(cfg: Config, meta: Mapping[str, Any], count: int) -> tuple[list[s
         meta: the ``meta`` entry of the checkpoint.
         count: the number of classes; statements about another number of them do not count.
     """
-    of_datasets = [
-        metainfo_of(dataset, scope_of(cfg))
-        for loader in LOADERS
-        for dataset in datasets_within((cfg.get(loader) or {}).get('dataset'))
-    ]
+    of_datasets = [metainfo_of(dataset, scope_of(cfg)) for _, dataset in datasets_of(cfg, LOADERS)]
     older = {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')}  # mmseg before 1.0
     said = [meta.get('dataset_meta'), older, *of_datasets]
     entries = [entry for entry in said if isinstance(entry, Mapping)]

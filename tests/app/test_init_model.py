@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 
 from pspnet_plugin.app import models as model_module
 from pspnet_plugin.app.models import init_model, make_fast
-from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.app.training import stock_tools
 from pspnet_plugin.errors import PredictionError, PspnetPluginError
 from pspnet_plugin.heads import FactorizedPSPHead
 from pspnet_plugin.pretrained.errors import PretrainedWeightsError

@@ -9,8 +9,6 @@ import numpy as np
 import rasterio
 from PIL import Image
 
-from pspnet_plugin.app.own_data.pairs import Pair
-
 SIZE = (40, 56)  # rows, columns
 
 
@@ -49,11 +47,6 @@ def make_folders(
         cv2.imwrite(str(folders[0] / image_name.format(number)), image)
         Image.fromarray(mask).save(folders[1] / mask_name.format(number))
     return folders
-
-
-def pair_in(folders: tuple[Path, Path], name: str) -> Pair:
-    """The pair of a name in folders of PNG files."""
-    return Pair(name, folders[0] / f'{name}.png', folders[1] / f'{name}.png')
 
 
 def write_raster(path: str | Path, bands: np.ndarray, **options: object) -> str | Path:

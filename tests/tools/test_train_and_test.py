@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.app.training import stock_tools
 from tests.helpers.attacks import Payload
 from tests.helpers.metrics import metrics_of_files
 from tests.helpers.processes import ROOT, free_port, run_python, run_script, start_python

@@ -44,7 +44,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.app.training import stock_tools
 from pspnet_plugin.compat import runner as callbacks
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.utils.config_tree import dicts_within

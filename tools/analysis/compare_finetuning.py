@@ -32,7 +32,7 @@ from rich import box
 from rich.table import Table
 
 import pspnet_plugin  # noqa: F401  registers what the configs name
-from pspnet_plugin.app.reports.run_log import read_run
+from pspnet_plugin.app.reports.runs import read_run
 from pspnet_plugin.utils.text import table_as_text
 
 TOOLS = Path(__file__).resolve().parents[1]

@@ -1,8 +1,8 @@
 """The console command ``pspnet``; the scripts in ``tools/`` are doors to the same functions.
 
-Each sub-command is a module with ``add_arguments``, which fills its parser, and ``run``, which does
-the work and returns the exit code. ``train``, ``test`` and ``benchmark`` hand their arguments to
-another command line as they are.
+A module has ``add_NAME`` for each of its sub-commands, which fills its parser, and ``run_NAME``,
+which does the work and returns the exit code. ``train``, ``test`` and ``benchmark`` hand their
+arguments to another command line as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ...errors import PspnetPluginError
+from ...utils.config_files import shipped
 
 COMMANDS = {
     'init': 'write a config for a folder of images and one of masks',
@@ -27,6 +28,12 @@ COMMANDS = {
     'plot': 'draw loss, mIoU and learning rate of training runs, and what was frozen when',
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
+}
+# The modules of this folder, imported when one of their sub-commands is asked for.
+MODULES = {
+    **dict.fromkeys(('init', 'prepare', 'check'), 'data'),
+    **dict.fromkeys(('config', 'inspect', 'freezing'), 'configs'),
+    **{name: name for name in ('predict', 'export', 'plot')},
 }
 EXAMPLES = """\
 examples:
@@ -55,9 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int | str | None:
 
             return run_stock_tool(f'{argv[0]}.py', argv[1:])
         if argv and argv[0] == 'benchmark':
-            from .benchmark import run_benchmark
-
-            return run_benchmark(argv[1:])
+            return _run_benchmark(argv[1:])
         return _run(argv)
     except PspnetPluginError as error:
         print(f'error: {error}', file=sys.stderr)
@@ -77,12 +82,22 @@ def _run(argv: list[str]) -> int:
     for name, summary in COMMANDS.items():
         sentence = f'{summary[0].upper()}{summary[1:]}.'
         command = commands.add_parser(name, help=summary, description=sentence)
-        if name == named:  # The others need not be imported.
-            module = importlib.import_module(f'.{name}', __package__)
-            module.add_arguments(command)
-            command.set_defaults(run=module.run)
+        if name == named:
+            module = importlib.import_module(f'.{MODULES[name]}', __package__)
+            getattr(module, f'add_{name}')(command)
+            command.set_defaults(run=getattr(module, f'run_{name}'))
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
+
+
+def _run_benchmark(argv: list[str]) -> int:
+    """The benchmarks in ``tools/``, which travel with the package."""
+    tools = str(shipped('tools'))
+    sys.path.insert(0, tools)  # as Python does for a script
+    try:
+        return importlib.import_module('benchmark.command').main(argv)
+    finally:
+        sys.path.remove(tools)
 
 
 def _versions() -> str:

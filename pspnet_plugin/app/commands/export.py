@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ...utils.config_files import read_config
 from ..export.settings import DTYPES, OUTPUTS, SUFFIXES
-from .config_file import add_config_arguments
+from .configs import add_config_arguments
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_export(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     add = parser.add_argument
     add('checkpoint', help='checkpoint file, or an address')
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_export(arguments: argparse.Namespace) -> int:
     """Export, and say what was written."""
     from ..export import ExportSettings, export_model
 

@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ...utils.config_files import read_config
 from ...utils.distributed import device_of_process, is_first_process
-from .config_file import add_config_arguments
+from .configs import add_config_arguments
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_predict(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     add = parser.add_argument
     add('checkpoint', help='a .pth file, or a reference such as mmseg://NAME')
@@ -58,7 +58,7 @@ def fraction(text: str) -> float:
     return number
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_predict(arguments: argparse.Namespace) -> int:
     """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
     from ..models import init_model
     from ..prediction.folder import predict_folder

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,14 +14,14 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from PIL import Image, TiffImagePlugin
+from rich.progress import track
 
 from ...errors import ImageError, PspnetPluginError
 from ...transforms.check_labels import values_outside
-from ...utils.config_tree import datasets_within
-from ...utils.datasets import class_info, scope_of, without_pipeline
+from ...utils.datasets import class_info, datasets_of, scope_of, without_pipeline
 from ..images.drawing import draw_label_map, to_rgb
 from ..images.reading import PNG_START, read_bytes, require_whole
-from ..training.class_counts import LOADERS, class_problems
+from ..training.datasets import LOADERS, class_problems
 
 GRID = 6  # images in a grid
 CELL = 256  # pixels of the longer side of an image in the grid
@@ -37,66 +38,60 @@ class Sample(NamedTuple):
 class Found(NamedTuple):
     """What :func:`check_config` found."""
 
-    images: dict[str, int]  # how many there are by data loader
+    images: Counter  # how many there are by data loader
     counts: np.ndarray  # pixels of each class in the training images, (classes,)
     classes: list[str]  # their names
     problems: list[str]  # a line for each
     grid: np.ndarray  # some images beside their labels, (H, W, 3) uint8 RGB
 
 
-def check_config(
-    cfg: Config, progress: Callable[[Sequence], Iterable] = lambda items: items
-) -> Found:
-    """Load every image and label map that ``cfg`` names, once, without changing their sizes.
-
-    Args:
-        progress: wraps a sequence of the samples, as ``rich.progress.track`` does.
-    """
+def check_config(cfg: Config) -> Found:
+    """Load every image and label map that ``cfg`` names, once, without changing their sizes."""
     heads = cfg.model.decode_head
     count = (heads if isinstance(heads, dict) else heads[-1])['num_classes']
     classes, palette = class_info(cfg, {}, count)
-    found = Found({}, np.zeros(count, np.int64), classes, class_problems(cfg), np.empty(0))
+    images: Counter = Counter()
+    counts, problems = np.zeros(count, np.int64), class_problems(cfg)
     pictures: list[np.ndarray] = []
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        for sample in progress(list(samples_of(cfg))):
-            found.images[sample.loader] = found.images.get(sample.loader, 0) + 1
+        for sample in track(list(samples_of(cfg)), 'looking at the images', transient=True):
+            images[sample.loader] += 1
             try:
                 image, label_map = load_sample(sample)
-                found.problems.extend(sample_problems(sample, image, label_map, count))
             except ImageError as error:
-                found.problems.append(f'{sample.loader}: {error}')
+                problems.append(f'{sample.loader}: {error}')
                 continue
+            found = sample_problems(sample, image, label_map, count)
+            problems += [f'{sample.loader}: {problem}' for problem in found]
             if label_map is not None and sample.loader == LOADERS[0]:
-                found.counts[:] += np.bincount(label_map.ravel(), minlength=256)[:count]
+                counts += np.bincount(label_map.ravel(), minlength=256)[:count]
             if label_map is not None and len(pictures) < GRID:
                 pictures.append(over_labels(image, label_map, palette))
-    none = np.zeros((1, 1, 3), np.uint8)
-    return found._replace(grid=np.concatenate(pictures, axis=1) if pictures else none)
+    pictures = pictures or [np.zeros((1, 1, 3), np.uint8)]
+    return Found(images, counts, classes, problems, np.concatenate(pictures, axis=1))
 
 
 def samples_of(cfg: Config, loaders: Sequence[str] = LOADERS) -> Iterator[Sample]:
     """Every image of the data loaders; those that several of them have, once."""
     seen: set[str] = set()
-    for loader in loaders:
-        for dataset in datasets_within((cfg.get(loader) or {}).get('dataset')):
-            built = without_pipeline(dataset, scope_of(cfg))
-            if built is None:
-                raise PspnetPluginError(
-                    f'The dataset {dataset["type"]} of {loader} cannot be checked: it is none of '
-                    "MMSegmentation's that list their images."
-                )
-            for listed in built.load_data_list():
-                if listed['img_path'] not in seen:
-                    seen.add(listed['img_path'])
-                    yield Sample(loader, listed, list(dataset.get('pipeline') or ()))
+    for loader, dataset in datasets_of(cfg, loaders):
+        built = without_pipeline(dataset, scope_of(cfg))
+        if built is None:
+            raise PspnetPluginError(
+                f'The dataset {dataset["type"]} of {loader} cannot be checked: it is none of '
+                "MMSegmentation's that list their images."
+            )
+        for listed in built.load_data_list():
+            if listed['img_path'] not in seen:
+                seen.add(listed['img_path'])
+                yield Sample(loader, listed, list(dataset.get('pipeline') or ()))
 
 
 def load_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
-    """Load one image with its labels by the steps of its pipeline that load.
+    """One image, and the labels that training sees, by the steps of its pipeline that load.
 
     Returns:
-        The image, (H, W) or (H, W, C) with colours as BGR; and the labels that training sees,
-        (H, W), None where there are none.
+        (H, W) or (H, W, C) with colours as BGR; and (H, W), None where there are no labels.
 
     Raises:
         ImageError: one of the files cannot be read.
@@ -112,26 +107,21 @@ def load_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
     return results['img'], results.get('gt_seg_map')
 
 
-# --- problems -----------------------------------------------------------------------------------
-
-
 def sample_problems(
     sample: Sample, image: np.ndarray, label_map: np.ndarray | None, classes: int
 ) -> Iterator[str]:
     """What is wrong with one image and its labels, a line each."""
-    path = sample.listed['img_path']
+    path, labels = sample.listed['img_path'], sample.listed.get('seg_map_path')
     height, width = image.shape[:2]
     if image.dtype == np.uint8 and has_16_bits(read_bytes(path)):
         yield (
-            f"{sample.loader}: {path}: has 16 bits and is read with 8; set color_type='unchanged' "
-            'in LoadImageFromFile, and mean and std in its unit'
+            f"{path}: has 16 bits and is read with 8; set color_type='unchanged' in "
+            'LoadImageFromFile, and mean and std in its unit'
         )
-    crop = crop_too_large((width, height), sample.pipeline)
-    if crop is not None:
-        yield f'{sample.loader}: {path}: {crop}'
+    if crop := crop_too_large(width, height, sample.pipeline):
+        yield f'{path}: {crop}'
     if label_map is None:
         return
-    labels = f'{sample.loader}: {sample.listed.get("seg_map_path")}'
     if label_map.shape[:2] != (height, width):
         there = ' x '.join(map(str, label_map.shape[1::-1]))
         yield f'{labels}: {there} pixels, but its image has {width} x {height}'
@@ -154,9 +144,8 @@ def has_16_bits(content: bytes) -> bool:
         return False
 
 
-def crop_too_large(size: tuple[int, int], pipeline: list) -> str | None:
-    """What to say where a crop is larger than an image of ``size`` (width, height), resized."""
-    width, height = size
+def crop_too_large(width: int, height: int, pipeline: list) -> str | None:
+    """What to say where a crop is larger than an image of this size, resized."""
     for step in pipeline:
         if step.get('type') in ('Resize', 'RandomResize') and step.get('scale'):
             scale = tuple(step['scale'])
@@ -173,19 +162,16 @@ def crop_too_large(size: tuple[int, int], pipeline: list) -> str | None:
     return None
 
 
-# --- pictures -----------------------------------------------------------------------------------
-
-
 def over_labels(image: np.ndarray, label_map: np.ndarray, palette: list[list[int]]) -> np.ndarray:
     """An image over its labels, both in squares of ``CELL`` pixels: (2 CELL, CELL, 3) uint8 RGB."""
     picture = to_rgb(image)
-    height, width = picture.shape[:2]
-    factor = CELL / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    labels = cv2.resize(label_map.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    longer = max(picture.shape[:2])
+    rows, columns = (max(1, round(side * (CELL / longer))) for side in picture.shape[:2])
+    picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
+    nearest = cv2.INTER_NEAREST
+    labels = cv2.resize(label_map.astype(np.uint8), (columns, rows), interpolation=nearest)
     palette = [*palette, *([[0, 0, 0]] * (256 - len(palette)))]  # ignored pixels are black
-    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     canvas = np.full((2 * CELL, CELL, 3), 255, np.uint8)
-    canvas[: size[1], : size[0]] = picture
-    canvas[CELL : CELL + size[1], : size[0]] = draw_label_map(picture, labels, palette, 0.7)
+    canvas[:rows, :columns] = picture
+    canvas[CELL : CELL + rows, :columns] = draw_label_map(picture, labels, palette, 0.7)
     return canvas

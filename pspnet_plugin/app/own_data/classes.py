@@ -32,14 +32,10 @@ class Classes(NamedTuple):
 
 
 def find_classes(images: Sequence[ImageStatistics], table: Path | None = None) -> Classes:
-    """The classes that the masks hold.
+    """The classes that the masks hold, by their values or by a table, see :func:`read_table`.
 
     Without a table each value is a class, except that 255 is ignored, unless the masks hold nothing
     but 0 and 255.
-
-    Args:
-        table: lines of a name and a value, or of a name and red, green and blue; see
-            :func:`read_table`.
 
     Raises:
         DataError: masks in colours without a table, a value that the table does not have, or fewer

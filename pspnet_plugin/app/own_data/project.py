@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,7 @@ from ...utils.text import did_you_mean
 from ..errors import DataError
 from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, config_text
-from .pairs import Pair, pair_files
-from .scan import ImageStatistics, scan
+from .scan import ImageStatistics, Pair, pair_files, scan
 from .split import groups_of_duplicates, split
 
 
@@ -34,15 +32,12 @@ def write_project(
     table: Path | None = None,
     backbone: str = 'resnet18',
     iterations: int | None = None,
-    progress: Callable[[Iterable, int], Iterable] = lambda results, total: results,
 ) -> Project:
     """Look at the data, split it, and write the config; nothing where something is wrong.
 
     Args:
-        images, masks: folders.
         out: folder for the config, which has its name, and for what belongs to it.
         table, backbone, iterations: see :func:`find_classes` and :func:`config_text`.
-        progress: wraps an iterable of the images, of a known number.
 
     Raises:
         DataError: the folders cannot be used as they are, or the config is there already.
@@ -50,7 +45,7 @@ def write_project(
     config = out / f'{out.resolve().name}.py'
     require_inputs(images, masks, config, backbone)
     pairs = pair_files(images, masks)
-    found = scan(pairs, lambda results: progress(results, len(pairs)))
+    found = scan(pairs)
     classes = find_classes(found, table)
     groups = groups_of_duplicates(found)
     training, validation = split(found, groups, classes.values)
@@ -65,8 +60,11 @@ def write_project(
     if mask_suffix is None or not plain:
         masks, mask_suffix = out / 'labels', '.png'
         write_labels(found, classes, masks)
-    lists = write_list(out / 'train.txt', training), write_list(out / 'val.txt', validation)
-    folders, suffixes = (os.fspath(images), os.fspath(masks)), (pairs[0].image.suffix, mask_suffix)
+    lists = str(out / 'train.txt'), str(out / 'val.txt')
+    for path, listed in zip(lists, (training, validation)):
+        names = ''.join(f'{image.pair.name}\n' for image in listed)
+        Path(path).write_text(names, encoding='utf-8')
+    folders, suffixes = (str(images), str(masks)), (pairs[0].image.suffix, mask_suffix)
     text = config_text(
         classes, training, validation, folders, suffixes, lists, backbone, iterations
     )
@@ -93,9 +91,3 @@ def shared_mask_suffix(pairs: Sequence[Pair], masks: Path) -> str | None:
     paths = [(pair.name, pair.mask.relative_to(masks).as_posix()) for pair in pairs]
     suffixes = {path[len(name) :] if path.startswith(name) else None for name, path in paths}
     return suffixes.pop() if len(suffixes) == 1 else None
-
-
-def write_list(path: Path, images: Sequence[ImageStatistics]) -> str:
-    """Write a file with a name in each line, for ``ann_file``; its path."""
-    path.write_text(''.join(f'{image.pair.name}\n' for image in images), encoding='utf-8')
-    return str(path)

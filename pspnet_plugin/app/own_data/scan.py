@@ -1,9 +1,9 @@
-"""What images and masks hold: sizes, channels, bit depth, values, and what is wrong with them."""
+"""Which mask belongs to which image, what both hold, and what is wrong with them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +11,28 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
+from rich.progress import track
 
 from ...errors import ImageError, PredictionError
 from ...transforms.load_raster import read_raster
 from ..errors import refuse
 from ..images.reading import quiet_opencv, read_bytes, require_whole
-from ..images.sources import RASTER_SUFFIXES
-from .pairs import Pair
+from ..images.sources import RASTER_SUFFIXES, files_below
 
+SUFFIXES = frozenset(
+    ['.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
+)
 THUMBNAIL = (16, 16)
 PLAIN_MODES = ('L', 'P', 'I', 'I;16')
 Value = tuple[int, ...]  # one number, or red, green and blue
+
+
+class Pair(NamedTuple):
+    """An image and its mask."""
+
+    name: str  # the image's path below its folder, without the suffix
+    image: Path
+    mask: Path
 
 
 class ImageStatistics(NamedTuple):
@@ -41,24 +52,95 @@ class ImageStatistics(NamedTuple):
     by_opencv: bool = True
 
 
-def scan(
-    pairs: Sequence[Pair], progress: Callable[[Iterable], Iterable] | None = None
-) -> list[ImageStatistics]:
-    """Read every pair.
+def pair_files(images: Path, masks: Path) -> list[Pair]:
+    """Pair the files of two folders, with all below them.
 
-    Args:
-        progress: wraps an iterable of the results, as ``rich.progress.track`` does.
+    The names of a pair are equal, or have a part in common and around it what all names of their
+    folder have: ``street_7_image.jpg`` and ``mask_street_7.png``.
+
+    Raises:
+        DataError: a file has no partner, or the images have several suffixes.
+    """
+    found = {path_stem(path, images): path for path in files_below(images, SUFFIXES)}
+    labels = {path_stem(path, masks): path for path in files_below(masks, SUFFIXES)}
+    problems = [
+        f'{folder}: no images ({" ".join(sorted(SUFFIXES))})'
+        for folder, files in ((images, found), (masks, labels))
+        if not files
+    ]
+    suffixes = Counter(path.suffix for path in found.values())
+    if len(suffixes) > 1:
+        counts = ', '.join(f'{count} {suffix}' for suffix, count in suffixes.most_common())
+        odd = next(p for p in found.values() if p.suffix == suffixes.most_common()[-1][0])
+        problems.append(f'{odd}: all images need one suffix, here are {counts}: convert the fewer')
+    refuse(problems)
+    image_keys, mask_keys = best_keys(list(found), list(labels))
+    paired = sorted(image_keys.keys() & mask_keys.keys())
+    pairs = {image_keys[key]: mask_keys[key] for key in paired}
+    lonely = [f'{found[stem]}: no mask' for stem in found.keys() - pairs.keys()]
+    lonely += [f'{labels[stem]}: no image' for stem in labels.keys() - set(pairs.values())]
+    refuse(sorted(lonely))
+    return [Pair(stem, found[stem], labels[mask]) for stem, mask in pairs.items()]
+
+
+def path_stem(path: Path, folder: Path) -> str:
+    """``a/b`` for ``folder/a/b.png``."""
+    return path.relative_to(folder).with_suffix('').as_posix()
+
+
+def best_keys(images: list[str], masks: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The stems of each folder by the part in common, as it gives the most pairs."""
+    of_masks = [stems_by_key(masks, *around) for around in surroundings(masks)]
+    of_images = (stems_by_key(images, *around) for around in surroundings(images))
+    options = ((keys, mask_keys) for keys in of_images for mask_keys in of_masks)
+    return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
+
+
+def surroundings(stems: list[str]) -> list[tuple[str, str]]:
+    """What the names may have before and after the part in common, the least first."""
+    names = [stem.rpartition('/')[2] for stem in stems]
+    before = common_start(names)
+    after = common_start([name[::-1] for name in names])[::-1]
+    starts = sorted({'', before, before.rstrip('0123456789')}, key=len)
+    ends = [after[len(after) - length :] for length in range(len(after) + 1)]
+    return [(start, end) for start in starts for end in ends]
+
+
+def common_start(names: list[str]) -> str:
+    """The characters that all names begin with."""
+    first, last = min(names), max(names)
+    same = [a == b for a, b in zip(first, last)]
+    return first[: [*same, False].index(False)]
+
+
+def stems_by_key(stems: list[str], before: str, after: str) -> dict[str, str]:
+    """The stems by what is between ``before`` and ``after``; none where two would have the same."""
+    found: dict[str, str] = {}
+    for stem in stems:
+        folder, _, name = stem.rpartition('/')
+        fits = len(name) >= len(before) + len(after)
+        if fits and name.startswith(before) and name.endswith(after):
+            key = f'{folder}/{name[len(before) : len(name) - len(after)]}'
+            if key in found:
+                return {}
+            found[key] = stem
+    return found
+
+
+def scan(pairs: Sequence[Pair]) -> list[ImageStatistics]:
+    """Read every pair.
 
     Raises:
         DataError: files are broken, sizes differ, or images are not all of one kind.
     """
     with quiet_opencv(), ThreadPoolExecutor(2) as pool:
         mapped = pool.map(statistics_or_problem, pairs)
-        results = list(progress(mapped) if progress else mapped)
+        shown = track(mapped, 'looking at the images', total=len(pairs), transient=True)
+        results = list(shown)
     refuse([found for found in results if isinstance(found, str)])
     images = [found for found in results if isinstance(found, ImageStatistics)]
     kinds = Counter((image.channels, image.depth) for image in images)
-    (usual, _), *_ = kinds.most_common(1)
+    usual = max(kinds, key=kinds.__getitem__)
     refuse(
         [
             f'{image.pair.image}: {image.channels} channels of {image.depth}, the others have '
@@ -86,27 +168,24 @@ def statistics_or_problem(pair: Pair) -> ImageStatistics | str:
         )
     planes = image.reshape(*image.shape[:2], -1)
     grey = planes.astype(np.float32).mean(2)
-    wide = planes.reshape(-1, planes.shape[2]).astype(np.float64)
+    thumbnail = cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA)
+    values = planes.reshape(-1, planes.shape[2]).astype(np.float64)
     return ImageStatistics(
         pair,
-        (image.shape[0], image.shape[1]),
-        planes.shape[2],
-        str(image.dtype),
-        count_values(mask),
-        cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA) / max(float(grey.max()), 1),
-        wide.sum(0),
-        (wide**2).sum(0),
-        plain_mask,
-        by_opencv,
+        size=(image.shape[0], image.shape[1]),
+        channels=planes.shape[2],
+        depth=str(image.dtype),
+        values=count_values(mask),
+        thumbnail=thumbnail / max(float(grey.max()), 1),
+        total=values.sum(0),
+        squares=(values**2).sum(0),
+        plain_mask=plain_mask,
+        by_opencv=by_opencv,
     )
 
 
 def read_image(path: Path) -> tuple[np.ndarray, bool]:
-    """The pixels as they are in the file, (H, W) or (H, W, C), and whether OpenCV reads it.
-
-    Raises:
-        ImageError: there are none, or not all.
-    """
+    """The pixels as they are in the file, (H, W) or (H, W, C), and whether OpenCV reads it."""
     content = read_bytes(str(path))
     require_whole(content, str(path))
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -118,11 +197,7 @@ def read_image(path: Path) -> tuple[np.ndarray, bool]:
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, bool]:
-    """The values of a mask, (H, W) or (H, W, 3) RGB, and whether mmseg reads it so.
-
-    Raises:
-        ImageError: there are none, or not all.
-    """
+    """The values of a mask, (H, W) or (H, W, 3) RGB, and whether mmseg reads it so."""
     require_whole(read_bytes(str(path)), str(path))
     try:
         with Image.open(path) as file:

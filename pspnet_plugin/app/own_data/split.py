@@ -57,10 +57,7 @@ def groups_of_duplicates(images: Sequence[ImageStatistics]) -> list[list[int]]:
 
 
 def split(
-    images: Sequence[ImageStatistics],
-    groups: Sequence[list[int]],
-    values: Sequence[Value],
-    seed: int = 0,
+    images: Sequence[ImageStatistics], groups: Sequence[list[int]], values: Sequence[Value]
 ) -> tuple[list[ImageStatistics], list[ImageStatistics]]:
     """Training and validation images.
 
@@ -70,10 +67,9 @@ def split(
     Args:
         groups: of the numbers of images, from :func:`groups_of_duplicates`.
         values: those of the classes in the masks.
-        seed: of the order in which groups are taken.
     """
     groups = list(groups)
-    random.Random(seed).shuffle(groups)
+    random.Random(0).shuffle(groups)
     classes = [
         {value for value in values if any(images[number].values[value] for number in group)}
         for group in groups
@@ -92,10 +88,7 @@ def validation_groups(
 ) -> set[int]:
     """The groups that validate: one with each class where another has it, then up to ``wanted``.
 
-    Args:
-        sizes: how many images each group has.
-        classes: which of ``values`` each group has.
-        wanted: how many images are to validate, unless the classes take more.
+    ``sizes`` are numbers of images, ``classes`` tells which of ``values`` each group has.
     """
     chosen: set[int] = set()
     in_training = Counter(value for group in classes for value in group)

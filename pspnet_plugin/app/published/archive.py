@@ -28,11 +28,7 @@ class Member(NamedTuple):
         return f'{self.path} in {self.archive}'
 
     def read(self) -> bytes:
-        """Its content.
-
-        Raises:
-            DataError: it is damaged, or encrypted.
-        """
+        """Its content; raises DataError where it is damaged or encrypted."""
         try:
             with self.open() as file:
                 return file.read()
@@ -64,31 +60,29 @@ def open_archives(archives: Sequence[Path]) -> Iterator[list[Member]]:
         yield members
 
 
-def files_in(archive: Path, stack: ExitStack) -> list[Member]:
+def files_in(archive: Path, stack: ExitStack) -> Iterator[Member]:
     """The files in one archive, which ``stack`` closes."""
     if not archive.exists():
         raise DataError(f'{archive}: no such file')
     if archive.is_dir():
-        return [
-            Member(archive, path.relative_to(archive).as_posix(), partial(open, path, 'rb'))
-            for path in sorted(archive.rglob('*'))
-            if path.is_file()
-        ]
-    if zipfile.is_zipfile(archive):
+        for path in sorted(archive.rglob('*')):
+            if path.is_file():
+                name = path.relative_to(archive).as_posix()
+                yield Member(archive, name, partial(open, path, 'rb'))
+    elif zipfile.is_zipfile(archive):
         zipped = stack.enter_context(zipfile.ZipFile(archive))
-        return [
-            Member(archive, entry.filename.replace('\\', '/'), partial(zipped.open, entry))
-            for entry in zipped.infolist()
-            if not entry.is_dir()
-        ]
-    if tarfile.is_tarfile(archive):
+        for info in zipped.infolist():
+            if not info.is_dir():
+                yield Member(archive, info.filename.replace('\\', '/'), partial(zipped.open, info))
+    elif tarfile.is_tarfile(archive):
         tar = stack.enter_context(tarfile.TarFile.open(archive))
-        return [
-            Member(archive, entry.name, partial(tar.extractfile, entry))
-            for entry in tar
-            if entry.isfile()  # no links and no devices
-        ]
-    raise DataError(f'{archive}: is neither a zip nor a tar archive, or only the beginning of one')
+        for entry in tar:
+            if entry.isfile():  # no links and no devices
+                yield Member(archive, entry.name, partial(tar.extractfile, entry))
+    else:
+        raise DataError(
+            f'{archive}: is neither a zip nor a tar archive, or only the beginning of one'
+        )
 
 
 def matching(members: Iterable[Member], pattern: str) -> dict[tuple[str, ...], Member]:
@@ -96,13 +90,3 @@ def matching(members: Iterable[Member], pattern: str) -> dict[tuple[str, ...], M
     expression = re.compile(rf'(?:.*/)?{pattern}')
     found = ((expression.fullmatch(member.path), member) for member in members)
     return {match.groups(): member for match, member in found if match}
-
-
-def paired(
-    members: Iterable[Member], images: str, labels: str
-) -> Iterator[tuple[tuple[str, ...], Member, Member]]:
-    """Images that have labels: what the groups of both patterns hold, the image, its labels."""
-    found = matching(members, labels)
-    for groups, image in matching(members, images).items():
-        if groups in found:
-            yield groups, image, found[groups]

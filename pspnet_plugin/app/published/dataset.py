@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,8 @@ from PIL import Image
 from ...errors import ImageError
 from ..errors import DataError
 from ..images.reading import require_whole
-from .archive import Member
+from .archive import Member, matching
 
-IGNORED = 255
 UNKNOWN = 254  # no class of these datasets
 
 
@@ -41,14 +41,39 @@ class PublishedDataset(NamedTuple):
 
     title: str  # its name
     archives: str  # the files to name on the command line
-    suffix: str  # of the images that are written
     # How many images there are in each split, or in several such as ``train + val``.
     published: dict[str, int]
     # Finds them among the files of the archives.
     find_images: Callable[[Sequence[Member]], list[LabelledImage]]
+    suffix: str = '.png'  # of the images that are written
 
 
-def read_pair(
+def pairs(
+    images: str,
+    labels: str,
+    split_of: Callable[..., str],
+    read: Callable[[str, Member, Member], Iterable[Piece]],
+) -> Callable[[Sequence[Member]], list[LabelledImage]]:
+    """A function that finds the images that have a file of labels.
+
+    Args:
+        images, labels: patterns of their paths, whose groups hold the same for a pair.
+        split_of: takes the groups.
+        read: takes the last group, the image and its labels.
+    """
+
+    def find_images(members: Sequence[Member]) -> list[LabelledImage]:
+        found = matching(members, labels)
+        return [
+            LabelledImage('/'.join(key), split_of(*key), partial(read, key[-1], image, found[key]))
+            for key, image in matching(members, images).items()
+            if key in found
+        ]
+
+    return find_images
+
+
+def by_table(
     name: str, image: Member, labels: Member, table: dict, mode: str | None = None
 ) -> list[Piece]:
     """An image as it was published, and its label map by a table of values or, in RGB, of colours.
@@ -60,8 +85,8 @@ def read_pair(
         DataError: a file is broken, their sizes differ, or a label is not in the table.
     """
     content, values = image.read(), pixels(labels, mode=mode)
-    same_size(pixels(image, content), values, labels)
-    look_up = by_colour if mode == 'RGB' else by_value
+    require_same_size(pixels(image, content), values, labels)
+    look_up = look_up_colours if mode == 'RGB' else look_up_values
     return [Piece(name, content, look_up(values, table, labels))]
 
 
@@ -86,21 +111,17 @@ def pixels(member: Member, content: bytes | None = None, mode: str | None = None
         raise DataError(f'{member}: is no image that can be decoded ({error})') from error
 
 
-def same_size(image: np.ndarray, labels: np.ndarray, member: Member) -> None:
+def require_same_size(image: np.ndarray, labels: np.ndarray, member: Member) -> None:
     """Raise DataError where an image and its labels, from ``member``, differ in size."""
-    if image.shape[:2] != labels.shape[:2]:
-        (height, width), (rows, columns) = image.shape[:2], labels.shape[:2]
+    (height, width), (rows, columns) = image.shape[:2], labels.shape[:2]
+    if (height, width) != (rows, columns):
         raise DataError(
             f'{member}: {columns} x {rows} pixels, but its image has {width} x {height}'
         )
 
 
-def by_value(labels: np.ndarray, table: dict[int, int], member: Member) -> np.ndarray:
-    """Labels (H, W) of any integers -> (H, W) uint8, through ``table``.
-
-    Raises:
-        DataError: they have colours, or a value that the table does not have.
-    """
+def look_up_values(labels: np.ndarray, table: dict[int, int], member: Member) -> np.ndarray:
+    """Labels (H, W) of any integers -> (H, W) uint8; DataError for colours and unknown values."""
     if labels.ndim != 2:
         raise DataError(f'{member}: has {labels.shape[-1]} channels; labels have one')
     values, indices = np.unique(labels, return_inverse=True)
@@ -109,14 +130,10 @@ def by_value(labels: np.ndarray, table: dict[int, int], member: Member) -> np.nd
     return numbers[indices].reshape(labels.shape)
 
 
-def by_colour(
+def look_up_colours(
     labels: np.ndarray, table: dict[tuple[int, int, int], int], member: Member
 ) -> np.ndarray:
-    """Labels (H, W, 3) in colours, uint8 -> (H, W) uint8, through ``table``.
-
-    Raises:
-        DataError: they have a colour that the table does not have.
-    """
+    """Labels (H, W, 3) in colours, uint8 -> (H, W) uint8; DataError for unknown colours."""
     numbers = np.full(1 << 24, UNKNOWN, np.uint8)  # by colour, which beats sorting the pixels
     for (red, green, blue), number in table.items():
         numbers[red << 16 | green << 8 | blue] = number
@@ -131,7 +148,7 @@ def by_colour(
 
 
 def refuse_unknown(values: Sequence, member: Member) -> None:
-    """Raise DataError where ``values``, which are no classes, are in the labels of ``member``."""
+    """Raise DataError where there are ``values``: they are in the labels and are no classes."""
     if values:
         more = f' and {len(values) - 4} more' if len(values) > 4 else ''
         shown = ', '.join(map(str, values[:4]))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from rich.progress import track
 
 from ...utils.files import write_whole
 from ..errors import DataError
@@ -28,18 +28,10 @@ class Prepared(NamedTuple):
     warnings: list[str]  # what differs from the published dataset
 
 
-def prepare(
-    dataset: PublishedDataset,
-    archives: Sequence[Path],
-    out: Path,
-    progress: Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]] = lambda images: images,
-) -> Prepared:
+def prepare(dataset: PublishedDataset, archives: Sequence[Path], out: Path) -> Prepared:
     """Write the images and label maps of a dataset, each file whole or not at all.
 
     A line in ``out/prepared.jsonl`` names what has been written, and a second call goes on there.
-
-    Args:
-        progress: wraps the images, as ``rich.progress.track`` does.
 
     Raises:
         DataError: the archives cannot be read, or hold nothing of this dataset.
@@ -54,7 +46,8 @@ def prepare(
             )
         out.mkdir(parents=True, exist_ok=True)
         done = read_journal(out, dataset.suffix)
-        for image in progress([image for image in images if image.name not in done]):
+        missing = [image for image in images if image.name not in done]
+        for image in track(missing, f'preparing {out}', transient=True):
             try:
                 done[image.name] = image.split, write_image(image, out, dataset.suffix)
             except DataError as error:
@@ -65,18 +58,16 @@ def prepare(
 
 
 def write_image(image: LabelledImage, out: Path, suffix: str) -> list[str]:
-    """Write the pieces of an image and their label maps, and a line of the journal; their names.
-
-    Raises:
-        DataError: something is wrong with one of them; then nothing is written.
-    """
-    pieces = list(image.read())
+    """Write all pieces of an image, or none, and a line of the journal; the names of the pieces."""
+    pieces = list(image.read())  # raises DataError
     for piece in pieces:
         files = files_of(out, image.split, piece.name, suffix)
         for path, content in zip(files, (piece.image, piece.label_map)):
-            path.parent.mkdir(parents=True, exist_ok=True)
             with write_whole(path, 'wb') as file:
-                file.write(content if isinstance(content, bytes) else as_png(content))
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    Image.fromarray(np.ascontiguousarray(content)).save(file, 'PNG')
     names = [piece.name for piece in pieces]
     with open(out / JOURNAL, 'a', encoding='utf-8') as journal:
         journal.write(f'{json.dumps([image.name, image.split, names])}\n')
@@ -87,8 +78,7 @@ def read_journal(out: Path, suffix: str) -> dict[str, tuple[str, list[str]]]:
     """Images whose files are all there -> their split and the names of their pieces."""
     found = {}
     journal = out / JOURNAL
-    lines = journal.read_text(encoding='utf-8').splitlines() if journal.is_file() else []
-    for line in lines:
+    for line in journal.read_text(encoding='utf-8').splitlines() if journal.is_file() else ():
         try:
             image, split, names = json.loads(line)
         except ValueError:  # the process was killed while it wrote the line
@@ -102,13 +92,6 @@ def read_journal(out: Path, suffix: str) -> dict[str, tuple[str, list[str]]]:
 def files_of(out: Path, split: str, name: str, suffix: str) -> tuple[Path, Path]:
     """Where the image and the label map of a piece are written."""
     return out / 'img_dir' / split / f'{name}{suffix}', out / 'ann_dir' / split / f'{name}.png'
-
-
-def as_png(array: np.ndarray) -> bytes:
-    """Pixels as the content of a PNG file."""
-    content = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array)).save(content, 'PNG')
-    return content.getvalue()
 
 
 def differences(dataset: PublishedDataset, counts: Counter) -> list[str]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from rich.progress import track
 
 from ...errors import PspnetPluginError
 from ...utils.datasets import scope_of
 from ..models import init_model
 from ..own_data.check import load_sample, samples_of
 from ..prediction import predict
+from .runs import save
 
 WRITTEN = 25  # classes, up to which numbers stand in the squares
 
@@ -34,15 +36,8 @@ class Confusion(NamedTuple):
         return np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0)
 
 
-def confusion_of(
-    cfg: Config,
-    checkpoint: str | os.PathLike,
-    progress: Callable[[Sequence], Iterable] = lambda items: items,
-) -> Confusion:
+def confusion_of(cfg: Config, checkpoint: str | os.PathLike) -> Confusion:
     """Predict the validation images of ``cfg`` and count; pixels that are ignored do not count.
-
-    Args:
-        progress: wraps a sequence of the images, as ``rich.progress.track`` does.
 
     Raises:
         PspnetPluginError: there are no validation images, or a file cannot be read.
@@ -55,7 +50,8 @@ def confusion_of(
         if not samples:
             raise PspnetPluginError('The config has no validation images (val_dataloader).')
         paths = [sample.listed['img_path'] for sample in samples]
-        for sample, prediction in zip(progress(samples), predict(model, paths)):
+        shown = track(samples, 'predicting', transient=True)
+        for sample, prediction in zip(shown, predict(model, paths)):
             _, labels = load_sample(sample)
             if labels is None:
                 raise PspnetPluginError(f'{prediction.path} has no labels to compare with.')
@@ -71,18 +67,10 @@ def count_pairs(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.n
 
 
 def draw_confusion(found: Confusion, path: Path) -> None:
-    """Draw the matrix: each row is a label, its squares are percentages of its pixels.
-
-    Raises:
-        PspnetPluginError: the image cannot be written there.
-    """
-    from matplotlib.figure import Figure
-
+    """Draw the matrix: each row is a label, its squares are percentages of its pixels."""
     number = len(found.classes)
     total = found.counts.sum(1, keepdims=True)
-    percent = np.divide(
-        100 * found.counts, total, out=np.zeros(found.counts.shape), where=total > 0
-    )
+    percent = 100 * found.counts / np.maximum(total, 1)
     side = 3 + min(max(number, 4), 60) * 0.45
     figure = Figure(figsize=(side + 1, side), layout='constrained')
     axes = figure.subplots()
@@ -96,7 +84,4 @@ def draw_confusion(found: Confusion, path: Path) -> None:
         color = 'white' if value > 50 else 'black'
         axes.text(column, row, f'{value:.0f}', ha='center', va='center', color=color)
     figure.colorbar(image, label='% of the pixels of a label')
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise PspnetPluginError(f'{path} cannot be written: {error}') from error
+    save(figure, path)

@@ -11,22 +11,24 @@ import functools
 import logging
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 
 from ...compat import runner, several_processes
 from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
+from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
 from ...utils.config_files import find_config
-from .class_counts import class_problems
-from .dataset_files import DatasetError, check_datasets
-from .machine import fit_to_cpu
-from .tools import stock_tools
+from ...utils.config_tree import dicts_within
+from ...utils.distributed import is_first_process
+from . import stock_tools
+from .datasets import DatasetError, check_datasets, class_problems
 
 # Which data loaders a stock tool reads.
 LOADERS = {
@@ -41,32 +43,26 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
 
     Same arguments as the stock tool, except that the first may also be the name of one of the
     plugin's configs. The environment, the whole config and the order of the hooks, which mmengine
-    prints at the start of each run, stand in the log file alone.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        PspnetPluginError: with one message, also where a worker of a data loader raised it.
+    prints at the start of each run, stand in the log file alone. An error of the plugin has one
+    message, also where a worker of a data loader raised it. Returns the exit code.
     """
     fit = functools.partial(prepare, loaders=LOADERS[name])
-    argv = list(argv)
+    argv, argv_before = list(argv), list(sys.argv)
     if argv and not argv[0].startswith('-'):
         argv[0] = find_config(argv[0])
     guards = [StopAtNonFiniteLossHook] if name == 'train.py' else []
-    joined = contextlib.ExitStack()
+    sys.argv[:] = [f'pspnet {name[:-3]}', *argv]
     try:
-        with (
-            joined,
-            several_processes.gloo_without_a_gpu(),
-            as_command_line(f'pspnet {name[:-3]}', argv),
-        ):
-            joined.enter_context(runner.joined(runner.before_build, fit))
-            joined.enter_context(runner.joined(runner.logger_built, print_short_entries))
-            joined.enter_context(runner.joined(runner.added_hooks, *guards))
+        with contextlib.ExitStack() as added:
+            added.enter_context(several_processes.gloo_without_a_gpu())
+            added.enter_context(runner.joined(runner.before_build, fit))
+            added.enter_context(runner.joined(runner.logger_built, print_short_entries))
+            added.enter_context(runner.joined(runner.added_hooks, *guards))
             runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
         raise PspnetPluginError(plain_message(error)) from error
+    finally:
+        sys.argv[:] = argv_before
     return 0
 
 
@@ -82,31 +78,18 @@ def print_short_entries(logger: logging.Logger) -> None:
             handler.addFilter(is_printed)
 
 
-@contextlib.contextmanager
-def as_command_line(program: str, argv: Sequence[str]) -> Iterator[None]:
-    """Within this context the process looks as if ``program`` had been started with ``argv``."""
-    before = list(sys.argv)
-    sys.argv[:] = [program, *argv]
-    try:
-        yield
-    finally:
-        sys.argv[:] = before
-
-
 def plain_message(error: PspnetPluginError) -> str:
     """What ``error`` says, also where a worker of a data loader has put its traceback around it."""
-    message = str(error)
-    if message.startswith('Caught '):
-        message = message.strip().rpartition(f'{type(error).__name__}: ')[2]
-    return message
+    if not str(error).startswith('Caught '):
+        return str(error)
+    return str(error).strip().rpartition(f'{type(error).__name__}: ')[2]
 
 
 def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     """Check the datasets behind ``loaders`` and fit ``cfg``, in place, to this machine.
 
     Raises:
-        DatasetError: a folder or a label map is missing, the message says how to get it; or heads
-            and datasets have another number of classes.
+        DatasetError: files are missing, or heads and datasets have another number of classes.
         PretrainedWeightsError: a backbone would fetch other weights than the config's.
     """
     if get_device() in ('cpu', 'mps'):
@@ -143,3 +126,47 @@ def on_first_rank(cfg: Config, check: Callable[[], None]) -> None:
     dist.broadcast_object_list(raised)
     if raised[0] is not None:
         raise raised[0]
+
+
+def fit_to_cpu(cfg: Config) -> None:
+    """SyncBN becomes BN, ``--amp`` bfloat16, and distributed runs use gloo: all need a GPU else."""
+    synchronized = [n for n in dicts_within(cfg.model) if n.get('type') in ('SyncBN', 'MMSyncBN')]
+    for norm in synchronized:
+        norm['type'] = 'BN'
+    if synchronized:
+        log_once('No GPU: SyncBN in the config became BN.')
+    if get_device() == 'cpu':
+        use_bfloat16(cfg)
+    if cfg.get('launcher', 'none') == 'none':
+        return
+    backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')
+    if backend == 'nccl':
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+        log_once('No GPU: the nccl backend in the config became gloo.')
+    if cfg.get('model_wrapper_cfg') is None:
+        # mmengine's own default names a device id, which DistributedDataParallel refuses on CPUs.
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+
+
+def use_bfloat16(cfg: Config) -> None:
+    """``AmpOptimWrapper``, which ``--amp`` asks for, becomes the plugin's for CPUs."""
+    wrappers = dicts_within(cfg.get('optim_wrapper'))
+    mixed = [wrapper for wrapper in wrappers if wrapper.get('type') == 'AmpOptimWrapper']
+    for wrapper in mixed:
+        wrapper['type'] = CpuAmpOptimWrapper.__name__
+        for setting in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(setting, None)
+    if mixed:
+        message = 'No GPU: mixed precision (--amp) is bfloat16, without a loss scale.'
+        log_once(f'{message} {bfloat16_on_this_cpu()}')
+
+
+def log_once(message: str) -> None:
+    """Log a message in the first process alone."""
+    if is_first_process():
+        print_log(message)

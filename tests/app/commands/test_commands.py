@@ -29,7 +29,7 @@ def test_every_sub_command_has_a_help_of_its_own(name, capsys):
     assert capsys.readouterr().out.startswith(f'usage: pspnet {name} ')
 
 
-def test_configs_are_listed_printed_and_written_as_one_file(tmp_path, capsys):
+def test_configs_are_listed_printed_and_written_as_one_file_but_not_over_another(tmp_path, capsys):
     assert main(['config']) == 0
     assert f'{R50}.py' in capsys.readouterr().out.splitlines()
     assert main(['config', R50]) == 0
@@ -42,10 +42,6 @@ def test_configs_are_listed_printed_and_written_as_one_file(tmp_path, capsys):
     assert json.loads(json.dumps(Config.fromfile(written).to_dict())) == json.loads(
         json.dumps(stock.to_dict())
     )
-
-
-def test_a_file_that_is_there_is_not_written_over(tmp_path, capsys):
-    written = tmp_path / 'mine.py'
     written.write_text('mine')
     assert main(['config', R50, '--out', str(written)]) == 1
     assert 'is there already' in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -23,61 +25,49 @@ def project(tmp_path, monkeypatch, capsys):
     return tmp_path
 
 
-def first_of_training(project):
-    return (project / 'mine' / 'train.txt').read_text().splitlines()[0]
-
-
-def rewrite(project, old, new):
-    path = project / 'mine' / 'mine.py'
+def rewrite(old, new):
+    path = Path('mine/mine.py')
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
 
 
-def other_size(project, name):
-    Image.fromarray(mask_of(0, size=(40, 60))).save(project / 'masks' / f'{name}.png')
-
-
-def outside(project, name):
-    Image.fromarray(np.full((40, 56), 9, np.uint8)).save(project / 'masks' / f'{name}.png')
-
-
-def unreadable(project, name):
-    (project / 'images' / f'{name}.png').write_bytes(b'\x89PNG')
-
-
-def sixteen_bits(project, name):
-    image = np.full((40, 56, 3), 40000, np.uint16)
-    cv2.imwrite(str(project / 'images' / f'{name}.png'), image)
-
-
-def many_classes(project, name):
-    rewrite(project, 'num_classes=num_classes,\n    norm_cfg', 'num_classes=7,\n    norm_cfg')
-
-
-def few_classes(project, name):
-    rewrite(project, 'num_classes=num_classes,\n    norm_cfg', 'num_classes=2,\n    norm_cfg')
-
-
-def large_crop(project, name):
-    rewrite(project, 'crop = (32, 32)', 'crop = (64, 32)')
+HEAD = 'num_classes={},\n    norm_cfg'
 
 
 @pytest.mark.parametrize(
     ('spoil', 'told'),
     [
-        (other_size, 'masks/{}.png: 60 x 40 pixels, but its image has 56 x 40'),
-        (outside, 'masks/{}.png: holds the label values 9, but there are 3 classes'),
-        (unreadable, 'images/{}.png: '),
-        (sixteen_bits, 'images/{}.png: has 16 bits and is read with 8'),
-        (many_classes, 'model.decode_head.num_classes is 7, but the dataset of train_dataloader'),
-        (few_classes, 'model.decode_head.num_classes is 2, but the dataset of train_dataloader'),
-        (large_crop, 'the crop of 32 x 64 is larger than the image, which is 56 x 40 there'),
+        (
+            lambda name: cv2.imwrite(f'masks/{name}.png', mask_of(0, size=(40, 60))),
+            'masks/{}.png: 60 x 40 pixels, but its image has 56 x 40',
+        ),
+        (
+            lambda name: cv2.imwrite(f'masks/{name}.png', np.full((40, 56), 9, np.uint8)),
+            'masks/{}.png: holds the label values 9, but there are 3 classes',
+        ),
+        (lambda name: Path(f'images/{name}.png').write_bytes(b'\x89PNG'), 'images/{}.png: '),
+        (
+            lambda name: cv2.imwrite(f'images/{name}.png', np.full((40, 56, 3), 40000, np.uint16)),
+            'images/{}.png: has 16 bits and is read with 8',
+        ),
+        *[
+            (
+                lambda _, number=number: rewrite(HEAD.format('num_classes'), HEAD.format(number)),
+                f'model.decode_head.num_classes is {number}, but the dataset of train_dataloader',
+            )
+            for number in (2, 7)
+        ],
+        (
+            lambda _: rewrite('crop = (32, 32)', 'crop = (64, 32)'),
+            'the crop of 32 x 64 is larger than the image, which is 56 x 40 there',
+        ),
     ],
+    ids=['size', 'value', 'cut', '16 bits', 'few classes', 'many classes', 'crop'],
 )
 def test_what_is_wrong_is_a_line_with_the_name(project, capsys, spoil, told):
-    name = first_of_training(project)
-    spoil(project, name)
+    name = (project / 'mine' / 'train.txt').read_text().split()[0]
+    spoil(name)
     assert main(['check', 'mine/mine.py']) == 1
     lines = capsys.readouterr().err.splitlines()
     assert any(told.format(name) in line for line in lines), lines

@@ -1,4 +1,4 @@
-"""What is found in images and masks, and what is refused with the file's name."""
+"""Which mask belongs to which image, what both hold, and what is refused with the file's name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from PIL import Image
 
 from pspnet_plugin.app.errors import DataError
 from pspnet_plugin.app.own_data.classes import find_classes, write_labels
-from pspnet_plugin.app.own_data.pairs import pair_files
-from pspnet_plugin.app.own_data.scan import scan
+from pspnet_plugin.app.own_data.scan import pair_files, scan
 from tests.helpers.folders import SIZE, make_folders, mask_of
 
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
@@ -33,7 +32,7 @@ def change_masks(folders, change):
 
 
 @pytest.mark.parametrize(('channels', 'dtype'), [(1, 'uint8'), (3, 'uint8'), (1, 'uint16')])
-def test_size_channels_depth_and_statistics_are_those_of_numpy(tmp_path, channels, dtype):
+def test_size_channels_depth_statistics_and_values_are_those_of_numpy(tmp_path, channels, dtype):
     folders = make_folders(tmp_path, 2, channels=channels, dtype=dtype)
     for image in statistics_of(folders):
         with Image.open(image.pair.image) as file:
@@ -41,10 +40,6 @@ def test_size_channels_depth_and_statistics_are_those_of_numpy(tmp_path, channel
         assert (image.size, image.channels, image.depth) == (SIZE, channels, dtype)
         np.testing.assert_allclose(image.total, pixels.sum((0, 1)))
         np.testing.assert_allclose(image.squares, (pixels**2).sum((0, 1)))
-
-
-def test_values_are_counted_as_numpy_counts_them(folders):
-    for image in statistics_of(folders):
         with Image.open(image.pair.mask) as mask:
             values, counts = np.unique(np.asarray(mask), return_counts=True)
         assert image.values == {(int(v),): int(n) for v, n in zip(values, counts)}
@@ -76,6 +71,12 @@ def test_one_image_of_another_kind_is_named(folders):
     Image.new('L', SIZE[::-1]).save(folders[0] / '3.png')
     with pytest.raises(DataError, match=r'3\.png: 1 channels of uint8, the others have 3 of uint8'):
         statistics_of(folders)
+
+
+def test_masks_of_one_class_are_an_error(folders):
+    change_masks(folders, np.zeros_like)
+    with pytest.raises(DataError, match='masks: the masks hold one class only, 0'):
+        find_classes(statistics_of(folders))
 
 
 def test_labels_from_0_are_used_as_they_are(folders):
@@ -141,7 +142,51 @@ def test_a_table_that_does_not_fit_is_an_error(folders, tmp_path, table, told):
         find_classes(statistics_of(folders), path)
 
 
-def test_masks_of_one_class_are_an_error(folders):
-    change_masks(folders, np.zeros_like)
-    with pytest.raises(DataError, match='masks: the masks hold one class only, 0'):
-        find_classes(statistics_of(folders))
+def touch(folder, names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('image', 'mask'),
+    [
+        ('{}.jpg', '{}.png'),
+        ('{}_leftImg8bit.png', '{}_gtFine_labelTrainIds.png'),
+        ('image_{}.jpg', 'mask_{}.png'),
+        ('a b/{}.jpg', 'a b/{}.png'),
+        ('{}.jpg', 'label of {}.png'),
+        ('街道_{}.jpg', '街道_{}_标注.png'),
+    ],
+)
+@pytest.mark.parametrize('numbers', [(0, 1, 2), (10, 20, 30), (1, 11, 111)])
+def test_names_are_paired_by_what_they_have_in_common(tmp_path, image, mask, numbers):
+    images = touch(tmp_path / 'i', [image.format(n) for n in numbers])
+    masks = touch(tmp_path / 'm', [mask.format(n) for n in numbers])
+    pairs = pair_files(images, masks)
+    found = {(str(p.image.relative_to(images)), str(p.mask.relative_to(masks))) for p in pairs}
+    assert found == {(image.format(n), mask.format(n)) for n in numbers}
+
+
+def test_files_without_a_partner_are_named(tmp_path):
+    images = touch(tmp_path / 'i', ['1_rgb.png', '2_rgb.png', '3_rgb.png', '.hidden.png'])
+    masks = touch(tmp_path / 'm', ['1_seg.png', '2_seg.png', '4_seg.png', 'notes.txt'])
+    with pytest.raises(DataError) as raised:
+        pair_files(images, masks)
+    assert f'{images / "3_rgb.png"}: no mask' in str(raised.value)
+    assert f'{masks / "4_seg.png"}: no image' in str(raised.value)
+    assert '1_rgb' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ('names', 'mask_names', 'told'),
+    [
+        (['1.png', '2.png', '3.jpg'], ['1.png'], r'3\.jpg: all images need one suffix, here are 2'),
+        (['1.png'], ['1.txt'], 'm: no images'),
+    ],
+)
+def test_images_of_two_suffixes_and_none_at_all_are_an_error(tmp_path, names, mask_names, told):
+    with pytest.raises(DataError, match=told):
+        pair_files(touch(tmp_path / 'i', names), touch(tmp_path / 'm', mask_names))

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
-from pspnet_plugin.app.own_data.pairs import Pair, pair_files
-from pspnet_plugin.app.own_data.scan import ImageStatistics, scan
+from pspnet_plugin.app.own_data.scan import ImageStatistics, Pair, pair_files, scan
 from pspnet_plugin.app.own_data.split import SAME, groups_of_duplicates, split
 from tests.helpers.folders import image_of, make_folders, mask_of
 

@@ -13,10 +13,10 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.published import PUBLISHED
-from pspnet_plugin.app.training.dataset_files import check_datasets
-from pspnet_plugin.app.training.machine import fit_to_cpu
-from pspnet_plugin.app.training.tools import stock_tools
+from pspnet_plugin.app.published.datasets import PUBLISHED
+from pspnet_plugin.app.training import stock_tools
+from pspnet_plugin.app.training.datasets import check_datasets
+from pspnet_plugin.app.training.launch import fit_to_cpu
 from pspnet_plugin.utils.config_tree import dicts_within
 from tests.helpers.processes import ROOT, run_script
 from tests.helpers.published import MINIATURES

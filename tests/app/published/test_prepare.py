@@ -30,13 +30,18 @@ def prepare(tmp_path, capsys):
     return run
 
 
+@pytest.fixture
+def archive(tmp_path):
+    """A miniature of KolektorSDD2."""
+    return ksdd2(tmp_path).archives[0]
+
+
 def content_of(archive):
     with zipfile.ZipFile(archive) as file:
         return {name: file.read(name) for name in file.namelist()}
 
 
-def test_a_tar_archive_and_a_folder_give_what_a_zip_archive_gives(tmp_path, prepare):
-    (archive,), _ = ksdd2(tmp_path)
+def test_a_tar_archive_and_a_folder_give_what_a_zip_archive_gives(tmp_path, prepare, archive):
     _, _, expected = prepare('ksdd2', archive)
     assert len(expected) == 12
     folder = tmp_path / 'KolektorSDD2'
@@ -49,8 +54,7 @@ def test_a_tar_archive_and_a_folder_give_what_a_zip_archive_gives(tmp_path, prep
         assert prepare('ksdd2', other)[2] == expected
 
 
-def test_files_that_are_wrong_are_named_and_the_others_are_written(tmp_path, prepare):
-    (archive,), _ = ksdd2(tmp_path)
+def test_files_that_are_wrong_are_named_and_the_others_are_written(tmp_path, prepare, archive):
     files = content_of(archive)
     files['train/10000_GT.png'] = encoded(np.zeros((9, 8), np.uint8))
     files['train/10001_GT.png'] = encoded(np.full((64, 24), 7, np.uint8))
@@ -64,8 +68,7 @@ def test_files_that_are_wrong_are_named_and_the_others_are_written(tmp_path, pre
     assert len(written) == 6
 
 
-def test_the_same_command_goes_on_where_it_stopped(tmp_path, prepare):
-    (archive,), _ = ksdd2(tmp_path)
+def test_the_same_command_goes_on_where_it_stopped(tmp_path, prepare, archive):
     files = content_of(archive)
     broken = {**files, 'train/10002.png': b''}
     assert prepare('ksdd2', zipped(tmp_path / 'KolektorSDD2.zip', broken))[0] == 1
@@ -83,8 +86,7 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, prepare):
     assert prepare('ksdd2', zipped(tmp_path / 'KolektorSDD2.zip', files))[2] == written
 
 
-def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, prepare):
-    (archive,), _ = ksdd2(tmp_path)
+def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, prepare, archive):
     _, _, expected = prepare('ksdd2', archive)
     shutil.rmtree(tmp_path / 'data')
     part = tmp_path / 'data' / 'img_dir' / 'train' / '10002.png.part'
@@ -100,36 +102,29 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, prepare):
     assert (code, files) == (0, expected)
 
 
-@pytest.mark.parametrize('path', ['../train/10009.png', '/train/10009.png', 'a/../../b.png'])
-def test_a_path_outside_of_the_archive_is_refused(tmp_path, prepare, path):
-    (archive,), _ = ksdd2(tmp_path)
-    files = {**content_of(archive), path: b''}
-    code, error, written = prepare('ksdd2', zipped(tmp_path / 'bad.zip', files))
-    assert code == 1
-    assert f'bad.zip: holds {path}, a path outside of the archive' in error
-    assert written == {}
-
-
-def test_an_archive_of_something_else_is_refused_with_the_names_of_the_right_ones(
-    tmp_path, prepare
-):
-    (archive,), _ = ksdd2(tmp_path)
-    code, error, _ = prepare('potsdam', archive)
-    assert code == 1
-    assert 'no images with labels of ISPRS Potsdam in it; name 2_Ortho_RGB.zip and' in error
-
-
-@pytest.mark.parametrize('kind', ['missing', 'no archive', 'cut'])
-def test_an_archive_that_cannot_be_read_is_named(tmp_path, prepare, kind):
-    (archive,), _ = ksdd2(tmp_path)
-    if kind == 'missing':
-        archive.unlink()
-    else:
-        archive.write_bytes(b'text' if kind == 'no archive' else archive.read_bytes()[:-100])
-    code, error, _ = prepare('ksdd2', archive)
-    assert code == 1
+@pytest.mark.parametrize(
+    ('name', 'spoil', 'told'),
+    [
+        *[
+            (
+                'ksdd2',
+                lambda archive, path=path: zipped(archive, {**content_of(archive), path: b''}),
+                f'holds {path}, a path outside of the archive',
+            )
+            for path in ('../train/10009.png', '/train/10009.png', 'a/../../b.png')
+        ],
+        ('ksdd2', lambda archive: archive.unlink(), 'no such file'),
+        ('ksdd2', lambda archive: archive.write_bytes(b'text'), 'is neither a zip nor a tar'),
+        ('ksdd2', lambda archive: archive.write_bytes(archive.read_bytes()[:-100]), 'a zip nor'),
+        ('potsdam', lambda _: None, 'no images with labels of ISPRS Potsdam in it; name 2_Ortho'),
+    ],
+)
+def test_an_archive_that_cannot_be_used_is_named(prepare, archive, name, spoil, told):
+    spoil(archive)
+    code, error, written = prepare(name, archive)
+    assert (code, error.count('\n'), written) == (1, 1, {})
     assert error.startswith(f'error: {archive}: ')
-    assert error.count('\n') == 1
+    assert told in error
 
 
 def test_label_colours_that_were_stored_with_losses_are_read_as_they_were_meant(tmp_path, prepare):

@@ -10,10 +10,8 @@ from PIL import Image
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.confusion import Confusion, count_pairs, draw_confusion
-from pspnet_plugin.app.reports.curves import timeline_of
-from pspnet_plugin.app.reports.run_log import read_run
+from pspnet_plugin.app.reports.runs import read_run, timeline_of
 from tests.helpers.folders import make_folders
-from tests.helpers.logs import write_log
 from tests.helpers.street_scenes import NARROW_OWN_DATA
 
 
@@ -37,8 +35,7 @@ def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
     assert f', the last {validated:.1f}' in capsys.readouterr().out
     shown = timeline_of(read_run(tmp_path / 'run'))
     assert list(shown.trainable[shown.parts.index('backbone.stages[0]')]) == [0, 0, 1]
-    words = ['plot', 'run', '--confusion', 'run/iter_3.pth', '--out', 'confusion.png']
-    assert main(words) == 0
+    assert main(['plot', 'run', '--confusion', 'run/iter_3.pth', '--out', 'confusion.png']) == 0
     assert float(capsys.readouterr().out.split('mIoU ')[1].split()[0]) == pytest.approx(
         validated, abs=0.011
     )
@@ -63,13 +60,3 @@ def test_a_row_is_a_label_and_dark_where_its_pixels_went(tmp_path):
     rows, columns = np.nonzero(dark)
     height, width = np.ptp(rows), np.ptp(columns)
     assert height == pytest.approx(2 * width, rel=0.05)  # both labels, one column
-
-
-def test_several_runs_or_no_config_are_one_line(tmp_path, capsys):
-    runs = [str(write_log(tmp_path / name, {1: 2.0})) for name in ('a', 'b')]
-    for named, said in ((runs, 'takes one work folder, not 2'), (runs[:1], 'no vis_data/config')):
-        words = ['plot', *named, '--confusion', 'x.pth', '--out', str(tmp_path / 'x.png')]
-        assert main(words) == 1
-        error = capsys.readouterr().err
-        assert said in error
-        assert error.count('\n') == 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.reports.curves import timeline_of
-from pspnet_plugin.app.reports.run_log import by_iteration, read_run
+from pspnet_plugin.app.reports.runs import read_run, timeline_of
 from tests.helpers.logs import write_log
 from tests.helpers.processes import ROOT
 
@@ -83,38 +84,39 @@ def test_parts_with_learning_rates_of_their_own_have_a_timeline(tmp_path, frozen
         assert (shown.trainable == 1).all()
 
 
-def test_a_resumed_run_is_one_curve_without_what_was_lost(tmp_path):
+def test_a_resumed_run_is_one_curve_without_what_was_lost_or_left_unfinished(tmp_path):
     work_dir = tmp_path / 'run'
-    write_log(work_dir, {1: 2.0, 2: 1.5, 3: 9.0}, {3: 1.0})
+    write_log(work_dir, {1: 2.0, 2: 1.5, 3: 9.0}, {3: 1.0}, end='{"lr": 0.01, "loss": 1.2, "st')
     write_log(work_dir, {3: 1.2, 4: 1.0}, {4: 60.0}, start='20260101_000500')
     run = read_run(work_dir)
     assert run.values('loss') == {1: 2.0, 2: 1.5, 3: 1.2, 4: 1.0}
     assert run.values('mIoU') == {4: 60.0}
 
 
-def test_a_line_that_a_killed_run_left_unfinished_is_skipped(tmp_path):
-    work_dir = write_log(tmp_path / 'run', {1: 2.0, 2: 1.5}, end='{"lr": 0.01, "loss": 1.2, "st')
-    assert read_run(work_dir).values('loss') == {1: 2.0, 2: 1.5}
-
-
-def test_metrics_that_were_logged_by_epoch_stand_at_their_iteration():
+def test_metrics_that_were_logged_by_epoch_stand_at_their_iteration(tmp_path):
     lines = [{'loss': 2.0, 'epoch': 1, 'step': 50}, {'mIoU': 40.0, 'step': 1}]
     lines += [{'loss': 1.0, 'epoch': 2, 'step': 100}, {'mIoU': 50.0, 'step': 2}]
-    assert [line['step'] for line in by_iteration(lines)] == [50, 50, 100, 100]
+    log = ''.join(f'{json.dumps(line)}\n' for line in lines)
+    run = read_run(write_log(tmp_path / 'run', {}, end=log))
+    assert run.values('mIoU') == {50: 40.0, 100: 50.0}
 
 
-@pytest.mark.parametrize('content', [None, '{"mIoU": 50.0, "step": 1}\n'])
-def test_a_folder_without_a_log_of_losses_is_one_line_that_names_it(tmp_path, content, capsys):
-    if content:
-        write_log(tmp_path, {}, end=content)
-    code, _, error = plot(capsys, tmp_path, out=tmp_path / 'x.png')
+@pytest.mark.parametrize(
+    ('losses', 'end', 'more', 'out', 'told'),
+    [
+        (None, '', [], 'x.png', '{}/run holds no '),
+        ({}, '{"mIoU": 5.0, "step": 1}\n', [], 'x.png', '{}/run/20260101_000000/vis_data/scalars'),
+        ({1: 2.0}, '', [], 'x.jpq', '{}/x.jpq cannot be written'),
+        ({1: 2.0}, '', ['--confusion', 'x.pth'], 'x.png', 'run: no vis_data/config.py beside'),
+        ({1: 2.0}, '', ['{}/run', '--confusion', 'x.pth'], 'x.png', '--confusion takes one work '),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(tmp_path, capsys, losses, end, more, out, told):
+    if losses is not None:
+        write_log(tmp_path / 'run', losses, end=end)
+    words = [word.format(tmp_path) for word in more]
+    code, _, error = plot(capsys, tmp_path / 'run', *words, out=tmp_path / out)
     assert code == 1
-    assert error.startswith(f'error: {tmp_path}')
+    assert error.startswith(f'error: {told.format(tmp_path)}')
     assert error.count('\n') == 1
-    assert not (tmp_path / 'x.png').exists()
-
-
-def test_an_image_of_an_unknown_kind_is_one_line(tmp_path, capsys):
-    code, _, error = plot(capsys, write_log(tmp_path / 'run', {1: 2.0}), out=tmp_path / 'x.jpq')
-    assert code == 1
-    assert 'x.jpq cannot be written' in error
+    assert not (tmp_path / out).exists()

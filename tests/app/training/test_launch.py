@@ -1,5 +1,6 @@
-"""What the commands add around the stock tools."""
+"""What the commands add around the stock tools, and configs for a GPU without one."""
 
+import copy
 import sys
 
 import pytest
@@ -8,7 +9,9 @@ from torch._utils import ExceptionWrapper
 from pspnet_plugin.app.training import launch
 from pspnet_plugin.compat import runner as callbacks
 from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
+from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from pspnet_plugin.transforms.check_labels import LabelError
+from tests.helpers.street_scenes import cityscapes_at
 
 
 def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
@@ -46,3 +49,37 @@ def test_hook_that_somebody_gave_every_run_is_still_given_after_the_command(monk
     with pytest.raises(SystemExit):
         launch.run_stock_tool('train.py', ['--help'])
     assert callbacks.added_hooks == [StopAtNonFiniteLossHook]
+
+
+@pytest.fixture
+def cityscapes(street_scenes):
+    return cityscapes_at(street_scenes)
+
+
+def test_without_a_gpu_sync_batch_norm_becomes_batch_norm_and_other_norms_stay(cityscapes, capsys):
+    launch.fit_to_cpu(cityscapes)
+    assert "'SyncBN'" not in repr(cityscapes.model)
+    assert capsys.readouterr().out.count('SyncBN') == 1
+    before = copy.deepcopy(cityscapes.model)
+    launch.fit_to_cpu(cityscapes)
+    assert cityscapes.model == before
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize('chosen', [None, dict(type='MMDistributedDataParallel', a=1)])
+def test_distributed_run_without_a_gpu_uses_gloo_and_the_wrapper_of_the_user(cityscapes, chosen):
+    cityscapes.launcher, cityscapes.model_wrapper_cfg = 'pytorch', chosen
+    launch.fit_to_cpu(cityscapes)
+    assert cityscapes.env_cfg.dist_cfg.backend == 'gloo'
+    wrapper = cityscapes.model_wrapper_cfg
+    assert wrapper == chosen if chosen else wrapper.device_ids is None
+
+
+def test_mixed_precision_without_a_gpu_is_bfloat16_with_one_log_line(cityscapes, capsys):
+    cityscapes.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', clip_grad=None)
+    launch.fit_to_cpu(cityscapes)
+    (line,) = [n for n in capsys.readouterr().out.splitlines() if 'bfloat16' in n]
+    assert 'bfloat16, without a loss scale' in line
+    assert line.endswith(bfloat16_on_this_cpu())
+    assert cityscapes.optim_wrapper.type == 'CpuAmpOptimWrapper'
+    assert set(cityscapes.optim_wrapper) == {'type', 'optimizer', 'clip_grad'}

@@ -1,0 +1,130 @@
+"""``pspnet init``, ``prepare`` and ``check``: from images and masks to data that trains."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image
+from rich.table import Column, Table
+
+from ...errors import PspnetPluginError
+from ...utils.config_files import read_config
+from ...utils.text import table_as_text
+from ..errors import refuse
+from ..own_data.check import check_config
+from ..own_data.classes import written
+from ..own_data.config_text import BACKBONES
+from ..own_data.project import write_project
+from ..published.datasets import PUBLISHED
+from ..published.prepare import prepare
+from ..training.datasets import check_datasets
+from .configs import add_config_arguments
+
+
+def add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('images', type=Path, help='folder of images')
+    parser.add_argument('masks', type=Path, help='folder of masks, named like the images')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('pspnet_project'),
+        metavar='DIR',
+        help='folder to write to (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--classes',
+        type=Path,
+        metavar='TABLE',
+        help='text file with a line NAME VALUE or NAME RED GREEN BLUE for each class',
+    )
+    parser.add_argument(
+        '--backbone',
+        choices=BACKBONES,
+        default='resnet18',
+        help='network whose ImageNet weights training starts from (default: %(default)s)',
+    )
+    parser.add_argument('--iterations', type=int, help='of training (default: by the images)')
+
+
+def run_init(arguments: argparse.Namespace) -> int:
+    """Write the config, and tell what was found."""
+    config, images, classes, training, duplicates = write_project(
+        arguments.images,
+        arguments.masks,
+        arguments.out,
+        arguments.classes,
+        arguments.backbone,
+        arguments.iterations,
+    )
+    sizes = sorted({image.size for image in images})
+    size = ' to '.join(f'{width} x {height}' for height, width in sorted({sizes[0], sizes[-1]}))
+    right = [Column(heading, justify='right') for heading in ('label', 'in masks', 'pixels')]
+    table = Table(right[0], 'name', *right[1:], title='classes')
+    rows = zip(classes.names, classes.values, classes.frequencies)
+    for number, (name, value, frequency) in enumerate(rows):
+        table.add_row(str(number), name, written(value), f'{100 * frequency:.2f} %')
+    print(
+        f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
+        f'{images[0].depth}; {training} to train, {len(images) - training} to validate; '
+        f'{duplicates} near-duplicates, which stay on one side\n{table_as_text(table)}\n'
+        f'written: {config}\nnext:    pspnet check {config}\n         pspnet train {config}'
+    )
+    return 0
+
+
+def add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('name', choices=PUBLISHED, help='dataset')
+    parser.add_argument(
+        'archives',
+        nargs='+',
+        type=Path,
+        metavar='ARCHIVE',
+        help='zip or tar files as they were published, or folders with what was in them',
+    )
+    parser.add_argument(
+        '--out', type=Path, metavar='DIR', help='folder to write to (default: data/NAME)'
+    )
+
+
+def run_prepare(arguments: argparse.Namespace) -> int:
+    """Prepare a dataset, and tell what differs from the published one."""
+    dataset, out = PUBLISHED[arguments.name], arguments.out or Path('data', arguments.name)
+    try:
+        counts, problems, warnings = prepare(dataset, arguments.archives, out)
+    except OSError as error:
+        raise PspnetPluginError(
+            f'{error.filename or out}: {error.strerror}; the same command goes on from here'
+        ) from error
+    in_splits = ', '.join(f'{counts[split]} {split}' for split in sorted(counts))
+    print(f'{out}: images with labels: {in_splits}')
+    for warning in warnings:
+        print(f'warning: {warning}', file=sys.stderr)
+    refuse(problems)
+    return 0
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument(
+        '--out', type=Path, help='also write a grid of images over their labels (.png)'
+    )
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Load all images and labels, and tell what is there and what is wrong."""
+    cfg = read_config(arguments.config, arguments.cfg_options)
+    check_datasets(cfg)
+    found = check_config(cfg)
+    right = [Column(heading, justify='right') for heading in ('label', 'pixels')]
+    table = Table(right[0], 'name', right[1], title='classes in the training images')
+    for number, (name, count) in enumerate(zip(found.classes, found.counts)):
+        table.add_row(str(number), name, f'{100 * count / max(found.counts.sum(), 1):.2f} %')
+    print(', '.join(f'{loader}: {count} images' for loader, count in found.images.items()))
+    print(table_as_text(table))
+    if arguments.out is not None:
+        Image.fromarray(found.grid).save(arguments.out)
+        print(f'written: {arguments.out}')
+    refuse(found.problems)
+    return 0

@@ -1,0 +1,149 @@
+"""What training runs logged in their work folders, by mmengine's local backend, and its curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from mmengine.config import Config
+
+from ...errors import PspnetPluginError
+from ...freezing.preview import Preview, draw_timeline, freezes_layers, preview
+from ...utils.text import one_line
+
+CURVES = {'loss': 'loss', 'mIoU': 'mIoU (%)', 'lr': 'learning rate'}
+STYLES = '-', '--', ':', '-.'
+Line = dict[str, Any]
+
+
+class LogError(PspnetPluginError):
+    """A folder holds no log of a training run."""
+
+
+class Run(NamedTuple):
+    """One run, with what it logged after it was resumed."""
+
+    name: str  # of the work folder
+    # In the order of iterations; ``step`` is the iteration, ``loss`` and ``lr`` stand in those of
+    # training, the metrics in those of validations.
+    lines: list[Line]
+    config: Path | None  # the file with the config of the newest start; None where there is none
+
+    def values(self, key: str) -> dict[int, float]:
+        """What was logged as ``key``, by iteration."""
+        return {line['step']: line[key] for line in self.lines if key in line}
+
+    def read_config(self) -> Config | None:
+        """The config of the run; LogError where it cannot be read."""
+        if self.config is None:
+            return None
+        try:
+            return Config.fromfile(self.config)
+        except Exception as error:  # whatever the code in the file raises
+            raise LogError(f'{self.config}: {one_line(error)}') from error
+
+
+def read_run(work_dir: Path) -> Run:
+    """Read the logs below a work folder.
+
+    Each start of a run has a log of its own. A later one counts from its first iteration on, so a
+    resumed run is one curve, and a run that began anew replaces the one before.
+
+    Raises:
+        LogError: there is no log, or no line with a loss in it.
+    """
+    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))  # named by the time of the start
+    if not logs:
+        raise LogError(
+            f'{work_dir} holds no */vis_data/scalars.json: no training run wrote its log here'
+        )
+    lines: list[Line] = []
+    for log in logs:
+        later = read_lines(log)
+        first = min((line['step'] for line in later), default=float('inf'))
+        lines = [line for line in lines if line['step'] < first] + later
+    if not any('loss' in line for line in lines):
+        raise LogError(f'{logs[-1]} has no line with a loss')
+    config = logs[-1].with_name('config.py')
+    return Run(work_dir.resolve().name, lines, config if config.is_file() else None)
+
+
+def read_lines(log: Path) -> list[Line]:
+    """The lines of a log, with the iteration as their ``step``.
+
+    Lines that a killed run left unfinished are skipped. Runs by epochs log their metrics by epoch.
+    """
+    found: list[Line] = []
+    for text in log.read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get('step'), int):
+            last = found[-1] if found else {}
+            if 'loss' not in line and 'epoch' in last and line['step'] == last['epoch']:
+                line.update(step=last['step'], epoch=last['epoch'])
+            found.append(line)
+    return found
+
+
+def draw_runs(runs: Sequence[Run], path: Path) -> None:
+    """Draw loss, mIoU and learning rate of runs, and below them which of them froze what.
+
+    The learning rate is the logged one, which is that of the first parameter group. Runs with a
+    ``LayerFreezeHook`` or a ``paramwise_cfg`` have a timeline of the learning rate in each part of
+    the model, grey where it is frozen, computed from their config.
+
+    Raises:
+        LogError: the config of a run cannot be read.
+        PspnetPluginError: the image cannot be written there.
+    """
+    curves = {key: label for key, label in CURVES.items() if any(run.values(key) for run in runs)}
+    timelines = {run.name: found for run in runs if (found := timeline_of(run)) is not None}
+    heights = [2.4] * len(curves) + [0.9 + 0.3 * len(t.parts) for t in timelines.values()]
+    figure = Figure(figsize=(9, sum(heights)), layout='constrained')
+    rows = figure.subplots(
+        len(heights), 1, sharex=True, squeeze=False, gridspec_kw={'height_ratios': heights}
+    )[:, 0]
+    for axes, (key, label) in zip(rows, curves.items()):
+        axes.set_ylabel(label)
+        for number, run in enumerate(runs):
+            values = run.values(key)
+            style, marker = STYLES[number % len(STYLES)], 'o' if len(values) < 30 else ''
+            steps, logged = list(values), list(values.values())
+            axes.plot(steps, logged, style, marker=marker, markersize=3, label=run.name)
+    rows[0].legend(loc='upper right')
+    for axes, (name, shown) in zip(rows[len(curves) :], timelines.items()):
+        draw_timeline(axes, shown)
+        axes.set_title(f'{name}: learning rate by part, grey is frozen', fontsize='medium')
+    rows[-1].set(xlabel='iteration', xlim=(0, max(run.lines[-1]['step'] for run in runs)))
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write an image; PspnetPluginError where it cannot be written there."""
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise PspnetPluginError(f'{path} cannot be written: {error}') from error
+
+
+def timeline_of(run: Run) -> Preview | None:
+    """Learning rates by part of the model; None where all parts have the same throughout."""
+    config = run.read_config()
+    if config is None:
+        return None
+    if not freezes_layers(config):
+        if not (config.get('optim_wrapper') or {}).get('paramwise_cfg'):
+            return None
+        hooks = config.get('custom_hooks') or []
+        config.custom_hooks = [*hooks, dict(type='LayerFreezeHook')]  # which freezes nothing
+    try:
+        return preview(config)
+    except PspnetPluginError:
+        raise
+    except Exception as error:  # whatever a model raises that cannot be built
+        raise LogError(f'{run.config}: {one_line(error)}') from error

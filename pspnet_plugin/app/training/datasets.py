@@ -1,0 +1,118 @@
+"""Whether a config's datasets lie where it says, with as many classes as its heads tell apart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.registry import MODELS
+
+from ...errors import PspnetPluginError
+from ...heads.chunked_loss import ChunkedLossMixin
+from ...utils.config_files import shipped
+from ...utils.config_tree import dicts_within
+from ...utils.datasets import datasets_of, metainfo_of, registered, scope_of, without_pipeline
+from . import stock_tools
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+class DatasetError(PspnetPluginError):
+    """A dataset that the config names is missing or incomplete."""
+
+
+def check_datasets(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
+    """Raise :class:`DatasetError` unless every dataset lies where ``cfg`` says, with its labels."""
+    way_out = 'Set data_root in the config to where it is.'
+    if command := cfg.get('prepare_dataset'):
+        command = command.replace('{mmseg_tools}', str(stock_tools()))
+        command = command.replace('{plugin_tools}', str(shipped('tools')))
+        way_out = f'Set data_root in the config to where it is, or make it: {command}'
+    for _, dataset in datasets_of(cfg, loaders):
+        check_folders(dataset, way_out)
+        check_samples(dataset, scope_of(cfg), way_out)
+
+
+def check_folders(dataset: dict, way_out: str) -> None:
+    root = dataset.get('data_root') or ''
+    named = dict(dataset.get('data_prefix') or {}, ann_file=dataset.get('ann_file'))
+    if not reads_labels(dataset):
+        named.pop('seg_map_path', None)
+    for path in [root, *(os.path.join(root, part) for part in named.values() if part)]:
+        if path and is_missing(path, dataset):
+            raise DatasetError(f'{os.path.abspath(path)} does not exist. {way_out}')
+
+
+def check_samples(dataset: dict, scope: str, way_out: str) -> None:
+    """Every image that MMSegmentation lists for ``dataset`` exists and has its label map."""
+    built = without_pipeline(dataset, scope)
+    if built is None:
+        return
+    samples = built.load_data_list()
+    if not samples:
+        folder = os.path.abspath(built.data_prefix.get('img_path') or '')
+        raise DatasetError(f'No image *{built.img_suffix} lies in {folder}. {way_out}')
+    labels = reads_labels(dataset)
+    for sample in samples:
+        image, label_map = sample['img_path'], sample.get('seg_map_path') if labels else None
+        if is_missing(image, dataset):
+            raise DatasetError(f'The image {os.path.abspath(image)} does not exist. {way_out}')
+        if label_map and is_missing(label_map, dataset):
+            raise DatasetError(
+                f'The label map {os.path.abspath(label_map)} does not exist but the image {image} '
+                f'does. Add it, or take the image out. {way_out}'
+            )
+
+
+def reads_labels(dataset: dict) -> bool:
+    """Whether the pipeline loads label maps; a test split without them is nothing wrong."""
+    steps = dicts_within(dataset.get('pipeline'))
+    return any('Annotations' in str(step.get('type')) for step in steps)
+
+
+def is_missing(path: str, dataset: dict) -> bool:
+    """Whether a local file or folder does not exist; others are not looked for."""
+    local = '://' not in path and not dataset.get('backend_args')
+    return local and not os.path.exists(path)
+
+
+def class_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
+    """Where the heads, the datasets and ``CheckLabels`` do not have the same number of classes."""
+    heads = head_classes(cfg)
+    problems = []
+    for loader, dataset in datasets_of(cfg, loaders):
+        names = metainfo_of(dataset, scope_of(cfg)).get('classes')
+        for head, count in heads.items():
+            if names is not None and len(names) != count:
+                problems.append(
+                    f'model.{head}.num_classes is {count}, but the dataset of {loader} has '
+                    f'{len(names)} classes: {", ".join(map(str, names[:8]))}'
+                )
+        for step in dicts_within(dataset.get('pipeline')):
+            wanted = next(iter(heads.values()), step.get('num_classes'))
+            if step.get('type') == 'CheckLabels' and step['num_classes'] != wanted:
+                problems.append(
+                    f'CheckLabels in {loader} has num_classes={step["num_classes"]}, but the '
+                    f'model {wanted}'
+                )
+    return problems
+
+
+def head_classes(cfg: Config) -> dict[str, int]:
+    """How many classes each decode head tells apart.
+
+    Heads with a loss of their own, such as the one for the borders of objects in STDC, may mean
+    something else by their classes and are left out.
+    """
+    usual = BaseDecodeHead.loss_by_feat, ChunkedLossMixin.loss_by_feat
+    found = {}
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = cfg.model.get(name) or []
+        for number, head in enumerate([heads] if isinstance(heads, dict) else heads):
+            kind = registered(head.get('type'), MODELS, scope_of(cfg))
+            if 'num_classes' in head and getattr(kind, 'loss_by_feat', None) in usual:
+                label = name if isinstance(heads, dict) else f'{name}[{number}]'
+                found[label] = head['num_classes']
+    return found
