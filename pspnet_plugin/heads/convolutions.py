@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..ops.conv2d import conv2d_same
 from ..ops.pyramid import conv2d_over_pyramid
@@ -50,6 +51,12 @@ class SameConv2d(nn.Conv2d):
             self.__class__ = nn.Conv2d  # type: ignore[assignment]
         nn.Conv2d.__setattr__(self, name, value)
 
+    def forward(self, input: Any) -> Tensor:
+        if isinstance(input, Proxy):  # torch.fx records a call of PyTorch's own convolution as one
+            tracer: Any = input.tracer
+            return tracer.create_proxy('call_module', tracer.path_of_module(self), (input,), {})
+        return super().forward(input)
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if is_transformed(input) or not keeps_size(self):
             return super()._conv_forward(input, weight, bias)
@@ -79,13 +86,16 @@ class PyramidConv2d(SameConv2d):
     The levels come as they were pooled, not upsampled, see :func:`.conv2d_over_pyramid`.
     """
 
+    def forward(self, input: Tensor | Pyramid) -> Tensor:
+        if isinstance(input, Pyramid) and is_transformed(input.maps[0]):
+            x, *levels = input.maps
+            input = concatenate_pyramid(x, levels, input.align_corners)
+        return super().forward(input)
+
     def _conv_forward(self, input: Tensor | Pyramid, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not isinstance(input, Pyramid):
             return super()._conv_forward(input, weight, bias)
         x, *levels = input.maps
-        if is_transformed(x):
-            whole = concatenate_pyramid(x, levels, input.align_corners)
-            return super()._conv_forward(whole, weight, bias)
         return conv2d_over_pyramid(x, levels, weight, bias, input.align_corners)
 
 

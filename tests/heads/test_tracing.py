@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmseg.models.decode_heads import FCNHead, PSPHead
 from torch import nn
 from torch.autograd import forward_ad
@@ -70,6 +71,14 @@ class Network(nn.Module):
 
     def forward(self, x):
         return self.head([x.relu()])
+
+
+def test_mmengines_batch_norm_for_evaluation_finds_the_convolutions(case):
+    stock, ours, x = case
+    model = nn.Module()
+    model.stock, model.ours = stock, ours
+    turn_on_efficient_conv_bn_eval(model, ['stock', 'ours'])
+    assert_close(ours.forward([x]), stock.forward([x]))
 
 
 @pytest.mark.parametrize('mode', ['real', 'symbolic'])
