@@ -71,7 +71,7 @@ def _label_map_of_full_logits(
 ) -> Tensor:
     """As mmseg: PyTorch's own interpolation leaves infinities and NaN where they are."""
     left, right, top, bottom = padding
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         small = at_least_float32(logits)[None]
         full = F.interpolate(small, input_size, None, 'bilinear', align_corners)
         full = full[..., top : input_size[0] - bottom, left : input_size[1] - right]

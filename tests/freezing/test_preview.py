@@ -135,9 +135,8 @@ def test_the_hook_may_be_named_by_its_class_or_with_its_scope(config, kind):
     assert as_table(preview(other)) == as_table(preview(config))
 
 
-# --- the tool -----------------------------------------------------------------------------------
+# --- the command -----------------------------------------------------------------------------------
 
-TOOL = ROOT / 'tools' / 'show_freezing.py'
 CONFIG = ROOT / 'configs' / 'psp_efflite0_bluemarble.py'
 
 
