@@ -18,7 +18,7 @@ from pspnet_plugin.ops.label_map import label_map
 from pspnet_plugin.ops.stacked_levels import conv2d_over_stacked, fine_and_coarse
 from tests.helpers.heads import FAMILIES
 from tests.helpers.maps import LAYOUTS, random_map, stock_conv
-from tests.helpers.torch_features import needs_torch_2_1, skip_unless_computed
+from tests.helpers.torch_features import skip_unless_computed
 
 layouts = pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 families = pytest.mark.parametrize('family', [name for name in FAMILIES if name != 'plain'])
@@ -98,7 +98,6 @@ def test_a_level_as_fine_as_the_map_is_never_convolved_first():
     assert fine_and_coarse(x, [finest, *levels], weight) == ([finest], levels)
 
 
-@needs_torch_2_1('has no torch.export')
 def test_an_export_away_from_cpus_takes_any_size():
     (_, head), (x,), _ = heads_and_inputs('psp', 'meta')
     sizes = {0: torch.export.Dim('n', min=2), 2: torch.export.Dim('h'), 3: torch.export.Dim('w')}
