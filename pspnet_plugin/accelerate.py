@@ -27,7 +27,11 @@ def enable() -> None:
     runner.added_hooks += [hook for hook in HOOKS if hook not in runner.added_hooks]
     replaced = ', '.join(f'{name} by {cls.__name__}' for name, cls in REPLACEMENTS.items())
     added = ', '.join(hook.__name__ for hook in HOOKS)
-    print_log(f'pspnet_plugin.accelerate replaces {replaced}; adds {added}.', logger='current')
+    print_log(
+        f'pspnet_plugin.accelerate replaces {replaced}; adds {added}. Away from CPUs a head keeps '
+        "stock's arithmetic for maps that are too small to gain.",
+        logger='current',
+    )
 
 
 enable()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import PspnetPluginError
 from .matrices import built_once
-from .precision import at_least_float32
+from .precision import at_least_float32, without_autocast
 from .row_chunks import (
     RowChunk,
     resize_matrix,
@@ -76,7 +76,7 @@ def chunked_cross_entropy(
     if class_weight is not None:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         weight = torch.as_tensor(class_weight, dtype=dtype, device=logits.device)
-    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(logits):
         total, correct, gradient = _accumulate(logits, label, weight, ignore_index, align_corners)
     total = _WithGradient.apply(logits, total, gradient)
     eps = torch.finfo(torch.float32).eps

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import at_least_float32, may_be_finite
+from .precision import at_least_float32, may_be_finite, without_autocast
 from .row_chunks import resize_again, resize_matrix, split_rows, upsample_columns
 
 
@@ -42,7 +42,7 @@ def label_map(
         return _label_map_of_full_logits(*plain)
     left, right, top, bottom = padding
     classes, width = logits.shape[0], original_size[1]
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         small = at_least_float32(logits)
         rows = resize_matrix(small.shape[1], input_size[0], align_corners, small.dtype)
         columns = resize_matrix(small.shape[2], input_size[1], align_corners, small.dtype)
@@ -71,7 +71,7 @@ def _label_map_of_full_logits(
 ) -> Tensor:
     """As mmseg: PyTorch's own interpolation leaves infinities and NaN where they are."""
     left, right, top, bottom = padding
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         small = at_least_float32(logits)[None]
         full = F.interpolate(small, input_size, None, 'bilinear', align_corners)
         full = full[..., top : input_size[0] - bottom, left : input_size[1] - right]

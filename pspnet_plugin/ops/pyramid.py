@@ -38,6 +38,10 @@ from .stacked_levels import (
 from .tracing import is_recorded, is_transformed
 from .upsampled import add_conv2d_of_upsampled
 
+# Below so many numbers a fast GPU reads x for each level in less time than it takes to start the
+# few operations more.
+WORTH_POOLING_ONCE = 2_000_000
+
 
 def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
     """Average-pool a map to all levels of the pyramid, reading it once.
@@ -55,6 +59,8 @@ def pool_pyramid(x: Tensor, pool_scales: Sequence[int]) -> list[Tensor]:
     if is_recorded(x):
         cells = _pool_to_cells(x, scales)
         return [cells[:, :, level, level] for level in _places(scales)]
+    if x.device.type != 'cpu' and x.numel() < WORTH_POOLING_ONCE:
+        return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
     levels = _Pooling.apply(regular(x), scales)
     if not all(map(may_be_finite, levels)):
         return [F.adaptive_avg_pool2d(x, bins) for bins in scales]

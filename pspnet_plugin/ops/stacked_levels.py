@@ -25,9 +25,11 @@ from .precision import without_autocast
 from .tracing import is_recorded
 from .upsampled import add_conv2d_of_upsampled
 
-# Below so many numbers that are neither written nor read, starting a few more operations may take a
-# fast GPU longer.
-WORTH_THE_LAUNCHES = 2**24
+# What is saved must be worth the twelve kernels more that are launched, at 5 microseconds each. In
+# that time a T4 reads or writes 10 million numbers of 16 bits, an A100 61 and an H200 144 million.
+WORTH_THE_LAUNCHES = 75_000_000
+# For so many multiply-adds GPUs with tensor cores take the time of one such number or less.
+MULTIPLY_ADDS_PER_NUMBER = 200
 
 
 def conv2d_over_stacked(
@@ -76,30 +78,49 @@ def fine_and_coarse(
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """The levels that are upsampled before the convolution, as in stock, and those after it.
 
-    GPUs multiply so fast that what is written and read counts. In training an upsampled level goes
-    through memory about eight times, by upsampling, concatenation, convolution and their gradients.
-    Of a level that is convolved first, its maps of all taps go nine times, their rows upsampled
-    four times, and for all such levels together the output three times.
+    The split that saves most, or no coarse level where that is not worth the launches.
+    """
+    if not all(isinstance(size, int) for size in x.shape):  # of any size in a compiled graph
+        return (), levels
+    saved = [_saved(x, levels[split:], weight) for split in range(len(levels))]
+    most = max(saved, default=0)
+    split = saved.index(most) if most > WORTH_THE_LAUNCHES else len(levels)
+    return levels[:split], levels[split:]
+
+
+def _saved(x: Tensor, coarse: Sequence[Tensor], weight: Tensor) -> int:
+    """How many numbers less a training step reads and writes if these levels are convolved first.
+
+    In stock each goes through memory seven times at full size: upsampled, concatenated, convolved,
+    and their gradients. Here the stacked levels go five times and the levels themselves nine times,
+    what the kernel makes of them eight times, that with lines upsampled four times, the output
+    three times, and the weight's gradient twice. Less arithmetic counts for kernels of several
+    taps, which keep a GPU computing, but never pays for more traffic.
     """
     n, _, height, width = x.shape
     outputs, _, *kernel = weight.shape
-    saved, split = -3 * outputs * height * width, len(levels)
-    for level in reversed(levels):
-        channels, h, w = level.shape[1:]
-        taps, rows = h * w * kernel[0] * kernel[1], h * kernel[0] * width
-        gain = 8 * channels * height * width - outputs * (9 * taps + 4 * rows)
-        if gain < 0:
-            break
-        saved, split = saved + gain, split - 1
-    split = split if n * saved > WORTH_THE_LAUNCHES else len(levels)
-    return levels[:split], levels[split:]
+    taps, pixels = kernel[0] * kernel[1], height * width
+    along, across = (2, 3) if is_channels_last(x) else (3, 2)
+    lines = sum(level.shape[along] for level in coarse)
+    bins = lines * max(level.shape[across] for level in coarse)
+    channels = sum(level.shape[1] for level in coarse)
+    upsampled_lines = lines * kernel[along - 2] * x.shape[across] * outputs
+    numbers = 7 * channels * pixels - 3 * outputs * pixels - 4 * upsampled_lines
+    numbers -= bins * (5 * channels + 8 * taps * outputs)
+    numbers -= 9 * sum(level[0].numel() for level in coarse)
+    numbers = n * numbers - 2 * weight.numel()
+    if taps > 1 and numbers >= 0:
+        arithmetic = channels * taps * outputs * (pixels - bins)
+        arithmetic -= upsampled_lines * (bins // lines * kernel[across - 2] + x.shape[along])
+        numbers += 3 * n * arithmetic // MULTIPLY_ADDS_PER_NUMBER
+    return numbers
 
 
 class _AddConv2dOfLevels(torch.autograd.Function):
     """Adds the zero-padded convolution of the upsampled levels to a map, in place.
 
-    ``out`` is (N, O, H, W), the
-    levels are (N, C_l, h_l, w_l), and ``weight`` (O, sum of C_l, k_h, k_w) with odd k_h and k_w.
+    ``out`` is (N, O, H, W), the levels are (N, C_l, h_l, w_l), and ``weight``
+    (O, sum of C_l, k_h, k_w) with odd k_h and k_w.
     """
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from mmengine.runner import FlexibleRunner
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook, ScheduleError, SelectionError
@@ -93,6 +95,29 @@ def test_exactly_what_is_not_frozen_changes(
     for iteration, parts in enumerate(frozen):
         still = set().union(*(under(part, names) for part in parts))
         assert watched.changed[iteration] == names - still
+
+
+class NoValueAsked(TorchDispatchMode):
+    """Refuses what would have a GPU's queue wait: that a tensor is read, compared or copied."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in ('_local_scalar_dense', '_to_copy', 'equal')
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_iteration_between_two_transitions_asks_no_tensor_for_its_value(tmp_path):
+    class Watched(LayerFreezeHook):
+        iterations = 0
+
+        def before_train_iter(self, runner, *args, **kwargs):
+            transition = runner.iter in self.ahead
+            with contextlib.nullcontext() if transition else NoValueAsked():
+                super().before_train_iter(runner, *args, **kwargs)
+            self.iterations += not transition
+
+    hook = Watched(freeze=['backbone'], schedule=[{'at': 2, 'unfreeze': 'backbone', 'warmup': 2}])
+    watch(tmp_path, hook, max_iters=ITERATIONS)
+    assert hook.iterations == ITERATIONS - 1
 
 
 @pytest.mark.parametrize('accumulate', [2, 3])

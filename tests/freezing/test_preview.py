@@ -135,9 +135,8 @@ def test_the_hook_may_be_named_by_its_class_or_with_its_scope(config, kind):
     assert as_table(preview(other)) == as_table(preview(config))
 
 
-# --- the tool -----------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------
 
-TOOL = ROOT / 'tools' / 'show_freezing.py'
 CONFIG = ROOT / 'configs' / 'psp_efflite0_bluemarble.py'
 
 
@@ -203,7 +202,7 @@ def test_an_option_without_a_value_is_an_error_of_the_command_line(capsys):
 
 
 def test_an_error_is_exit_code_1(tmp_path):
-    code, output = run_python(TOOL, 'no_such_config.py', cwd=tmp_path)
+    code, output = run_python('-m', 'pspnet_plugin', 'freezing', 'no_such_config.py', cwd=tmp_path)
     assert code == 1
     assert output.splitlines()[-1].startswith('error: ')
     assert 'Traceback' not in output

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from pspnet_plugin.utils.text import first_line
 
-from . import heads, networks
-from .measuring import measure, tabulate
+from . import counting, gpu, heads, networks
+from .measuring import measure_cases, tabulate
 from .settings import DTYPES, Settings, Size
 
 WIDTH_OF_A_FILE = 1000  # more than any row has
@@ -31,28 +31,36 @@ BENCHMARKS: dict[str, tuple[Callable, dict[str, Any]]] = {
     'loss': (heads.loss_cases, {'batch': 4, 'classes': 150, 'crop': (512, 512)}),
     'train': (networks.training_cases, {'config': R50, 'batch': 2, 'crop': (256, 512)}),
     'predict': (networks.prediction_cases, {'config': R50, 'crop': (512, 1024)}),
+    'gpu': (gpu.measure_all, {'config': R50}),
+    'count': (counting.table_of_counts, {}),
 }
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure what the command line asks for and print one table; 1 if a case failed."""
     options = vars(parse(argv))
-    (cases, _), markdown = BENCHMARKS[options.pop('benchmark')], options.pop('markdown')
+    name, markdown = options.pop('benchmark'), options.pop('markdown')
     settings = Settings(**options)
-    settings.apply()
-    rows, failures = [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of mmseg's classes, the same for stock and ours
-        for case in cases(settings):
-            try:
-                rows += measure(case, settings)
-            except (RuntimeError, ValueError) as error:  # no memory, or sizes that do not fit
-                failures.append(f'{case.label}, {case.sub_label} failed: {first_line(error)}')
     unlimited = markdown or not sys.stdout.isatty()
     console = Console(width=WIDTH_OF_A_FILE if unlimited else None)
+    settings.apply()
+    if name == 'gpu' and not settings.on_gpu:
+        sys.exit('error: there is no GPU here: pspnet benchmark count needs none')
+    failures: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of mmseg's classes, the same for stock and ours
+        if name == 'count':
+            console.print(counting.table_of_counts(markdown))
+            return 0
+        if name == 'gpu':
+            rows, lines = gpu.measure_all(settings, failures)
+        else:
+            rows, lines = measure_cases(BENCHMARKS[name][0], settings, failures), []
     console.print(settings.describe(), soft_wrap=True)
     if rows:
         console.print(tabulate(rows, markdown))
+    for line in lines:
+        print(line)
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
@@ -69,19 +77,26 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command = commands.add_parser(name, formatter_class=formatter, **text)
         for option, default in defaults.items():
             command.add_argument(f'--{option}', default=default, **OPTIONS[option])
-        add_common_options(command.add_argument)
+        command.add_argument('--markdown', action='store_true', help='the table in Markdown')
+        if name != 'count':
+            add_device(command.add_argument)
+        if name not in ('count', 'gpu'):
+            add_common_options(command.add_argument)
     return parser.parse_args(argv)
 
 
+def add_device(add: Callable) -> None:
+    default = 'cuda' if torch.cuda.is_available() else 'cpu'
+    add('--device', type=device, default=default, help='cpu, cuda or cuda:N')
+
+
 def add_common_options(add: Callable) -> None:
-    gpu, threads = torch.cuda.is_available(), torch.get_num_threads()
-    add('--device', type=device, default='cuda' if gpu else 'cpu', help='cpu, cuda or cuda:N')
+    threads = torch.get_num_threads()
     add('--dtype', choices=DTYPES, default='float32', help='16-bit types run under autocast')
     add('--channels-last', action='store_true', help='memory format of ours and of stock')
     add('--compile', action='store_true', help='with torch.compile')
     add('--threads', type=positive, default=threads, help='CPU threads of PyTorch')
     add('--runs', type=positive, default=3, help='turns of each variant')
-    add('--markdown', action='store_true', help='print the table as Markdown')
 
 
 def device(text: str) -> str:

@@ -14,7 +14,7 @@ from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.utils.config_files import read_config
 
 from .measuring import Case, Step
-from .settings import Settings, feature_map, label_maps
+from .settings import Settings, Size, feature_map, label_maps
 
 STOCK, OURS, LIMIT = 'stock', 'ours', 'limit: 3 x 3 convolution of x'
 FINEST_STRIDE = 4  # of the finest of several maps to the crop; each further map has half its size
@@ -38,11 +38,9 @@ class ConvolutionOfX(nn.Conv2d):
 
 def psp_cases(settings: Settings) -> Iterator[Case]:
     """The PSP head alone on maps of several sizes, and the least that it has to compute."""
-    channels, width = settings.channels, settings.channels // 4
-    config = {'type': 'PSPHead', 'in_channels': channels, 'channels': width}
-    config.update(num_classes=settings.classes, norm_cfg={'type': 'BN'})
-    limit = partial(ConvolutionOfX, channels, width, 3, padding=1, bias=False)
-    builds: dict[str, Build] = {**stock_and_ours(config), LIMIT: limit}
+    channels = settings.channels
+    limit = partial(ConvolutionOfX, channels, channels // 4, 3, padding=1, bias=False)
+    builds: dict[str, Build] = {**psp_head(channels, settings.classes), LIMIT: limit}
     for height, width in settings.sizes:
         label = f'PSP head, x of {height} x {width}'
         yield from passes(label, builds, [(channels, height, width)], settings)
@@ -50,13 +48,26 @@ def psp_cases(settings: Settings) -> Iterator[Case]:
 
 def other_cases(settings: Settings) -> Iterator[Case]:
     """Heads of several feature maps alone, as MMSegmentation's own configs build them."""
+    for head, (builds, shapes) in other_heads(settings.crop).items():
+        _, height, width = shapes[0]
+        yield from passes(f'{head}, finest map {height} x {width}', builds, shapes, settings)
+
+
+def psp_head(channels: int, classes: int) -> dict[str, Build]:
+    config = {'type': 'PSPHead', 'in_channels': channels, 'channels': channels // 4}
+    return stock_and_ours({**config, 'num_classes': classes, 'norm_cfg': {'type': 'BN'}})
+
+
+def other_heads(crop: Size) -> dict[str, tuple[dict[str, Build], Shapes]]:
+    """Stock and ours of each of CONFIGS, and the shapes of the maps of a crop."""
+    heads = {}
     for head, name in CONFIGS.items():
         config = read_config(f'mmseg::{name}.py').model.decode_head
         config.norm_cfg.type = 'BN'  # of one process
-        height, width = (side // FINEST_STRIDE for side in settings.crop)
+        height, width = (side // FINEST_STRIDE for side in crop)
         shapes = [(c, height >> i, width >> i) for i, c in enumerate(config.in_channels)]
-        label = f'{head}, finest map {height} x {width}'
-        yield from passes(label, stock_and_ours(config), shapes, settings)
+        heads[head] = stock_and_ours(config), shapes
+    return heads
 
 
 def stock_and_ours(config: dict) -> dict[str, Build]:

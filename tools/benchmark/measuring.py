@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Callable, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch.autograd.profiler import profile
 from torch.utils.benchmark import Measurement, Timer
 
 from pspnet_plugin.speed.memory import keep_freed_memory
+from pspnet_plugin.utils.text import first_line
 
 from .settings import Settings
 
@@ -44,6 +45,19 @@ class Row(NamedTuple):
     time: Measurement
     memory: int  # bytes; 0 where nothing is torch's
     equal_labels: float | None  # percent that are stock's; None where no labels are predicted
+
+
+def measure_cases(
+    cases: Callable[[Settings], Iterable[Case]], settings: Settings, failures: list[str]
+) -> list[Row]:
+    """The rows of all cases; those that fail add a line to ``failures``, and the rest goes on."""
+    rows = []
+    for case in cases(settings):
+        try:
+            rows += measure(case, settings)
+        except (RuntimeError, ValueError) as error:  # no memory, or sizes that do not fit
+            failures.append(f'{case.label}, {case.sub_label} failed: {first_line(error)}')
+    return rows
 
 
 def measure(case: Case, settings: Settings) -> list[Row]:

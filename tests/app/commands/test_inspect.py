@@ -1,4 +1,4 @@
-"""``tools/inspect_pretrained.py``: what a run would load, its table, its exit code."""
+"""``pspnet inspect``: what a run would load, its table, its exit code."""
 
 from __future__ import annotations
 
