@@ -163,13 +163,19 @@ def check_layout(state: dict, optimizer: torch.optim.Optimizer) -> None:
             rates.
     """
     saved, here = state['param_groups'], optimizer.param_groups
-    same = len(saved) == len(here) and all(map(_same_members, saved, here))
-    if not same:
-        raise LayoutError(
+    told = None
+    if len(saved) != len(here):
+        told = (
             f"The checkpoint's optimizer has {len(saved)} groups of parameters, not the "
-            f'{len(here)} of this run: what LayerFreezeHook unfreezes, or its lr_mult, warmup or '
-            'stage_lr_decay, are not those of the run that wrote it. Resume with the same, or '
-            'start a new run from its weights (load_from, without resume).'
+            f'{len(here)} of this run'
+        )
+    elif not all(map(_same_members, saved, here)):
+        told = "The checkpoint's optimizer has other parameters in its groups than this run"
+    if told is not None:
+        raise LayoutError(
+            f'{told}: what LayerFreezeHook unfreezes, or its lr_mult, warmup or stage_lr_decay, '
+            'are not those of the run that wrote it. Resume with the same, or start a new run from '
+            'its weights (load_from, without resume).'
         )
     for before, now in zip(saved, here):
         if before.get(FACTORS, ()) != now.get(FACTORS, ()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import PredictionError
 from ..ops.label_map import label_map
@@ -99,5 +100,7 @@ class LogitsTTAModel(SegTTAModel):
     """mmseg's ``SegTTAModel``, whose segmentor keeps the logits whatever its ``test_cfg`` says."""
 
     def __init__(self, module: Any, data_preprocessor: Any = None) -> None:
+        if isinstance(module, nn.Module):
+            module = copy.copy(module)  # somebody's own keeps what its test_cfg says
         super().__init__(module, data_preprocessor)
         self.module.test_cfg = ConfigDict({**(self.module.test_cfg or {}), 'seg_logits': True})

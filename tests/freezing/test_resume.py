@@ -153,6 +153,16 @@ def test_a_line_with_factors_may_begin_later_than_in_the_run_that_is_resumed(tmp
     assert 'backbone.layer1.0.weight' in rest.changed[5]
 
 
+def test_as_many_groups_with_other_parameters_are_refused_in_these_words(tmp_path):
+    one, other = (
+        LayerFreezeHook('backbone', schedule=[{'at': 4, 'unfreeze': name, 'lr_mult': 0.5}])
+        for name in ('backbone.layer1', 'backbone.layer3')
+    )
+    first, _ = watch(tmp_path / 'a', one, **saving(3))
+    with pytest.raises(PspnetPluginError, match='has other parameters in its groups than this run'):
+        watch(tmp_path / 'b', other, resume=True, load_from=f'{first.work_dir}/iter_3.pth')
+
+
 def test_the_schedule_may_be_changed_later_where_the_groups_are_the_same(tmp_path):
     first, _ = watch(tmp_path / 'a', LayerFreezeHook(freeze='backbone'), **saving(3))
     _, rest = watch(

@@ -193,6 +193,7 @@ def test_test_time_augmentation_over_label_maps_gets_its_logits():
         flipped = sample(img_path='a.png', flip=True, flip_direction='horizontal')
         views = predict(tta.module, [plain, flipped])
         results.append(tta.merge_preds([views]))
+    assert segmentor.test_cfg['seg_logits'] is False
     assert torch.equal(*(merged[0].pred_sem_seg.data for merged in results))
 
 
