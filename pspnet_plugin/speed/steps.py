@@ -35,9 +35,9 @@ def watch_loops(runner: Runner) -> None:
 
 
 def replace_step(
-    loop: BaseLoop, model: nn.Module, name: str, step: Callable[..., Any]
+    loop: BaseLoop | None, model: nn.Module, name: str, step: Callable[..., Any]
 ) -> Callable[[], None]:
-    """Replace a method of ``model`` such as ``val_step`` until ``loop`` ends.
+    """Replace a method of ``model`` such as ``val_step`` until ``loop``, if there is one, ends.
 
     Returns:
         What gives the model its own step back before that.
@@ -52,7 +52,8 @@ def replace_step(
             if replaced is not None:  # as torch.compile sets it
                 setattr(model, name, replaced)
 
-    _restoring(loop).changes.append(put_back)
+    if loop is not None:  # hooks may be called without one
+        _restoring(loop).changes.append(put_back)
     return put_back
 
 

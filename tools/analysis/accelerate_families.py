@@ -244,13 +244,11 @@ def train(runner: Runner, batch: dict) -> dict[str, Tensor]:
 @torch.no_grad()
 def predict(runner: Runner, batch: dict) -> dict[str, Tensor]:
     """Label maps as they are predicted, and logits as they are predicted for one who asks."""
-    start_test(runner, batch)
     model, stated = runner.model, runner.model.test_cfg
-    labels = model.test_step(copy.deepcopy(batch))
+    labels = test(runner, copy.deepcopy(batch))
     model.test_cfg = ConfigDict({**(stated or {}), 'seg_logits': True})
-    logits = model.test_step(batch)
+    logits = test(runner, batch)
     model.test_cfg = stated
-    runner.call_hook('after_test_epoch', metrics={})
     return {
         f'{asked} {number} {key}': value.data
         for asked, samples in ((False, labels), (True, logits))
@@ -258,6 +256,13 @@ def predict(runner: Runner, batch: dict) -> dict[str, Tensor]:
         for key, value in sample.items()
         if not key.startswith('gt_') and (asked or key != 'seg_logits')
     }
+
+
+def test(runner: Runner, batch: dict) -> list:
+    start_test(runner, batch)
+    samples = runner.model.test_step(batch)
+    runner.call_hook('after_test_epoch', metrics={})
+    return samples
 
 
 def start_test(runner: Runner, batch: dict) -> None:
