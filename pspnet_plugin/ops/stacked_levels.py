@@ -66,11 +66,11 @@ def concatenate_pyramid(x: Tensor, levels: Sequence[Tensor], align_corners: bool
     Returns:
         (N, C + C_1 + ... + C_L, H, W).
     """
-    upsampled = [
-        F.interpolate(level, x.shape[2:], mode='bilinear', align_corners=align_corners)
-        for level in levels
-    ]
-    return torch.cat([x, *upsampled], dim=1)
+    return torch.cat([x, *_upsample(levels, x.shape[2:], align_corners)], dim=1)
+
+
+def _upsample(levels: Sequence[Tensor], size: torch.Size, align_corners: bool) -> list[Tensor]:
+    return [F.interpolate(level, size, None, 'bilinear', align_corners) for level in levels]
 
 
 def fine_and_coarse(
@@ -243,12 +243,9 @@ def _gradients_with_graph(
     """Of the weight and of each level, by operations that can be differentiated again."""
     # Views, because one level may be made of another, and no gradient goes through it.
     weight, *levels = (tensor.view_as(tensor).requires_grad_() for tensor in (weight, *levels))
-    upsampled = [
-        F.interpolate(level, grad.shape[2:], mode='bilinear', align_corners=align_corners)
-        for level in levels
-    ]
+    whole = torch.cat(_upsample(levels, grad.shape[2:], align_corners), dim=1)
     padding = [k // 2 for k in weight.shape[2:]]
-    out = F.conv2d(torch.cat(upsampled, dim=1).to(weight.dtype), weight, padding=padding)
+    out = F.conv2d(whole.to(weight.dtype), weight, padding=padding)
     return torch.autograd.grad(out, (weight, *levels), grad.to(out.dtype), create_graph=True)
 
 
