@@ -27,8 +27,9 @@ class Conversion:
     # checkpoint. A layout without a signature is always tried.
     signature: tuple[str, ...] = ()
     # Pairs of a regular expression and its replacement, applied to names without that prefix, one
-    # after the other. A layout without rules has the module's names below some prefix. Two tensors
-    # that rules call ``NAME+0`` and ``NAME+1`` are the parts of one.
+    # after the other. A layout without rules has the module's names below some prefix. What is
+    # renamed to nothing is left out. Two tensors that rules call ``NAME+0`` and ``NAME+1`` are the
+    # parts of one.
     rules: Rules = ()
     # Pairs of a regular expression for names in the module, and what becomes of the value.
     changes: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = ()
@@ -85,6 +86,7 @@ def _square(tensor: Tensor) -> Tensor:
 
 RESNET = ('conv1.weight', 'bn1.running_var', 'layer4.0.conv2.weight')
 SWIN: Rules = (
+    (r'^.*\.attn_mask$', ''),  # made of the image size
     (r'^norm\.', 'norm3.'),
     (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
     (r'^layers\.', 'stages.'),

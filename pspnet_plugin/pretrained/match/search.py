@@ -249,6 +249,7 @@ def _converted(
                 replacement = partial(replacement, module_names)
             name = re.sub(pattern, replacement, name)
         renamed[name] = entry
+    renamed.pop('', None)
     for name in [name for name in renamed if name.endswith('+0')]:
         whole = _joined([renamed[part] for part in (name, f'{name[:-1]}1') if part in renamed])
         if whole:

@@ -18,6 +18,7 @@ from ...compat.checkpoints import load
 from ...utils.checkpoint_errors import reason_of, why_unreadable
 from ...utils.checkpoint_zip import fault_of, has_checksums, is_compressed, is_zip
 from ..errors import UnsafeWeightsError, WeightsFileError
+from .arrays import read_arrays
 
 # Where training programs put the state dict, in the order in which they are looked for: most of
 # them, torchvision's references, DINO (the teacher is the better network), other wrappers.
@@ -45,7 +46,8 @@ class Checkpoint:
 def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
     """Read ``path``: a ``.safetensors`` file or what ``torch.save`` wrote, whatever its name.
 
-    Or the index of a checkpoint in several such files, which stand beside it.
+    Or the index of a checkpoint in several such files, which stand beside it, or a ``.pkl`` of
+    numpy arrays.
 
     Tensors of a file in the zip format are mapped into memory, not copied, unless it is compressed.
 
@@ -76,6 +78,9 @@ def shards_of(path: Path) -> list[Path]:
 def _content_of(path: Path, trust_pickle: bool) -> Any:
     if not path.is_file():
         raise WeightsFileError(f'{path} is missing: fetch all the files that the index names.')
+    arrays = read_arrays(path) if path.suffix == '.pkl' and not is_zip(path) else None
+    if arrays is not None:
+        return arrays
     return (_read_safetensors if _is_safetensors(path) else _read_torch)(path, trust_pickle)
 
 

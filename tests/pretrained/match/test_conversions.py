@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import pickle
 import re
+from collections import OrderedDict
 from pathlib import Path
 
 import efficientnet_lite_pytorch
 import mmpretrain.models  # noqa: F401  registers the classifiers
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -342,6 +345,20 @@ def test_resnets_of_transformers_and_detectron2_give_the_same_features(
     assert ('BGR' in ' '.join(report.notes)) == (conversion == 'detectron2')
 
 
+@pytest.mark.parametrize('protocol', [2, 4, 5])
+def test_detectron2s_pickles_of_numpy_arrays_give_the_same_features(tmp_path, protocol):
+    network = randomized(torchvision.models.resnet18(weights=None))
+    arrays = {name: tensor.numpy() for name, tensor in renamed(network, *DETECTRON2).items()}
+    arrays['eps'] = np.float32(3)  # a number of numpy's
+    file = tmp_path / 'R-18.pkl'
+    content = {'model': OrderedDict(arrays), '__author__': 'x', 'matching_heuristics': True}
+    file.write_bytes(pickle.dumps(content, protocol))
+    ours = randomized(build(type='ResNet', depth=18), seed=9)
+    report = load_pretrained(ours, str(file))
+    assert report.conversion == 'detectron2'
+    prove(report, features_of(ours, image()), outputs_of(network, STAGES, image()))
+
+
 # --- transformers and ConvNeXt -------------------------------------------------------------------
 
 
@@ -420,6 +437,8 @@ def test_swin_of_its_authors_and_of_torchvision_gives_the_same_features(tmp_path
             name: tensor.view(16, 16) if name.endswith('index') else tensor
             for name, tensor in renamed(network, *OFFICIAL_SWIN).items()
         }
+        # A buffer that depends on the image size; MMSegmentation's makes it anew.
+        content['layers.0.blocks.1.attn_mask'] = torch.zeros(64, 16, 16)
         content = {'model': content}
     ours = mmseg_swin()
     report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))

@@ -364,6 +364,31 @@ def attack(tmp_path) -> tuple[Path, Path]:
     return Path(saved(content, tmp_path / 'attack.pth')), mark
 
 
+@pytest.mark.parametrize('protocol', [0, 2, 4])
+def test_a_pickle_of_arrays_that_would_run_code_is_refused(tmp_path, protocol):
+    mark = tmp_path / 'was_here'
+    arrays = {name: tensor.numpy() for name, tensor in network().state_dict().items()}
+    file = tmp_path / 'weights.pkl'
+    file.write_bytes(pickle.dumps({'model': arrays}, protocol))
+    require_loads(file)
+    content = {'model': arrays, 'extra': Payload(os.mkdir, str(mark))}
+    file.write_bytes(pickle.dumps(content, protocol))
+    refused(file, 'is a text' if protocol == 0 else 'trust_pickle=True')
+    assert not mark.exists()
+
+
+def test_a_pickle_of_arrays_that_is_cut_is_refused(tmp_path):
+    arrays = {name: tensor.numpy() for name, tensor in network().state_dict().items()}
+    content, file = pickle.dumps({'model': arrays}, 4), tmp_path / 'weights.pkl'
+    for length in range(0, len(content), len(content) // 50):
+        file.write_bytes(content[:length])
+        refused(file, 'cut or broken')
+
+
+def test_a_file_of_torch_save_may_be_called_pkl(tmp_path):
+    require_loads(saved(network(), tmp_path / 'weights.pkl'))
+
+
 def test_a_pickle_that_calls_itself_safetensors_is_refused_even_where_it_is_trusted(attack):
     file, mark = attack
     renamed = file.rename(file.with_suffix('.safetensors'))
