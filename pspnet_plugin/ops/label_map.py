@@ -15,6 +15,9 @@ from torch import Tensor
 from .precision import at_least_float32, may_be_finite, without_autocast
 from .row_chunks import resize_again, resize_matrix, split_rows, upsample_columns
 
+# Far from the largest float32, so that sums of a few stay finite.
+LARGEST_SCORE = 1e30
+
 
 def label_map(
     logits: Tensor,
@@ -44,6 +47,8 @@ def label_map(
     classes, width = logits.shape[0], original_size[1]
     with without_autocast(logits):
         small = at_least_float32(logits)
+        if small.device.type != 'cpu':  # nobody has asked what it holds, since that would wait
+            small = bounded(small)
         rows = resize_matrix(small.shape[1], input_size[0], align_corners, small.dtype)
         columns = resize_matrix(small.shape[2], input_size[1], align_corners, small.dtype)
         rows = rows[top : input_size[0] - bottom]
@@ -59,6 +64,14 @@ def label_map(
             scores = (chunk.weights @ wide[chunk.sources]).view(-1, classes, width)
             labels[0, chunk.rows] = first_argmax(scores)
     return labels
+
+
+def bounded(scores: Tensor) -> Tensor:
+    """``scores`` with numbers in place of infinities, and the largest in place of NaN.
+
+    A matrix product with a zero leaves them where they are; they win or lose against all others.
+    """
+    return scores.nan_to_num(nan=LARGEST_SCORE, posinf=LARGEST_SCORE, neginf=-LARGEST_SCORE)
 
 
 def _label_map_of_full_logits(
