@@ -11,7 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ('*.md', 'CITATION.cff', 'LICENSE', 'docs/*', 'examples/*.py')
+DOCUMENTS = ('*.md', 'CITATION.cff', 'LICENSE', 'docs/*.*', 'docs/*/*', 'examples/*.py')
 ROLE = re.compile(r':(?:attr|class|data|exc|func|meth|mod):<code>[~.]?')
 
 

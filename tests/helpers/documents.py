@@ -15,7 +15,7 @@ from tests.helpers.processes import ROOT
 
 DOCUMENTS = [
     *(ROOT / name for name in ('README.md', 'README_zh-CN.md', 'CONTRIBUTING.md')),
-    *sorted((ROOT / 'docs').glob('*.md')),
+    *sorted((ROOT / 'docs').rglob('*.md')),
 ]
 # Each translated document with the English one, whose commands and code it has.
 TRANSLATIONS = {
