@@ -37,7 +37,7 @@ def test_names_are_drawn_with_a_font_that_has_them_or_in_ascii(name):
 
 
 def test_a_font_is_looked_for_among_those_that_are_installed(monkeypatch, tmp_path):
-    """Latin letters alone are taken from DejaVu; for others, the first font that has them counts."""
+    """Latin letters are taken from DejaVu; for others, the first font that has them counts."""
     stix = next(f.fname for f in font_manager.fontManager.ttflist if f.name == 'STIXGeneral')
     letter = chr(min(characters_of(stix) - characters_of(DEJAVU)))
     broken = tmp_path / 'broken.ttf'
