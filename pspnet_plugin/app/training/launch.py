@@ -28,7 +28,8 @@ from ...utils.config_files import find_config
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import is_first_process
 from . import stock_tools
-from .datasets import DatasetError, check_datasets, class_problems
+from .datasets import DatasetError, check_datasets
+from .settings import setting_problems
 
 # Which data loaders a stock tool reads.
 LOADERS = {
@@ -61,6 +62,14 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
             runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
         raise PspnetPluginError(plain_message(error)) from error
+    except ValueError as error:
+        if 'Expected more than 1 value per channel' not in str(error):
+            raise
+        raise PspnetPluginError(
+            f'{error}: batch norm needs more of a batch than one image that is pooled to one value. '
+            'Set batch_size to 2 or more, drop_last=True where the last batch of an epoch has one '
+            "image, or norm_cfg=dict(type='GN', num_groups=32)."
+        ) from error
     finally:
         sys.argv[:] = argv_before
     return 0
@@ -89,13 +98,13 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     """Check the datasets behind ``loaders`` and fit ``cfg``, in place, to this machine.
 
     Raises:
-        DatasetError: files are missing, or heads and datasets have another number of classes.
+        DatasetError: files are missing, or settings do not fit each other.
         PretrainedWeightsError: a backbone would fetch other weights than the config's.
     """
     if get_device() in ('cpu', 'mps'):
         fit_to_cpu(cfg)
     on_first_rank(cfg, functools.partial(check_datasets, cfg, loaders))
-    problems = class_problems(cfg, loaders)
+    problems = setting_problems(cfg, loaders)
     if problems:
         raise DatasetError('. '.join(problems))
     several_processes.fit_to_processes(cfg)
