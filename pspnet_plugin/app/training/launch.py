@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 
@@ -28,6 +29,7 @@ from ...utils.config_files import find_config
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import is_first_process
 from . import stock_tools
+from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
 from .datasets import DatasetError, check_datasets
 from .settings import setting_problems
 
@@ -35,6 +37,11 @@ from .settings import setting_problems
 LOADERS = {
     'train.py': ('train_dataloader', 'val_dataloader'),
     'test.py': ('test_dataloader',),
+}
+# Which hooks each run of it gets.
+GUARDS: dict[str, list[type[Hook]]] = {
+    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook],
+    'test.py': [RequireAllWeightsHook],
 }
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
 
@@ -51,14 +58,13 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     argv, argv_before = list(argv), list(sys.argv)
     if argv and not argv[0].startswith('-'):
         argv[0] = find_config(argv[0])
-    guards = [StopAtNonFiniteLossHook] if name == 'train.py' else []
     sys.argv[:] = [f'pspnet {name[:-3]}', *argv]
     try:
         with contextlib.ExitStack() as added:
             added.enter_context(several_processes.gloo_without_a_gpu())
             added.enter_context(runner.joined(runner.before_build, fit))
             added.enter_context(runner.joined(runner.logger_built, print_short_entries))
-            added.enter_context(runner.joined(runner.added_hooks, *guards))
+            added.enter_context(runner.joined(runner.added_hooks, *GUARDS[name]))
             runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
         raise PspnetPluginError(plain_message(error)) from error
@@ -66,8 +72,8 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
         if 'Expected more than 1 value per channel' not in str(error):
             raise
         raise PspnetPluginError(
-            f'{error}: batch norm needs more of a batch than one image that is pooled to one value. '
-            'Set batch_size to 2 or more, drop_last=True where the last batch of an epoch has one '
+            f'{error}: one image that is pooled to one value is too little for batch norm. Set '
+            'batch_size to 2 or more, drop_last=True where the last batch of an epoch has one '
             "image, or norm_cfg=dict(type='GN', num_groups=32)."
         ) from error
     finally:
