@@ -6,6 +6,7 @@ The stock tool does the work; between its reading of the config and its building
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import logging
@@ -25,7 +26,7 @@ from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
 from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
-from ...utils.config_files import find_config
+from ...utils.config_files import find_config, require_read
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import is_first_process
 from . import stock_tools
@@ -55,6 +56,7 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     message, also where a worker of a data loader raised it. Returns the exit code.
     """
     fit = functools.partial(prepare, loaders=LOADERS[name])
+    options_are_read = functools.partial(require_read, options=options_in(argv))
     argv, argv_before = list(argv), list(sys.argv)
     if argv and not argv[0].startswith('-'):
         argv[0] = find_config(argv[0])
@@ -62,7 +64,7 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     try:
         with contextlib.ExitStack() as added:
             added.enter_context(several_processes.gloo_without_a_gpu())
-            added.enter_context(runner.joined(runner.before_build, fit))
+            added.enter_context(runner.joined(runner.before_build, options_are_read, fit))
             added.enter_context(runner.joined(runner.logger_built, print_short_entries))
             added.enter_context(runner.joined(runner.added_hooks, *GUARDS[name]))
             runpy.run_path(str(stock_tools() / name))['main']()
@@ -79,6 +81,13 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     finally:
         sys.argv[:] = argv_before
     return 0
+
+
+def options_in(argv: Sequence[str]) -> list[str]:
+    """The keys of ``--cfg-options`` on the command line of a stock tool."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--cfg-options', nargs='+', default=[])
+    return [option.partition('=')[0] for option in parser.parse_known_args(argv)[0].cfg_options]
 
 
 def print_short_entries(logger: logging.Logger) -> None:
