@@ -11,11 +11,12 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...errors import PspnetPluginError
+from ...pretrained.planned_loads import planned_loads
 from ...utils.distributed import unwrapped
 from ...utils.text import shortened
 
 AUXILIARY = 'auxiliary_head.'  # which predicts nothing
-SAME_BACKBONE = 0.9  # share of its tensors; a first convolution or a stem may be another one
+DIFFERENT = 0.1  # share of a backbone's tensors; a first convolution or a stem may be another
 
 
 class AnotherModelError(PspnetPluginError):
@@ -53,22 +54,38 @@ class RequireAllWeightsHook(Hook):
 
 
 class RequireSameBackboneHook(Hook):
-    """Before training from ``load_from``: its backbone is the model's, whatever the heads are."""
+    """Before training from ``load_from``: its backbone is the model's, whatever the heads are.
+
+    What it lacks may come from pretrained weights, see :class:`.PretrainedBackbone`.
+    """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Raise AnotherModelError where the backbones have few tensors in common."""
-        both = [
-            {(name, tuple(value.shape)) for name, value in weights.items() if 'backbone.' in name}
-            for weights in (segmentor_of(runner).state_dict(), weights_in(checkpoint))
-        ]
-        common, total = len(both[0] & both[1]), len(set.union(*({n for n, _ in b} for b in both)))
-        if both[0] and common < SAME_BACKBONE * total:
+        """Raise AnotherModelError where many tensors of the backbones differ."""
+        model = segmentor_of(runner)
+        own, found = (
+            shapes_in_backbone(model.state_dict()),
+            shapes_in_backbone(weights_in(checkpoint)),
+        )
+        differing = {name for name, shape in found.items() if own.get(name) != shape}
+        if not planned_loads(runner.cfg, model):
+            differing |= own.keys() - found.keys()
+        total = len({**own, **found})
+        if own and len(differing) > DIFFERENT * total:
             raise AnotherModelError(
-                f'load_from={runner._load_from!r} is of another model than the config: the '
-                f'backbones have {common} of {total} tensors in common, and the rest would be '
-                'random. Use the config that it was trained with, or give it to PretrainedBackbone '
+                f'load_from={runner._load_from!r} is of another model than the config: of '
+                f'{total} tensors of the backbones {len(differing)} differ, and would stay random. '
+                'Use the config that it was trained with, or give it to PretrainedBackbone '
                 '(init_cfg of the backbone), which says what fits.'
             )
+
+
+def shapes_in_backbone(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    """The shapes of the backbone's tensors, by name, without the counters of old batch norms."""
+    return {
+        name: value.shape
+        for name, value in weights.items()
+        if name.startswith('backbone.') and not name.endswith('num_batches_tracked')
+    }
 
 
 def segmentor_of(runner: Runner) -> nn.Module:

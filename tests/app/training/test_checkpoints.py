@@ -70,4 +70,4 @@ def test_training_starts_from_another_head_but_not_from_another_backbone(
     trained, street_scenes, tmp_path, capsys, changed, code
 ):
     assert run('train', street_scenes, tmp_path, load_from=trained, **changed) == code
-    assert ('tensors in common' in capsys.readouterr().err) == bool(code)
+    assert ('tensors of the backbones' in capsys.readouterr().err) == bool(code)

@@ -13,7 +13,7 @@ from pspnet_plugin.app.training.datasets import DatasetError
 from pspnet_plugin.app.training.launch import prepare
 from pspnet_plugin.app.training.settings import setting_problems
 from tests.helpers.folders import make_folders
-from tests.helpers.street_scenes import cityscapes_at
+from tests.helpers.street_scenes import NARROW_MODEL, cityscapes_at, small_run_options
 
 TRAIN = ('train_dataloader', 'val_dataloader')
 STOCK = sorted((stock_tools().parent / 'configs').glob('[!_]*/*.py'))
@@ -129,6 +129,16 @@ def test_check_tells_all_of_them_a_line_each(tmp_path, monkeypatch, capsys):
     assert len(errors) == 2
     assert 'persistent_workers' in errors[0]
     assert 'has 2 values, but the head has 3 outputs' in errors[1]
+
+
+def test_a_last_batch_of_one_image_is_one_line(street_scenes, tmp_path, capsys):
+    """Which nobody can know of before: four images in batches of three."""
+    more = ['train_dataloader.batch_size=3', 'train_dataloader.sampler.type=DefaultSampler']
+    options = [*small_run_options(street_scenes, 2, 2), *NARROW_MODEL, *more]
+    assert main(['train', 'psp_r50_cityscapes', '--work-dir', str(tmp_path), *options]) == 1
+    error = capsys.readouterr().err.rpartition('error: ')[2]
+    assert 'drop_last=True' in error
+    assert error.count('\n') == 1
 
 
 @pytest.mark.parametrize('folder', sorted({path.parent.name for path in STOCK}))
