@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,7 @@ def draw(shown: Preview, path: str) -> None:
     axes = figure.subplots()
     draw_timeline(axes, shown)
     axes.set_xlabel('iteration (grey: frozen)')
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format=Path(path).suffix[1:] or 'png')
 
 
 def draw_timeline(axes: Any, shown: Preview) -> None:

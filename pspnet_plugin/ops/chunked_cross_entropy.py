@@ -32,6 +32,10 @@ class LabelOutOfRangeError(PspnetPluginError, IndexError):
     """A label is neither a class of the head nor the ignored value."""
 
 
+class ClassWeightError(PspnetPluginError, ValueError):
+    """There is another number of class weights than of classes."""
+
+
 class SecondDerivativeError(PspnetPluginError, RuntimeError):
     """The backward pass of the chunked cross-entropy ran with ``create_graph=True``."""
 
@@ -67,9 +71,11 @@ def chunked_cross_entropy(
         of correct pixels among those not ignored.
 
     Raises:
+        ClassWeightError: there are not C class weights.
         LabelOutOfRangeError: a label that is not ignored is negative or not below C.
         SecondDerivativeError: in the backward pass, with ``create_graph=True``.
     """
+    check_class_weight(class_weight, logits.shape[1])
     valid = label != ignore_index
     _check_labels(label, valid, logits.shape[1], ignore_index)
     weight = None
@@ -85,6 +91,15 @@ def chunked_cross_entropy(
         total = total / (factor + eps).to(total.dtype)
     accuracy = (correct.float() + eps) * (100.0 / (_count(valid) + eps)).float()
     return total, accuracy.view(1)
+
+
+def check_class_weight(class_weight: Sequence[float] | Tensor | None, classes: int) -> None:
+    """Raise unless there is a weight for each class, or none at all."""
+    if class_weight is not None and len(class_weight) != classes:
+        raise ClassWeightError(
+            f'class_weight has {len(class_weight)} values, but the head has {classes} classes: '
+            'give one for each.'
+        )
 
 
 def _check_labels(label: Tensor, valid: Tensor, classes: int, ignore_index: int) -> None:

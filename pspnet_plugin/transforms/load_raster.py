@@ -69,7 +69,7 @@ class Raster(contextlib.AbstractContextManager):
         require_rasterio()
         try:
             self.file = rasterio.open(path)
-        except rasterio.errors.RasterioError as error:
+        except (rasterio.errors.RasterioError, UnicodeEncodeError) as error:
             raise ImageError(path, f'cannot be opened as a raster ({error}).') from error
         alpha = rasterio.enums.ColorInterp.alpha
         bands = [n for n, kind in zip(self.file.indexes, self.file.colorinterp) if kind != alpha]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,12 @@ from ..errors import PspnetPluginError
 from .text import did_you_mean, one_line
 
 SCOPE = 'pspnet_plugin::'
+# What else than arguments of mmengine's Runner is read from the top of a config.
+READ_BESIDE = (
+    *('activation_checkpointing', 'compile', 'efficient_conv_bn_eval', 'sync_bn'),
+    *('broadcast_buffers', 'detect_anomalous_params', 'find_unused_parameters'),
+    *('model_wrapper_cfg', 'prepare_dataset', 'test_pipeline', 'tta_model', 'tta_pipeline'),
+)
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -86,8 +95,40 @@ def read_config(
         else:
             read = Config.fromfile(find_config(name))
         read.merge_from_dict(options or {})
+        require_read(read, options or {})
     except PspnetPluginError:
         raise
     except Exception as error:  # whatever the code in the file raises
         raise PspnetPluginError(f'{name}: {one_line(error)}') from error
     return read
+
+
+def require_read(cfg: Config, options: Iterable[str]) -> None:
+    """Raise PspnetPluginError for an option that changes nothing.
+
+    Options come after everything that a config computes: a variable from which other settings were
+    made has no effect any more, nor has a name that nobody knows.
+
+    Args:
+        cfg: with the options in it.
+        options: their dotted keys.
+    """
+    from mmengine.runner import Runner
+
+    known = {*inspect.signature(Runner.__init__).parameters, *READ_BESIDE} - {'self', 'cfg'}
+    if 'data_preprocessor' in cfg.get('model', {}):  # which comes before the one beside the model
+        known.remove('data_preprocessor')
+    text = re.sub('#.*', '', cfg.text)
+    for key in options if text else ():
+        name = key.partition('.')[0]
+        if name not in known and re.search(rf'\b{re.escape(name)}\b(?!\s*=[^=])', text):
+            raise PspnetPluginError(
+                f'--cfg-options {key} would change nothing: what follows from {name} was computed '
+                f'before. Change {name} in a copy of {cfg.filename}, or change the settings '
+                'themselves, such as train_cfg.max_iters.'
+            )
+        if name not in known and not re.search(rf'\b{re.escape(name)}\b', text):
+            raise PspnetPluginError(
+                f'--cfg-options {key} would change nothing: nobody reads {name}.'
+                f'{did_you_mean(name, known)}'
+            )

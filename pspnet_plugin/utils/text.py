@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -21,10 +22,17 @@ def without_warnings_of_mmseg() -> Iterator[None]:
 
 
 def table_as_text(table: Table, width: int = 120) -> str:
-    """A table as plain lines without colours, as a log file wants it."""
-    text = io.StringIO()
-    Console(file=text, width=width, color_system=None).print(table)
-    return '\n'.join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
+    """A table as plain lines without colours, as a log file wants it.
+
+    What stands in its cells is shown as it is: brackets are no markup, and colons no emoji. Borders
+    are those that the terminal can show.
+    """
+    encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
+    with io.TextIOWrapper(io.BytesIO(), encoding, 'backslashreplace') as file:
+        console = Console(file=file, width=width, color_system=None, markup=False, emoji=False)
+        console.print(table)
+        file.seek(0)
+        return '\n'.join(line.rstrip() for line in file if line.strip())
 
 
 def near_misses(name: str, known: Iterable[str], count: int = 3) -> list[str]:

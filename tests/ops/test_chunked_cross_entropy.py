@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 from pspnet_plugin import PspnetPluginError
 from pspnet_plugin.heads import FactorizedFCNHead
 from pspnet_plugin.ops.chunked_cross_entropy import (
+    ClassWeightError,
     LabelOutOfRangeError,
     SecondDerivativeError,
     chunked_cross_entropy,
@@ -170,17 +171,50 @@ def test_all_pixels_ignored_give_zero_loss_zero_gradient_and_stock_accuracy():
     assert not gradient.any()
 
 
-def test_class_weights_work_with_an_ignored_label_that_has_none():
+DICE = {'type': 'DiceLoss', 'loss_name': 'loss_dice'}
+OHEM = {'type': 'OHEMPixelSampler', 'min_kept': 300}
+
+
+@pytest.mark.parametrize('avg_non_ignore', [False, True])
+@pytest.mark.parametrize(
+    ('others', 'sampler'),
+    [([], None), ([DICE], None), ([], OHEM), ([], {**OHEM, 'thresh': 0.2})],
+    ids=['alone', 'Dice', 'OHEM', 'OHEM by threshold'],
+)
+def test_class_weights_work_with_an_ignored_label_that_has_none(others, sampler, avg_non_ignore):
     logits = torch.randn(2, 5, 6, 7, dtype=torch.float64)
-    label, weight = random_label((2, 30, 40), 5), [0.5, 1.0, 2.0, 0.1, 3.0]
-    loss = dict(CROSS_ENTROPY, class_weight=weight)
-    with contextlib.nullcontext() if ON_FORK else pytest.raises(IndexError):
-        losses_and_gradient(FCNHead, logits, label, loss_decode=loss)
-    ours, _ = losses_and_gradient(FactorizedFCNHead, logits, label, loss_decode=loss)
+    label, weight = random_label((2, 30, 40), 5), torch.tensor([0.5, 1.0, 2.0, 0.1, 3.0]).double()
+    entropy = dict(CROSS_ENTROPY, class_weight=weight.tolist(), avg_non_ignore=avg_non_ignore)
+    wanted = {'loss_decode': [entropy, *others], 'sampler': sampler}
+    works = ON_FORK and not avg_non_ignore
+    with contextlib.nullcontext() if works else pytest.raises(IndexError):
+        losses_and_gradient(FCNHead, logits, label, **wanted)
+    ours, _ = losses_and_gradient(FactorizedFCNHead, logits, label, **wanted)
     full = F.interpolate(logits, (30, 40), mode='bilinear')
-    expected = F.cross_entropy(full, label, torch.tensor(weight).double(), ignore_index=255)
+    pixels = F.cross_entropy(full, label, weight, ignore_index=255, reduction='none')
+    if sampler:
+        head = build_head(FactorizedFCNHead, 5, **wanted)
+        pixels = pixels * head.sampler.sample(full, label[:, None])
     # mmseg adds float32's epsilon to what it divides by.
+    expected = pixels.sum() / weight[label[label != 255]].sum()
     torch.testing.assert_close(ours['loss_ce'], expected, rtol=1e-9, atol=0)
+    for name in ours.keys() - {'loss_ce', 'acc_seg'}:
+        stock, _ = losses_and_gradient(FCNHead, logits, label, loss_decode=others)
+        assert ours[name] == stock[name]
+
+
+@pytest.mark.parametrize('others', [[], [DICE]])
+@pytest.mark.parametrize('count', [4, 6])
+def test_another_number_of_class_weights_than_of_classes_is_an_error_with_both(count, others):
+    entropy = dict(CROSS_ENTROPY, class_weight=[1.0] * count)
+    logits, label = torch.randn(2, 5, 6, 7), random_label((2, 30, 40), 5, share=0.0)
+    with pytest.raises(RuntimeError):
+        losses_and_gradient(FCNHead, logits, label, loss_decode=[entropy, *others])
+    for sampler in ({}, {'sampler': OHEM}):
+        with pytest.raises(ClassWeightError, match=f'has {count} values, but the head has 5'):
+            losses_and_gradient(
+                FactorizedFCNHead, logits, label, loss_decode=[entropy, *others], **sampler
+            )
 
 
 def test_uint8_labels_count_as_int64_labels():

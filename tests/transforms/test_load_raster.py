@@ -1,5 +1,7 @@
 """All bands of rasters, which OpenCV reads up to four of."""
 
+import os
+
 import mmcv
 import numpy as np
 import pytest
@@ -33,8 +35,9 @@ def test_three_bands_come_as_mmcv_reads_them(tmp_path):
     assert np.array_equal(LoadRaster(to_float32=False)({'img_path': path})['img'], expected)
 
 
-def test_what_is_no_raster_is_named(tmp_path):
-    path = tmp_path / 'text.tif'
+@pytest.mark.parametrize('name', [b'text.tif', b'text\xff.tif'])  # GDAL takes UTF-8 alone
+def test_what_is_no_raster_is_named(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
     path.write_text('no pixels')
-    with pytest.raises(ImageError, match=r'text\.tif.*cannot be opened as a raster'):
+    with pytest.raises(ImageError, match=r'text.*\.tif.*cannot be opened as a raster'):
         LoadRaster()({'img_path': str(path)})

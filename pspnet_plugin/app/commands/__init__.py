@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int | str | None:
         The exit code. An error of the plugin is printed as one line, without a traceback, and is 1.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # print what its encoding lacks as \u9053
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         if argv and argv[0] in ('train', 'test'):
             from ..training.launch import run_stock_tool

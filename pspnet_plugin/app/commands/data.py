@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -45,7 +46,13 @@ def add_init(parser: argparse.ArgumentParser) -> None:
         default='resnet18',
         help='network whose ImageNet weights training starts from (default: %(default)s)',
     )
-    parser.add_argument('--iterations', type=int, help='of training (default: by the images)')
+    parser.add_argument('--iterations', type=number, help='of training (default: by the images)')
+
+
+def number(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} is less than 1')
+    return int(text)
 
 
 def run_init(arguments: argparse.Namespace) -> int:
@@ -65,11 +72,12 @@ def run_init(arguments: argparse.Namespace) -> int:
     rows = zip(classes.names, classes.values, classes.frequencies)
     for number, (name, value, frequency) in enumerate(rows):
         table.add_row(str(number), name, written(value), f'{100 * frequency:.2f} %')
+    typed = shlex.quote(str(config))
     print(
         f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
         f'{images[0].depth}; {training} to train, {len(images) - training} to validate; '
         f'{duplicates} near-duplicates, which stay on one side\n{table_as_text(table)}\n'
-        f'written: {config}\nnext:    pspnet check {config}\n         pspnet train {config}'
+        f'written: {config}\nnext:    pspnet check {typed}\n         pspnet train {typed}'
     )
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..reports.confusion import confusion_of, draw_confusion
-from ..reports.runs import LogError, Run, draw_runs, read_run
+from ..reports.runs import LogError, Run, draw_runs, read_runs
 from ..training.datasets import check_datasets
 
 
@@ -29,14 +29,15 @@ def add_plot(parser: argparse.ArgumentParser) -> None:
 
 def run_plot(arguments: argparse.Namespace) -> int:
     """Draw the runs and tell the best and the last mIoU of each; or draw a confusion matrix."""
-    runs = [read_run(work_dir) for work_dir in arguments.work_dirs]
+    runs = read_runs(arguments.work_dirs)
     if arguments.confusion is None:
         draw_runs(runs, arguments.out)
         for found in runs:
-            scores = found.values('mIoU')
-            validated = 'no validation'
+            logged = found.values('mIoU')
+            scores = {step: score for step, score in logged.items() if np.isfinite(score)}
+            validated = 'no validation with an mIoU'
             if scores:
-                best, last = max(scores, key=scores.__getitem__), list(scores.values())[-1]
+                best, last = max(scores, key=scores.__getitem__), list(logged.values())[-1]
                 validated = f'best mIoU {scores[best]:.1f} at iteration {best}, the last {last:.1f}'
             print(f'{found.name}: {found.lines[-1]["step"]} iterations, {validated}')
     else:

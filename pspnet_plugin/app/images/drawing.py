@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import cv2
 import numpy as np
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
+
+from .fonts import drawable
 
 FONT_SIZE, LINE, MARGIN = 14, 20, 6  # pixels
 PAPER, INK = (255, 255, 255), (0, 0, 0)
@@ -42,19 +42,22 @@ def draw_label_map(
 
 def with_legend(picture: np.ndarray, names: Sequence[str], palette: Colours) -> np.ndarray:
     """A picture (H, W, 3) and below it, in rows, the names of classes beside their colours."""
-    font = legend_font()
-    widths = [LINE + MARGIN + round(font.getlength(name)) + 2 * MARGIN for name in names]
+    lines, files = zip(*map(drawable, names)) if names else ((), ())
+    fonts = [ImageFont.truetype(file, FONT_SIZE) for file in files]
+    widths = [
+        LINE + MARGIN + round(font.getlength(line)) + 2 * MARGIN for font, line in zip(fonts, lines)
+    ]
     width = max([picture.shape[1], *widths])
     positions = flow(widths, width)
     rows = positions[-1][1] + 1 if positions else 0
     sheet = Image.new('RGB', (width, picture.shape[0] + rows * LINE + MARGIN), PAPER)
     sheet.paste(Image.fromarray(picture))
     pen = ImageDraw.Draw(sheet)
-    for (left, row), name, colour in zip(positions, names, palette):
+    for (left, row), font, line, colour in zip(positions, fonts, lines, palette):
         top = picture.shape[0] + MARGIN + row * LINE
         box = left + MARGIN, top, left + LINE, top + FONT_SIZE
         pen.rectangle(box, fill=tuple(colour), outline=INK)
-        pen.text((left + LINE + MARGIN, top + FONT_SIZE), name, INK, font, anchor='ls')
+        pen.text((left + LINE + MARGIN, top + FONT_SIZE), line, INK, font, anchor='ls')
     return np.asarray(sheet)
 
 
@@ -67,9 +70,3 @@ def flow(widths: Sequence[int], limit: int) -> list[tuple[int, int]]:
         positions.append((left, row))
         left += width
     return positions
-
-
-@lru_cache(maxsize=1)
-def legend_font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings."""
-    return ImageFont.truetype(font_manager.findfont('DejaVu Sans'), FONT_SIZE)

@@ -21,7 +21,8 @@ from ...transforms.check_labels import values_outside
 from ...utils.datasets import class_info, datasets_of, scope_of, without_pipeline
 from ..images.drawing import draw_label_map, to_rgb
 from ..images.reading import PNG_START, read_bytes, require_whole
-from ..training.datasets import LOADERS, class_problems
+from ..training.datasets import LOADERS
+from ..training.settings import setting_problems
 
 GRID = 6  # images in a grid
 CELL = 256  # pixels of the longer side of an image in the grid
@@ -51,7 +52,7 @@ def check_config(cfg: Config) -> Found:
     count = (heads if isinstance(heads, dict) else heads[-1])['num_classes']
     classes, palette = class_info(cfg, {}, count)
     images: Counter = Counter()
-    counts, problems = np.zeros(count, np.int64), class_problems(cfg)
+    counts, problems = np.zeros(count, np.int64), setting_problems(cfg)
     pictures: list[np.ndarray] = []
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         for sample in track(list(samples_of(cfg)), 'looking at the images', transient=True):

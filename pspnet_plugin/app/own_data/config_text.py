@@ -19,6 +19,14 @@ IMAGES_SEEN = 40  # how often each image is seen in training, about
 FEWEST, MOST = 400, 20000  # iterations
 
 
+class DataFiles(NamedTuple):
+    """Where the images and label maps of a dataset are."""
+
+    folders: tuple[str, str]  # of the images and of the label maps
+    suffixes: tuple[str, str]  # of their files
+    lists: tuple[str, str]  # files with the names of the training and of the validation images
+
+
 class Backbone(NamedTuple):
     """A network to start from."""
 
@@ -82,18 +90,13 @@ def config_text(
     classes: Classes,
     training: Sequence[ImageStatistics],
     validation: Sequence[ImageStatistics],
-    folders: tuple[str, str],
-    suffixes: tuple[str, str],
-    lists: tuple[str, str],
+    files: DataFiles,
     backbone: str = 'resnet18',
     iterations: int | None = None,
 ) -> str:
     """The text of a config for these images.
 
     Args:
-        folders: of the images and of the label maps.
-        suffixes: of their files.
-        lists: the files with the names of the training and of the validation images.
         backbone: a name of :data:`BACKBONES`.
         iterations: of training; None for as many as see each image about forty times.
     """
@@ -123,13 +126,13 @@ def config_text(
         channels=3 if in_colours else images[0].channels,
         iterations=iterations,
         pretrained=repr(start.pretrained),
-        folders=folders,
+        folders=files.folders,
         load_image=load_image,
         distortion="    dict(type='PhotoMetricDistortion'),\n" if in_colours else '',
-        img_suffix=repr(suffixes[0]),
-        seg_map_suffix=repr(suffixes[1]),
-        train_list=repr(lists[0]),
-        val_list=repr(lists[1]),
+        img_suffix=repr(files.suffixes[0]),
+        seg_map_suffix=repr(files.suffixes[1]),
+        train_list=repr(files.lists[0]),
+        val_list=repr(files.lists[1]),
         mean=mean,
         std=std,
         backbone=start.text,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ...utils.text import did_you_mean
-from ..errors import DataError
+from mmengine.config import Config
+
+from ...utils.text import did_you_mean, one_line
+from ..errors import DataError, refuse
 from .classes import Classes, find_classes, write_labels
-from .config_text import BACKBONES, config_text
+from .config_text import BACKBONES, DataFiles, config_text
 from .scan import ImageStatistics, Pair, pair_files, scan
 from .split import groups_of_duplicates, split
 
@@ -45,6 +47,7 @@ def write_project(
     config = out / f'{out.resolve().name}.py'
     require_inputs(images, masks, config, backbone)
     pairs = pair_files(images, masks)
+    refuse([problem for pair in pairs for problem in name_problems(pair)])
     found = scan(pairs)
     classes = find_classes(found, table)
     groups = groups_of_duplicates(found)
@@ -54,21 +57,24 @@ def write_project(
             f'{images}: too few different images to keep some for validation; two or more that '
             'are no near-duplicates are needed'
         )
-    out.mkdir(parents=True, exist_ok=True)
-    mask_suffix = shared_mask_suffix(pairs, masks)
     plain = classes.are_labels and all(image.plain_mask for image in found)
-    if mask_suffix is None or not plain:
-        masks, mask_suffix = out / 'labels', '.png'
-        write_labels(found, classes, masks)
-    lists = str(out / 'train.txt'), str(out / 'val.txt')
-    for path, listed in zip(lists, (training, validation)):
+    mask_suffix = shared_mask_suffix(pairs, masks) if plain else None
+    labels = out / 'labels' if mask_suffix is None else masks
+    files = DataFiles(
+        folders=(str(images), str(labels)),
+        suffixes=(pairs[0].image.suffix, mask_suffix or '.png'),
+        lists=(str(out / 'train.txt'), str(out / 'val.txt')),
+    )
+    refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
+    out.mkdir(parents=True, exist_ok=True)
+    if mask_suffix is None:
+        write_labels(found, classes, labels)
+    for path, listed in zip(files.lists, (training, validation)):
         names = ''.join(f'{image.pair.name}\n' for image in listed)
         Path(path).write_text(names, encoding='utf-8')
-    folders, suffixes = (str(images), str(masks)), (pairs[0].image.suffix, mask_suffix)
-    text = config_text(
-        classes, training, validation, folders, suffixes, lists, backbone, iterations
-    )
+    text = config_text(classes, training, validation, files, backbone, iterations)
     config.write_text(text, encoding='utf-8')
+    require_as_meant(config, tuple(classes.names), files)
     return Project(config, found, classes, len(training), len(found) - len(groups))
 
 
@@ -84,6 +90,45 @@ def require_inputs(images: Path, masks: Path, config: Path, backbone: str) -> No
         raise DataError(f'--backbone {backbone} needs: pip install {" ".join(missing)}')
     if config.exists():
         raise DataError(f'{config}: is there already; name another folder with --out')
+
+
+def name_problems(pair: Pair) -> list[str]:
+    """What keeps a name out of a list of images, which is read as UTF-8 and without blanks."""
+    name = pair.name
+    listed = name.encode('utf-8', 'replace').decode('utf-8').strip()
+    if listed == name and not {'\r', '\n'} & set(name):
+        return []
+    return [
+        f'{str(pair.image)!r}: a list of images cannot hold a name with a blank at its beginning '
+        'or end, with a line break, or that is no UTF-8; rename the file'
+    ]
+
+
+def refuse_variables(texts: Sequence[str]) -> None:
+    """Raise DataError for what mmengine would replace in the text of a config, quotes or not."""
+    refuse(
+        [
+            f'{text!r}: mmengine takes what stands in {{{{ }}}} in a config for a variable; '
+            'name it without {{'
+            for text in texts
+            if '{{' in text
+        ]
+    )
+
+
+def require_as_meant(config: Path, names: tuple[str, ...], files: DataFiles) -> None:
+    """Load what was written; where it says anything else, remove it and raise DataError."""
+    try:
+        read = Config.fromfile(config)
+        training, validation = (read[f'{split}_dataloader'].dataset for split in ('train', 'val'))
+        suffixes = training.img_suffix, training.seg_map_suffix
+        lists = training.ann_file, validation.ann_file
+        found: Any = read.classes, DataFiles((read.images, read.masks), suffixes, lists)
+    except Exception as error:  # whatever a text raises that is no config
+        found = one_line(error)
+    if found != (names, files):
+        config.unlink()
+        raise DataError(f'{config}: cannot be written so that it is read as it is meant: {found}')
 
 
 def shared_mask_suffix(pairs: Sequence[Pair], masks: Path) -> str | None:

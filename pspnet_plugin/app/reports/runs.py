@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from mmengine.config import Config
 from ...errors import PspnetPluginError
 from ...freezing.preview import Preview, draw_timeline, freezes_layers, preview
 from ...utils.text import one_line
+from ..images.fonts import drawable, families_of
 
 CURVES = {'loss': 'loss', 'mIoU': 'mIoU (%)', 'lr': 'learning rate'}
 STYLES = '-', '--', ':', '-.'
@@ -34,14 +36,16 @@ class Run(NamedTuple):
 
     def values(self, key: str) -> dict[int, float]:
         """What was logged as ``key``, by iteration."""
-        return {line['step']: line[key] for line in self.lines if key in line}
+        return {n['step']: n[key] for n in self.lines if isinstance(n.get(key), (int, float))}
 
     def read_config(self) -> Config | None:
         """The config of the run; LogError where it cannot be read."""
         if self.config is None:
             return None
         try:
-            return Config.fromfile(self.config)
+            # A run wrote it from values: what looks like a variable is a name.
+            kept = {'use_predefined_variables': False, 'use_environment_variables': False}
+            return Config.fromfile(self.config, **kept)
         except Exception as error:  # whatever the code in the file raises
             raise LogError(f'{self.config}: {one_line(error)}') from error
 
@@ -65,10 +69,19 @@ def read_run(work_dir: Path) -> Run:
         later = read_lines(log)
         first = min((line['step'] for line in later), default=float('inf'))
         lines = [line for line in lines if line['step'] < first] + later
-    if not any('loss' in line for line in lines):
-        raise LogError(f'{logs[-1]} has no line with a loss')
     config = logs[-1].with_name('config.py')
-    return Run(work_dir.resolve().name, lines, config if config.is_file() else None)
+    run = Run(work_dir.resolve().name, lines, config if config.is_file() else None)
+    if not run.values('loss'):
+        raise LogError(f'{logs[-1]} has no line with a loss')
+    return run
+
+
+def read_runs(work_dirs: Sequence[Path]) -> list[Run]:
+    """Read several runs; those whose folders have one name are called by their paths."""
+    runs = [read_run(work_dir) for work_dir in work_dirs]
+    often = Counter(run.name for run in runs)
+    named = [run.name if often[run.name] == 1 else str(path) for run, path in zip(runs, work_dirs)]
+    return [run._replace(name=name) for run, name in zip(runs, named)]
 
 
 def read_lines(log: Path) -> list[Line]:
@@ -102,8 +115,11 @@ def draw_runs(runs: Sequence[Run], path: Path) -> None:
         PspnetPluginError: the image cannot be written there.
     """
     curves = {key: label for key, label in CURVES.items() if any(run.values(key) for run in runs)}
-    timelines = {run.name: found for run in runs if (found := timeline_of(run)) is not None}
-    heights = [2.4] * len(curves) + [0.9 + 0.3 * len(t.parts) for t in timelines.values()]
+    names = [drawable(run.name)[0] for run in runs]
+    timelines = [
+        (name, shown) for name, run in zip(names, runs) if (shown := timeline_of(run)) is not None
+    ]
+    heights = [2.4] * len(curves) + [0.9 + 0.3 * len(shown.parts) for _, shown in timelines]
     figure = Figure(figsize=(9, sum(heights)), layout='constrained')
     rows = figure.subplots(
         len(heights), 1, sharex=True, squeeze=False, gridspec_kw={'height_ratios': heights}
@@ -114,19 +130,23 @@ def draw_runs(runs: Sequence[Run], path: Path) -> None:
             values = run.values(key)
             style, marker = STYLES[number % len(STYLES)], 'o' if len(values) < 30 else ''
             steps, logged = list(values), list(values.values())
-            axes.plot(steps, logged, style, marker=marker, markersize=3, label=run.name)
-    rows[0].legend(loc='upper right')
-    for axes, (name, shown) in zip(rows[len(curves) :], timelines.items()):
+            axes.plot(steps, logged, style, marker=marker, markersize=3)
+    fonts = families_of(names)
+    legend = rows[0].legend(rows[0].lines, names, loc='upper right', prop={'family': fonts})
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    for axes, (name, shown) in zip(rows[len(curves) :], timelines):
         draw_timeline(axes, shown)
-        axes.set_title(f'{name}: learning rate by part, grey is frozen', fontsize='medium')
+        title = f'{name}: learning rate by part, grey is frozen'
+        axes.set_title(title, fontsize='medium', family=fonts, parse_math=False)
     rows[-1].set(xlabel='iteration', xlim=(0, max(run.lines[-1]['step'] for run in runs)))
     save(figure, path)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write an image; PspnetPluginError where it cannot be written there."""
+    """Write an image, PNG without a suffix; PspnetPluginError where it cannot be written there."""
     try:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=120, format=path.suffix[1:] or 'png')
     except (OSError, ValueError) as error:
         raise PspnetPluginError(f'{path} cannot be written: {error}') from error
 

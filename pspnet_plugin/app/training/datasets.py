@@ -1,4 +1,4 @@
-"""Whether a config's datasets lie where it says, with as many classes as its heads tell apart."""
+"""Whether a config's datasets lie where it says."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import os
 from collections.abc import Sequence
 
 from mmengine.config import Config
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.registry import MODELS
 
 from ...errors import PspnetPluginError
-from ...heads.chunked_loss import ChunkedLossMixin
 from ...utils.config_files import shipped
 from ...utils.config_tree import dicts_within
-from ...utils.datasets import datasets_of, metainfo_of, registered, scope_of, without_pipeline
+from ...utils.datasets import datasets_of, scope_of, without_pipeline
 from . import stock_tools
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -76,43 +73,3 @@ def is_missing(path: str, dataset: dict) -> bool:
     """Whether a local file or folder does not exist; others are not looked for."""
     local = '://' not in path and not dataset.get('backend_args')
     return local and not os.path.exists(path)
-
-
-def class_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
-    """Where the heads, the datasets and ``CheckLabels`` do not have the same number of classes."""
-    heads = head_classes(cfg)
-    problems = []
-    for loader, dataset in datasets_of(cfg, loaders):
-        names = metainfo_of(dataset, scope_of(cfg)).get('classes')
-        for head, count in heads.items():
-            if names is not None and len(names) != count:
-                problems.append(
-                    f'model.{head}.num_classes is {count}, but the dataset of {loader} has '
-                    f'{len(names)} classes: {", ".join(map(str, names[:8]))}'
-                )
-        for step in dicts_within(dataset.get('pipeline')):
-            wanted = next(iter(heads.values()), step.get('num_classes'))
-            if step.get('type') == 'CheckLabels' and step['num_classes'] != wanted:
-                problems.append(
-                    f'CheckLabels in {loader} has num_classes={step["num_classes"]}, but the '
-                    f'model {wanted}'
-                )
-    return problems
-
-
-def head_classes(cfg: Config) -> dict[str, int]:
-    """How many classes each decode head tells apart.
-
-    Heads with a loss of their own, such as the one for the borders of objects in STDC, may mean
-    something else by their classes and are left out.
-    """
-    usual = BaseDecodeHead.loss_by_feat, ChunkedLossMixin.loss_by_feat
-    found = {}
-    for name in ('decode_head', 'auxiliary_head'):
-        heads = cfg.model.get(name) or []
-        for number, head in enumerate([heads] if isinstance(heads, dict) else heads):
-            kind = registered(head.get('type'), MODELS, scope_of(cfg))
-            if 'num_classes' in head and getattr(kind, 'loss_by_feat', None) in usual:
-                label = name if isinstance(heads, dict) else f'{name}[{number}]'
-                found[label] = head['num_classes']
-    return found

@@ -6,6 +6,7 @@ The stock tool does the work; between its reading of the config and its building
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import logging
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 
@@ -24,16 +26,23 @@ from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
 from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
-from ...utils.config_files import find_config
+from ...utils.config_files import find_config, require_read
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import is_first_process
 from . import stock_tools
-from .datasets import DatasetError, check_datasets, class_problems
+from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
+from .datasets import DatasetError, check_datasets
+from .settings import setting_problems
 
 # Which data loaders a stock tool reads.
 LOADERS = {
     'train.py': ('train_dataloader', 'val_dataloader'),
     'test.py': ('test_dataloader',),
+}
+# Which hooks each run of it gets.
+GUARDS: dict[str, list[type[Hook]]] = {
+    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook],
+    'test.py': [RequireAllWeightsHook],
 }
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
 
@@ -47,23 +56,38 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     message, also where a worker of a data loader raised it. Returns the exit code.
     """
     fit = functools.partial(prepare, loaders=LOADERS[name])
+    options_are_read = functools.partial(require_read, options=options_in(argv))
     argv, argv_before = list(argv), list(sys.argv)
     if argv and not argv[0].startswith('-'):
         argv[0] = find_config(argv[0])
-    guards = [StopAtNonFiniteLossHook] if name == 'train.py' else []
     sys.argv[:] = [f'pspnet {name[:-3]}', *argv]
     try:
         with contextlib.ExitStack() as added:
             added.enter_context(several_processes.gloo_without_a_gpu())
-            added.enter_context(runner.joined(runner.before_build, fit))
+            added.enter_context(runner.joined(runner.before_build, options_are_read, fit))
             added.enter_context(runner.joined(runner.logger_built, print_short_entries))
-            added.enter_context(runner.joined(runner.added_hooks, *guards))
+            added.enter_context(runner.joined(runner.added_hooks, *GUARDS[name]))
             runpy.run_path(str(stock_tools() / name))['main']()
     except PspnetPluginError as error:
         raise PspnetPluginError(plain_message(error)) from error
+    except ValueError as error:
+        if 'Expected more than 1 value per channel' not in str(error):
+            raise
+        raise PspnetPluginError(
+            f'{error}: one image that is pooled to one value is too little for batch norm. Set '
+            'batch_size to 2 or more, drop_last=True where the last batch of an epoch has one '
+            "image, or norm_cfg=dict(type='GN', num_groups=32)."
+        ) from error
     finally:
         sys.argv[:] = argv_before
     return 0
+
+
+def options_in(argv: Sequence[str]) -> list[str]:
+    """The keys of ``--cfg-options`` on the command line of a stock tool."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--cfg-options', nargs='+', default=[])
+    return [option.partition('=')[0] for option in parser.parse_known_args(argv)[0].cfg_options]
 
 
 def print_short_entries(logger: logging.Logger) -> None:
@@ -89,13 +113,13 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     """Check the datasets behind ``loaders`` and fit ``cfg``, in place, to this machine.
 
     Raises:
-        DatasetError: files are missing, or heads and datasets have another number of classes.
+        DatasetError: files are missing, or settings do not fit each other.
         PretrainedWeightsError: a backbone would fetch other weights than the config's.
     """
     if get_device() in ('cpu', 'mps'):
         fit_to_cpu(cfg)
     on_first_rank(cfg, functools.partial(check_datasets, cfg, loaders))
-    problems = class_problems(cfg, loaders)
+    problems = setting_problems(cfg, loaders)
     if problems:
         raise DatasetError('. '.join(problems))
     several_processes.fit_to_processes(cfg)

@@ -102,6 +102,62 @@ def test_metrics_that_were_logged_by_epoch_stand_at_their_iteration(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('scores', 'end', 'told'),
+    [
+        ({1: float('nan'), 2: 40.0, 3: 30.0}, '', 'best mIoU 40.0 at iteration 2, the last 30.0'),
+        ({1: 40.0, 2: float('nan')}, '', 'best mIoU 40.0 at iteration 1, the last nan'),
+        ({1: float('nan')}, '', 'no validation with an mIoU'),
+        ({1: 50.0}, '{"mIoU": null, "step": 2}\n', 'best mIoU 50.0 at iteration 1, the last 50.0'),
+        ({}, '{"loss": null, "lr": null, "step": 2}\n{"mIoU": "?", "step": 3}\n', 'no validation'),
+    ],
+)
+def test_values_that_are_no_numbers_are_left_out(tmp_path, capsys, scores, end, told):
+    run = write_log(tmp_path / 'run', {1: 2.0, 3: float('inf')}, scores, end=end)
+    code, printed, _ = plot(capsys, run, out=tmp_path / 'run.png')
+    assert code == 0
+    assert told in printed
+
+
+def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path, frozen_config, capsys):
+    runs = [write_log(tmp_path / one / 'run', {20: 0.5}, config=frozen_config) for one in 'ab']
+    code, printed, _ = plot(capsys, runs[0], out=tmp_path / 'one.png')
+    assert (code, printed[:5]) == (0, 'run: ')
+    code, printed, _ = plot(capsys, *runs, out=tmp_path / 'two.png')
+    assert [line.split(':')[0] for line in printed.splitlines()[:2]] == list(map(str, runs))
+    one, two = (area(picture(tmp_path / f'{name}.png'), FROZEN) for name in ('one', 'two'))
+    assert two > 1.8 * one
+
+
+@pytest.mark.parametrize('name', ['x', 'x.y.png', 'x.jpg'])
+def test_the_file_that_is_told_is_the_one_that_is_written(tmp_path, frozen_config, capsys, name):
+    run = write_log(tmp_path / 'run', {1: 2.0})
+    assert f'written: {tmp_path / name}' in plot(capsys, run, out=tmp_path / name)[1]
+    assert main(['freezing', str(frozen_config), '--out', str(tmp_path / f'f{name}')]) == 0
+    for path in (tmp_path / name, tmp_path / f'f{name}'):
+        assert picture(path).size
+
+
+@pytest.mark.parametrize('name', [r'$\frac{', 'a$b$', '_run', '[/b]', 'a\nb', '道路'])
+def test_names_are_drawn_as_they_are(tmp_path, capsys, frozen_config, recwarn, name):
+    """Mathematics would be an error or other letters, and a line break a taller legend."""
+    runs = [
+        write_log(tmp_path / folder / name, {1: 2.0}, config=frozen_config) for folder in ('x', 'y')
+    ]
+    assert plot(capsys, runs[0], out=tmp_path / 'one.png')[0] == 0
+    assert plot(capsys, *runs, out=tmp_path / 'two.png')[0] == 0
+    assert not [warning for warning in recwarn if 'Glyph' in str(warning.message)]
+
+
+def test_a_name_that_looks_like_a_variable_is_a_name_in_the_config_that_a_run_wrote(tmp_path):
+    run = write_log(tmp_path / 'run', {1: 2.0})
+    (run / '20260101_000000' / 'vis_data' / 'config.py').write_text(
+        """classes = ('{{$V:exec("open(__file__,chr(119))")#|.*}}', '{{fileDirname}}')\n"""
+    )
+    config = read_run(run).read_config()
+    assert config.classes[1] == '{{fileDirname}}'
+
+
+@pytest.mark.parametrize(
     ('losses', 'end', 'more', 'out', 'told'),
     [
         (None, '', [], 'x.png', '{}/run holds no '),

@@ -1,4 +1,4 @@
-"""What is looked at before anything is built: files of datasets, and their numbers of classes."""
+"""The files of datasets, which are looked for before anything is built."""
 
 import copy
 
@@ -7,14 +7,12 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from pspnet_plugin.app.training import stock_tools
-from pspnet_plugin.app.training.datasets import DatasetError, check_datasets, class_problems
-from pspnet_plugin.app.training.launch import prepare
+from pspnet_plugin.app.training.datasets import DatasetError, check_datasets
 from pspnet_plugin.utils.config_files import shipped
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import cityscapes_at, make_street_scenes
 
 TRAIN = ('train_dataloader', 'val_dataloader')
-STOCK = sorted((stock_tools().parent / 'configs').glob('[!_]*/*.py'))
 
 
 @pytest.fixture
@@ -92,29 +90,3 @@ def test_datasets_inside_wrappers_are_looked_at(cityscapes, tmp_path):
     cityscapes.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=concatenated)
     with pytest.raises(DatasetError, match='elsewhere does not exist'):
         check_datasets(cityscapes, TRAIN)
-
-
-@pytest.mark.parametrize(
-    ('change', 'told'),
-    [
-        ({'model.auxiliary_head.num_classes': 7}, 'model.auxiliary_head.num_classes is 7, but the'),
-        ({'model.decode_head.num_classes': 150}, 'of train_dataloader has 19 classes: road, side'),
-        (
-            {'train_dataloader.dataset.metainfo': {'classes': ('road', 'car')}},
-            'has 2 classes: road, car',
-        ),
-        ({'train_dataloader.dataset.pipeline.2.num_classes': 4}, 'train_dataloader has num_clas'),
-    ],
-)
-def test_a_run_does_not_begin_with_another_number_of_classes(cityscapes, change, told):
-    assert class_problems(cityscapes) == []
-    cityscapes.merge_from_dict(change)
-    with pytest.raises(DatasetError, match=told):
-        prepare(cityscapes, ('train_dataloader',))
-
-
-@pytest.mark.parametrize('folder', sorted({path.parent.name for path in STOCK}))
-def test_stock_configs_agree_with_themselves(folder):
-    """One config of each family, read without its custom imports."""
-    path = next(path for path in STOCK if path.parent.name == folder)
-    assert class_problems(Config.fromfile(path, import_custom_modules=False)) == []

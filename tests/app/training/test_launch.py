@@ -39,7 +39,7 @@ def test_stock_tool_that_has_ended_leaves_no_check_behind(name, ended_by, monkey
     monkeypatch.setattr(launch.runpy, 'run_path', run)
     with pytest.raises(type(ended_by)):
         launch.run_stock_tool(name, ['--help'])
-    assert [len(now) - len(then) for now, then in zip(during, before)] == [1, 1, name == 'train.py']
+    assert all(len(now) > len(then) for now, then in zip(during, before))
     assert [list(getattr(callbacks, one)) for one in lists] == before
     assert sys.argv == argv
 

@@ -1,0 +1,165 @@
+"""Settings of a config that do not fit each other, found before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmseg.models.decode_heads import ASPPHead, PSPHead, UPerHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses import CrossEntropyLoss
+from mmseg.models.losses.utils import get_class_weight
+from mmseg.registry import MODELS
+
+from ...heads.chunked_loss import ChunkedLossMixin
+from ...utils.config_tree import dicts_within, kind_of
+from ...utils.datasets import datasets_of, metainfo_of, registered, scope_of
+from ...utils.text import one_line
+from .datasets import LOADERS
+
+NEED_WORKERS = 'persistent_workers', 'prefetch_factor', 'timeout'
+
+
+def setting_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
+    """A line for each pair of settings that contradict each other, of those that a run reads."""
+    problems = [*class_problems(cfg, loaders), *loader_problems(cfg, loaders)]
+    if LOADERS[0] in loaders:
+        problems += [*loss_problems(cfg), *length_problems(cfg), *batch_problems(cfg)]
+    return [*problems, *ignored_problems(cfg, loaders)]
+
+
+def class_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
+    """Where the heads, the datasets and ``CheckLabels`` have not the same number of classes."""
+    heads = {name: head['num_classes'] for name, head in usual_heads(cfg)}
+    for loader, dataset in datasets_of(cfg, loaders):
+        names = metainfo_of(dataset, scope_of(cfg)).get('classes')
+        for head, count in heads.items():
+            if names is not None and len(names) != count:
+                yield (
+                    f'{head}.num_classes is {count}, but the dataset of {loader} has '
+                    f'{len(names)} classes: {", ".join(map(str, names[:8]))}'
+                )
+        for step in dicts_within(dataset.get('pipeline')):
+            wanted = next(iter(heads.values()), step.get('num_classes'))
+            if step.get('type') == 'CheckLabels' and step['num_classes'] != wanted:
+                yield (
+                    f'CheckLabels in {loader} has num_classes={step["num_classes"]}, but the '
+                    f'model {wanted}'
+                )
+
+
+def usual_heads(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """The decode heads by their names in the config.
+
+    Heads with a loss of their own, such as the one for the borders of objects in STDC, may mean
+    something else by their classes and are left out.
+    """
+    usual = BaseDecodeHead.loss_by_feat, ChunkedLossMixin.loss_by_feat
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = cfg.model.get(name) or []
+        for number, head in enumerate([heads] if isinstance(heads, dict) else heads):
+            kind = registered(head.get('type'), MODELS, scope_of(cfg))
+            if 'num_classes' in head and getattr(kind, 'loss_by_feat', None) in usual:
+                label = name if isinstance(heads, dict) else f'{name}[{number}]'
+                yield f'model.{label}', head
+
+
+def loss_problems(cfg: Config) -> Iterator[str]:
+    """Losses that do not fit the outputs of their head."""
+    for name, head in usual_heads(cfg):
+        outputs = head.get('out_channels') or head['num_classes']
+        losses = head.get('loss_decode') or dict(type='CrossEntropyLoss')
+        for loss in [losses] if isinstance(losses, dict) else losses:
+            kind = registered(loss.get('type'), MODELS, scope_of(cfg))
+            if str(getattr(kind, '__module__', '')).startswith('mmseg.'):
+                yield from weight_problems(f'{name}.loss_decode', loss, outputs, kind)
+            if kind is not CrossEntropyLoss or outputs > 1 or loss.get('use_sigmoid'):
+                continue
+            if head['num_classes'] == 1:
+                yield (
+                    f'{name} has one class, so its softmax is 1 everywhere, the loss 0, and '
+                    'nothing is learnt: set num_classes=2, with the background as a class'
+                )
+            else:
+                yield (
+                    f'{name}.out_channels is 1, which needs use_sigmoid=True in its '
+                    'CrossEntropyLoss: set it, or leave out_channels out'
+                )
+
+
+def weight_problems(name: str, loss: dict, outputs: int, kind: Any) -> Iterator[str]:
+    """Class weights that are not one for each class, or that are none of classes."""
+    try:
+        weights = get_class_weight(loss.get('class_weight'))  # which may stand in a file
+    except Exception as error:  # whatever reading it raises
+        yield f'{name}.class_weight={loss["class_weight"]!r} cannot be read: {one_line(error)}'
+        return
+    if not hasattr(weights, '__len__'):
+        return
+    if len(weights) != outputs:
+        yield (
+            f'{name}.class_weight has {len(weights)} values, but the head has {outputs} outputs: '
+            'give one for each class, or None'
+        )
+    elif kind is CrossEntropyLoss and loss.get('use_sigmoid') and outputs > 1:
+        yield (
+            f'{name} has class_weight beside use_sigmoid=True, which MMSegmentation takes for '
+            'weights of the columns of an image: leave one of them out'
+        )
+
+
+def loader_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
+    """What PyTorch's data loaders refuse without workers."""
+    for loader in loaders:
+        settings = cfg.get(loader) or {}
+        for name in NEED_WORKERS if not settings.get('num_workers') else ():
+            if settings.get(name):
+                yield (
+                    f'{loader}.num_workers is 0, but {name} is {settings[name]}, which needs '
+                    f'workers: leave {name} out, or set num_workers'
+                )
+
+
+def length_problems(cfg: Config) -> Iterator[str]:
+    """Runs without an iteration."""
+    for name in ('max_iters', 'max_epochs'):
+        length = (cfg.get('train_cfg') or {}).get(name)
+        if length is not None and length < 1:
+            yield f'train_cfg.{name} is {length}: nothing would be trained'
+
+
+def batch_problems(cfg: Config) -> Iterator[str]:
+    """Batches of one image where a head normalizes what it has pooled to a single value."""
+    if (cfg.get(LOADERS[0]) or {}).get('batch_size') != 1:
+        return
+    for name, head in usual_heads(cfg):
+        kind = registered(head.get('type'), MODELS, scope_of(cfg))
+        norm = kind_of(head['norm_cfg']) if head.get('norm_cfg') else ''
+        shared = norm.endswith('SyncBN') and cfg.get('launcher') != 'none'  # if it is known yet
+        pools = issubclass(kind, ASPPHead) or (
+            issubclass(kind, (PSPHead, UPerHead)) and 1 in head.get('pool_scales', (1,))
+        )
+        if pools and 'BN' in norm and not shared:
+            yield (
+                f'{LOADERS[0]}.batch_size is 1, but {name} pools an image to one value, of which '
+                'batch norm has no variance: set 2 or more, or another norm, such as '
+                "norm_cfg=dict(type='GN', num_groups=32)"
+            )
+
+
+def ignored_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
+    """Where one part of a config ignores another value of the labels than the next."""
+    heads = dict(usual_heads(cfg))
+    values = {f'{name}.ignore_index': head.get('ignore_index', 255) for name, head in heads.items()}
+    for loader, dataset in datasets_of(cfg, loaders):
+        for step in dicts_within(dataset.get('pipeline')):
+            if step.get('type') == 'CheckLabels':
+                values[f'CheckLabels in {loader}'] = step.get('ignore_index', 255)
+    for name in ('val_evaluator', 'test_evaluator'):
+        for metric in dicts_within(cfg.get(name)):
+            if 'iou_metrics' in metric:
+                values[f'{name}.ignore_index'] = metric.get('ignore_index', 255)
+    if len(set(values.values())) > 1:
+        told = ', '.join(f'{where} is {value}' for where, value in values.items())
+        yield f'The ignored value of labels differs: {told}. Set ignore_index to one value'

@@ -1,0 +1,73 @@
+"""Another model's checkpoint, of which mmengine loads what happens to fit, without an error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pspnet_plugin.app.commands import main
+from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
+
+CONFIG = 'psp_r50_cityscapes'
+
+
+@pytest.fixture(scope='module')
+def trained(street_scenes, tmp_path_factory):
+    """The checkpoint of one iteration of a narrow network."""
+    folder = tmp_path_factory.mktemp('run')
+    assert run('train', street_scenes, folder) == 0
+    return folder / 'iter_1.pth'
+
+
+def run(name, street_scenes, work_dir, *words, **changed):
+    options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL]
+    options += [f'{key}={value}' for key, value in changed.items()]
+    return main([name, CONFIG, *map(str, words), '--work-dir', str(work_dir), *options])
+
+
+DEEPER = {'model.backbone.depth': 34}
+OTHER_HEAD = {'model.decode_head.channels': 8}
+NO_AUXILIARY = {'model.auxiliary_head': None}
+
+
+@pytest.mark.parametrize('more', [[], ['--tta']])
+def test_a_checkpoint_of_the_model_is_tested_also_without_its_auxiliary_head(
+    trained, street_scenes, tmp_path, more
+):
+    assert run('test', street_scenes, tmp_path, trained, *more) == 0
+    assert run('test', street_scenes, tmp_path, trained, *more, **NO_AUXILIARY) == 0
+
+
+@pytest.mark.parametrize(
+    ('changed', 'told'),
+    [
+        (DEEPER, 'missing: backbone.layer1.2.conv1.weight'),
+        (OTHER_HEAD, 'of another shape: decode_'),
+    ],
+)
+def test_metrics_of_another_model_are_refused(
+    trained, street_scenes, tmp_path, capsys, changed, told
+):
+    assert run('test', street_scenes, tmp_path, trained, **changed) == 1
+    printed = capsys.readouterr()
+    assert f'error: The checkpoint {trained} is of another model than the config' in printed.err
+    assert told in printed.err
+    assert 'mIoU' not in printed.out
+
+
+def test_weights_that_the_model_does_not_use_are_refused(trained, street_scenes, tmp_path, capsys):
+    """All of a smaller network's weights may stand in the checkpoint of a deeper one."""
+    checkpoint = torch.load(trained, weights_only=False)
+    weights = checkpoint['state_dict']
+    weights['backbone.layer1.2.conv1.weight'] = weights['backbone.layer1.1.conv1.weight']
+    torch.save(checkpoint, tmp_path / 'more.pth')
+    assert run('test', street_scenes, tmp_path, tmp_path / 'more.pth') == 1
+    assert 'unused: backbone.layer1.2.conv1.weight' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('changed', 'code'), [(OTHER_HEAD, 0), (DEEPER, 1)])
+def test_training_starts_from_another_head_but_not_from_another_backbone(
+    trained, street_scenes, tmp_path, capsys, changed, code
+):
+    assert run('train', street_scenes, tmp_path, load_from=trained, **changed) == code
+    assert ('tensors of the backbones' in capsys.readouterr().err) == bool(code)
