@@ -89,7 +89,7 @@ class Job:
         """
         # Another process writes the record first: of files that are there, it is there by now.
         there = [folder for folder in SUFFIXES[self.kind] if os.path.lexists(self.path(folder))]
-        known = read_record(self.record)
+        known = self.read_record()
         files, source = known.get('files', {}), known.get('source', self.stamp)
         ours = [folder for folder in there if folder in files or folder in self.asked]
         for folder in ours:
@@ -100,16 +100,30 @@ class Job:
                     'folders.',
                 )
             if files.get(folder) != pooch.file_hash(str(self.path(folder))):
-                raise ImageError(
-                    self.source.name,
-                    f'{self.path(folder)} is not as pspnet predict wrote it, and is not '
-                    'overwritten. Move it away, or name another folder.',
-                )
+                raise self.is_not_ours(self.path(folder))
         if known and source == self.stamp and source[0][1] is not None and {*self.asked} <= {*ours}:
             return known['shares']
         for folder in ours:
             self.path(folder).unlink(missing_ok=True)
         return None
+
+    def read_record(self) -> dict[str, Any]:
+        """``source``, ``files`` and ``shares`` of an earlier run; empty where there was none."""
+        try:
+            found = json.loads(self.record.read_text())
+            return {name: found[name] for name in ('source', 'files', 'shares')}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.is_not_ours(self.record) from error
+
+    def is_not_ours(self, path: Path) -> ImageError:
+        """The error for a file that another program has written or changed."""
+        return ImageError(
+            self.source.name,
+            f'{path} is not as pspnet predict wrote it, and is not overwritten. Move it away, or '
+            'name another folder.',
+        )
 
     def write(self, fill: Callable[[dict[str, str]], list[str]]) -> list[str]:
         """Write the files and their record.
@@ -161,12 +175,3 @@ def output_names(sources: Sequence[ImageSource]) -> list[str]:
             )
         seen[name] = source
     return names
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """What a job has recorded; empty where it has not, or where the record is damaged."""
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and {'source', 'files', 'shares'} <= set(found) else {}
