@@ -195,7 +195,7 @@ def make_fast(model: nn.Module) -> nn.Module:
     set_memory_format(model, torch.channels_last)
     try:
         runs[0](model)
-    except RuntimeError:
+    except Exception:  # whatever it is, the model may predict in the usual format
         set_memory_format(model, torch.contiguous_format)
     model = folded(model, runs)
     if next(model.parameters()).device.type == 'cpu':

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import colorsys
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS, Registry
@@ -77,20 +78,33 @@ def class_info(cfg: Config, meta: Mapping[str, Any], count: int) -> tuple[list[s
 
     Args:
         meta: the ``meta`` entry of the checkpoint.
-        count: the number of classes; statements about another number of them do not count.
+        count: the number of classes; statements about another number of them do not count, nor
+            colours that are none.
     """
     of_datasets = [metainfo_of(dataset, scope_of(cfg)) for _, dataset in datasets_of(cfg, LOADERS)]
     older = {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')}  # mmseg before 1.0
     said = [meta.get('dataset_meta'), older, *of_datasets]
-    entries = [entry for entry in said if isinstance(entry, Mapping)]
-    names = _first(entries, 'classes', count) or [str(number) for number in range(count)]
-    palette = _first(entries, 'palette', count) or spread_colours(count)
-    return [str(name) for name in names], [[int(c) for c in colour] for colour in palette]
+    entries: list[Any] = [entry for entry in said if isinstance(entry, Mapping)]
+    names = [entry['classes'] for entry in entries if _are_names(entry.get('classes'), count)]
+    palettes = [entry['palette'] for entry in entries if _are_colours(entry.get('palette'), count)]
+    palette = palettes[0] if palettes else spread_colours(count)
+    classes = [str(name) for name in (names[0] if names else range(count))]
+    return classes, [[int(c) for c in colour] for colour in palette]
 
 
-def _first(entries: Sequence[Mapping[str, Any]], key: str, count: int) -> Sequence | None:
-    stated = (entry.get(key) for entry in entries)
-    return next((values for values in stated if values is not None and len(values) == count), None)
+def _are_names(said: Any, count: int) -> bool:
+    return said is not None and not isinstance(said, str) and len(said) == count
+
+
+def _are_colours(said: Any, count: int) -> bool:
+    """Whether it is a palette, (count, 3), of whole numbers from 0 to 255."""
+    try:
+        colours = np.asarray(said, dtype=float)
+    except (TypeError, ValueError):
+        return False
+    if colours.shape != (count, 3):
+        return False
+    return bool(((colours >= 0) & (colours <= 255) & (colours % 1 == 0)).all())
 
 
 def spread_colours(count: int) -> Palette:

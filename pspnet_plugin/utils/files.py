@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+KEPT = 50  # characters of a name that stand in that of its unfinished file; names have 255 bytes
+UNFINISHED = f'*.{"[0-9a-f]" * 8}.part*'  # a pattern of the names of unfinished files
 
 
 @contextlib.contextmanager
@@ -21,11 +25,15 @@ def write_whole(path: str | Path, mode: str, **options: Any) -> Iterator[IO[Any]
 
 @contextlib.contextmanager
 def replaced_when_whole(path: str | Path, suffix: str = '.part') -> Iterator[str]:
-    """The same for what opens files by itself: a name to write to, which ends in ``suffix``."""
+    """The same for what opens files by itself: a name to write to, which ends in ``suffix``.
+
+    No other process writes to that name. One that is killed leaves the unfinished file behind.
+    """
     path = os.path.realpath(path)
-    part = f'{path}{suffix}'
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f'{name[:KEPT]}.{secrets.token_hex(4)}{suffix}')
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         yield part
         with open(part, 'rb+') as file:
             os.fsync(file.fileno())
@@ -33,6 +41,6 @@ def replaced_when_whole(path: str | Path, suffix: str = '.part') -> Iterator[str
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(part)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.filename in (None, part):
             error.filename, error.filename2 = path, None
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ...errors import PredictionError
 from ...utils.config_files import read_config
 from ...utils.distributed import device_of_process, is_first_process
 from .configs import add_config_arguments
@@ -60,6 +62,29 @@ def fraction(text: str) -> float:
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
+    require_one_checkpoint([arguments.checkpoint, *arguments.inputs])
+    try:
+        return predict_and_tell(arguments)
+    except KeyboardInterrupt:
+        print(
+            f'Stopped. What stands in {arguments.out} is whole, and the same command goes on from '
+            'there.',
+            file=sys.stderr,
+        )
+        return 130  # as shells have it
+
+
+def require_one_checkpoint(names: list[str]) -> None:
+    """Raise PredictionError for several, as best_mIoU_*.pth gives them after two trainings."""
+    found = [name for name in names if name.endswith('.pth') and os.path.isfile(name)]
+    if len(found) > 1:
+        raise PredictionError(
+            f'{" and ".join(found)} are {len(found)} checkpoints, and one predicts: name it. The '
+            f'newest is {max(found, key=os.path.getmtime)}.'
+        )
+
+
+def predict_and_tell(arguments: argparse.Namespace) -> int:
     from ..models import init_model
     from ..prediction.folder import predict_folder
     from ..prediction.predictor import PredictOptions

@@ -82,7 +82,7 @@ def _named(name: str, suffixes: frozenset[str]) -> Iterator[ImageSource]:
     elif os.path.exists(name):
         yield ImageSource(name, name, Path(Path(name).name))
     else:
-        matches = sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
+        matches = sorted(matches_of(name))
         if not matches:
             raise PredictionError(f'There is no image, folder or match of {name}.')
         top = next(folder for folder in Path(name).parents if not glob.has_magic(str(folder)))
@@ -90,9 +90,47 @@ def _named(name: str, suffixes: frozenset[str]) -> Iterator[ImageSource]:
             yield ImageSource(match, match, Path(os.path.relpath(match, top)))
 
 
+def matches_of(pattern: str) -> set[str]:
+    """The files that a glob names; ``**`` are folders, each entered once, as by ``files_below``."""
+    parts = Path(pattern).parts
+    if '**' not in parts:
+        return set(filter(os.path.isfile, glob.glob(pattern)))
+    above, below = parts[: parts.index('**')], parts[parts.index('**') + 1 :] or ('*',)
+    tops = filter(os.path.isdir, glob.glob(str(Path(*above))))
+    folders = [glob.escape(folder) for top in tops for folder, _ in walk(top)]
+    return {match for folder in folders for match in matches_of(str(Path(folder, *below)))}
+
+
 def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
-    """The files in a folder and below it with one of these suffixes, without hidden ones."""
-    for path in sorted(folder.rglob('*')):
-        hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in suffixes and not hidden and path.is_file():
+    """The files in a folder and below it with one of these suffixes, without hidden ones.
+
+    Links to folders are followed; one that leads to a folder which is entered anyway is not.
+
+    Raises:
+        PredictionError: a folder below it cannot be read.
+    """
+    paths = [Path(top, name) for top, names in walk(str(folder)) for name in names]
+    for path in sorted(paths):
+        hidden = path.name.startswith('.')
+        if path.suffix.lower() in suffixes and not hidden and (path.is_file() or path.is_symlink()):
             yield path
+
+
+def walk(top: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder and all below it that are not hidden, each once, with the names of their files."""
+
+    def refuse(error: OSError) -> None:
+        raise PredictionError(f'{error.filename} cannot be read: {error.strerror}.') from error
+
+    seen = {str(folder) for folder in Path(top).resolve().parents}  # no link leads up there
+    waiting = [top]  # links come last, so that a folder has its own name where it has one
+    while waiting:
+        for folder, below, files in os.walk(waiting.pop(0), onerror=refuse):
+            below[:] = sorted(name for name in below if not name.startswith('.'))
+            if os.path.realpath(folder) in seen:
+                below.clear()
+                continue
+            seen.add(os.path.realpath(folder))
+            paths = [os.path.join(folder, name) for name in below]
+            waiting += filter(os.path.islink, paths)
+            yield folder, files

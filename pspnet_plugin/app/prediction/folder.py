@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections import ChainMap, Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from mmengine.dist import gather_object
-from PIL import Image
 from torch import nn
 
-from ...errors import ImageError, PredictionError
+from ...errors import ImageError, PredictionError, PspnetPluginError
+from ...utils.datasets import scope_of
 from ...utils.distributed import connected, in_first_process
-from ...utils.files import write_whole
-from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, sources_of
-from .large import count_labels, predict_raster, predict_video
-from .predictor import PredictOptions, Predictor, ahead
-from .results import Prediction, class_shares, write_prediction, write_table
+from ...utils.files import UNFINISHED, write_whole
+from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sources_of
+from ..models import model_settings
+from .jobs import FOLDERS, Job, jobs_of
+from .large import predict_raster, predict_video
+from .pipeline import stated_pipeline
+from .predictor import PredictOptions, Predictor, ahead, failure
+from .results import Prediction, write_prediction, write_table
 
+SHARES = 'shares.csv'
 WAITING = 1  # predictions that wait to be written; those of many classes are large
-# What is written for each kind of source, by folder.
-SUFFIXES = {
-    'image': {'labels': '.png', 'overlays': '.jpg', 'probabilities': '.tif'},
-    'raster': {'labels': '.tif', 'probabilities': '.tif'},
-    'video': {'overlays': '.mp4', 'frames': '.csv'},
-}
+# Errors of the system that are due to the name of a file, or to what stands in its place; others
+# come from the disk.
+OF_ONE_FILE = (
+    None,
+    errno.ENAMETOOLONG,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+)
 
 
 class Summary(NamedTuple):
@@ -38,21 +49,6 @@ class Summary(NamedTuple):
 
     predicted: int = 0  # how many have their files, those from earlier runs included
     failures: tuple[ImageError, ...] = ()  # what is wrong with the others, in their order
-
-
-class Job(NamedTuple):
-    """A source and its files, by the folder that they lie in."""
-
-    source: ImageSource
-    kind: str
-    files: dict[str, Path]
-
-    def is_done(self) -> bool:
-        """Whether every file is there, and none older than the source where that is a file."""
-        source = self.source.name
-        changed = os.stat(source).st_mtime if os.path.isfile(source) else 0
-        paths = self.files.values()
-        return all(path.is_file() and path.stat().st_mtime >= changed for path in paths)
 
 
 def predict_folder(
@@ -87,59 +83,25 @@ def predict_folder(
     if not jobs:
         raise PredictionError(f'{inputs} names no image outside of {out}.')
     try:
-        with connected() as (rank, processes):
+        with connected() as (rank, processes), contextlib.ExitStack() as stack:
             in_first_process(lambda: claim(out, record_of(predictor, opacity)))
+            if rank == 0:
+                stack.enter_context(without_leftovers(out))
             found = predict_jobs(predictor, jobs[rank::processes], opacity, advance)
             parts = gather_object(found)  # None but in the first process
         return joined(parts, jobs, out, predictor.classes) if parts else Summary()
     except OSError as error:
-        reason = error.strerror or error.__cause__ or error.args[0]  # GDAL's is the cause
         raise PredictionError(
-            f'{error.filename or out} cannot be written: {reason}. What was written before is '
-            'whole, and the same command goes on from there.'
+            f'{error.filename or out} cannot be written: {error.strerror or error}. What was '
+            'written before is whole, and the same command goes on from there.'
         ) from error
-
-
-def jobs_of(sources: Iterable[ImageSource], out: Path, options: PredictOptions) -> list[Job]:
-    """A job for each source outside of ``out``, below which folders keep their tree."""
-    results = out.resolve()
-    once = {source.name: source for source in sources}.values()
-    sources = [s for s in once if results not in Path(s.name).resolve().parents]
-    jobs = []
-    for source, name in zip(sources, output_names(sources)):
-        in_windows = options.window is not None and source.is_raster
-        kind = 'video' if source.is_video else 'raster' if in_windows else 'image'
-        files = {
-            folder: out / folder / f'{name}{suffix}'
-            for folder, suffix in SUFFIXES[kind].items()
-            if folder != 'probabilities' or options.probabilities
-        }
-        jobs.append(Job(source, kind, files))
-    return jobs
-
-
-def output_names(sources: Sequence[ImageSource]) -> list[str]:
-    """The relative path of each source without its suffix, or with it where two would be alike."""
-    paths = [source.relative_path for source in sources]
-    stems = [path.with_suffix('').as_posix() for path in paths]
-    often = Counter(stems)
-    names = [stem if often[stem] == 1 else path.as_posix() for stem, path in zip(stems, paths)]
-    seen: dict[str, ImageSource] = {}
-    for name, source in zip(names, sources):
-        if name in seen:
-            raise PredictionError(
-                f'{seen[name].name} and {source.name} would both be written as {name}. Give the '
-                'folder that both lie in, or predict them into two folders.'
-            )
-        seen[name] = source
-    return names
 
 
 def record_of(predictor: Predictor, opacity: float) -> dict[str, Any]:
     """What the results depend on, and the classes behind the values of the label maps."""
     model, options = predictor.model, predictor.options
-    parts = {name: model.cfg.get(name) for name in ('model', 'test_pipeline', 'tta_pipeline')}
-    text = json.dumps(parts, sort_keys=True, default=str)
+    read = [model_settings(model.cfg), stated_pipeline(model.cfg, options.tta), scope_of(model.cfg)]
+    text = json.dumps(read, sort_keys=True, default=str)
     return {
         'weights': model.weights_sha256,
         'config': hashlib.sha256(text.encode()).hexdigest(),
@@ -153,9 +115,18 @@ def record_of(predictor: Predictor, opacity: float) -> dict[str, Any]:
 
 
 def claim(out: Path, record: dict[str, Any]) -> None:
-    """Write ``record`` into ``out``, or find it there; another one is a PredictionError."""
+    """Write ``record`` into ``out``, or find it there.
+
+    Raises:
+        PredictionError: another one is there, or what this command does not overwrite.
+    """
     path = out / 'prediction.json'
     if not path.is_file():
+        if os.path.lexists(out / SHARES):
+            raise PredictionError(
+                f'{out / SHARES} is not of pspnet predict, and is not overwritten. Name another '
+                'folder, or move it away.'
+            )
         with write_whole(path, 'wb') as file:
             file.write(json.dumps(record, indent=1).encode())
         return
@@ -171,6 +142,29 @@ def claim(out: Path, record: dict[str, Any]) -> None:
         )
 
 
+@contextlib.contextmanager
+def without_leftovers(out: Path) -> Iterator[None]:
+    """Remove the unfinished files of killed runs, but not within this context of another process.
+
+    Where folders cannot be locked, on Windows and some network drives, nothing is removed.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            locked = os.open(out, os.O_RDONLY)
+            stack.callback(os.close, locked)  # which ends the lock, as the end of the process does
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for folder in FOLDERS:
+                    for path in (out / folder).rglob(UNFINISHED):
+                        path.unlink()
+                for path in out.glob(UNFINISHED):
+                    path.unlink()
+            fcntl.flock(locked, fcntl.LOCK_SH)
+        yield
+
+
 def predict_jobs(
     predictor: Predictor, jobs: Sequence[Job], opacity: float, advance: Callable[..., object]
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
@@ -179,21 +173,16 @@ def predict_jobs(
     Returns:
         The shares of the classes in each image, and what is wrong with each of the others, by name.
     """
-    rows: dict[str, list[str]] = {}
-    failures: dict[str, str] = {}
+    outcomes: dict[str, list[str] | ImageError] = {}
 
-    def done(job: Job, row: list[str]) -> None:
-        rows[job.source.name] = row
-        advance(completed=len(rows) + len(failures), total=len(jobs))
+    def settle(name: str, outcome: list[str] | ImageError) -> None:
+        outcomes.setdefault(name, outcome)
+        advance(completed=len(outcomes), total=len(jobs))
 
-    def failed(error: ImageError) -> None:
-        failures[error.name] = error.reason
-        advance(completed=len(rows) + len(failures), total=len(jobs))
-
-    def write(prediction: Prediction) -> tuple[Job, list[str]]:
-        job = by_name[prediction.source.name]
-        write_prediction(job.files, prediction, opacity)
-        return job, class_shares(prediction.counts)
+    def write(prediction: Prediction) -> tuple[str, list[str] | ImageError]:
+        name = prediction.source.name
+        fill = partial(write_prediction, prediction=prediction, opacity=opacity)
+        return name, outcomes.get(name) or outcome_of(by_name[name], by_name[name].write, fill)
 
     images = [job for job in jobs if job.kind == 'image']
     # A batch is predicted as a whole or not at all: alone, an image might be rounded otherwise.
@@ -201,37 +190,50 @@ def predict_jobs(
     groups = [images[first : first + size] for first in range(0, len(images), size)]
     by_name: dict[str, Job] = {}  # the images that are left
     for group in groups:
-        if all(job.is_done() for job in group):
-            for job in group:
-                done(job, written_shares(job, predictor.classes))
-        else:
+        earlier = {job.source.name: outcome_of(job, job.earlier_shares) for job in group}
+        for name, outcome in earlier.items():
+            if outcome is not None:
+                settle(name, outcome)
+        if None in earlier.values():
             by_name.update((job.source.name, job) for job in group)
-    predictions = predictor.predict([job.source for job in by_name.values()], failed)
+    sources = [job.source for job in by_name.values()]
+    predictions = predictor.predict(sources, lambda error: settle(error.name, error))
     for written in ahead(write, predictions, WAITING):
-        done(*written.result())
+        settle(*written.result())
     for job in jobs:
-        try:
-            if job.kind == 'video' and not job.is_done():
-                predict_video(predictor, job.source.name, job.files, opacity)
-            elif job.kind == 'raster' and not job.is_done():
-                predict_raster(predictor, job.source.name, job.files)
-            if job.kind != 'image':
-                done(job, written_shares(job, predictor.classes))
-        except ImageError as error:
-            failed(ImageError(job.source.name, error.reason))
-    return rows, failures
+        if job.kind != 'image':
+            settle(job.source.name, outcome_of(job, predict_parts, predictor, job, opacity))
+    rows = {name: found for name, found in outcomes.items() if isinstance(found, list)}
+    failed = {name: found for name, found in outcomes.items() if isinstance(found, ImageError)}
+    return rows, {name: error.reason for name, error in failed.items()}
 
 
-def written_shares(job: Job, classes: Sequence[str]) -> list[str]:
-    """The shares of a job whose files are written; of a video, the mean over its frames."""
+def predict_parts(predictor: Predictor, job: Job, opacity: float) -> list[str]:
+    """Predict a video or a raster where an earlier run has not; the shares of the classes."""
+    path = job.source.name
     if job.kind == 'video':
-        with open(job.files['frames'], newline='', encoding='utf-8') as file:
-            rows = np.array([row[1:] for row in list(csv.reader(file))[1:]], dtype=float)
-        return [f'{share:.6f}' for share in rows.mean(0)]
-    if job.kind == 'raster':
-        return class_shares(count_labels(job.files['labels'], len(classes)))
-    with Image.open(job.files['labels']) as picture:
-        return class_shares(np.bincount(np.asarray(picture).ravel(), minlength=len(classes)))
+        fill = partial(predict_video, predictor, path, opacity=opacity)
+    else:
+        fill = partial(predict_raster, predictor, path)
+    return job.earlier_shares() or job.write(fill)
+
+
+def outcome_of(job: Job, function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns; where it fails, the ImageError of the source, so others go on.
+
+    Raises:
+        PredictionError, OSError: what is wrong concerns them all.
+    """
+    try:
+        return function(*args)
+    except ImageError as error:  # it may name a frame
+        return ImageError(job.source.name, error.reason)
+    except PspnetPluginError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in OF_ONE_FILE:
+            raise
+        return failure(job.source, 'cannot be predicted', error)
 
 
 def joined(
@@ -242,6 +244,6 @@ def joined(
     rows, failures = (ChainMap(*found) for found in zip(*parts))
     names = [job.source.name for job in jobs]
     table = [(name, rows[name]) for name in names if name in rows]
-    write_table(out / 'shares.csv', 'image', classes, table)
+    write_table(out / SHARES, 'image', classes, table)
     failed = [ImageError(name, failures[name]) for name in names if name in failures]
     return Summary(len(table), tuple(failed))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,10 @@ import numpy as np
 
 from ...errors import ImageError
 from ...transforms.load_raster import Raster, gdal_window, rasterio, require_rasterio
-from ...utils.files import replaced_when_whole
 from ..images.drawing import with_legend
 from ..images.sources import ImageSource
 from .predictor import Predictor
-from .results import FULL, class_shares, write_table
+from .results import FULL, class_shares, count_labels, write_table
 
 CODEC = 'mp4v'
 USUAL_RATE = 25.0  # frames a second, where the file does not tell
@@ -28,9 +29,12 @@ GEOTIFF = {'driver': 'GTiff', 'tiled': True, 'compress': 'deflate', 'BIGTIFF': '
 
 
 def predict_video(
-    predictor: Predictor, path: str, files: Mapping[str, Path], opacity: float
-) -> None:
+    predictor: Predictor, path: str, files: Mapping[str, str], opacity: float
+) -> list[str]:
     """Write a video with the classes over each frame, and the table of its frames.
+
+    Returns:
+        The shares of the classes, the mean over its frames.
 
     Raises:
         ImageError: it cannot be read, or not to its end.
@@ -38,6 +42,9 @@ def predict_video(
     """
     if not os.path.isfile(path) or not os.path.getsize(path):
         raise ImageError(path, 'is no file, or an empty one.')
+    path = os.path.abspath(path)  # what ends before a colon would be a protocol
+    for name in (path, files['overlays']):
+        require_utf8(name)
     rows, writer = [], None
     with contextlib.ExitStack() as stack:
         video = cv2.VideoCapture(path)
@@ -45,7 +52,6 @@ def predict_video(
         if not video.isOpened():
             raise ImageError(path, 'is no video that can be decoded, or its end is missing.')
         rate = video.get(cv2.CAP_PROP_FPS) or USUAL_RATE
-        part = stack.enter_context(replaced_when_whole(files['overlays'], '.part.mp4'))
         for number, prediction in enumerate(predictor.predict(frames_of(video, path, rate))):
             picture = prediction.overlay(opacity)
             # All names, also those that do not occur: a frame has to be as high as the others.
@@ -53,15 +59,38 @@ def predict_video(
             height, width = (side - side % 2 for side in picture.shape[:2])  # codecs ask for it
             if writer is None:
                 codec = cv2.VideoWriter.fourcc(*CODEC)
-                writer = cv2.VideoWriter(part, codec, rate, (width, height))
+                writer = cv2.VideoWriter(files['overlays'], codec, rate, (width, height))
                 stack.callback(writer.release)
                 if not writer.isOpened():
-                    raise OSError('OpenCV has no encoder for it here')
+                    raise ImageError(path, f'OpenCV writes no video of {width} x {height} pixels.')
             writer.write(picture[:height, :width, ::-1])
             rows.append((number, class_shares(prediction.counts)))
         if writer is None:
             raise ImageError(path, 'is a video without a frame that can be decoded.')
+    require_frames(files['overlays'], len(rows))
     write_table(files['frames'], 'frame', predictor.classes, rows)
+    mean = np.array([shares for _, shares in rows], dtype=float).mean(0)
+    return [f'{share:.6f}' for share in mean]
+
+
+def require_utf8(path: str) -> None:
+    """Raise ImageError for a name with which OpenCV would end the process."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise ImageError(path, f'{path!r} is not UTF-8, which videos need. Rename it.') from error
+
+
+def require_frames(path: str, count: int) -> None:
+    """Raise OSError for a written video of which frames are missing, which OpenCV does not tell."""
+    video = cv2.VideoCapture(path)
+    found = 0
+    while video.grab():
+        found += 1
+    video.release()
+    if found != count:
+        reason = f'of {count} frames {found} can be read again, the disk may be full'
+        raise OSError(errno.EIO, reason)
 
 
 def frames_of(video: cv2.VideoCapture, path: str, rate: float) -> Iterator[ImageSource]:
@@ -82,11 +111,14 @@ def frames_of(video: cv2.VideoCapture, path: str, rate: float) -> Iterator[Image
         raise ImageError(path, f'ends after {count} of {promised:.0f} frames: it is cut or broken.')
 
 
-def predict_raster(predictor: Predictor, path: str, files: Mapping[str, Path]) -> None:
+def predict_raster(predictor: Predictor, path: str, files: Mapping[str, str]) -> list[str]:
     """Write the label map of a raster, and its probabilities where there is a file for them.
 
     Both have the georeference of the image. Pixels without data have the largest label that the
     file can hold, and probability 0.
+
+    Returns:
+        The shares of the classes.
 
     Raises:
         ImageError: the raster cannot be read, or does not fit the model.
@@ -94,25 +126,30 @@ def predict_raster(predictor: Predictor, path: str, files: Mapping[str, Path]) -
     """
     kind: np.dtype = np.dtype(predictor.label_type)
     nodata = 2 ** (8 * kind.itemsize) - 1
+    counts = np.zeros(len(predictor.classes), np.int64)
     require_rasterio()
     with contextlib.ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
         raster = stack.enter_context(Raster(path, predictor.pipeline.bgr))
         require_fit(raster, predictor)
-        labels = stack.enter_context(geotiff(files['labels'], raster, 1, kind.name, nodata))
-        if kind == np.uint8:  # no others can have a colour table
-            labels.write_colormap(1, {n: tuple(c) for n, c in enumerate(predictor.palette)})
-        pages = None
+        palette = predictor.palette if kind == np.uint8 else None  # no others can have one
+        write_labels = stack.enter_context(
+            geotiff(files['labels'], raster, 1, kind.name, nodata, palette)
+        )
+        write_probabilities = None
         if 'probabilities' in files:
-            classes = len(predictor.classes)
-            pages = stack.enter_context(geotiff(files['probabilities'], raster, classes, 'uint16'))
+            write_probabilities = stack.enter_context(
+                geotiff(files['probabilities'], raster, len(counts), 'uint16')
+            )
         for block in predictor.blocks(raster.size, raster.read):
             has_data = raster.has_data(*block.area)
             found = np.where(has_data, predictor.labels_of(block.probabilities), nodata)
-            labels.write(found.astype(kind)[None], window=gdal_window(*block.area))
-            if pages is not None:
+            counts += count_labels(found, len(counts))
+            write_labels(found.astype(kind)[None], block.area)
+            if write_probabilities is not None:
                 parts = np.rint(block.probabilities.cpu().numpy() * FULL * has_data)
-                pages.write(parts.astype(np.uint16), window=gdal_window(*block.area))
+                write_probabilities(parts.astype(np.uint16), block.area)
+    return class_shares(counts)
 
 
 def require_fit(raster: Raster, predictor: Predictor) -> None:
@@ -132,20 +169,50 @@ def require_fit(raster: Raster, predictor: Predictor) -> None:
 
 @contextlib.contextmanager
 def geotiff(
-    path: Path, like: Raster, bands: int, dtype: str, nodata: int | None = None
-) -> Iterator[Any]:
-    """A GeoTIFF to write blocks into, with the size and the georeference of ``like``."""
-    kept = {name: getattr(like.file, name) for name in ('height', 'width', 'crs', 'transform')}
-    options = {**GEOTIFF, **kept, 'count': bands, 'dtype': dtype, 'nodata': nodata}
-    with replaced_when_whole(path) as part, rasterio.open(part, 'w', **options) as file:
-        yield file
+    path: str,
+    like: Raster,
+    bands: int,
+    dtype: str,
+    nodata: int | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+) -> Iterator[Callable[[np.ndarray, tuple[int, int, int, int]], None]]:
+    """A GeoTIFF with the size and the georeference of ``like``, read again when it is written.
+
+    Yields:
+        A function that writes (bands, height, width) into an area (row, column, height, width).
+
+    Raises:
+        OSError: it cannot be written, or reads otherwise; GDAL does not tell of a disk that is full
+            when it closes a file.
+    """
+    options = {**GEOTIFF, **georeference(like.file), 'count': bands, 'dtype': dtype}
+    written: list[tuple[Any, int]] = []  # areas and their checksums
+    try:
+        with rasterio.open(path, 'w', nodata=nodata, **options) as file:
+            if palette is not None:
+                file.write_colormap(1, {n: tuple(colour) for n, colour in enumerate(palette)})
+
+            def write(pixels: np.ndarray, area: tuple[int, int, int, int]) -> None:
+                window = gdal_window(*area)
+                file.write(pixels, window=window)
+                written.append((window, zlib.crc32(pixels.tobytes())))
+
+            yield write
+        with rasterio.open(path) as file:
+            whole = all(
+                zlib.crc32(file.read(window=area).tobytes()) == crc for area, crc in written
+            )
+    except rasterio.errors.RasterioIOError as error:
+        raise OSError(errno.EIO, str(error.__cause__ or error)) from error
+    if not whole:
+        raise OSError(errno.EIO, 'it does not read as it was written, the disk may be full')
 
 
-def count_labels(path: str | Path, classes: int) -> np.ndarray:
-    """How many pixels of a label map have each label, (classes,)."""
-    counts = np.zeros(classes, np.int64)
-    with rasterio.open(path) as file:
-        for _, block in file.block_windows(1):
-            found = file.read(1, window=block)
-            counts += np.bincount(found[found < classes], minlength=classes)
-    return counts
+def georeference(file: Any) -> dict[str, Any]:
+    """Size and place of a raster, as ``rasterio.open`` takes them."""
+    kept = {name: getattr(file, name) for name in ('height', 'width', 'crs', 'transform', 'rpcs')}
+    points, crs = file.gcps
+    if points:  # in place of a transform
+        del kept['transform']
+        kept.update(gcps=points, crs=crs)
+    return {name: value for name, value in kept.items() if value is not None}

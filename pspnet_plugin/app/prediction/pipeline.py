@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from ...errors import ImageError, PredictionError
-from ...utils.text import one_line
+from ...utils.text import first_line, one_line
 from ..images.reading import decode, encode, read_bytes
 from ..images.sources import ImageSource
 
 # The first steps that decode a file; MMSegInferencer puts the last one into the config.
 DECODERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'InferencerLoader')
+
+BOMB = 4_000_000  # bytes; larger files may have any size in pixels
 
 
 class PreparedImage(NamedTuple):
@@ -103,12 +106,33 @@ class Pipeline:
                 content = encode(item, source.name)
             else:
                 content = read_bytes(item, self.loader.get('backend_args'))
+                require_no_bomb(content, source.name)
             pixels = decode(content, source.name, self.color_type, self.backend)
         if self.loader.get('to_float32'):
             pixels = pixels.astype(np.float32)
         size = pixels.shape[:2]
         # As LoadImageFromFile returns it.
         return {'img_path': source.path, 'img': pixels, 'img_shape': size, 'ori_shape': size}
+
+
+def require_no_bomb(content: bytes, name: str) -> None:
+    """Raise ImageError for a small file of so many pixels that it may be made to fill the memory.
+
+    Pillow opens no image of more than 179 million pixels; large photos and scenes are larger files.
+    """
+    if len(content) > BOMB:
+        return
+    try:
+        Image.open(io.BytesIO(content)).close()
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            name,
+            f'is a file of {len(content) / 1e6:.1f} MB that claims to hold an image as large as a '
+            f'decompression bomb ({first_line(error)}). If it is meant, save it as a GeoTIFF and '
+            'predict it with --window.',
+        ) from error
+    except Exception:  # decoding it says more
+        return
 
 
 def stated_pipeline(cfg: Config, tta: bool) -> list:

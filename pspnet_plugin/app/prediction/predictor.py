@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from ...errors import ImageError, PredictionError
 from ...speed.examples import input_channels
-from ...utils.text import first_line
+from ...utils.text import one_line
 from ..images.sources import ImageSource, sources_of
 from .pipeline import Pipeline, PreparedImage
-from .results import PALETTE_SIZE, Prediction
+from .results import Prediction
 from .windows import Block, predict_in_windows
 
 OnError = Callable[[ImageError], object]
@@ -107,7 +107,7 @@ class Predictor:
         self.window, self.overlap = window or 0, overlap or 0
         self.classes = list(model.dataset_meta['classes'])
         self.palette = [list(colour) for colour in model.dataset_meta['palette']]
-        self.label_type = np.uint8 if len(self.classes) <= PALETTE_SIZE else np.uint16
+        self.label_type = np.uint8 if len(self.classes) < 256 else np.uint16  # the last is no class
         self.pipeline = Pipeline(model.cfg, input_channels(model), options.tta)
         self.batch_size = 1 if options.tta or window else size
 
@@ -138,20 +138,19 @@ class Predictor:
             return PreparedImage(source, pixels, [], [], pixels.shape)
         except ImageError as error:
             return error
+        except Exception as error:
+            return failure(source, 'cannot be read', error)
 
     def _predicted(self, images: list[PreparedImage], failed: OnError) -> Iterator[Prediction]:
         """Predict images of one size; where that fails, each by itself."""
         try:
             predictions = self._predict_batch(images)
-        except RuntimeError as error:
+        except Exception as error:  # whatever a network raises, the other images go on
             if len(images) > 1:
                 for image in images:
                     yield from self._predicted([image], failed)
                 return
-            reason = f'the network fails on it ({first_line(error)}).'
-            image_error = ImageError(images[0].source.name, reason)
-            image_error.__cause__ = error
-            failed(image_error)
+            failed(failure(images[0].source, 'the network fails on it', error))
         else:
             yield from predictions
 
@@ -250,6 +249,13 @@ def require_plain_average(cfg: Any) -> None:
             f'The tta_model {kind} merges predictions in a way of its own. Test it with the test '
             'tool and --tta, or predict with SegTTAModel, which averages probabilities.'
         )
+
+
+def failure(source: ImageSource, what: str, error: Exception) -> ImageError:
+    """The ImageError of a source for which another error was raised."""
+    image_error = ImageError(source.name, f'{what} ({one_line(error)}).')
+    image_error.__cause__ = error
+    return image_error
 
 
 def raise_error(error: ImageError) -> None:

@@ -16,17 +16,16 @@ from ...utils.files import write_whole
 from ..images.drawing import draw_label_map, to_rgb, with_legend
 from ..images.sources import ImageSource
 
-PALETTE_SIZE = 256
-JPEG_QUALITY = 90
+JPEG_QUALITY, JPEG_SIDE = 90, 65500  # pixels, which is what libjpeg takes
 FULL = 2**16 - 1  # the value of probability 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The label map of one image, at the image's own size.
 
     Attributes:
-        label_map: (H, W), uint8, or uint16 where there are more than 256 classes.
+        label_map: (H, W), uint8, or uint16 from 256 classes on: the largest value is no class.
         probabilities: (C, H, W) float32, the sum over the classes is 1; None where not asked for.
         classes: the names of the classes.
         palette: their colours, RGB from 0 to 255.
@@ -49,7 +48,7 @@ class Prediction:
     @property
     def counts(self) -> np.ndarray:
         """How many pixels each class has, (C,)."""
-        return np.bincount(self.label_map.ravel(), minlength=len(self.classes))
+        return count_labels(self.label_map, len(self.classes))
 
     def overlay(self, opacity: float = 0.5, legend: bool = False) -> np.ndarray:
         """The colours of the classes over the image, (H, W, 3) uint8 RGB.
@@ -69,18 +68,29 @@ class Prediction:
     def save(self, path: str | os.PathLike) -> None:
         """Write the label map as a PNG file whose pixels are class numbers, shown in their colours.
 
-        The file is whole or not there. More than 256 classes make it a 16-bit one without colours.
+        The file is whole or not there. From 256 classes on it is a 16-bit one without colours.
         """
-        picture = Image.fromarray(self.label_map)
-        if len(self.classes) <= PALETTE_SIZE:
-            picture = picture.convert('P') if picture.mode != 'L' else picture
-            picture.putpalette([part for colour in self.palette for part in colour])
         with write_whole(os.fspath(path), 'wb') as file:
-            picture.save(file, 'PNG')
+            self.as_picture().save(file, 'PNG')
+
+    def as_picture(self) -> Image.Image:
+        """The label map as a Pillow image, up to 255 classes with their colours as its palette."""
+        picture = Image.fromarray(self.label_map)
+        if self.label_map.dtype == np.uint8:
+            picture.putpalette([part for colour in self.palette for part in colour])
+        return picture
+
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        present = np.count_nonzero(self.counts)
+        return (
+            f'Prediction({self.source.name!r}, {width} x {height} pixels, '
+            f'{present} of {len(self.classes)} classes)'
+        )
 
 
-def write_prediction(files: Mapping[str, Path], prediction: Prediction, opacity: float) -> None:
-    """Write the files of an image, its label map last.
+def write_prediction(files: Mapping[str, str], prediction: Prediction, opacity: float) -> list[str]:
+    """Write the files of an image, by their folder, and return the shares of the classes.
 
     Probabilities are a TIFF file of a page for each class, 16 bits.
     """
@@ -88,17 +98,16 @@ def write_prediction(files: Mapping[str, Path], prediction: Prediction, opacity:
         pages = [np.rint(page * FULL).astype(np.uint16) for page in prediction.probabilities]
         first, *others = map(Image.fromarray, pages)
         options = {'save_all': True, 'append_images': others}
-        # Pillow reads what it has written of a file of many pages.
-        with write_whole(files['probabilities'], 'w+b') as file:
-            first.save(file, 'TIFF', compression='tiff_adobe_deflate', **options)
-    with write_whole(files['overlays'], 'wb') as file:
-        picture = Image.fromarray(prediction.overlay(opacity, legend=True))
-        picture.save(file, 'JPEG', quality=JPEG_QUALITY)
-    prediction.save(files['labels'])
+        first.save(files['probabilities'], 'TIFF', compression='tiff_adobe_deflate', **options)
+    picture = Image.fromarray(prediction.overlay(opacity, legend=True))
+    picture.thumbnail((JPEG_SIDE, JPEG_SIDE))  # smaller ones stay as they are
+    picture.save(files['overlays'], 'JPEG', quality=JPEG_QUALITY)
+    prediction.as_picture().save(files['labels'], 'PNG')
+    return class_shares(prediction.counts)
 
 
 def write_table(
-    path: Path, first: str, classes: Sequence[str], rows: Iterable[tuple[Any, Sequence[str]]]
+    path: str | Path, first: str, classes: Sequence[str], rows: Iterable[tuple[Any, Sequence[str]]]
 ) -> None:
     """Write a CSV file of a row for each image or frame, and a column for each class."""
     # Names of files need not be UTF-8.
@@ -107,6 +116,17 @@ def write_table(
         table = csv.writer(file, lineterminator='\n')
         table.writerow([first, *classes])
         table.writerows([name, *values] for name, values in rows)
+
+
+def count_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """How many pixels of (H, W) have each label, (classes,); others are no labels.
+
+    Row by row, because bincount needs eight bytes for each pixel.
+    """
+    counts = np.zeros(classes, np.int64)
+    for row in labels:
+        counts += np.bincount(row, minlength=classes)[:classes]
+    return counts
 
 
 def class_shares(counts: np.ndarray) -> list[str]:

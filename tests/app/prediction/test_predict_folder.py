@@ -78,7 +78,7 @@ def test_folder_is_predicted_with_its_tree(trained, tmp_path, capsys):
         assert main([*command, '--probabilities', '--batch', '2']) == 0
         assert f'5 predicted: {out}' in capsys.readouterr().out
     names = ['a', 'x/b.jpg', 'x/b.png', 'x/y/c d', 'x/图']
-    kinds = {'labels': 'png', 'overlays': 'jpg', 'probabilities': 'tif'}
+    kinds = {'labels': 'png', 'overlays': 'jpg', 'probabilities': 'tif', 'sources': 'json'}
     expected = {f'{kind}/{name}.{end}' for kind, end in kinds.items() for name in names}
     assert set(files_in(out)) == expected | {'shares.csv', 'prediction.json'}
 
@@ -213,7 +213,8 @@ def test_video_is_written_with_the_classes_over_each_frame(trained, tmp_path):
     command = ['predict', *trained, str(tmp_path / 'films'), '--device', 'cpu', '--out', str(out)]
     assert main(command) == 0
     assert set(files_in(out)) == {
-        'overlays/street.mp4', 'frames/street.csv', 'shares.csv', 'prediction.json'
+        'overlays/street.mp4', 'frames/street.csv', 'sources/street.json', 'shares.csv',
+        'prediction.json'
     }  # fmt: skip
     capture = cv2.VideoCapture(str(tmp_path / 'films' / 'street.avi'))
     frames = []
@@ -280,7 +281,7 @@ def test_full_disk_ends_it_and_keeps_what_is_whole(trained, tmp_path, monkeypatc
     for number in range(3):
         write_photo(tmp_path / 'images' / f'{number}.png', 40, 60, number)
     model, images, out = model_of(trained), str(tmp_path / 'images'), tmp_path / 'out'
-    replace, left = os.replace, [3]
+    replace, left = os.replace, [4]
 
     def full(*paths):
         left[0] -= 1
@@ -289,11 +290,11 @@ def test_full_disk_ends_it_and_keeps_what_is_whole(trained, tmp_path, monkeypatc
         replace(*paths)
 
     monkeypatch.setattr(os, 'replace', full)
-    with pytest.raises(PredictionError, match=r'1\.jpg cannot be written: No space left'):
+    with pytest.raises(PredictionError, match=r'1\.json cannot be written: No space left'):
         predict_folder(model, images, out)
     monkeypatch.undo()
     whole = files_in(out)
-    assert set(whole) == {'prediction.json', 'overlays/0.jpg', 'labels/0.png'}
+    assert set(whole) == {'prediction.json', 'sources/0.json', 'overlays/0.jpg', 'labels/0.png'}
     predict_folder(model, images, out)
     predict_folder(model, images, tmp_path / 'again')
     assert files_in(out) == files_in(tmp_path / 'again')
