@@ -65,6 +65,8 @@ def run_init(arguments: argparse.Namespace) -> int:
     rows = zip(classes.names, classes.values, classes.frequencies)
     for number, (name, value, frequency) in enumerate(rows):
         table.add_row(str(number), name, written(value), f'{100 * frequency:.2f} %')
+    for value, share in classes.ignored.items():
+        table.add_row('ignored', '', written(value), f'{100 * share:.2f} %')
     print(
         f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
         f'{images[0].depth}; {training} to train, {len(images) - training} to validate; '

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .scan import ImageStatistics, Value
+from .masks import Value
+from .scan import ImageStatistics
 
 VALIDATION_SHARE = 0.2
 # Mean difference of two thumbnails, 0 to 1, below which two images show the same.

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pspnet_plugin.app.errors import DataError
-from pspnet_plugin.app.own_data.classes import find_classes, write_labels
+from pspnet_plugin.app.own_data.classes import find_classes, read_table, write_labels
 from pspnet_plugin.app.own_data.scan import pair_files, scan
 from tests.helpers.folders import SIZE, make_folders, mask_of
 
@@ -117,7 +117,7 @@ def test_masks_in_colours_need_a_table_and_are_read_by_it(folders, tmp_path):
         find_classes(images)
     table = tmp_path / 'classes.txt'
     table.write_text(TABLE)
-    classes = find_classes(images, table)
+    classes = find_classes(scan(pair_files(*folders), True), read_table(table))
     assert classes.names == ['road', 'roof', 'water']
     assert classes.palette == COLOURS.tolist()
     write_labels(images, classes, tmp_path / 'labels')
@@ -139,7 +139,7 @@ def test_a_table_that_does_not_fit_is_an_error(folders, tmp_path, table, told):
     path = tmp_path / 'classes.txt'
     path.write_text(table)
     with pytest.raises(DataError, match=told):
-        find_classes(statistics_of(folders), path)
+        find_classes(scan(pair_files(*folders), True), read_table(path))
 
 
 def touch(folder, names):
