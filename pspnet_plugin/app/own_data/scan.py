@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from .masks import count_values, read_mask
 SUFFIXES = frozenset(
     ['.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
 )
+SAMPLE = 256  # names
 THUMBNAIL = (16, 16)
 
 
@@ -88,11 +90,28 @@ def path_stem(path: Path, folder: Path) -> str:
 
 
 def best_keys(images: list[str], masks: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The stems of each folder by the part in common, as it gives the most pairs."""
-    of_masks = [stems_by_key(masks, *around) for around in surroundings(masks)]
-    of_images = (stems_by_key(images, *around) for around in surroundings(images))
-    options = ((keys, mask_keys) for keys in of_images for mask_keys in of_masks)
-    return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
+    """The stems of each folder by the part in common, as it gives the most pairs.
+
+    All ways to cut the names are tried on a sample of the images, and only the best of them on all.
+    """
+    sample = sorted(images)[:: max(len(images) // SAMPLE, 1)]
+    of_images = {around: stems_by_key(sample, *around) for around in surroundings(images)}
+    of_masks = surroundings(masks)
+    fitting = {}
+    for around in of_masks:
+        known = stems_by_key(masks, *around)
+        for cut, keys in of_images.items():
+            fitting[cut, around] = sum(key in known for key in keys)
+    most = max(fitting.values())
+    best: tuple[dict[str, str], dict[str, str]] = {}, {}
+    pairs = -1
+    for cut in itertools.product(of_images, of_masks):
+        if fitting[cut] == most and pairs < len(images):
+            keys, known = stems_by_key(images, *cut[0]), stems_by_key(masks, *cut[1])
+            found = sum(key in known for key in keys)
+            if found > pairs:
+                best, pairs = (keys, known), found
+    return best
 
 
 def surroundings(stems: list[str]) -> list[tuple[str, str]]:
