@@ -79,9 +79,9 @@ def check_config(cfg: Config) -> Found:
             found = sample_problems(sample, image, label_map, count, ignored)
             problems += [f'{sample.loader}: {problem}' for problem in found]
             add_to(loaded[sample.loader], sample, image, label_map, ignored)
-            is_drawn = label_map is not None and label_map.shape == image.shape[:2]
-            if is_drawn and len(pictures) < GRID:
-                pictures.append(over_labels(image, label_map, palette))
+            if label_map is None or label_map.shape != image.shape[:2] or len(pictures) == GRID:
+                continue
+            pictures.append(over_labels(image, label_map, palette))
     problems += loader_problems(loaded)
     pictures = pictures or [np.zeros((1, 1, 3), np.uint8)]
     counts, pixels, _ = loaded[LOADERS[0]]

@@ -105,9 +105,9 @@ def best_keys(images: list[str], masks: list[str]) -> tuple[dict[str, str], dict
     most = max(fitting.values())
     best: tuple[dict[str, str], dict[str, str]] = {}, {}
     pairs = -1
-    for cut in itertools.product(of_images, of_masks):
-        if fitting[cut] == most and pairs < len(images):
-            keys, known = stems_by_key(images, *cut[0]), stems_by_key(masks, *cut[1])
+    for option in itertools.product(of_images, of_masks):
+        if fitting[option] == most and pairs < len(images):
+            keys, known = stems_by_key(images, *option[0]), stems_by_key(masks, *option[1])
             found = sum(key in known for key in keys)
             if found > pairs:
                 best, pairs = (keys, known), found
