@@ -44,7 +44,7 @@ class Member(NamedTuple):
         except BROKEN as error:
             raise DataError(f'{self}: cannot be read ({error})') from error
 
-    def content(self, file: IO[bytes]) -> bytes:
+    def content(self, file: Any) -> bytes:
         """All that can be read from ``file``, which unpacks this one."""
         content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
@@ -111,7 +111,7 @@ def unpacked(archive: Path, stack: ExitStack, scratch: Path) -> IO[bytes]:
     """A tar archive without its compression, which ``stack`` closes."""
     with open(archive, 'rb') as file:
         start = file.read(6)
-    kinds = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ\0': lzma.open}
+    kinds: dict[bytes, Any] = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ\0': lzma.open}
     unpack = next((kind for magic, kind in kinds.items() if start.startswith(magic)), None)
     if unpack is None:
         return stack.enter_context(open(archive, 'rb'))
