@@ -13,7 +13,7 @@ from PIL import Image
 from ...utils.datasets import spread_colours
 from ...utils.text import shortened
 from ..errors import DataError, refuse
-from .masks import NO_NUMBER, Value, read_mask, remark_on_losses, strips
+from .masks import NO_NUMBER, Value, palette_of, read_mask, remark_on_losses, strips
 from .scan import ImageStatistics
 
 IGNORED = 255
@@ -104,6 +104,7 @@ def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Tab
             'table with --classes: a line NAME RED GREEN BLUE for each class'
             f'{remark_on_losses(coloured[0].pair.mask)}'
         )
+    refuse(other_palettes(images))
     ignored = [value for value in counts if value < (0,)]
     values = sorted(counts.keys() - set(ignored))
     refuse_noise(images, [value[0] for value in values], counts)
@@ -113,6 +114,24 @@ def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Tab
     if values and are_numbered([value[0] for value in values]):  # 0, 1, 3: 2 is in no mask yet
         values = [(number,) for number in range(values[0][0], values[-1][0] + 1)]
     return Table({f'class_{value[0]}': value for value in values}, ignored)
+
+
+def other_palettes(images: Sequence[ImageStatistics]) -> list[str]:
+    """A line for each mask whose palette shows one of its values in a colour of its own."""
+    first: dict[Value, tuple[list[int], Path]] = {}
+    problems = []
+    for image in images:
+        path, palette = image.pair.mask, palette_of(image.pair.mask)
+        for value in image.values if palette else ():
+            colour = palette[3 * value[0] : 3 * value[0] + 3]
+            usual, there = first.setdefault(value, (colour, path))
+            if usual != colour:
+                problems.append(
+                    f'{path}: value {value[0]} is {tuple(colour)} in its palette, but '
+                    f'{tuple(usual)} in {there}; name a table of the colours with --classes'
+                )
+                break
+    return problems
 
 
 def are_numbered(values: Sequence[int]) -> bool:

@@ -96,6 +96,15 @@ def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
     return (bands[..., 0] if bands.shape[2] == 1 else bands[..., ::-1]), False
 
 
+def palette_of(path: Path) -> list[int]:
+    """Red, green and blue of each value, one after the other; empty without a palette."""
+    try:
+        with Image.open(path) as file:
+            return (file.getpalette() or []) if file.mode == 'P' else []
+    except OSError:
+        return []
+
+
 def whole_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
     """Floating-point values as int32, with ``NO_NUMBER`` for what is none."""
     numbers = np.full(pixels.shape, NO_NUMBER, np.int32)

@@ -221,17 +221,33 @@ def test_masks_with_colours_and_with_shades_of_grey_alone_are_read_by_one_table(
     np.testing.assert_array_equal(labels_of(2), mask_of(2, size=(64, 80)))
 
 
-def test_colours_in_palettes_of_any_order_are_read_by_a_table_of_colours(init):
+def with_palette(in_order):
+    """Writes masks with a palette, the same for all or an own one for each."""
+
     def write(path, mask):
-        order = np.random.default_rng(int(path.name)).permutation(3)
-        indexed = Image.fromarray(np.argsort(order)[mask].astype(np.uint8), 'P')
+        order = np.arange(3) if in_order else np.roll(np.arange(3), int(path.name))
+        indexed = Image.fromarray(np.argsort(order)[mask].astype(np.uint8))
         indexed.putpalette(COLOURS[order].ravel().tolist())
         indexed.save(path.with_suffix('.png'))
 
-    code, output = init(write, COLOUR_TABLE)
+    return write
+
+
+@pytest.mark.parametrize(
+    ('in_order', 'table'), [(True, None), (True, COLOUR_TABLE), (False, COLOUR_TABLE)]
+)
+def test_palettes_of_any_order_are_read_by_a_table_of_colours(init, in_order, table):
+    code, output = init(with_palette(in_order), table)
     assert code == 0, output
     for number in range(COUNT):
         np.testing.assert_array_equal(labels_of(number), mask_of(number, size=(64, 80)))
+
+
+def test_palettes_that_differ_are_refused_without_a_table(init):
+    code, output = init(with_palette(in_order=False))
+    assert code == 1
+    assert 'masks/1.png: value 0 is (0, 0, 255) in its palette, but (0, 0, 0) in masks/0' in output
+    assert 'table of the colours with --classes' in output
 
 
 @pytest.mark.parametrize(
