@@ -58,6 +58,11 @@ class CheckLabels(BaseTransform):
                 f'{results.get("img_path", "")} has {width} x {height}. Write the label map at the '
                 'size of the image.'
             )
+        if label_map.ndim != 2:
+            raise LabelError(
+                f'{path} is in colours, {label_map.shape[2]} numbers for each pixel; a label map '
+                'has one. Convert it, as pspnet init does.'
+            )
         wrong = values_outside(label_map, self.num_classes, self.ignore_index)
         if wrong.size:
             known = f'0 to {self.num_classes - 1}, and {self.ignore_index} for ignored pixels'

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS, Registry
 
+from ..errors import PspnetPluginError
 from .config_tree import datasets_within
 
 LOADERS = ('test_dataloader', 'val_dataloader', 'train_dataloader')
@@ -55,8 +56,7 @@ def metainfo_of(dataset: dict, scope: str = 'mmseg') -> dict[str, Any]:
 def without_pipeline(dataset: dict, scope: str = 'mmseg') -> Any:
     """The dataset of MMSegmentation that a config means, built to ask for its samples alone.
 
-    ``load_data_list()`` of it gives a dict for each image, with ``img_path`` and, where there are
-    labels, ``seg_map_path``.
+    :func:`listed_samples` tells them.
 
     Returns:
         A ``BaseSegDataset`` that has read nothing yet; None for a dataset of another kind.
@@ -68,6 +68,24 @@ def without_pipeline(dataset: dict, scope: str = 'mmseg') -> Any:
         if not (isinstance(kind, type) and issubclass(kind, BaseSegDataset)):
             return None
         return registry.build({**dataset, 'pipeline': [], 'lazy_init': True})
+
+
+def listed_samples(built: Any) -> list[dict]:
+    """A dict for each image of a dataset, with ``img_path`` and, with labels, ``seg_map_path``.
+
+    Raises:
+        PspnetPluginError: its list of images is no plain UTF-8.
+    """
+    try:
+        samples = built.load_data_list()
+    except UnicodeDecodeError as error:
+        raise PspnetPluginError(f'{built.ann_file}: is no UTF-8 ({error}); save it so') from error
+    if samples and '\ufeff' in samples[0]['img_path']:
+        raise PspnetPluginError(
+            f'{built.ann_file}: begins with a byte-order mark, which mmengine takes for a part of '
+            'the first name; save it without (UTF-8)'
+        )
+    return samples
 
 
 def class_info(cfg: Config, meta: Mapping[str, Any], count: int) -> tuple[list[str], Palette]:

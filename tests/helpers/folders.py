@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -36,6 +37,7 @@ def make_folders(
     channels: int = 3,
     dtype: str = 'uint8',
     size: tuple[int, int] = SIZE,
+    mask_values: Sequence[int] = (0, 1, 2),
 ) -> tuple[Path, Path]:
     """Write ``count`` pairs into ``root/images`` and ``root/masks``; the two folders."""
     folders = root / 'images', root / 'masks'
@@ -45,7 +47,9 @@ def make_folders(
         for folder, name in zip(folders, (image_name, mask_name)):
             (folder / name.format(number)).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folders[0] / image_name.format(number)), image)
-        Image.fromarray(mask).save(folders[1] / mask_name.format(number))
+        Image.fromarray(np.array(mask_values, np.uint8)[mask]).save(
+            folders[1] / mask_name.format(number)
+        )
     return folders
 
 

@@ -46,6 +46,11 @@ def test_label_map_of_another_size_than_its_image_is_named():
         check(np.zeros((2, 4), np.uint8), img=image, img_path='a.png', ori_shape=(3, 4))
 
 
+def test_a_label_map_in_colours_is_named_although_its_numbers_are_classes():
+    with pytest.raises(LabelError, match=r'aachen_0\.png is in colours, 3 numbers'):
+        check(np.ones((3, 4, 3), np.uint8), img=np.zeros((3, 4, 3), np.uint8))
+
+
 @pytest.mark.parametrize('size', [(6, 8), (3, 4)], ids=['of the file', 'of the image now'])
 def test_label_map_is_loaded_before_or_after_its_image_is_scaled(size):
     label_map = np.zeros(size, np.uint8)

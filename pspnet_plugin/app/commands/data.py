@@ -7,13 +7,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from rich.table import Column, Table
 
 from ...errors import PspnetPluginError
 from ...utils.config_files import read_config
+from ...utils.files import write_whole
 from ...utils.text import table_as_text
-from ..errors import refuse
+from ..errors import DataError, refuse
 from ..own_data.check import check_config
 from ..own_data.classes import written
 from ..own_data.config_text import BACKBONES
@@ -22,6 +23,8 @@ from ..published.datasets import PUBLISHED
 from ..published.prepare import prepare
 from ..training.datasets import check_datasets
 from .configs import add_config_arguments
+
+MARK = 'Software', 'pspnet check'  # in the pictures of ``pspnet check``
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +75,8 @@ def run_init(arguments: argparse.Namespace) -> int:
     rows = zip(classes.names, classes.values, classes.frequencies)
     for number, (name, value, frequency) in enumerate(rows):
         table.add_row(str(number), name, written(value), f'{100 * frequency:.2f} %')
+    for value, share in classes.ignored.items():
+        table.add_row('', 'ignored', written(value), f'{100 * share:.2f} % of all')
     typed = shlex.quote(str(config))
     print(
         f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
@@ -116,12 +121,17 @@ def run_prepare(arguments: argparse.Namespace) -> int:
 def add_check(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
-        '--out', type=Path, help='also write a grid of images over their labels (.png)'
+        '--out',
+        type=Path,
+        metavar='GRID.png',
+        help='also write a picture of some images over their labels',
     )
 
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Load all images and labels, and tell what is there and what is wrong."""
+    if arguments.out is not None:
+        require_picture(arguments.out)
     cfg = read_config(arguments.config, arguments.cfg_options)
     check_datasets(cfg)
     found = check_config(cfg)
@@ -129,10 +139,30 @@ def run_check(arguments: argparse.Namespace) -> int:
     table = Table(right[0], 'name', right[1], title='classes in the training images')
     for number, (name, count) in enumerate(zip(found.classes, found.counts)):
         table.add_row(str(number), name, f'{100 * count / max(found.counts.sum(), 1):.2f} %')
+    if found.ignored > 0:
+        table.add_row('', 'ignored', f'{100 * found.ignored:.2f} % of all')
     print(', '.join(f'{loader}: {count} images' for loader, count in found.images.items()))
     print(table_as_text(table))
     if arguments.out is not None:
-        Image.fromarray(found.grid).save(arguments.out)
+        mark = PngImagePlugin.PngInfo()
+        mark.add_text(*MARK)
+        with write_whole(arguments.out, 'wb') as file:
+            Image.fromarray(found.grid).save(file, 'PNG', pnginfo=mark)
         print(f'written: {arguments.out}')
     refuse(found.problems)
     return 0
+
+
+def require_picture(path: Path) -> None:
+    """Raise DataError for a name that is not that of a PNG file, or of one made elsewhere."""
+    if path.suffix.lower() != '.png':
+        raise DataError(f'--out {path}: is a picture; name a file that ends in .png')
+    if not path.exists():
+        return
+    try:
+        with Image.open(path) as picture:
+            is_ours = picture.info.get(MARK[0]) == MARK[1]
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        raise DataError(f'--out {path}: is there already, and not from this command; name another')

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,11 +20,13 @@ from rich.progress import track
 
 from ...errors import ImageError, PspnetPluginError
 from ...transforms.check_labels import values_outside
-from ...utils.datasets import class_info, datasets_of, scope_of, without_pipeline
+from ...utils.datasets import class_info, datasets_of, listed_samples, scope_of, without_pipeline
+from ...utils.text import one_line
 from ..images.drawing import draw_label_map, to_rgb
 from ..images.reading import PNG_START, read_bytes, require_whole
 from ..training.datasets import LOADERS
 from ..training.settings import setting_problems
+from .classes import IGNORED
 
 GRID = 6  # images in a grid
 CELL = 256  # pixels of the longer side of an image in the grid
@@ -41,19 +45,30 @@ class Found(NamedTuple):
 
     images: Counter  # how many there are by data loader
     counts: np.ndarray  # pixels of each class in the training images, (classes,)
+    ignored: float  # which part of the pixels of the training images has no class, 0 to 1
     classes: list[str]  # their names
     problems: list[str]  # a line for each
     grid: np.ndarray  # some images beside their labels, (H, W, 3) uint8 RGB
 
 
+class Loaded(NamedTuple):
+    """What is known of the images of one data loader."""
+
+    counts: np.ndarray  # labelled pixels by class
+    pixels: Counter  # how many have labels, ignored or not, by path of the label map
+    contents: dict[bytes, str]  # a digest of each image's file -> its path
+
+
 def check_config(cfg: Config) -> Found:
     """Load every image and label map that ``cfg`` names, once, without changing their sizes."""
     heads = cfg.model.decode_head
-    count = (heads if isinstance(heads, dict) else heads[-1])['num_classes']
+    head = heads if isinstance(heads, dict) else heads[-1]
+    count, ignored = head['num_classes'], head.get('ignore_index', IGNORED)
     classes, palette = class_info(cfg, {}, count)
     images: Counter = Counter()
-    counts, problems = np.zeros(count, np.int64), setting_problems(cfg)
+    problems = setting_problems(cfg)
     pictures: list[np.ndarray] = []
+    loaded = {name: Loaded(np.zeros(count, np.int64), Counter(), {}) for name in LOADERS}
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         for sample in track(list(samples_of(cfg)), 'looking at the images', transient=True):
             images[sample.loader] += 1
@@ -62,19 +77,52 @@ def check_config(cfg: Config) -> Found:
             except ImageError as error:
                 problems.append(f'{sample.loader}: {error}')
                 continue
-            found = sample_problems(sample, image, label_map, count)
+            found = sample_problems(sample, image, label_map, count, ignored)
             problems += [f'{sample.loader}: {problem}' for problem in found]
-            if label_map is not None and sample.loader == LOADERS[0]:
-                counts += np.bincount(label_map.ravel(), minlength=256)[:count]
-            if label_map is not None and len(pictures) < GRID:
-                pictures.append(over_labels(image, label_map, palette))
+            add_to(loaded[sample.loader], sample, image, label_map, ignored)
+            if label_map is None or label_map.shape != image.shape[:2] or len(pictures) == GRID:
+                continue
+            pictures.append(over_labels(image, label_map, palette))
+    problems += loader_problems(loaded)
     pictures = pictures or [np.zeros((1, 1, 3), np.uint8)]
-    return Found(images, counts, classes, problems, np.concatenate(pictures, axis=1))
+    counts, pixels, _ = loaded[LOADERS[0]]
+    without = 1 - counts.sum() / max(sum(pixels.values()), 1)
+    return Found(images, counts, without, classes, problems, np.concatenate(pictures, axis=1))
+
+
+def add_to(
+    loaded: Loaded, sample: Sample, image: np.ndarray, label_map: np.ndarray | None, ignored: int
+) -> None:
+    """Note the file of an image, unless it shows nothing, and the pixels of its classes."""
+    path = sample.listed['img_path']
+    if image.size and image.min() != image.max():
+        loaded.contents[hashlib.sha256(read_bytes(path)).digest()] = path
+    if label_map is not None and label_map.ndim == 2:
+        classes = len(loaded.counts)
+        labelled = label_map[(label_map >= 0) & (label_map < classes) & (label_map != ignored)]
+        loaded.counts[:] += np.bincount(labelled.astype(np.intp), minlength=classes)
+        loaded.pixels[path] += label_map.size
+
+
+def loader_problems(loaded: Mapping[str, Loaded]) -> Iterator[str]:
+    """What is wrong with all images of a data loader, a line each."""
+    for loader, (counts, pixels, contents) in loaded.items():
+        if pixels and not counts.any():
+            yield f'{loader}: no pixel has a class, all are ignored; the loss is 0, and no IoU'
+        trained = loaded[LOADERS[0]].contents
+        both = contents.keys() & trained.keys() if loader != LOADERS[0] else set()
+        if both:
+            digest = min(both, key=contents.__getitem__)
+            same = '' if contents[digest] == trained[digest] else f', as {trained[digest]}'
+            yield (
+                f'{loader}: {len(both)} of {len(contents)} images train, too, such as '
+                f'{contents[digest]}{same}; what is measured on them says nothing of new images'
+            )
 
 
 def samples_of(cfg: Config, loaders: Sequence[str] = LOADERS) -> Iterator[Sample]:
-    """Every image of the data loaders; those that several of them have, once."""
-    seen: set[str] = set()
+    """Every image of the data loaders; what those that do not train load in one way, once."""
+    seen: set[tuple] = set()
     for loader, dataset in datasets_of(cfg, loaders):
         built = without_pipeline(dataset, scope_of(cfg))
         if built is None:
@@ -82,10 +130,13 @@ def samples_of(cfg: Config, loaders: Sequence[str] = LOADERS) -> Iterator[Sample
                 f'The dataset {dataset["type"]} of {loader} cannot be checked: it is none of '
                 "MMSegmentation's that list their images."
             )
-        for listed in built.load_data_list():
-            if listed['img_path'] not in seen:
-                seen.add(listed['img_path'])
-                yield Sample(loader, listed, list(dataset.get('pipeline') or ()))
+        pipeline = list(dataset.get('pipeline') or ())
+        way = str((pipeline, built.reduce_zero_label, built.label_map, loader == LOADERS[0]))
+        for listed in listed_samples(built):
+            key = listed['img_path'], listed.get('seg_map_path'), way
+            if key not in seen:
+                seen.add(key)
+                yield Sample(loader, listed, pipeline)
 
 
 def load_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
@@ -100,16 +151,22 @@ def load_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
     image, labels = sample.listed['img_path'], sample.listed.get('seg_map_path')
     for path in filter(None, (image, labels)):
         require_whole(read_bytes(path), path)
-    steps = [step for step in sample.pipeline if 'Load' in str(step.get('type'))]
-    try:
-        results = Compose(steps)(dict(sample.listed))
-    except Exception as error:  # whatever a loader raises
-        raise ImageError(image, f'cannot be loaded ({error!r})') from error
+    results: Any = dict(sample.listed)
+    for step in sample.pipeline:
+        if 'Load' not in (kind := str(step.get('type'))):
+            continue
+        try:
+            results = Compose([step])(results)
+        except PspnetPluginError:
+            raise
+        except Exception as error:  # whatever a loader raises
+            path = labels if labels and 'Annotation' in kind else image
+            raise ImageError(path, f'cannot be loaded ({one_line(error)})') from error
     return results['img'], results.get('gt_seg_map')
 
 
 def sample_problems(
-    sample: Sample, image: np.ndarray, label_map: np.ndarray | None, classes: int
+    sample: Sample, image: np.ndarray, label_map: np.ndarray | None, classes: int, ignored: int
 ) -> Iterator[str]:
     """What is wrong with one image and its labels, a line each."""
     path, labels = sample.listed['img_path'], sample.listed.get('seg_map_path')
@@ -123,12 +180,14 @@ def sample_problems(
         yield f'{path}: {crop}'
     if label_map is None:
         return
+    if labels and os.path.realpath(labels) == os.path.realpath(path):
+        yield f'{path}: is an image and its own label map; name another folder or suffix for these'
     if label_map.shape[:2] != (height, width):
         there = ' x '.join(map(str, label_map.shape[1::-1]))
         yield f'{labels}: {there} pixels, but its image has {width} x {height}'
     elif label_map.ndim != 2:
         yield f'{labels}: is in colours; label maps have one number for each pixel'
-    elif (wrong := values_outside(label_map, classes, 255)).size:
+    elif (wrong := values_outside(label_map, classes, ignored)).size:
         values = ', '.join(map(str, wrong[:8]))
         yield f'{labels}: holds the label values {values}, but there are {classes} classes'
 
@@ -169,9 +228,11 @@ def over_labels(image: np.ndarray, label_map: np.ndarray, palette: list[list[int
     longer = max(picture.shape[:2])
     rows, columns = (max(1, round(side * (CELL / longer))) for side in picture.shape[:2])
     picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
-    nearest = cv2.INTER_NEAREST
-    labels = cv2.resize(label_map.astype(np.uint8), (columns, rows), interpolation=nearest)
-    palette = [*palette, *([[0, 0, 0]] * (256 - len(palette)))]  # ignored pixels are black
+    height, width = label_map.shape
+    nearest = np.ix_(np.arange(rows) * height // rows, np.arange(columns) * width // columns)
+    labels = label_map[nearest].astype(np.int64)
+    labels[(labels < 0) | (labels >= len(palette))] = len(palette)
+    palette = [*palette, [0, 0, 0]]  # ignored pixels are black
     canvas = np.full((2 * CELL, CELL, 3), 255, np.uint8)
     canvas[:rows, :columns] = picture
     canvas[CELL : CELL + rows, :columns] = draw_label_map(picture, labels, palette, 0.7)

@@ -11,10 +11,17 @@ import numpy as np
 from PIL import Image
 
 from ...utils.datasets import spread_colours
+from ...utils.text import shortened
 from ..errors import DataError, refuse
-from .scan import ImageStatistics, Value, read_mask
+from .masks import NO_NUMBER, Value, palette_of, read_mask, remark_on_losses, strips
+from .scan import ImageStatistics
 
 IGNORED = 255
+DOZENS = 24  # more values need a table
+TRACE = 0.00005  # the part of the pixels that is shown as 0.00 %
+# How far from a value JPEG leaves others, and soft edges most of theirs.
+NOISE, EDGE = 4, 16
+FAR = 64  # between two values that are no neighbours
 
 
 class Classes(NamedTuple):
@@ -24,110 +31,250 @@ class Classes(NamedTuple):
     values: list[Value]  # what the masks hold for each
     palette: list[list[int]]  # a colour for each, RGB from 0 to 255
     frequencies: list[float]  # which part of the labelled pixels each has, 0 to 1
+    ignored: dict[Value, float]  # values of pixels without a class, and their part of all pixels
 
     @property
     def are_labels(self) -> bool:
-        """Whether the masks hold the labels 0, 1, 2 … already."""
-        return self.values == [(number,) for number in range(len(self.values))]
+        """Whether the masks hold the labels 0, 1, 2 … already, and 255 where they have none."""
+        labels = [(number,) for number in range(len(self.values))]
+        return self.values == labels and self.ignored.keys() <= {(IGNORED,)}
 
 
-def find_classes(images: Sequence[ImageStatistics], table: Path | None = None) -> Classes:
-    """The classes that the masks hold, by their values or by a table, see :func:`read_table`.
+class Table(NamedTuple):
+    """What a table of classes says, see :func:`read_table`."""
 
-    Without a table each value is a class, except that 255 is ignored, unless the masks hold nothing
-    but 0 and 255.
+    classes: dict[str, Value]  # their names and values
+    ignored: list[Value]
+
+    @property
+    def in_colours(self) -> bool:
+        """Whether the values are colours."""
+        return any(len(value) == 3 for value in self.classes.values())
+
+
+def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) -> Classes:
+    """The classes that the masks hold, by their values or by a table.
+
+    Without a table each value is a class, except that negative ones and 255 are ignored, the latter
+    unless the masks hold nothing but 0 and 255.
 
     Raises:
-        DataError: masks in colours without a table, a value that the table does not have, or fewer
-            than two classes.
+        DataError: without a table, masks in colours or values that are hardly classes; with one, a
+            value that it does not have; fewer than two classes.
     """
     counts: Counter = Counter()
     for image in images:
         counts.update(image.values)
-    stated = read_table(table) if table is not None else guess(images, counts)
-    known = {*stated.values(), (IGNORED,)}
-    refuse(
-        [
-            f'{image.pair.mask}: value {written(value)} is none of the classes'
-            for image in images
-            for value in sorted(image.values.keys() - known)
-        ]
-    )
-    values = list(stated.values())
+    table = table or guess(images, counts)
+    known = {*table.classes.values(), *table.ignored}
+    refuse([line for image in images for line in unknown_values(image, known)])
+    values = list(table.classes.values())
     if len(values) < 2 or sum(counts[value] > 0 for value in values) < 2:
         raise DataError(
             f'{images[0].pair.mask.parent}: the masks hold one class only, '
             f'{written(next(iter(counts)))}; two or more are needed'
         )
-    total = sum(counts[value] for value in values)
-    colours = [list(value) for value in values]
-    palette = colours if len(colours[0]) == 3 else spread_colours(len(values))
-    return Classes(list(stated), values, palette, [counts[value] / total for value in values])
+    labelled, pixels = sum(counts[value] for value in values), sum(counts.values())
+    return Classes(
+        list(table.classes),
+        values,
+        [list(value) for value in values] if table.in_colours else spread_colours(len(values)),
+        [counts[value] / labelled for value in values],
+        {value: counts[value] / pixels for value in table.ignored if counts[value]},
+    )
 
 
-def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> dict[str, Value]:
-    """Names and values of classes where only the masks are known."""
+def unknown_values(image: ImageStatistics, known: set[Value]) -> list[str]:
+    """A line where a mask holds values that are not ``known``."""
+    unknown = sorted(image.values.keys() - known)
+    if not unknown:
+        return []
+    path, shown = image.pair.mask, shortened([written(value) for value in unknown])
+    what = f'value {shown} is' if len(unknown) == 1 else f'values {shown} are'
+    return [f'{path}: {what} none of the classes{remark_on_losses(path)}']
+
+
+def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Table:
+    """The table of classes where only the masks are known."""
     coloured = [image for image in images if any(len(value) == 3 for value in image.values)]
     if coloured:
         colours = sorted(value for image in coloured for value in image.values)
         raise DataError(
             f'{coloured[0].pair.mask}: a mask in colours, such as {written(colours[0])}. Name a '
             'table with --classes: a line NAME RED GREEN BLUE for each class'
+            f'{remark_on_losses(coloured[0].pair.mask)}'
         )
-    values = sorted(counts)
-    if values != [(0,), (IGNORED,)]:
-        values = [value for value in values if value != (IGNORED,)]
-    if values and values[-1][0] < 2 * len(values):  # 0, 1, 3: class 2 is in no mask yet
-        values = [(number,) for number in range(values[-1][0] + 1)]
-    return {f'class_{value[0]}': value for value in values}
+    refuse(other_palettes(images))
+    ignored = [value for value in counts if value < (0,)]
+    values = sorted(counts.keys() - set(ignored))
+    refuse_noise(images, [value[0] for value in values], counts)
+    if values != [(0,), (IGNORED,)] and (IGNORED,) in values:
+        values.remove((IGNORED,))
+        ignored.append((IGNORED,))
+    if values and are_numbered([value[0] for value in values]):  # 0, 1, 3: 2 is in no mask yet
+        values = [(number,) for number in range(values[0][0], values[-1][0] + 1)]
+    return Table({f'class_{value[0]}': value for value in values}, ignored)
 
 
-def read_table(path: Path) -> dict[str, Value]:
+def other_palettes(images: Sequence[ImageStatistics]) -> list[str]:
+    """A line for each mask whose palette shows one of its values in a colour of its own."""
+    first: dict[Value, tuple[list[int], Path]] = {}
+    problems = []
+    for image in images:
+        path, palette = image.pair.mask, palette_of(image.pair.mask)
+        for value in image.values if palette else ():
+            colour = palette[3 * value[0] : 3 * value[0] + 3]
+            usual, there = first.setdefault(value, (colour, path))
+            if usual != colour:
+                problems.append(
+                    f'{path}: value {value[0]} is {tuple(colour)} in its palette, but '
+                    f'{tuple(usual)} in {there}; name a table of the colours with --classes'
+                )
+                break
+    return problems
+
+
+def are_numbered(values: Sequence[int]) -> bool:
+    """Whether sorted values are the numbers of classes, from 0 or 1, with few left out."""
+    return values[0] <= 1 and values[-1] < 2 * len(values)
+
+
+def refuse_noise(
+    images: Sequence[ImageStatistics], values: list[int], counts: Mapping[Value, int]
+) -> None:
+    """Raise DataError where the sorted values of all masks are hardly one for each class."""
+    pixels = sum(counts[value,] for value in values)
+    shares = {value: counts[value,] / pixels for value in values}
+    if are_classes(shares):
+        return
+    most = max(images, key=lambda image: len(image.values)).pair.mask
+    raise DataError(
+        f'{most}: with the other masks it holds {len(values)} values, which are hardly one for '
+        f'each class: {likely_meaning(shares)}. If they are classes, name them in a table with '
+        '--classes: a line NAME VALUE for each'
+    )
+
+
+def are_classes(shares: Mapping[int, float]) -> bool:
+    """Whether values, sorted, with their parts of the pixels, are few and lie apart."""
+    values = list(shares)
+    classes = [value for value in values if value != IGNORED]
+    if not classes or len(classes) > DOZENS:
+        return len(classes) <= DOZENS
+    traces = [value for value, share in shares.items() if share < TRACE]
+    low, high = values[0], values[-1]
+    at_ends = [value for value in values if 0 < min(value - low, high - value) <= NOISE]
+    is_noisy = (
+        2 * len(traces) > len(values)
+        or (len(at_ends) > 1 and high - low > FAR)
+        or (len(values) > 5 and are_two_with_edges(shares))
+    )
+    return are_numbered(classes) or not is_noisy
+
+
+def are_two_with_edges(shares: Mapping[int, float]) -> bool:
+    """Whether the smallest and the largest value stand out, with a little of all between them."""
+    low, high = min(shares), max(shares)
+    at_low = [share for value, share in shares.items() if value <= low + EDGE]
+    at_high = [share for value, share in shares.items() if value >= high - EDGE]
+    between = list(shares.values())[len(at_low) : -len(at_high)] or [0]
+    return high - low > FAR and min(np.mean(at_low), np.mean(at_high)) > 3 * np.mean(between)
+
+
+def likely_meaning(shares: Mapping[int, float]) -> str:
+    """What masks with such values seem to be, and what is to be done."""
+    low, high = min(shares), max(shares)
+    if are_two_with_edges(shares):
+        return (
+            f'they seem to be two, {low} and {high}, with soft edges or traces of JPEG. Write '
+            f'{high} where a mask is above {(low + high) // 2} and {low} elsewhere, as PNG'
+        )
+    if max(shares.values()) < 0.2:
+        return 'it looks like a photo. Are the folders of images and masks swapped?'
+    return 'they seem to number objects, or to be soft edges. Write one value for a class, as PNG'
+
+
+def read_table(path: Path) -> Table:
     """Names and values of classes: lines ``NAME VALUE`` or ``NAME RED GREEN BLUE``.
 
-    Commas count as spaces; empty lines and those that begin with ``#`` are left out.
+    A name may have blanks. Lines that begin with the name ``ignored`` are for values without a
+    class. Commas count as spaces; empty lines and those that begin with ``#`` are left out.
 
     Raises:
         DataError: the file cannot be read, or one of its lines.
     """
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f'{path}: cannot be read ({error})') from error
-    found: dict[str, Value] = {}
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f'{path}: is no UTF-8 ({error}); save it so') from error
+    except OSError as error:
+        raise DataError(f'{path}: cannot be read ({error.strerror})') from error
+    table = Table({}, [])
     for number, line in enumerate(lines, 1):
-        parts = line.replace(',', ' ').split()
-        if not parts or parts[0].startswith('#'):
+        if not line.strip(' ,\t') or line.lstrip().startswith('#'):
             continue
-        name, *numbers = parts
-        if len(numbers) not in (1, 3) or not all(part.isdecimal() for part in numbers):
+        entry = name_and_value(line)
+        if entry is None:
             raise DataError(
                 f'{path}: line {number} is not NAME VALUE or NAME RED GREEN BLUE: {line}'
             )
-        value = tuple(map(int, numbers))
-        if name in found or value in found.values():
+        name, value = entry
+        if name in table.classes or value in (*table.classes.values(), *table.ignored):
             raise DataError(f'{path}: line {number} repeats a name or a value: {line}')
-        found[name] = value
-    if len({len(value) for value in found.values()}) > 1:
+        if name == 'ignored':
+            table.ignored.append(value)
+        else:
+            table.classes[name] = value
+    if len({len(value) for value in (*table.classes.values(), *table.ignored)}) > 1:
         raise DataError(f'{path}: either all lines have one value, or all have three')
-    return found
+    if not 0 < len(table.classes) <= IGNORED:
+        count = len(table.classes) or 'no'
+        raise DataError(f'{path}: names {count} classes; label maps hold 1 to {IGNORED}')
+    if not table.in_colours and (IGNORED,) not in table.classes.values():
+        table.ignored.append((IGNORED,))
+    return table
+
+
+def name_and_value(line: str) -> tuple[str, Value] | None:
+    """What a line of a table says; None where that is not clear."""
+    name, _, after = line.partition(',')
+    numbers = after.replace(',', ' ').split()
+    if not are_value(numbers):  # no name before a comma: all before the numbers at the end
+        words = line.replace(',', ' ').split()
+        start = 1 + max((n for n, word in enumerate(words) if not is_number(word)), default=0)
+        name, numbers = ' '.join(words[:start]), words[start:]
+    is_clear = name.strip() and are_value(numbers)
+    return (name.strip(), tuple(map(int, numbers))) if is_clear else None
+
+
+def are_value(words: Sequence[str]) -> bool:
+    """Whether they are one number, or a colour."""
+    return len(words) in (1, 3) and all(map(is_number, words))
+
+
+def is_number(word: str) -> bool:
+    """Whether a word is a whole number."""
+    return word.removeprefix('-').isdecimal()
 
 
 def written(value: Value) -> str:
     """``7``, or ``(255, 0, 0)``."""
+    if value == (NO_NUMBER,):
+        return 'no number'
     return str(value[0] if len(value) == 1 else value)
 
 
 def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Path) -> None:
     """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored."""
-    labels = {value: number for number, value in enumerate(classes.values)}
+    in_colours = len(classes.values[0]) == 3
     for image in images:
-        mask, _ = read_mask(image.pair.mask)
-        label_map = np.full(mask.shape[:2], IGNORED, np.uint8)
-        for value in image.values:
-            if value in labels:
-                same = mask == (value[0] if mask.ndim == 2 else np.array(value))
-                label_map[same if mask.ndim == 2 else same.all(2)] = labels[value]
-        target = folder / f'{image.pair.name}.png'
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(label_map).save(target)
+        mask = read_mask(image.pair.mask, in_colours)
+        labels = {mask.number(value): label for label, value in enumerate(classes.values)}
+        numbers = sorted(map(mask.number, image.values))
+        of_numbers = np.array([labels.get(number, IGNORED) for number in numbers], np.uint8)
+        label_map = np.empty(mask.numbers.shape, np.uint8)
+        for strip, target in zip(strips(mask.numbers), strips(label_map)):
+            target[:] = of_numbers[np.searchsorted(numbers, strip)]
+        path = folder / f'{image.pair.name}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label_map).save(path)

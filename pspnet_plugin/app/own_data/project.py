@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ from mmengine.config import Config
 
 from ...utils.text import did_you_mean, one_line
 from ..errors import DataError, refuse
-from .classes import Classes, find_classes, write_labels
+from .classes import Classes, find_classes, read_table, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
 from .scan import ImageStatistics, Pair, pair_files, scan
 from .split import groups_of_duplicates, split
@@ -39,37 +40,40 @@ def write_project(
 
     Args:
         out: folder for the config, which has its name, and for what belongs to it.
-        table, backbone, iterations: see :func:`find_classes` and :func:`config_text`.
+        table: file of classes, see :func:`read_table`.
+        backbone, iterations: see :func:`config_text`.
 
     Raises:
-        DataError: the folders cannot be used as they are, or the config is there already.
+        DataError: the folders cannot be used as they are, or a file that would be written is there
+            already.
     """
     config = out / f'{out.resolve().name}.py'
-    require_inputs(images, masks, config, backbone)
+    lists = str(out / 'train.txt'), str(out / 'val.txt')
+    require_inputs(images, masks, backbone)
+    require_new([config, *map(Path, lists)], (images, masks))
+    stated = read_table(table) if table is not None else None
     pairs = pair_files(images, masks)
     refuse([problem for pair in pairs for problem in name_problems(pair)])
-    found = scan(pairs)
-    classes = find_classes(found, table)
+    found = scan(pairs, in_colours=stated is not None and stated.in_colours)
+    classes = find_classes(found, stated)
     groups = groups_of_duplicates(found)
     training, validation = split(found, groups, classes.values)
     if not validation:
-        raise DataError(
-            f'{images}: too few different images to keep some for validation; two or more that '
-            'are no near-duplicates are needed'
-        )
+        reason = 'too few different images: two or more that are no near-duplicates are needed'
+        if len(groups) > 1:
+            reason = 'each image has a class that no other one has; do the masks number objects?'
+        raise DataError(f'{images}: none can be kept for validation, {reason}')
     plain = classes.are_labels and all(image.plain_mask for image in found)
     mask_suffix = shared_mask_suffix(pairs, masks) if plain else None
     labels = out / 'labels' if mask_suffix is None else masks
-    files = DataFiles(
-        folders=(str(images), str(labels)),
-        suffixes=(pairs[0].image.suffix, mask_suffix or '.png'),
-        lists=(str(out / 'train.txt'), str(out / 'val.txt')),
-    )
+    suffixes = (pairs[0].image.suffix, mask_suffix or '.png')
+    files = DataFiles((str(images), str(labels)), suffixes, lists)
     refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
-    out.mkdir(parents=True, exist_ok=True)
     if mask_suffix is None:
+        require_new([labels])
         write_labels(found, classes, labels)
-    for path, listed in zip(files.lists, (training, validation)):
+    out.mkdir(parents=True, exist_ok=True)
+    for path, listed in zip(lists, (training, validation)):
         names = ''.join(f'{image.pair.name}\n' for image in listed)
         Path(path).write_text(names, encoding='utf-8')
     text = config_text(classes, training, validation, files, backbone, iterations)
@@ -78,18 +82,32 @@ def write_project(
     return Project(config, found, classes, len(training), len(found) - len(groups))
 
 
-def require_inputs(images: Path, masks: Path, config: Path, backbone: str) -> None:
-    """Raise DataError for a missing folder or package, or a config that is there already."""
+def require_new(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
+    """Raise DataError for what is there already, and within a folder of images or of masks."""
+    for path in paths:
+        if os.path.lexists(path):
+            raise DataError(
+                f'{path}: is there already; remove it, or name another folder with --out'
+            )
+        for folder in inputs:
+            if folder.resolve() in path.resolve().parents:
+                raise DataError(
+                    f'{path}: would lie in {folder}, which is read; name another folder with --out'
+                )
+
+
+def require_inputs(images: Path, masks: Path, backbone: str) -> None:
+    """Raise DataError for a missing folder or package, or one folder for both."""
     for folder in (images, masks):
         if not folder.is_dir():
             beside = [path.name for path in folder.parent.glob('*') if path.is_dir()]
             raise DataError(f'{folder}: no such folder.{did_you_mean(folder.name, beside)}')
+    if images.resolve() == masks.resolve():
+        raise DataError(f'{images}: holds images or masks; name a folder for each')
     needed = BACKBONES[backbone].packages
     missing = [name for module, name in needed.items() if find_spec(module) is None]
     if missing:
         raise DataError(f'--backbone {backbone} needs: pip install {" ".join(missing)}')
-    if config.exists():
-        raise DataError(f'{config}: is there already; name another folder with --out')
 
 
 def name_problems(pair: Pair) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 from rich.progress import track
 
 from ...errors import ImageError, PredictionError
@@ -18,13 +19,13 @@ from ...transforms.load_raster import read_raster
 from ..errors import refuse
 from ..images.reading import quiet_opencv, read_bytes, require_whole
 from ..images.sources import RASTER_SUFFIXES, files_below
+from .masks import count_values, read_mask
 
 SUFFIXES = frozenset(
     ['.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
 )
+SAMPLE = 256  # names
 THUMBNAIL = (16, 16)
-PLAIN_MODES = ('L', 'P', 'I', 'I;16')
-Value = tuple[int, ...]  # one number, or red, green and blue
 
 
 class Pair(NamedTuple):
@@ -47,7 +48,7 @@ class ImageStatistics(NamedTuple):
     thumbnail: np.ndarray
     total: np.ndarray  # sum of the values in each channel, BGR for colours
     squares: np.ndarray  # sum of their squares
-    plain_mask: bool  # whether mmseg reads the mask itself as one number a pixel
+    plain_mask: bool  # whether mmseg reads the same numbers from the mask itself
     # Whether OpenCV reads the image, and so ``LoadImageFromFile``; otherwise GDAL.
     by_opencv: bool = True
 
@@ -89,11 +90,28 @@ def path_stem(path: Path, folder: Path) -> str:
 
 
 def best_keys(images: list[str], masks: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The stems of each folder by the part in common, as it gives the most pairs."""
-    of_masks = [stems_by_key(masks, *around) for around in surroundings(masks)]
-    of_images = (stems_by_key(images, *around) for around in surroundings(images))
-    options = ((keys, mask_keys) for keys in of_images for mask_keys in of_masks)
-    return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
+    """The stems of each folder by the part in common, as it gives the most pairs.
+
+    All ways to cut the names are tried on a sample of the images, and only the best of them on all.
+    """
+    sample = sorted(images)[:: max(len(images) // SAMPLE, 1)]
+    of_images = {around: stems_by_key(sample, *around) for around in surroundings(images)}
+    of_masks = surroundings(masks)
+    fitting = {}
+    for around in of_masks:
+        known = stems_by_key(masks, *around)
+        for cut, keys in of_images.items():
+            fitting[cut, around] = sum(key in known for key in keys)
+    most = max(fitting.values())
+    best: tuple[dict[str, str], dict[str, str]] = {}, {}
+    pairs = -1
+    for option in itertools.product(of_images, of_masks):
+        if fitting[option] == most and pairs < len(images):
+            keys, known = stems_by_key(images, *option[0]), stems_by_key(masks, *option[1])
+            found = sum(key in known for key in keys)
+            if found > pairs:
+                best, pairs = (keys, known), found
+    return best
 
 
 def surroundings(stems: list[str]) -> list[tuple[str, str]]:
@@ -127,14 +145,17 @@ def stems_by_key(stems: list[str], before: str, after: str) -> dict[str, str]:
     return found
 
 
-def scan(pairs: Sequence[Pair]) -> list[ImageStatistics]:
+def scan(pairs: Sequence[Pair], in_colours: bool = False) -> list[ImageStatistics]:
     """Read every pair.
+
+    Args:
+        in_colours: read masks as colours, see :func:`read_mask`.
 
     Raises:
         DataError: files are broken, sizes differ, or images are not all of one kind.
     """
     with quiet_opencv(), ThreadPoolExecutor(2) as pool:
-        mapped = pool.map(statistics_or_problem, pairs)
+        mapped = pool.map(partial(statistics_or_problem, in_colours=in_colours), pairs)
         shown = track(mapped, 'looking at the images', total=len(pairs), transient=True)
         results = list(shown)
     refuse([found for found in results if isinstance(found, str)])
@@ -152,20 +173,18 @@ def scan(pairs: Sequence[Pair]) -> list[ImageStatistics]:
     return images
 
 
-def statistics_or_problem(pair: Pair) -> ImageStatistics | str:
+def statistics_or_problem(pair: Pair, in_colours: bool) -> ImageStatistics | str:
     """The statistics of one pair; a line that names the file where that fails."""
     try:
-        (image, by_opencv), (mask, plain_mask) = read_image(pair.image), read_mask(pair.mask)
+        (image, by_opencv), mask = read_image(pair.image), read_mask(pair.mask, in_colours)
+        in_mask = count_values(mask, pair.mask)
     except ImageError as error:
         return str(error)
     except PredictionError as error:
         return f'{pair.image}: {error}'
-    if image.shape[:2] != mask.shape[:2]:
-        height, width = image.shape[:2]
-        return (
-            f'{pair.mask}: {mask.shape[1]} x {mask.shape[0]} pixels, but its image has '
-            f'{width} x {height}'
-        )
+    if image.shape[:2] != mask.numbers.shape:
+        (height, width), (rows, columns) = image.shape[:2], mask.numbers.shape
+        return f'{pair.mask}: {columns} x {rows} pixels, but its image has {width} x {height}'
     planes = image.reshape(*image.shape[:2], -1)
     grey = planes.astype(np.float32).mean(2)
     thumbnail = cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA)
@@ -175,11 +194,11 @@ def statistics_or_problem(pair: Pair) -> ImageStatistics | str:
         size=(image.shape[0], image.shape[1]),
         channels=planes.shape[2],
         depth=str(image.dtype),
-        values=count_values(mask),
+        values=in_mask,
         thumbnail=thumbnail / max(float(grey.max()), 1),
         total=values.sum(0),
         squares=(values**2).sum(0),
-        plain_mask=plain_mask,
+        plain_mask=mask.plain,
         by_opencv=by_opencv,
     )
 
@@ -194,28 +213,3 @@ def read_image(path: Path) -> tuple[np.ndarray, bool]:
             raise ImageError(str(path), 'is no image that can be decoded')
         return read_raster(str(path)), False
     return image, True
-
-
-def read_mask(path: Path) -> tuple[np.ndarray, bool]:
-    """The values of a mask, (H, W) or (H, W, 3) RGB, and whether mmseg reads it so."""
-    require_whole(read_bytes(str(path)), str(path))
-    try:
-        with Image.open(path) as file:
-            plain = file.mode in PLAIN_MODES
-            converted = file.mode in ('1', 'LA', 'RGBA', 'CMYK')
-            mode = 'L' if file.mode in ('1', 'LA') else 'RGB'
-            mask = np.asarray(file.convert(mode) if converted else file)
-    except (OSError, ValueError) as error:
-        raise ImageError(str(path), f'is no mask that can be decoded ({error})') from error
-    if mask.ndim == 3 and (mask == mask[:, :, :1]).all():
-        mask = mask[:, :, 0]
-    return mask, plain
-
-
-def count_values(mask: np.ndarray) -> Counter:
-    """How many pixels have each value, a tuple of one number or of three."""
-    flat = mask.reshape(-1, 1 if mask.ndim == 2 else mask.shape[2])
-    # One number for each colour, which is faster than rows of three.
-    packed = flat.astype(np.int64) @ (1 << 20) ** np.arange(flat.shape[1])[::-1]
-    _, first, counts = np.unique(packed, return_index=True, return_counts=True)
-    return Counter({tuple(flat[i].tolist()): int(n) for i, n in zip(first, counts)})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from .scan import ImageStatistics, Value
+from .masks import Value
+from .scan import ImageStatistics
 
 VALIDATION_SHARE = 0.2
 # Mean difference of two thumbnails, 0 to 1, below which two images show the same.
@@ -70,12 +70,10 @@ def split(
     """
     groups = list(groups)
     random.Random(0).shuffle(groups)
-    classes = [
-        {value for value in values if any(images[number].values[value] for number in group)}
-        for group in groups
-    ]
+    in_images = np.array([[image.values[value] > 0 for value in values] for image in images])
+    in_groups = np.stack([in_images[group].any(0) for group in groups])
     wanted = max(1, round(VALIDATION_SHARE * len(images)))
-    chosen = validation_groups([len(group) for group in groups], classes, values, wanted)
+    chosen = validation_groups(np.array([len(group) for group in groups]), in_groups, wanted)
     validating = {number for group in chosen for number in groups[group]}
     return (
         [image for number, image in enumerate(images) if number not in validating],
@@ -83,31 +81,32 @@ def split(
     )
 
 
-def validation_groups(
-    sizes: Sequence[int], classes: Sequence[set[Value]], values: Sequence[Value], wanted: int
-) -> set[int]:
+def validation_groups(sizes: np.ndarray, classes: np.ndarray, wanted: int) -> set[int]:
     """The groups that validate: one with each class where another has it, then up to ``wanted``.
 
-    ``sizes`` are numbers of images, ``classes`` tells which of ``values`` each group has.
+    Args:
+        sizes: (groups,), numbers of images.
+        classes: (groups, classes) bool, which classes each group has.
+        wanted: how many images are to validate.
     """
     chosen: set[int] = set()
-    in_training = Counter(value for group in classes for value in group)
-
-    def can_leave(group: int) -> bool:
-        return group not in chosen and all(in_training[value] > 1 for value in classes[group])
+    in_training = classes.sum(0)
 
     def choose(group: int) -> None:
         chosen.add(group)
-        in_training.subtract(classes[group])
+        in_training[:] -= classes[group]
 
-    for value in sorted(values, key=lambda value: in_training[value]):  # the rarest class first
-        with_it = [group for group, found in enumerate(classes) if value in found]
-        fitting = [group for group in with_it if can_leave(group)]
-        if fitting and chosen.isdisjoint(with_it):
-            choose(min(fitting, key=lambda group: sizes[group]))
-    taken = sum(sizes[group] for group in chosen)
-    for group, size in enumerate(sizes):
-        if taken + size <= wanted and can_leave(group):
+    for number in np.argsort(in_training, kind='stable'):  # the rarest class first
+        with_it = np.flatnonzero(classes[:, number])
+        if chosen.isdisjoint(with_it.tolist()):
+            can_leave = (~classes[with_it] | (in_training > 1)).all(1)
+            if can_leave.any():
+                fitting = with_it[can_leave]
+                choose(int(fitting[np.argmin(sizes[fitting])]))
+    taken = int(sizes[list(chosen)].sum())
+    for group, size in enumerate(sizes.tolist()):
+        can_leave = group not in chosen and (in_training[classes[group]] > 1).all()
+        if taken + size <= wanted and can_leave:
             choose(group)
             taken += size
     return chosen

@@ -12,8 +12,9 @@ from functools import partial
 
 import numpy as np
 
+from ...utils.text import one_line
 from ..errors import DataError
-from .archive import BROKEN, Member, matching
+from .archive import Member, matching
 from .dataset import (
     LabelledImage,
     Piece,
@@ -132,13 +133,19 @@ def read_volume(member: Member) -> np.ndarray:
         import nibabel
     except ImportError as error:
         raise DataError('NIfTI files are read by nibabel: pip install nibabel') from error
+    content = member.read()
     try:
-        file = nibabel.Nifti1Image.from_bytes(gzip.decompress(member.read()))
+        with gzip.open(io.BytesIO(content)) as unpacked:
+            file = nibabel.Nifti1Image.from_bytes(member.content(unpacked))
         volume = file.get_fdata(dtype=np.float32)
-    except (*BROKEN, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise DataError(f'{member}: is no whole NIfTI file ({error})') from error
-    if volume.ndim != 3:
-        raise DataError(f'{member}: has {volume.ndim} dimensions, not three')
+    except DataError:
+        raise
+    except Exception as error:  # whatever a header leads to
+        raise DataError(f'{member}: is no whole NIfTI file ({one_line(error)})') from error
+    if volume.ndim != 3 or not volume.size:
+        raise DataError(f'{member}: has {volume.shape} voxels, where a volume has three sides')
+    if not np.isfinite(volume).all():
+        raise DataError(f'{member}: holds values that are no numbers')
     return volume
 
 
@@ -154,13 +161,18 @@ def find_severstal(members: Sequence[Member]) -> list[LabelledImage]:
     if not tables:
         return []
     runs = read_run_lengths(tables[0])
+    images = matching(members, r'train_images/([\w-]+)\.jpg')
+    if images and not any((name,) in images for name in runs):
+        raise DataError(
+            f'{tables[0]}: has no run lengths of these images, which would all be background'
+        )
     return [
         LabelledImage(
             name,
             'val' if zlib.crc32(name.encode()) % 5 == 0 else 'train',
             partial(read_severstal, name, image, runs.get(name, {}), tables[0]),
         )
-        for (name,), image in matching(members, r'train_images/([\w-]+)\.jpg').items()
+        for (name,), image in images.items()
     ]
 
 
@@ -170,7 +182,10 @@ def read_run_lengths(table: Member) -> dict[str, dict[int, str]]:
     The column of the image and that of the class were one, ``ImageId_ClassId``, at first.
     """
     found: dict[str, dict[int, str]] = defaultdict(dict)
-    lines = csv.DictReader(io.StringIO(table.read().decode('utf-8-sig')))
+    try:
+        lines = list(csv.DictReader(io.StringIO(table.read().decode('utf-8-sig'))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f'{table}: is no table in UTF-8 ({error}); save it so') from error
     for number, line in enumerate(lines, 2):
         try:
             image = line.get('ImageId') or line['ImageId_ClassId'].rpartition('_')[0]
@@ -181,8 +196,11 @@ def read_run_lengths(table: Member) -> dict[str, dict[int, str]]:
             raise DataError(f'{table}: line {number} is not {wanted}') from error
         if not 1 <= kind <= DEFECTS:
             raise DataError(f'{table}: line {number} has class {kind}; there are 1 to {DEFECTS}')
+        name = image.removesuffix('.jpg')
+        if kind in found.get(name, {}):
+            raise DataError(f'{table}: line {number} repeats class {kind} of {image}')
         if runs.strip():
-            found[image.rpartition('.')[0]][kind] = runs
+            found[name][kind] = runs
     return found
 
 

@@ -34,10 +34,13 @@ def prepare(dataset: PublishedDataset, archives: Sequence[Path], out: Path) -> P
     A line in ``out/prepared.jsonl`` names what has been written, and a second call goes on there.
 
     Raises:
-        DataError: the archives cannot be read, or hold nothing of this dataset.
+        DataError: the archives cannot be read, or hold nothing of this dataset; or there are images
+            in ``out`` that were not made here.
     """
     problems: list[str] = []
-    with open_archives(archives) as members:
+    require_own_folder(archives, out)
+    scratch = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    with open_archives(archives, scratch) as members:
         images = dataset.find_images(members)
         if not images:
             named = ', '.join(map(str, archives))
@@ -45,6 +48,7 @@ def prepare(dataset: PublishedDataset, archives: Sequence[Path], out: Path) -> P
                 f'{named}: no images with labels of {dataset.title} in it; name {dataset.archives}'
             )
         out.mkdir(parents=True, exist_ok=True)
+        (out / JOURNAL).touch()
         done = read_journal(out, dataset.suffix)
         missing = [image for image in images if image.name not in done]
         for image in track(missing, f'preparing {out}', transient=True):
@@ -55,6 +59,16 @@ def prepare(dataset: PublishedDataset, archives: Sequence[Path], out: Path) -> P
     counts = Counter(split for split, _ in done.values())
     pieces = Counter(split for split, names in done.values() for _ in names)
     return Prepared(pieces, problems, differences(dataset, counts))
+
+
+def require_own_folder(archives: Sequence[Path], out: Path) -> None:
+    """Raise DataError where ``out`` is read, or has images but no journal of an earlier call."""
+    for archive in archives:
+        if archive.is_dir() and archive.resolve() in (out.resolve(), *out.resolve().parents):
+            raise DataError(f'{out}: lies in {archive}, which is read; name another --out')
+    there = [out / name for name in ('img_dir', 'ann_dir') if (out / name).exists()]
+    if there and not (out / JOURNAL).is_file():
+        raise DataError(f'{there[0]}: is there already, and not from here; name another --out')
 
 
 def write_image(image: LabelledImage, out: Path, suffix: str) -> list[str]:

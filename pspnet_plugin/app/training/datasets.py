@@ -10,7 +10,14 @@ from mmengine.config import Config
 from ...errors import PspnetPluginError
 from ...utils.config_files import shipped
 from ...utils.config_tree import dicts_within
-from ...utils.datasets import datasets_of, scope_of, without_pipeline
+from ...utils.datasets import (
+    datasets_of,
+    listed_samples,
+    metainfo_of,
+    registered,
+    scope_of,
+    without_pipeline,
+)
 from . import stock_tools
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -47,7 +54,7 @@ def check_samples(dataset: dict, scope: str, way_out: str) -> None:
     built = without_pipeline(dataset, scope)
     if built is None:
         return
-    samples = built.load_data_list()
+    samples = listed_samples(built)
     if not samples:
         folder = os.path.abspath(built.data_prefix.get('img_path') or '')
         raise DatasetError(f'No image *{built.img_suffix} lies in {folder}. {way_out}')

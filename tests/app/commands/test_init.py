@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,14 +115,63 @@ def test_without_pretrained_weights_the_model_starts_from_random_ones(here, back
         MODELS.build(model).init_weights()
 
 
-def test_nothing_is_written_where_something_is_wrong_or_a_config_is_there(here, capsys):
+def test_nothing_is_written_where_something_is_wrong(here, capsys):
     images, _ = make_folders(here)
-    whole = (images / '3.png').read_bytes()
     (images / '3.png').write_bytes(b'')
     assert init() == 1
     assert '3.png: the file is empty' in capsys.readouterr().err
     assert not (here / 'pspnet_project').exists()
-    (images / '3.png').write_bytes(whole)
-    assert init() == 0
-    assert init() == 1
-    assert 'is there already' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('there', 'out'),
+    [
+        ('masks/../mine.py', '.'),  # the config, which is called after the folder
+        ('train.txt', '.'),
+        ('val.txt', '.'),
+        ('mine/train.txt', 'mine'),
+        ('labels/notes.txt', '.'),
+        ('mine/labels', 'mine'),
+    ],
+)
+def test_a_file_that_is_there_is_not_overwritten(tmp_path, monkeypatch, capsys, there, out):
+    (tmp_path / 'mine').mkdir()
+    monkeypatch.chdir(tmp_path / 'mine')
+    make_folders(Path(), mask_values=(3, 90, 200))
+    path = Path(there)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('by hand')
+    before = contents_of(Path())
+    assert init('--out', out) == 1
+    named = path.parent if path.parent.name == 'labels' else path
+    assert f'{named.name}: is there already; remove it, or name another' in capsys.readouterr().err
+    assert contents_of(Path()) == before
+
+
+@pytest.mark.parametrize('masks', ['labels', 'masks'])
+@pytest.mark.parametrize('linked', [False, True])
+def test_label_maps_are_not_written_into_the_folder_of_masks(here, capsys, masks, linked):
+    make_folders(here, mask_values=(3, 90, 200))
+    if masks == 'labels':
+        Path('masks').rename('labels')
+    elif linked:
+        Path('labels').symlink_to('masks')
+    before = contents_of(here)
+    code = main(['init', 'images', masks, '--out', '.'])
+    assert code == (masks == 'labels' or linked), capsys.readouterr().err
+    after = contents_of(here)
+    assert before.items() <= after.items()
+    assert len(after) == len(before) if code else len(after) > len(before)
+
+
+@pytest.mark.parametrize('out', ['images', 'masks', 'images/mine', 'masks/../images/a/b'])
+def test_nothing_is_written_into_a_folder_that_is_read(here, capsys, out):
+    make_folders(here)
+    before = contents_of(here)
+    assert init('--out', out) == 1
+    assert ', which is read; name another folder with --out' in capsys.readouterr().err
+    assert contents_of(here) == before
+
+
+def contents_of(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob('*') if path.is_file()}

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pspnet_plugin.app.errors import DataError
-from pspnet_plugin.app.own_data.classes import find_classes, write_labels
-from pspnet_plugin.app.own_data.scan import pair_files, scan
+from pspnet_plugin.app.own_data.classes import find_classes, read_table, write_labels
+from pspnet_plugin.app.own_data.scan import best_keys, pair_files, scan
 from tests.helpers.folders import SIZE, make_folders, mask_of
 
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
@@ -117,7 +117,7 @@ def test_masks_in_colours_need_a_table_and_are_read_by_it(folders, tmp_path):
         find_classes(images)
     table = tmp_path / 'classes.txt'
     table.write_text(TABLE)
-    classes = find_classes(images, table)
+    classes = find_classes(scan(pair_files(*folders), True), read_table(table))
     assert classes.names == ['road', 'roof', 'water']
     assert classes.palette == COLOURS.tolist()
     write_labels(images, classes, tmp_path / 'labels')
@@ -139,7 +139,7 @@ def test_a_table_that_does_not_fit_is_an_error(folders, tmp_path, table, told):
     path = tmp_path / 'classes.txt'
     path.write_text(table)
     with pytest.raises(DataError, match=told):
-        find_classes(statistics_of(folders), path)
+        find_classes(scan(pair_files(*folders), True), read_table(path))
 
 
 def touch(folder, names):
@@ -168,6 +168,15 @@ def test_names_are_paired_by_what_they_have_in_common(tmp_path, image, mask, num
     pairs = pair_files(images, masks)
     found = {(str(p.image.relative_to(images)), str(p.mask.relative_to(masks))) for p in pairs}
     assert found == {(image.format(n), mask.format(n)) for n in numbers}
+
+
+@pytest.mark.parametrize('missing', [0, 2])
+def test_thousands_of_long_names_are_paired(missing):
+    cities = [f'ulm/ulm_{n:06}_{7 * n % 1000:06}' for n in range(4000)]
+    images = [f'{city}_leftImg8bit' for city in cities[missing:]]
+    masks = [f'{city}_gtFine_labelTrainIds' for city in cities]
+    found, labels = best_keys(images, masks)
+    assert [found[key] for key in labels if key in found] == images
 
 
 def test_files_without_a_partner_are_named(tmp_path):

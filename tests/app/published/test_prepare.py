@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import shutil
 import tarfile
@@ -12,7 +13,15 @@ import pytest
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from tests.helpers.published import camvid, encoded, ksdd2, potsdam, severstal, zipped
+from tests.helpers.published import (
+    camvid,
+    encoded,
+    ksdd2,
+    potsdam,
+    severstal,
+    synapse,
+    zipped,
+)
 
 
 @pytest.fixture
@@ -41,15 +50,19 @@ def content_of(archive):
         return {name: file.read(name) for name in file.namelist()}
 
 
-def test_a_tar_archive_and_a_folder_give_what_a_zip_archive_gives(tmp_path, prepare, archive):
+@pytest.mark.parametrize('compression', ['', 'gz', 'bz2', 'xz'])
+def test_a_tar_archive_and_a_folder_give_what_a_zip_archive_gives(
+    tmp_path, prepare, archive, compression
+):
     _, _, expected = prepare('ksdd2', archive)
     assert len(expected) == 12
     folder = tmp_path / 'KolektorSDD2'
     with zipfile.ZipFile(archive) as file:
         file.extractall(folder)
-    with tarfile.open(tmp_path / 'KolektorSDD2.tar.gz', 'w:gz') as tar:
-        tar.add(folder, 'KolektorSDD2')
-    for other in (folder, tmp_path / 'KolektorSDD2.tar.gz'):
+    with tarfile.open(tmp_path / 'KolektorSDD2.tar', f'w:{compression}') as tar:
+        for path in sorted(folder.rglob('*.png'), key=lambda path: '_GT' in path.name):  # apart
+            tar.add(path, path.relative_to(tmp_path))
+    for other in (folder, tmp_path / 'KolektorSDD2.tar'):
         shutil.rmtree(tmp_path / 'data')
         assert prepare('ksdd2', other)[2] == expected
 
@@ -88,9 +101,10 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, prepare, archive):
 
 def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, prepare, archive):
     _, _, expected = prepare('ksdd2', archive)
-    shutil.rmtree(tmp_path / 'data')
+    for path in [path for path in (tmp_path / 'data').rglob('*') if path.is_file()]:
+        path.unlink()
+    (tmp_path / 'data' / 'prepared.jsonl').touch()
     part = tmp_path / 'data' / 'img_dir' / 'train' / '10002.png.part'
-    part.parent.mkdir(parents=True)
     part.symlink_to('/dev/full')
     code, error, files = prepare('ksdd2', archive)
     assert code == 1
@@ -173,3 +187,81 @@ def test_the_first_form_of_the_table_of_run_lengths_is_read_too(tmp_path, prepar
     files['train.csv'] = '\n'.join(['ImageId_ClassId,EncodedPixels', *joined]).encode()
     shutil.rmtree(tmp_path / 'data')
     assert prepare('severstal', zipped(tmp_path / 'first.zip', files))[2] == expected
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'told'),
+    [
+        (lambda table: table.splitlines()[0], 'has no run lengths of these images'),
+        (lambda table: table.replace(b'00', b'99'), 'has no run lengths of these images'),
+        (lambda table: b'', 'has no run lengths of these images'),
+        (lambda table: table.decode().encode('utf-16'), 'is no table in UTF-8'),
+        (lambda table: table + b'\n\xe9,1,1 2', 'is no table in UTF-8'),
+        (lambda table: table + b'\n"' + b'1 2 ' * 40000, 'is no table in UTF-8 (field larger'),
+        (lambda table: table + b'\n' + table.splitlines()[1], 'line 34 repeats class'),
+        (lambda table: table.replace(b',', b';'), 'line 2 is not ImageId,ClassId,EncodedPixels'),
+    ],
+)
+def test_a_table_of_run_lengths_that_cannot_be_read_is_no_background(
+    tmp_path, prepare, spoil, told
+):
+    (archive,), _ = severstal(tmp_path)
+    files = content_of(archive)
+    files['train.csv'] = spoil(files['train.csv'])
+    code, error, written = prepare('severstal', zipped(tmp_path / 'wrong.zip', files))
+    assert (code, error.count('\n'), written) == (1, 1, {})
+    assert f'train.csv in {tmp_path}/wrong.zip: {told}' in error
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_a_broken_header_of_a_volume_is_one_line(tmp_path, prepare, seed):
+    (archive,), _ = synapse(tmp_path)
+    files = content_of(archive)
+    name = 'RawData/Training/img/img0005.nii.gz'
+    content = bytearray(gzip.decompress(files[name]))
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(0, 352, 1 + seed % 6):
+        content[place] = rng.integers(0, 256)
+    files[name] = gzip.compress(bytes(content))
+    code, error, written = prepare('synapse', zipped(tmp_path / 'wrong.zip', files))
+    assert len(written) >= 6  # those of the other volume
+    if code:
+        (line,) = [line for line in error.splitlines() if 'warning: ' not in line]
+        assert name in line
+
+
+def test_what_is_far_larger_than_any_published_file_is_refused(tmp_path, prepare, monkeypatch):
+    monkeypatch.setattr('pspnet_plugin.app.published.archive.LARGEST', 1 << 20)
+    (archive,), _ = synapse(tmp_path)
+    files = content_of(archive)
+    name = 'RawData/Training/img/img0005.nii.gz'
+    files[name] = gzip.compress(bytes(1 << 21))
+    files['RawData/Training/label/label0001.nii.gz'] = bytes(1 << 21)
+    code, error, written = prepare('synapse', zipped(tmp_path / 'large.zip', files))
+    assert (code, written) == (1, {})
+    assert error.count('has more than 1 MB; it is not what was published') == 2
+
+
+@pytest.mark.parametrize('there', ['img_dir/train/10000.png', 'ann_dir/notes.txt'])
+def test_a_folder_with_images_that_were_not_made_here_is_left_alone(
+    tmp_path, prepare, archive, there
+):
+    path = tmp_path / 'data' / there
+    path.parent.mkdir(parents=True)
+    path.write_text('by hand')
+    code, error, written = prepare('ksdd2', archive)
+    assert (code, written) == (1, {there: b'by hand'})
+    assert f'{path.parents[-len(tmp_path.parts) - 1]}' in error
+    assert 'is there already, and not from here; name another --out' in error
+
+
+def test_nothing_is_written_into_a_folder_that_is_read(tmp_path, prepare, archive):
+    folder = tmp_path / 'data'
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder)
+    before = sorted(folder.rglob('*'))
+    for archives in (folder, tmp_path):
+        code, error, _ = prepare('ksdd2', archives)
+        assert code == 1
+        assert f'{folder}: lies in {archives}, which is read; name another --out' in error
+    assert sorted(folder.rglob('*')) == before

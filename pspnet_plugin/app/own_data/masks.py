@@ -1,0 +1,162 @@
+"""The values in a mask, as its file has them, and how many pixels have each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ...errors import ImageError, PredictionError
+from ...transforms.load_raster import read_raster
+from ..images.reading import read_bytes, require_whole
+from ..images.sources import RASTER_SUFFIXES
+
+PLAIN_MODES = ('L', 'P', 'I', 'I;16')
+IN_COLOURS = ('RGBA', 'CMYK', 'PA')  # what becomes RGB
+NO_NUMBER = int(np.iinfo(np.int32).min)  # stands for NaN, infinities and what is far too large
+MOST_VALUES = 256
+STRIP = 1 << 22  # pixels
+LOSSY = ('.jpg', '.jpeg', '.webp')
+
+Value = tuple[int, ...]  # one number, or red, green and blue
+
+
+class Mask(NamedTuple):
+    """A mask that has been read."""
+
+    numbers: np.ndarray  # (H, W), whole numbers; a colour is red << 16 | green << 8 | blue
+    in_colours: bool
+    plain: bool  # whether mmseg reads the same numbers, as long as they lie within 0 to 255
+
+    def value(self, number: int) -> Value:
+        """What a number of this mask stands for."""
+        return (number >> 16, number >> 8 & 255, number & 255) if self.in_colours else (number,)
+
+    def number(self, value: Value) -> int:
+        """The number that stands for a value."""
+        return value[0] if len(value) == 1 else value[0] << 16 | value[1] << 8 | value[2]
+
+
+def read_mask(path: Path, in_colours: bool = False) -> Mask:
+    """Read a mask.
+
+    Args:
+        in_colours: give colours for grey values and for the indices of a palette too.
+
+    Raises:
+        ImageError: the file is broken, or holds no whole numbers.
+    """
+    require_whole(read_bytes(str(path)), str(path))
+    pixels, plain = decode_mask(path, in_colours)
+    if pixels.dtype.kind == 'f':
+        pixels, plain = whole_numbers(pixels, path), False
+    if pixels.ndim == 2:
+        return Mask(pixels, False, plain)
+    if pixels.shape[2] != 3:
+        raise ImageError(str(path), f'has {pixels.shape[2]} bands; a mask has one, or colours.')
+    if not in_colours and all((strip == strip[..., :1]).all() for strip in strips(pixels)):
+        return Mask(pixels[..., 0], False, False)
+    packed = pixels[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= pixels[..., channel]
+    return Mask(packed, True, False)
+
+
+def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
+    """The pixels, (H, W) or (H, W, C) RGB, and whether Pillow gives mmseg the same ones."""
+    try:
+        with Image.open(path) as file:
+            plain = file.mode in PLAIN_MODES
+            if (in_colours and file.mode in ('1', 'L', 'LA', 'P')) or file.mode in IN_COLOURS:
+                return np.asarray(file.convert('RGB')), False
+            if file.mode in ('1', 'LA'):
+                return np.asarray(file.convert('L')), False
+            return np.asarray(file), plain
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise ImageError(
+            str(path),
+            f'has more than {most} megapixels, where Pillow stops, by which MMSegmentation reads '
+            'masks; cut image and mask into tiles.',
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        if path.suffix.lower() not in RASTER_SUFFIXES:
+            raise ImageError(str(path), f'is no mask that can be decoded ({error})') from error
+    try:
+        bands = read_raster(str(path))
+    except ImageError:
+        raise
+    except PredictionError as error:  # rasterio is missing
+        raise ImageError(str(path), str(error)) from error
+    return (bands[..., 0] if bands.shape[2] == 1 else bands[..., ::-1]), False
+
+
+def palette_of(path: Path) -> list[int]:
+    """Red, green and blue of each value, one after the other; empty without a palette."""
+    try:
+        with Image.open(path) as file:
+            return (file.getpalette() or []) if file.mode == 'P' else []
+    except OSError:
+        return []
+
+
+def whole_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """Floating-point values as int32, with ``NO_NUMBER`` for what is none."""
+    numbers = np.full(pixels.shape, NO_NUMBER, np.int32)
+    for strip, target in zip(strips(pixels), strips(numbers)):
+        usable = np.abs(strip) < -NO_NUMBER  # neither NaN nor infinite
+        target[usable] = strip[usable]
+        broken = strip[usable][target[usable] != strip[usable]]
+        if broken.size:
+            raise ImageError(
+                str(path),
+                f'holds {broken[0]:g}, which is no whole number; a mask has one for each class. If '
+                'these are probabilities, write 1 where they are above 0.5 and 0 elsewhere',
+            )
+    return numbers
+
+
+def count_values(mask: Mask, path: Path) -> Counter:
+    """How many pixels have each value.
+
+    Raises:
+        ImageError: there are more values than a mask of classes can have.
+    """
+    counts: Counter = Counter()
+    for strip in strips(mask.numbers):
+        flat = strip.ravel()
+        # Neighbours are mostly the same, so that few pixels have to be sorted.
+        starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+        numbers, which = np.unique(flat[starts], return_inverse=True)
+        lengths = np.diff(np.append(starts, flat.size))
+        for number, count in zip(numbers.tolist(), np.bincount(which, weights=lengths).tolist()):
+            counts[number] += int(count)
+        if len(counts) > MOST_VALUES:
+            raise ImageError(str(path), too_many_values(mask, path))
+    return Counter({mask.value(number): count for number, count in counts.items()})
+
+
+def too_many_values(mask: Mask, path: Path) -> str:
+    kind = 'colours' if mask.in_colours else 'values'
+    seems = (
+        'it looks like a photo, or numbers objects; are the folders of images and masks swapped?'
+    )
+    return f'holds more than {MOST_VALUES} {kind}: {remark_on_losses(path)[2:] or seems}'
+
+
+def remark_on_losses(path: Path) -> str:
+    """What is to be said of a mask in a format that changes its values."""
+    suffix = path.suffix.lower()
+    return f'; {suffix} changes what was drawn: write masks as PNG' if suffix in LOSSY else ''
+
+
+def strips(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of (H, W, ...) some rows at a time, about four million pixels each."""
+    rows = max(STRIP // max(pixels.shape[1], 1), 1)
+    for top in range(0, pixels.shape[0], rows):
+        yield pixels[top : top + rows]
