@@ -13,8 +13,6 @@ from ...utils.config_tree import dicts_within
 from ...utils.datasets import (
     datasets_of,
     listed_samples,
-    metainfo_of,
-    registered,
     scope_of,
     without_pipeline,
 )
