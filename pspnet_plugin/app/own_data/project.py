@@ -14,8 +14,9 @@ from ...utils.text import did_you_mean, one_line
 from ..errors import DataError, refuse
 from .classes import Classes, find_classes, read_table, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
-from .scan import ImageStatistics, Pair, pair_files, scan
+from .scan import pair_files, scan
 from .split import groups_of_duplicates, split
+from .statistics import ImageStatistics, Pair
 
 
 class Project(NamedTuple):
@@ -63,10 +64,13 @@ def write_project(
         if len(groups) > 1:
             reason = 'each image has a class that no other one has; do the masks number objects?'
         raise DataError(f'{images}: none can be kept for validation, {reason}')
-    plain = classes.are_labels and all(image.plain_mask for image in found)
+    plain = all(image.plain_mask and image.mask_orientation == 1 for image in found)
+    plain = plain and classes.are_labels
     mask_suffix = shared_mask_suffix(pairs, masks) if plain else None
     labels = out / 'labels' if mask_suffix is None else masks
-    suffixes = (pairs[0].image.suffix, mask_suffix or '.png')
+    image_suffixes = {pair.image.suffix for pair in pairs}  # of several each is part of a name
+    image_suffix = image_suffixes.pop() if len(image_suffixes) == 1 else ''
+    suffixes = (image_suffix, mask_suffix or '.png')
     files = DataFiles((str(images), str(labels)), suffixes, lists)
     refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
     if mask_suffix is None:
