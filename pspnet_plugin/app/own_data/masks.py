@@ -116,7 +116,7 @@ def palette_of(path: Path) -> list[int]:
     try:
         with Image.open(path) as file:
             return (file.getpalette() or []) if file.mode == 'P' else []
-    except OSError:
+    except (OSError, ValueError, SyntaxError):  # read otherwise, see above
         return []
 
 
