@@ -40,11 +40,15 @@ def label_map(
     Returns:
         (1, H, W), int64. The first class wins a tie.
     """
-    if not may_be_finite(logits):
+    classes, width = logits.shape[0], original_size[1]
+    sides = zip(logits.shape[1:], input_size, original_size)
+    matrices = sum(source * max(targets) for source, *targets in sides)
+    full = classes * max(height * width for height, width in (input_size, original_size))
+    # Of a long, narrow image all logits are smaller than the matrix of its long side.
+    if matrices > full or not may_be_finite(logits):
         plain = (logits, input_size, original_size, padding, flip_direction, align_corners)
         return _label_map_of_full_logits(*plain)
     left, right, top, bottom = padding
-    classes, width = logits.shape[0], original_size[1]
     with without_autocast(logits):
         small = at_least_float32(logits)
         if small.device.type != 'cpu':  # nobody has asked what it holds, since that would wait

@@ -3,16 +3,21 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.runner.checkpoint import save_checkpoint
 from mmseg.apis import inference_model
 from mmseg.apis import init_model as stock_init_model
+from mmseg.datasets import CityscapesDataset
 from mmseg.models.decode_heads import PSPHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
 from pspnet_plugin.app import models as model_module
 from pspnet_plugin.app.models import init_model, make_fast
+from pspnet_plugin.app.prediction import predict
 from pspnet_plugin.app.training import stock_tools
 from pspnet_plugin.errors import PredictionError, PspnetPluginError
 from pspnet_plugin.heads import FactorizedPSPHead
@@ -20,12 +25,20 @@ from pspnet_plugin.pretrained.errors import PretrainedWeightsError
 from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from pspnet_plugin.utils.config_files import read_config
 from tests.helpers.networks import small_segmentor
-from tests.helpers.prediction import random_checkpoint, share_equal, small_config, write_photo
+from tests.helpers.prediction import (
+    random_checkpoint,
+    share_equal,
+    small_config,
+    stock_build,
+    write_photo,
+)
 from tests.helpers.processes import ROOT
 
 STOCK = (
     stock_tools().parent / 'configs' / 'pspnet' / 'pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 )
+CITYSCAPES = CityscapesDataset.METAINFO
+POINT_REND = 'pointrend_r50_4xb2-80k_cityscapes-512x1024.py'
 
 
 @pytest.fixture(scope='module')
@@ -68,6 +81,56 @@ def test_network_that_fails_channels_last_predicts_contiguous():
         model = make_fast(stock)
         assert model.backbone.layer1[0].conv1.weight.is_contiguous()
         torch.testing.assert_close(model(image, mode='tensor'), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_cascade_whose_last_head_needs_more_than_features_predicts_as_stock(tmp_path):
+    cfg = Config.fromfile(STOCK.parents[1] / 'point_rend' / POINT_REND)
+    cfg.model.update(pretrained=None)
+    cfg.model.backbone.update(depth=18, base_channels=8, stem_channels=8)
+    cfg.model.neck.in_channels = [8, 16, 32, 64]
+    cfg.test_pipeline[1].scale = (160, 96)
+    model = stock_build(cfg)
+    content = {'state_dict': model.state_dict(), 'meta': {'dataset_meta': CITYSCAPES}}
+    save_checkpoint(content, str(tmp_path / 'random.pth'))
+    image = write_photo(tmp_path / 'image.png')
+    found = inference_model(init_model(cfg, tmp_path / 'random.pth', device='cpu'), image)
+    stock = stock_init_model(cfg, str(tmp_path / 'random.pth'), device='cpu')
+    expected = inference_model(stock, image).pred_sem_seg.data
+    assert share_equal(found.pred_sem_seg.data, expected) >= 0.9999
+
+
+COLOURS = [[number, 2 * number, 200] for number in range(19)]
+
+
+@pytest.mark.parametrize(
+    ('palette', 'stays'),
+    [
+        (np.array(COLOURS, np.uint8), True),
+        (tuple(map(tuple, COLOURS)), True),
+        (np.array(COLOURS, float), True),
+        (torch.tensor(COLOURS), True),
+        ([[300, 0, -1], *COLOURS[1:]], False),
+        (np.array(COLOURS) / 255, False),
+        (COLOURS[:18], False),
+        ([[1, 2, 3, 4]] * 19, False),
+        ([[1, 2], *COLOURS[1:]], False),
+        (list(range(19)), False),
+        ('random', False),
+    ],
+    ids=str,
+)
+def test_palette_of_a_checkpoint_counts_where_it_is_one(trained, tmp_path, palette, stays):
+    cfg, checkpoint = trained
+    content = torch.load(checkpoint, weights_only=False)
+    names = [f'class {number}' for number in range(19)]
+    content['meta'] = {'dataset_meta': {'classes': np.array(names), 'palette': palette}}
+    torch.save(content, tmp_path / 'with palette.pth')
+    model = init_model(cfg, tmp_path / 'with palette.pth', device='cpu')
+    assert model.dataset_meta['classes'] == names
+    (found,) = predict(model, write_photo(tmp_path / 'image.png'))
+    # Otherwise the colours of the config's dataset.
+    assert found.palette == (COLOURS if stays else CITYSCAPES['palette'])
+    found.overlay(legend=True)
 
 
 def test_class_that_a_config_names_in_full_stays_the_stock_one(trained):

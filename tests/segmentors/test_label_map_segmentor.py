@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from torch.profiler import ProfilerActivity, profile
 
 from pspnet_plugin.errors import PredictionError
 from pspnet_plugin.ops.label_map import bounded, first_argmax, label_map
@@ -68,6 +69,18 @@ def test_label_map_agrees_on_nearly_every_pixel_in_float32(classes):
     arguments = ((128, 192), (250, 400), (0, 0, 0, 0), None, False)
     agreed = label_map(logits, *arguments) == stock_label_map(logits, *arguments)
     assert agreed.double().mean() >= 0.9999
+
+
+@pytest.mark.parametrize('size', [(20000, 3), (2, 20000)])
+def test_label_map_of_a_line_takes_no_more_memory_than_its_logits(size):
+    small = [max(1, side // 8) for side in size]
+    logits = torch.randn(4, *small, generator=torch.Generator().manual_seed(0))
+    arguments = logits, size, size, (0, 0, 0, 0), None, False
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        labels = label_map(*arguments)
+    assert torch.equal(labels, stock_label_map(*arguments))
+    taken = [event.self_cpu_memory_usage for event in profiler.events()]
+    assert sum(size for size in taken if size > 0) < 10 * 4 * 4 * labels.numel()
 
 
 def test_first_of_equal_scores_wins():

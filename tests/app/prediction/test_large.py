@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import rasterio
+import torch
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
 from rasterio.transform import from_origin
 
 from pspnet_plugin import init_model as fast_model
@@ -146,6 +151,64 @@ def test_a_raster_that_cannot_be_written_is_one_line_and_leaves_nothing(
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert 'labels/raster.tif cannot be written: no space left on device. What was' in told
     assert list((tmp_path / 'out' / 'labels').iterdir()) == []
+
+
+POINTS = [
+    GroundControlPoint(row, column, 600000 + column, 5300000 - row)
+    for row, column in [(0, 0), (0, 130), (96, 0), (96, 130)]
+]
+
+
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+def test_ground_control_points_and_camera_models_are_kept(trained, scene, tmp_path):
+    bands = np.moveaxis(scene, 2, 0)
+    images, out = tmp_path / 'images', tmp_path / 'out'
+    images.mkdir()
+    write_raster(images / 'points.tif', bands, gcps=POINTS, crs='EPSG:32632')
+    camera = RPC(
+        *(0.0, 1.0, 45.0, 1.0, [0.1] * 20, [0.2] * 20, 48.0, 1.0, 11.0, 1.0, [0.3] * 20),
+        *([0.4] * 20, 65.0, 65.0),
+    )
+    write_raster(images / 'camera.tif', bands, rpcs=camera)
+    assert run(trained, images, out, '--probabilities') == 0
+    for path, folder in itertools.product(images.iterdir(), ('labels', 'probabilities')):
+        with rasterio.open(path) as image, rasterio.open(out / folder / path.name) as result:
+            places = [
+                (
+                    file.crs,
+                    file.gcps[1],
+                    file.rpcs,
+                    [(p.row, p.col, p.x, p.y) for p in file.gcps[0]],
+                )
+                for file in (image, result)
+            ]
+            assert places[0] == places[1]
+            assert image.rpcs or len(image.gcps[0]) == 4
+
+
+def test_of_256_classes_none_is_taken_for_pixels_without_data(tmp_path, scene):
+    cfg = small_config(ROOT / 'configs' / 'psp_r18_cityscapes.py')
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.num_classes = 256
+    cfg.test_pipeline = [step for step in cfg.test_pipeline if step.type != 'Resize']
+    checkpoint = random_checkpoint(cfg, tmp_path / 'checkpoint.pth')
+    model = fast_model(cfg, checkpoint, device='cpu')
+    with torch.no_grad():  # the last class wins
+        model.decode_head.conv_seg.bias[255] += 1000
+    bands = np.moveaxis(scene, 2, 0).clip(1)
+    bands[:, :9] = 0
+    Image.fromarray(np.moveaxis(bands, 0, 2)).save(tmp_path / 'image.png')
+    raster = write_raster(tmp_path / 'raster.tif', bands, nodata=0, **PLACE)
+    images, options = [tmp_path / 'image.png', raster], PredictOptions(window=64)
+    predict_folder(model, images, tmp_path / 'out', options)
+    (labels,), profile = read_raster(tmp_path / 'out' / 'labels' / 'raster.tif')
+    assert (profile['dtype'], profile['nodata']) == ('uint16', 65535)
+    (found,) = predict(model, tmp_path / 'image.png', window=64)
+    assert (found.label_map == 255).mean() > 0.5
+    np.testing.assert_array_equal(labels[9:], found.label_map[9:])
+    assert (labels[:9] == 65535).all()
+    with Image.open(tmp_path / 'out' / 'labels' / 'image.png') as image:
+        np.testing.assert_array_equal(np.asarray(image), found.label_map)
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,13 @@ def test_saved_label_map_has_classes_as_values_and_their_colours(cityscapes, tmp
     assert found.counts.sum() == 67 * 101
 
 
+def test_prediction_is_shown_in_one_line(cityscapes, tmp_path):
+    path = write_photo(tmp_path / 'image.png')
+    found = only(predict(cityscapes[0], path, probabilities=True))
+    classes = np.unique(found.label_map).size
+    assert repr(found) == f'Prediction({path!r}, 101 x 67 pixels, {classes} of 19 classes)'
+
+
 def test_two_output_forms_of_a_binary_head_agree(tmp_path):
     cfg = small_config(CONFIGS / 'psp_r18_cityscapes.py')
     cfg.model.decode_head.update(num_classes=2, out_channels=1, threshold=0.5)

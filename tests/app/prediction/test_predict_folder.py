@@ -263,6 +263,9 @@ def test_cut_video_is_named_and_leaves_nothing_behind(trained, tmp_path, capsys)
         (['one', 'two', '--out', 'out'], 'would both be written as a'),
         (['empty', '--out', 'out'], 'empty has no images'),
         (['one', '--out', 'one/a.png'], 'cannot be written'),
+        (['one', '--out', '/proc/out'], '/proc/out cannot be written: No such file'),
+        (['new.pth', 'one', '--out', 'out'], 'new.pth are 2 checkpoints, and one predicts: name'),
+        (['old.pth', 'new.pth', 'one', '--out', 'out'], 'The newest is new.pth.'),
         (['one', '--out', 'out', '--tta', '--cfg-options', 'tta_pipeline=None'], 'tta_pipeline'),
     ],
 )
@@ -270,11 +273,31 @@ def test_what_cannot_be_done_is_one_line(trained, tmp_path, monkeypatch, capsys,
     for folder in ('one', 'two'):
         write_photo(tmp_path / folder / 'a.png', 40, 60)
     (tmp_path / 'empty').mkdir()
+    for number, name in enumerate(['old.pth', 'new.pth']):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (2e9 + number, 2e9 + number))
     monkeypatch.chdir(tmp_path)
     assert main(['predict', *trained, *words, '--device', 'cpu']) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('error: ')
     assert said in error
+
+
+def test_interrupt_is_one_line_that_says_how_to_go_on(trained, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    image, out = write_photo(tmp_path / 'image.png'), tmp_path / 'out'
+    command = ['predict', *trained, image, '--out', str(out), '--device', 'cpu']
+    monkeypatch.setattr(Image.Image, 'putpalette', interrupted)
+    assert main(command) == 130
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        last == f'Stopped. What stands in {out} is whole, and the same command goes on from there.'
+    )
+    assert set(files_in(out)) == {'prediction.json'}
+    monkeypatch.undo()
+    assert main(command) == 0
 
 
 def test_full_disk_ends_it_and_keeps_what_is_whole(trained, tmp_path, monkeypatch):
