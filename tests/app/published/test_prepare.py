@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import shutil
 import tarfile
 import zipfile
@@ -99,19 +100,26 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, prepare, archive):
     assert prepare('ksdd2', zipped(tmp_path / 'KolektorSDD2.zip', files))[2] == written
 
 
-def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, prepare, archive):
+def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, prepare, archive, monkeypatch):
     _, _, expected = prepare('ksdd2', archive)
     for path in [path for path in (tmp_path / 'data').rglob('*') if path.is_file()]:
         path.unlink()
     (tmp_path / 'data' / 'prepared.jsonl').touch()
-    part = tmp_path / 'data' / 'img_dir' / 'train' / '10002.png.part'
-    part.symlink_to('/dev/full')
+    replace = os.replace
+
+    def full(part, path):
+        if str(path).endswith('img_dir/train/10002.png'):
+            raise OSError(28, 'No space left on device')
+        replace(part, path)
+
+    monkeypatch.setattr(os, 'replace', full)
     code, error, files = prepare('ksdd2', archive)
     assert code == 1
     assert error.count('\n') == 1
     assert 'No space left on device; the same command goes on from here' in error
     assert len(files) == 4
     assert files.items() <= expected.items()
+    monkeypatch.undo()
     code, _, files = prepare('ksdd2', archive)
     assert (code, files) == (0, expected)
 
