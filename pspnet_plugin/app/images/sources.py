@@ -120,7 +120,10 @@ def walk(top: str) -> Iterator[tuple[str, list[str]]]:
     """A folder and all below it that are not hidden, each once, with the names of their files."""
 
     def refuse(error: OSError) -> None:
-        raise PredictionError(f'{error.filename} cannot be read: {error.strerror}.') from error
+        raise PredictionError(
+            f'{error.filename} cannot be read: {error.strerror}. Change that, or name the folders '
+            'beside it.'
+        ) from error
 
     seen = {str(folder) for folder in Path(top).resolve().parents}  # no link leads up there
     waiting = [top]  # links come last, so that a folder has its own name where it has one

@@ -89,7 +89,7 @@ def predict_folder(
                 stack.enter_context(without_leftovers(out))
             found = predict_jobs(predictor, jobs[rank::processes], opacity, advance)
             parts = gather_object(found)  # None but in the first process
-        return joined(parts, jobs, out, predictor.classes) if parts else Summary()
+            return joined(parts, jobs, out, predictor.classes) if parts else Summary()
     except OSError as error:
         raise PredictionError(
             f'{error.filename or out} cannot be written: {error.strerror or error}. What was '

@@ -18,7 +18,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ...errors import ImageError, PredictionError
-from ...utils.text import one_line
+from ...utils.text import first_line
 from ..images.sources import ImageSource, sources_of
 from .pipeline import Pipeline, PreparedImage
 from .results import Prediction
@@ -259,7 +259,8 @@ def require_plain_average(cfg: Any) -> None:
 
 def failure(source: ImageSource, what: str, error: Exception) -> ImageError:
     """The ImageError of a source for which another error was raised."""
-    image_error = ImageError(source.name, f'{what} ({one_line(error)}).')
+    reason = f'{type(error).__name__}: {first_line(error)}'
+    image_error = ImageError(source.name, f'{what} ({reason}).')
     image_error.__cause__ = error
     return image_error
 

@@ -65,7 +65,7 @@ ERRORS = [
     KeyError('a'),
     MemoryError(),
     RuntimeError('of two\nlines'),
-    np.exceptions.AxisError('axis'),
+    np.linalg.LinAlgError('singular'),
 ]
 
 
