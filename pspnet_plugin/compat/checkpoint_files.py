@@ -5,8 +5,8 @@ before it writes the new one, and writes in place. A full disk or a killed proce
 broken file or none, and ``last_checkpoint`` may be empty.
 
 Changed, for as long as the process runs: ``LocalBackend.put`` and ``CheckpointHook`` write beside
-the file (``NAME.NUMBER.part``) and put the whole file in its place; what a checkpoint replaces is removed
-afterwards, so for a moment the disk holds one more than ``max_keep_ckpts``.
+the file (``NAME.NUMBER.part``) and put the whole file in its place; what a checkpoint replaces is
+removed afterwards, so for a moment the disk holds one more than ``max_keep_ckpts``.
 
 Unnecessary as soon as mmengine writes first and removes then.
 """
