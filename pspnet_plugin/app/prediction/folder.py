@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from errno import EEXIST, EILSEQ, EINVAL, EISDIR, ENAMETOOLONG, ENOENT, ENOTDIR
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,16 +32,7 @@ SHARES = 'shares.csv'
 WAITING = 1  # predictions that wait to be written; those of many classes are large
 # Errors of the system that are due to the name of a file, or to what stands in its place; others
 # come from the disk.
-OF_ONE_FILE = (
-    None,
-    errno.ENAMETOOLONG,
-    errno.EILSEQ,
-    errno.EINVAL,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.ENOENT,
-)
+OF_ONE_FILE = (None, EEXIST, EILSEQ, EINVAL, EISDIR, ENAMETOOLONG, ENOENT, ENOTDIR)
 
 
 class Summary(NamedTuple):
