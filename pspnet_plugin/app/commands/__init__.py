@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int | str | None:
         if command not in COMMANDS:
             return _run(argv)
         _ignore_warnings_of_others()
+        logging.raiseExceptions = False  # a log on a full disk: what else is written there says it
         importlib.import_module('pspnet_plugin.registered')
         with _importable(os.getcwd()):  # as with python -m
             return _run(argv)

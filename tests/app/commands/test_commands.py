@@ -70,7 +70,7 @@ def test_configs_are_listed_printed_and_written_as_one_file_but_not_over_another
     assert f'{R50}.py' in capsys.readouterr().out.splitlines()
     assert main(['config', R50]) == 0
     printed = capsys.readouterr().out
-    written = tmp_path / 'mine.py'
+    written = tmp_path / 'new' / 'mine.py'
     assert main(['config', R50, '--out', str(written)]) == 0
     assert written.read_text() == printed
     assert '_base_' not in printed
@@ -82,6 +82,23 @@ def test_configs_are_listed_printed_and_written_as_one_file_but_not_over_another
     assert main(['config', R50, '--out', str(written)]) == 1
     assert 'is there already' in capsys.readouterr().err
     assert written.read_text() == 'mine'
+
+
+@pytest.mark.parametrize(('name', 'size'), [('train', 15000), ('config', 1000)])
+def test_a_full_disk_is_one_line_without_tracebacks(here, street_scenes, capfd, name, size):
+    small = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL]
+    words = {'train': ['--work-dir', 'full', *small], 'config': ['--out', 'full.py']}[name]
+    resource = pytest.importorskip('resource')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))  # of each file, in bytes
+    try:
+        assert main([name, R50, *words]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capfd.readouterr().err
+    assert 'File too large' in error.splitlines()[-1]
+    assert 'Traceback' not in error
+    assert not (here / 'full.py').exists()
 
 
 @pytest.mark.parametrize('name', ['config', 'train', 'test', 'inspect', 'freezing'])
@@ -136,7 +153,6 @@ TO_CONFIG = 'config', 'inspect', 'freezing', 'train', 'check'
         (('check', 'config.py', '--out', 'file/x.png'), 'x.png: Not a directory'),
         (('check', 'config.py', '--out', 'grid'), '--out grid: is a picture'),
         (('config', 'config.py', '--out', 'file/x.py'), 'file/x.py: Not a directory'),
-        (('config', 'config.py', '--out', 'gone/x.py'), 'gone/x.py: No such file or directory'),
         (
             ('predict', *FILES, 'file', '--out', 'file/x'),
             'x cannot be written: Not a',

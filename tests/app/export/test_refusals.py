@@ -1,7 +1,5 @@
 """What cannot be exported, or gives other labels, is one error, and no file is lost by it."""
 
-import resource
-
 import onnx
 import pytest
 import torch
@@ -106,6 +104,7 @@ def test_settings_that_make_no_sense_are_named(settings, named):
 @pytest.mark.parametrize('to', ['onnx', 'openvino', 'torch-export'])
 def test_a_full_disk_is_told_as_such_and_leaves_nothing_behind(tmp_path, config, checkpoint, to):
     path = tmp_path / 'out' / f'network{SUFFIXES[to]}'
+    resource = pytest.importorskip('resource')
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # of each file, in bytes
     try:
