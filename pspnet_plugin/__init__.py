@@ -1,77 +1,18 @@
 """PSPNet for MMSegmentation: exact fast heads, pretrained weights that load, layers that freeze.
 
 Importing the package repairs what the stock stack needs (:mod:`pspnet_plugin.compat`) and registers
-everything below, so a config only says ``custom_imports = dict(imports=['pspnet_plugin'])``.
-Without mmseg, the hooks and the initializer serve any mmengine project.
+everything in :mod:`pspnet_plugin.registered`, so a config only says
+``custom_imports = dict(imports=['pspnet_plugin'])``. Without mmseg, the hooks and the initializer
+serve any mmengine project.
 """
 
 import importlib
 import importlib.util
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import compat
-from .errors import ImageError, PredictionError, PspnetPluginError
-from .utils.config_files import config_path
-
 __version__ = '0.1.0'
-
-compat.apply()
-
-from .finite_loss import StopAtNonFiniteLossHook  # noqa: E402
-from .freezing import L2SPHook, LayerFreezeHook  # noqa: E402
-from .pretrained import (  # noqa: E402
-    PretrainedBackbone,
-    PretrainedBackboneHook,
-    load_pretrained,
-)
-from .speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook  # noqa: E402
-
-__all__ = [
-    'ChannelsLastHook',
-    'FoldBatchNormHook',
-    'ImageError',
-    'KeepMemoryHook',
-    'L2SPHook',
-    'LayerFreezeHook',
-    'PredictionError',
-    'PretrainedBackbone',
-    'PretrainedBackboneHook',
-    'PspnetPluginError',
-    'StopAtNonFiniteLossHook',
-    '__version__',
-    'config_path',
-    'load_pretrained',
-]
-
-if importlib.util.find_spec('mmseg') is not None:
-    from .heads import (
-        FactorizedFCNHead,
-        FactorizedOCRHead,
-        FactorizedPSPHead,
-        FactorizedSegformerHead,
-        FactorizedUPerHead,
-        PlainPSPHead,
-    )
-    from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
-    from .transforms import CheckLabels, LoadRaster
-
-    __all__ += [
-        'CheckLabels',
-        'ExportSettings',
-        'FactorizedFCNHead',
-        'FactorizedOCRHead',
-        'FactorizedPSPHead',
-        'FactorizedSegformerHead',
-        'FactorizedUPerHead',
-        'LabelMapEncoderDecoder',
-        'LoadRaster',
-        'LogitsTTAModel',
-        'PlainPSPHead',
-        'Prediction',
-        'export_model',
-        'init_model',
-        'predict',
-    ]
 
 # What a training run does not need is imported when it is asked for.
 LOOKED_UP = {
@@ -81,6 +22,26 @@ LOOKED_UP = {
     'init_model': 'app.models',
     'predict': 'app.prediction',
 }
+
+
+def _starts_the_command() -> bool:
+    """Whether ``pspnet`` or ``python -m pspnet_plugin`` starts, whose ``--help`` needs no torch.
+
+    The command registers everything by itself, where Ctrl-C is one line already.
+    """
+    from multiprocessing.process import parent_process
+
+    program = Path(sys.argv[0]).name if sys.argv else ''
+    return program in ('-m', 'pspnet', 'pspnet.exe') and parent_process() is None
+
+
+if TYPE_CHECKING or not _starts_the_command():
+    from . import registered
+    from .registered import *  # noqa: F403
+
+    __all__: list[str] = ['__version__', *registered.__all__]
+    if importlib.util.find_spec('mmseg') is not None:
+        __all__ += ['ExportSettings', 'Prediction', 'export_model', 'init_model', 'predict']
 if TYPE_CHECKING:
     from .app.export import ExportSettings, export_model
     from .app.models import init_model
@@ -88,6 +49,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in LOOKED_UP:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(importlib.import_module(f'.{LOOKED_UP[name]}', __name__), name)
+    module = importlib.import_module(f'.{LOOKED_UP.get(name, "registered")}', __name__)
+    if name in LOOKED_UP or name in module.__all__:
+        return getattr(module, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

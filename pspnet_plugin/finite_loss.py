@@ -34,7 +34,7 @@ class StopAtNonFiniteLossHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         losses = {
-            name: float(value)
+            name: value.item() if isinstance(value, torch.Tensor) else value
             for name, value in (outputs or {}).items()
             if 'loss' in name and isinstance(value, (float, torch.Tensor))
         }

@@ -6,7 +6,7 @@ import copy
 import inspect
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ READ_BESIDE = (
     *('broadcast_buffers', 'detect_anomalous_params', 'find_unused_parameters'),
     *('model_wrapper_cfg', 'prepare_dataset', 'test_pipeline', 'tta_model', 'tta_pipeline'),
 )
+SUFFIXES = ('.py', '.yml', '.yaml', '.json')
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -63,6 +64,11 @@ def find_config(name: str) -> str:
         PspnetPluginError: there is neither.
     """
     if Path(name).is_file():
+        if Path(name).suffix not in SUFFIXES:
+            raise PspnetPluginError(
+                f'{name} is no config ({", ".join(SUFFIXES)}). The config comes first, then the '
+                'checkpoint.'
+            )
         return name
     own = name[len(SCOPE) :] if name.startswith(SCOPE) else name
     own = own if own.endswith('.py') else f'{own}.py'
@@ -75,13 +81,23 @@ def find_config(name: str) -> str:
     )
 
 
+def require_model(cfg: Config) -> None:
+    """Raise PspnetPluginError for a part of a config, such as one of a dataset alone."""
+    if not isinstance(cfg.get('model'), Mapping):
+        name = cfg.filename or 'The config'
+        raise PspnetPluginError(f'{name} has no model = dict(...), of its own or by _base_.')
+
+
 def read_config(
-    config: str | os.PathLike | Config, options: dict[str, Any] | None = None
+    config: str | os.PathLike | Config,
+    options: dict[str, Any] | None = None,
+    with_model: bool = True,
 ) -> Config:
     """A copy of a config, or the one at a path, or the plugin's or mmseg's of a name.
 
     Args:
         options: dotted keys with the values that they get in it.
+        with_model: whether one without a model is an error.
 
     Raises:
         PspnetPluginError: there is no such config, or it cannot be read.
@@ -100,6 +116,8 @@ def read_config(
         raise
     except Exception as error:  # whatever the code in the file raises
         raise PspnetPluginError(f'{name}: {one_line(error)}') from error
+    if with_model:
+        require_model(read)
     return read
 
 

@@ -1,14 +1,20 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and files that one process holds."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+if sys.platform == 'win32':
+    import msvcrt
+else:
+    import fcntl
 KEPT = 50  # characters of a name that stand in that of its unfinished file; names have 255 bytes
 UNFINISHED = f'*.{"[0-9a-f]" * 8}.part*'  # a pattern of the names of unfinished files
 
@@ -33,7 +39,8 @@ def replaced_when_whole(path: str | Path, suffix: str = '.part') -> Iterator[str
     folder, name = os.path.split(path)
     part = os.path.join(folder, f'{name[:KEPT]}.{secrets.token_hex(4)}{suffix}')
     try:
-        os.makedirs(folder, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # a file, as opening it says better
+            os.makedirs(folder, exist_ok=True)
         yield part
         with open(part, 'rb+') as file:
             os.fsync(file.fileno())
@@ -44,3 +51,24 @@ def replaced_when_whole(path: str | Path, suffix: str = '.part') -> Iterator[str
         if isinstance(error, OSError) and error.filename in (None, part):
             error.filename, error.filename2 = path, None
         raise
+
+
+def held_alone(path: str | Path) -> IO[Any] | None:
+    """Open a file that this process holds until it closes it or ends, also where it is killed.
+
+    Workers that it has forked hold nothing.
+
+    Returns:
+        None where another process holds it.
+    """
+    file = open(path, 'a')  # noqa: SIM115  the caller closes it
+    try:
+        if sys.platform == 'win32':
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a file system without locks
+            file.close()
+            return None
+    return file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import shlex
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,3 +68,9 @@ def first_cause(error: Exception) -> str:
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return first_line(error)[:200].rstrip('.')
+
+
+def next_steps(*commands: Sequence[object]) -> str:
+    """What to type next: words of ``pspnet`` for each line, quoted for the shell."""
+    lines = [shlex.join(['pspnet', *map(str, words)]) for words in commands]
+    return '\n'.join(f'{"" if number else "next:":<8} {line}' for number, line in enumerate(lines))

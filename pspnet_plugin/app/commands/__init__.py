@@ -8,13 +8,17 @@ arguments to another command line as they are.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
+import logging
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 from ...errors import PspnetPluginError
-from ...utils.config_files import shipped
 
 COMMANDS = {
     'init': 'write a config for a folder of images and one of masks',
@@ -50,37 +54,64 @@ pspnet COMMAND --help shows the options of a command.
 """
 
 
+# Beginnings of warnings that other packages give about each other.
+NOT_FOR_USERS = (r'(?s).*deprecated', 'The draw is False', 'Detected call of `lr_scheduler')
+INTERRUPTED = 130  # the exit code of what Ctrl-C has ended
+HOW_TO_GO_ON = {
+    'train': 'The same command with --resume goes on from the last checkpoint.',
+    'predict': 'The same command goes on from here.',
+    'prepare': 'The same command goes on from here.',
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int | str | None:
     """Run a command line, by default that of the process.
 
     Returns:
-        The exit code. An error of the plugin is printed as one line, without a traceback, and is 1.
+        The exit code. An error of the plugin or of a file is printed as one line, without a
+        traceback, and is 1; so is Ctrl-C, with how to go on, and is 130.
     """
+    if argv is None and hasattr(os, 'register_at_fork'):  # not on Windows
+        os.register_at_fork(after_in_child=_leave_ctrl_c_to_the_parent)
     argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # print what its encoding lacks as \u9053
         sys.stdout.reconfigure(errors='backslashreplace')
+    command = argv[0] if argv else ''
     try:
-        if argv and argv[0] in ('train', 'test'):
-            from ..training.launch import run_stock_tool
-
-            return run_stock_tool(f'{argv[0]}.py', argv[1:])
-        if argv and argv[0] == 'benchmark':
-            return _run_benchmark(argv[1:])
-        return _run(argv)
-    except PspnetPluginError as error:
-        print(f'error: {error}', file=sys.stderr)
+        if command not in COMMANDS:
+            return _run(argv)
+        _ignore_warnings_of_others()
+        logging.raiseExceptions = False  # a log on a full disk: what else is written there says it
+        importlib.import_module('pspnet_plugin.registered')
+        with _importable(os.getcwd()):  # as with python -m
+            return _run(argv)
+    except (Exception, KeyboardInterrupt) as error:
+        if _began_with_ctrl_c(error):
+            way_on = HOW_TO_GO_ON.get(command, 'The same command starts again.')
+            print(f'stopped. {way_on}', file=sys.stderr)
+            return INTERRUPTED
+        if not isinstance(error, (PspnetPluginError, OSError)):
+            raise
+        print(f'error: {_told(error)}', file=sys.stderr)
         return 1
 
 
-def _run(argv: list[str]) -> int:
+def _run(argv: list[str]) -> int | str | None:
     named = argv[0] if argv else None
+    if named in ('train', 'test'):
+        from ..training.launch import run_stock_tool
+
+        return run_stock_tool(f'{named}.py', argv[1:])
+    if named == 'benchmark':
+        return _run_benchmark(argv[1:])
     parser = argparse.ArgumentParser(
         prog='pspnet',
         description='PSPNet in MMSegmentation: train, test, predict and look into it.',
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--version', action='version', version=_versions())
+    version = _versions() if named == '--version' else ''
+    parser.add_argument('--version', action='version', version=version)
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for name, summary in COMMANDS.items():
         sentence = f'{summary[0].upper()}{summary[1:]}.'
@@ -89,18 +120,63 @@ def _run(argv: list[str]) -> int:
             module = importlib.import_module(f'.{MODULES[name]}', __package__)
             getattr(module, f'add_{name}')(command)
             command.set_defaults(run=getattr(module, f'run_{name}'))
+    if named and named not in COMMANDS and not named.startswith('-'):
+        from ...utils.text import did_you_mean
+
+        parser.error(f'{named} is no command.{did_you_mean(named, COMMANDS)}')
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
 
 
 def _run_benchmark(argv: list[str]) -> int:
     """The benchmarks in ``tools/``, which travel with the package."""
-    tools = str(shipped('tools'))
-    sys.path.insert(0, tools)  # as Python does for a script
-    try:
+    from ...utils.config_files import shipped
+
+    with _importable(str(shipped('tools'))):
         return importlib.import_module('benchmark.command').main(argv)
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Within this context the modules of a folder are found, as those beside a script are."""
+    sys.path.insert(0, folder)
+    try:
+        yield
     finally:
-        sys.path.remove(tools)
+        sys.path.remove(folder)
+
+
+def _began_with_ctrl_c(error: BaseException | None) -> bool:
+    """Also where a library has put an error of its own in its place, as mmengine's config does."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    """A terminal sends Ctrl-C to the workers of data loaders too, which end when their parent does.
+
+    Errors of their threads are then about connections that the parent has closed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = lambda *_: None
+
+
+def _told(error: Exception) -> str:
+    """What an error says; one of the system, such as a full disk, in one line with the file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
+    return ' '.join(str(error).split()) if isinstance(error, OSError) else str(error)
+
+
+def _ignore_warnings_of_others() -> None:
+    """Show no warnings that only the authors of other packages can act on; ``-W`` shows all."""
+    if sys.warnoptions:
+        return
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.simplefilter('ignore', category)
+    for message in NOT_FOR_USERS:
+        warnings.filterwarnings('ignore', message)
 
 
 def _versions() -> str:

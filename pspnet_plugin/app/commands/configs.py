@@ -20,6 +20,7 @@ from ...pretrained.load import load_pretrained
 from ...pretrained.planned_loads import planned_loads, refuse_timm_weights
 from ...pretrained.settings import LoadSettings
 from ...utils.config_files import config_names, read_config
+from ...utils.files import write_whole
 from ...utils.text import one_line, without_warnings_of_mmseg
 
 
@@ -57,17 +58,14 @@ def run_config(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         print('\n'.join(config_names()))
         return 0
-    text = read_config(arguments.name).pretty_text
+    text = read_config(arguments.name, with_model=False).pretty_text
     if out is None:
         print(text, end='')
         return 0
-    try:
-        with open(out, 'x', encoding='utf-8') as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise PspnetPluginError(f'{out} is there already: name another file.') from error
-    except OSError as error:
-        raise PspnetPluginError(f'{out} cannot be written: {error.strerror}.') from error
+    if out.exists():
+        raise PspnetPluginError(f'{out} is there already: name another file.')
+    with write_whole(out, 'w', encoding='utf-8') as file:
+        file.write(text)
     print(f'written: {out}')
     return 0
 
@@ -86,8 +84,8 @@ def run_freezing(arguments: argparse.Namespace) -> int:
         if arguments.out:
             draw(shown, arguments.out)
             print(f'written: {arguments.out}')
-    except (PspnetPluginError, OSError) as error:
-        raise PspnetPluginError(str(error)) from error
+    except (PspnetPluginError, OSError):
+        raise
     except Exception as error:  # whatever mmengine raises for a config that it cannot build
         raise PspnetPluginError(f'{arguments.config}: {one_line(error)}') from error
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +11,11 @@ from PIL import Image, PngImagePlugin
 from rich.table import Column, Table
 
 from ...errors import PspnetPluginError
+from ...pretrained.source.download import cached_path
+from ...pretrained.source.schemes import Address, resolve
 from ...utils.config_files import read_config
 from ...utils.files import write_whole
-from ...utils.text import table_as_text
+from ...utils.text import next_steps, table_as_text
 from ..errors import DataError, refuse
 from ..own_data.check import check_config
 from ..own_data.classes import written
@@ -78,14 +79,14 @@ def run_init(arguments: argparse.Namespace) -> int:
         table.add_row(str(number), name, written(value), f'{100 * frequency:.2f} %')
     for value, share in classes.ignored.items():
         table.add_row('', 'ignored', written(value), f'{100 * share:.2f} % of all')
-    typed = shlex.quote(str(config))
     print(
         f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
         f'{images[0].depth}; {training} to train, {len(images) - training} to validate; '
         f'{duplicates} near-duplicates, which stay on one side\n{table_as_text(table)}\n'
         f'{lacking_line({str(image.pair.image): image.lacking for image in images})}'
-        f'written: {config}\nnext:    pspnet check {typed}\n         pspnet train {typed}'
+        f'{start_of_training(arguments.backbone)}\nwritten: {config}'
     )
+    print(next_steps(('check', config), ('train', config)))
     return 0
 
 
@@ -99,6 +100,18 @@ def lacking_line(shares: Mapping[str, float]) -> str:
     return (
         f'without data (NaN, infinite, nodata): {len(lacking)} images, {mean:.2%} of their pixels; '
         f'most in {most}, {lacking[most]:.2%}\n'
+    )
+
+
+def start_of_training(backbone: str) -> str:
+    """Where the weights of a backbone come from, and what else to do without a network."""
+    weights = resolve(BACKBONES[backbone].pretrained)
+    if not isinstance(weights, Address) or (path := cached_path(weights)).is_file():
+        return 'weights: on this machine, training needs no network'
+    return (
+        f'weights: training downloads {weights.url}; without a network put that file at {path}, '
+        'set pretrained in the config to another file or to None (random weights), or take '
+        '--backbone efficientnet_lite0, whose weights come in a package'
     )
 
 
@@ -166,6 +179,7 @@ def run_check(arguments: argparse.Namespace) -> int:
             Image.fromarray(found.grid).save(file, 'PNG', pnginfo=mark)
         print(f'written: {arguments.out}')
     refuse(found.problems)
+    print(next_steps(('train', arguments.config)))
     return 0
 
 

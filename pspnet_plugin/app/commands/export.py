@@ -36,6 +36,12 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help='what the file gives: logits of the decode head, or probabilities or labels at the '
         'size of the input (default: logits)',
     )
+    add(
+        '--opset',
+        type=int,
+        metavar='N',
+        help="version of ONNX's operators, for older runtimes (default: the exporter's)",
+    )
     add('--dtype', choices=DTYPES, default='float32', help='of the weights (default: float32)')
     add(
         '--int8',
@@ -74,6 +80,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         int8=arguments.int8,
         winograd=arguments.winograd,
+        opset=arguments.opset,
     )
     print('The network is recorded and compared with PyTorch: a minute or more.', file=sys.stderr)
     report = export_model(

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...errors import PredictionError
 from ...utils.config_files import read_config
 from ...utils.distributed import device_of_process, is_first_process
+from ...utils.text import next_steps
 from .configs import add_config_arguments
 
 
@@ -113,4 +114,8 @@ def predict_and_tell(arguments: argparse.Namespace) -> int:
         print(f'{len(summary.failures)} could not be predicted:', file=sys.stderr)
         for failure in summary.failures:
             print(f'  {failure}', file=sys.stderr)
+    else:
+        files = arguments.config, arguments.checkpoint
+        out = Path(arguments.config).with_suffix('.onnx').name
+        print(next_steps(('export', *files, '--out', out)))
     return 1 if summary.failures else 0

@@ -185,7 +185,7 @@ def dataset_samples(config: Config, loader: str) -> list[dict]:
         built = without_pipeline(dataset, scope_of(config))
         try:
             listed = built.load_data_list() if built is not None else []
-        except OSError:
+        except (OSError, AssertionError):  # mmseg asserts that a list of images is there
             return []
         samples += [sample for sample in listed if Path(sample['img_path']).is_file()]
     return samples
@@ -207,7 +207,9 @@ def read(config: Config, samples: list[dict], labels: bool = False) -> Iterator[
     steps = list(stated_pipeline(config, tta=False))
     pipeline = Compose(copy.deepcopy(steps if labels else without_labels(steps)))
     for sample in samples:
-        yield pipeline(copy.deepcopy(sample) if labels else {'img_path': sample['img_path']})
+        with as_export_error(f'{sample["img_path"]} cannot be read'):
+            packed = pipeline(copy.deepcopy(sample) if labels else {'img_path': sample['img_path']})
+        yield packed
 
 
 def noise(channels: int, size: tuple[int, int], number: int) -> Tensor:

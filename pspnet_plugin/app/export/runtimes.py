@@ -19,7 +19,7 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...compat import old_torch
 from .network import ExportedNetwork
@@ -31,6 +31,8 @@ Meta = dict[str, str]
 # Before torch 2.7 the newer of its two exporters gives the open dimensions no names.
 HAS_DYNAMO_EXPORTER = old_torch.version() >= (2, 7)
 INPUT = 'image'
+# The first that the newer exporter writes; before it the older one is taken.
+OLDEST_OPSET = 18
 OPEN = {0: 'batch', 2: 'height', 3: 'width'}
 # A protobuf message holds at most 2 GiB; larger weights are written beside it.
 LARGEST_FILE = 1_900_000_000
@@ -68,19 +70,37 @@ def write_onnx(network: ExportedNetwork, example: Tensor, metadata: Meta, path: 
 
     settings = network.settings
     options: dict[str, Any] = {'input_names': [INPUT], 'output_names': [settings.output]}
-    if HAS_DYNAMO_EXPORTER:
-        size = sum(p.numel() * p.element_size() for p in network.parameters())
-        options.update(dynamo=True, verbose=False, external_data=size > LARGEST_FILE)
+    if settings.opset is not None:
+        options['opset_version'] = settings.opset
+    if HAS_DYNAMO_EXPORTER and (settings.opset is None or settings.opset >= OLDEST_OPSET):
+        external = size_of(network) > LARGEST_FILE
+        options.update(dynamo=True, verbose=False, external_data=external)
         options['dynamic_shapes'] = None if settings.size else (OPEN,)
     elif settings.dtype == 'float16' and settings.to == 'onnx':
-        raise ExportError(f'float16 needs torch 2.7 or later, here is {torch.__version__}.')
-    elif settings.size is None:
-        options['dynamic_axes'] = {INPUT: OPEN}
+        raise ExportError(
+            f'float16 needs torch 2.7 or later, here is {torch.__version__}, and opset '
+            f'{OLDEST_OPSET} or later.'
+        )
+    else:
+        options['dynamic_axes'] = None if settings.size else {INPUT: OPEN}
+        if HAS_DYNAMO_EXPORTER:
+            options['dynamo'] = False
     with torch.no_grad(), quiet():
         torch.onnx.export(network, (example,), str(path), **options)
     model = onnx.load(path, load_external_data=False)
+    written = max(opset.version for opset in model.opset_import if not opset.domain)
+    if settings.opset not in (None, written):
+        raise ExportError(
+            f'opset {settings.opset} cannot be had of torch {torch.__version__}, '
+            f'which wrote {written}.'
+        )
     onnx.helper.set_model_props(model, metadata)
     onnx.save(model, path)
+
+
+def size_of(network: nn.Module) -> int:
+    """The bytes of a network's weights."""
+    return sum(weight.numel() * weight.element_size() for weight in network.parameters())
 
 
 def open_onnx(path: Path) -> Predict:
@@ -136,7 +156,7 @@ def write_openvino(network: ExportedNetwork, example: Tensor, metadata: Meta, pa
     """
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         onnx_path = Path(folder, 'network.onnx')
         write_onnx(network, example, metadata, onnx_path)
         model = openvino.convert_model(onnx_path)

@@ -20,10 +20,13 @@ class ExportError(PspnetPluginError):
 
 @contextlib.contextmanager
 def as_export_error(what: str, way_out: str = '') -> Iterator[None]:
-    """Within this context what a library raises becomes an ExportError with the same cause."""
+    """Within this context what a library raises becomes an ExportError with the same cause.
+
+    What the system raises stays: a full disk says nothing about the network.
+    """
     try:
         yield
-    except PspnetPluginError:
+    except (PspnetPluginError, OSError):
         raise
     except Exception as error:
         raise ExportError(f'{what}: {first_cause(error)}.{way_out}') from error
@@ -47,6 +50,7 @@ class ExportSettings:
         int8: whether convolutions are quantized, calibrated on images of the training set.
         winograd: whether 3 x 3 convolutions of 512 or more channels are written as matrix products
             with a quarter of the multiplications, see :mod:`.winograd`: for float32 on CPUs.
+        opset: the version of ONNX's operators; None for the one that PyTorch's exporter prefers.
     """
 
     to: str = 'onnx'
@@ -56,6 +60,7 @@ class ExportSettings:
     dtype: str = 'float32'
     int8: bool = False
     winograd: bool = False
+    opset: int | None = None
 
     def __post_init__(self) -> None:
         for name, known in (('to', SUFFIXES), ('output', OUTPUTS), ('dtype', DTYPES)):
@@ -69,6 +74,10 @@ class ExportSettings:
             raise ExportError('int8 quantizes a float32 network: leave dtype as it is.')
         if self.winograd and (self.int8 or self.dtype != 'float32'):
             raise ExportError('winograd is for float32: its sums lose too much in less.')
+        if self.opset is not None and self.to != 'onnx':
+            raise ExportError(f'opset={self.opset} is for onnx, not for {self.to}.')
+        if self.opset is not None and self.opset < 13:
+            raise ExportError(f'opset={self.opset} is too old: 13 is the first that is written.')
 
     @property
     def way_out(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ from ...utils.text import without_warnings_of_mmseg
 from ..models import build_segmentor, folded, last_head, load_weights, model_settings
 from .check import NOISE, Reference, check, images_to_calibrate, images_to_check, mean_ious
 from .network import ExportedNetwork, metadata_of
-from .runtimes import RUNTIMES, require
+from .runtimes import RUNTIMES, require, size_of
 from .settings import SUFFIXES, ExportError, ExportSettings, as_export_error
 
+PREFIX = '.export-'  # of the folder that holds files that are not whole yet
+BLOCK = 1 << 20
 STOCK = (EncoderDecoder.encode_decode, CascadeEncoderDecoder.encode_decode)
 
 
@@ -91,6 +95,8 @@ def export_model(
     require(runtime.packages + (runtime.to_quantize if settings.int8 else ()), settings.to)
     if out.suffix != suffix:
         raise ExportError(f'A file for {settings.to} ends in {suffix}, unlike {out.name}.')
+    if out.is_dir():
+        raise ExportError(f'{out} is a folder: name a file in it.')
     config = read_config(config)
     init_default_scope(config.get('default_scope', 'mmseg'))
     segmentor, exported = load_segmentors(config, checkpoint)
@@ -101,12 +107,13 @@ def export_model(
     metadata = metadata_of(segmentor, config, settings, example)
     parts = (type(part).__name__ for part in (segmentor.backbone, last_head(segmentor)))
     what = f'{settings.to} cannot record this network ({" and ".join(parts)})'
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix='.export-') as folder:
+    with folder_beside(out) as folder:
         path = Path(folder, out.name)
+        copies = 1 + settings.int8 + (settings.to == 'openvino')  # which comes by way of ONNX
+        require_room(path, copies * size_of(exported))
         with as_export_error(what, settings.way_out):
             runtime.write(ExportedNetwork(exported, settings), example, metadata, path)
-        predict = runtime.open(path)
+            predict = runtime.open(path)
         other_labels = check(reference, predict, images, settings.dtype)
         measured = None
         if settings.int8:
@@ -125,6 +132,33 @@ def export_model(
         for file in written:
             file.replace(out.with_name(file.name))
     return ExportReport(out, size, checked_on, other_labels, measured)
+
+
+@contextlib.contextmanager
+def folder_beside(out: Path) -> Iterator[str]:
+    """A folder on the disk of ``out``, for what is not whole; an OSError of it names ``out``."""
+    try:
+        with contextlib.suppress(FileExistsError):  # a file, as the folder in it says better
+            out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=PREFIX) as folder:
+            yield folder
+    except OSError as error:
+        if error.filename is None or PREFIX in str(error.filename):
+            error.filename, error.filename2 = str(out), None
+        raise
+
+
+def require_room(path: Path, size: int) -> None:
+    """Raise the OSError of a disk that has no room for a file of so many bytes.
+
+    Some libraries say of a full disk only that they could not write.
+    """
+    with open(path, 'wb') as file:
+        for begin in range(0, size, BLOCK):
+            file.write(bytes(min(BLOCK, size - begin)))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
 
 
 def load_segmentors(config: Config, checkpoint: str | Path) -> tuple[Any, Any]:

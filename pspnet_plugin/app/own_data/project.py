@@ -49,7 +49,7 @@ def write_project(
             already.
     """
     config = out / f'{out.resolve().name}.py'
-    lists = str(out / 'train.txt'), str(out / 'val.txt')
+    lists = str(out.absolute() / 'train.txt'), str(out.absolute() / 'val.txt')
     require_inputs(images, masks, backbone)
     require_new([config, *map(Path, lists)], (images, masks))
     stated = read_table(table) if table is not None else None
@@ -71,7 +71,9 @@ def write_project(
     image_suffixes = {pair.image.suffix for pair in pairs}  # of several each is part of a name
     image_suffix = image_suffixes.pop() if len(image_suffixes) == 1 else ''
     suffixes = (image_suffix, mask_suffix or '.png')
-    files = DataFiles((str(images), str(labels)), suffixes, lists)
+    # Absolute, so that the config holds wherever it is run from.
+    folders = str(images.absolute()), str(labels.absolute())
+    files = DataFiles(folders, suffixes, lists)
     refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
     if mask_suffix is None:
         require_new([labels])

@@ -27,12 +27,14 @@ class DatasetError(PspnetPluginError):
 
 def check_datasets(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
     """Raise :class:`DatasetError` unless every dataset lies where ``cfg`` says, with its labels."""
-    way_out = 'Set data_root in the config to where it is.'
+    make_it = '.'
     if command := cfg.get('prepare_dataset'):
         command = command.replace('{mmseg_tools}', str(stock_tools()))
         command = command.replace('{plugin_tools}', str(shipped('tools')))
-        way_out = f'Set data_root in the config to where it is, or make it: {command}'
+        make_it = f', or make it: {command}'
     for _, dataset in datasets_of(cfg, loaders):
+        setting = 'data_root' if dataset.get('data_root') else 'its path'
+        way_out = f'Set {setting} in the config to where it is{make_it}'
         check_folders(dataset, way_out)
         check_samples(dataset, scope_of(cfg), way_out)
 

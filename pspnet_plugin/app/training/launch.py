@@ -10,9 +10,12 @@ import argparse
 import contextlib
 import functools
 import logging
+import os
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 from mmengine import dist
 from mmengine.config import Config
@@ -26,12 +29,15 @@ from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
 from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
-from ...utils.config_files import find_config, require_read
+from ...utils.config_files import find_config, require_model, require_read
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import is_first_process
+from ...utils.files import held_alone
+from ...utils.text import did_you_mean, next_steps
 from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
-from .datasets import DatasetError, check_datasets
+from .datasets import DatasetError, check_datasets, is_missing
+from .pictures import AnyImageVisualizationHook
 from .settings import setting_problems
 
 # Which data loaders a stock tool reads.
@@ -45,6 +51,8 @@ GUARDS: dict[str, list[type[Hook]]] = {
     'test.py': [RequireAllWeightsHook],
 }
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
+# Warnings of mmengine's about its own parts, which nobody who runs it can act on.
+NOT_FOR_USERS = ('will be deprecated', 'The prefix is not set in metric class')
 
 
 def run_stock_tool(name: str, argv: Sequence[str]) -> int:
@@ -55,21 +63,15 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     prints at the start of each run, stand in the log file alone. An error of the plugin has one
     message, also where a worker of a data loader raised it. Returns the exit code.
     """
-    fit = functools.partial(prepare, loaders=LOADERS[name])
-    options_are_read = functools.partial(require_read, options=options_in(argv))
-    argv, argv_before = list(argv), list(sys.argv)
-    if argv and not argv[0].startswith('-'):
-        argv[0] = find_config(argv[0])
-    sys.argv[:] = [f'pspnet {name[:-3]}', *argv]
+    argv_before = list(sys.argv)
+    sys.argv[:] = [f'pspnet {name[:-3]}', *checked(argv)]
     try:
-        with contextlib.ExitStack() as added:
-            added.enter_context(several_processes.gloo_without_a_gpu())
-            added.enter_context(runner.joined(runner.before_build, options_are_read, fit))
-            added.enter_context(runner.joined(runner.logger_built, print_short_entries))
-            added.enter_context(runner.joined(runner.added_hooks, *GUARDS[name]))
+        with additions(name, options_in(argv)) as prepared:
             runpy.run_path(str(stock_tools() / name))['main']()
-    except PspnetPluginError as error:
-        raise PspnetPluginError(plain_message(error)) from error
+    except (PspnetPluginError, OSError) as error:
+        if str(error).startswith('Caught '):
+            raise PspnetPluginError(plain_message(error)) from error
+        raise
     except ValueError as error:
         if 'Expected more than 1 value per channel' not in str(error):
             raise
@@ -80,7 +82,71 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
         ) from error
     finally:
         sys.argv[:] = argv_before
+    if name == 'train.py' and prepared and is_first_process():
+        print(after_training(argv[0], Path(prepared[0].work_dir)))
     return 0
+
+
+def checked(argv: Sequence[str]) -> list[str]:
+    """The arguments of a stock tool, with the file of the config in place of its name."""
+    if any(word.partition('=')[0] == '--device' for word in argv):
+        raise PspnetPluginError(
+            'A run takes a GPU where there is one, so there is no --device: CUDA_VISIBLE_DEVICES=1 '
+            'before the command chooses one, and CUDA_VISIBLE_DEVICES= the CPU.'
+        )
+    if argv and not argv[0].startswith('-'):
+        return [find_config(argv[0]), *argv[1:]]
+    return list(argv)
+
+
+@contextlib.contextmanager
+def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
+    """Within this context runs are what the module says; the configs of those that have begun.
+
+    Args:
+        name: of the stock tool.
+        options: the keys of its ``--cfg-options``.
+    """
+    prepared: list[Config] = []
+    with contextlib.ExitStack() as added:
+
+        def fit(cfg: Config) -> None:
+            require_read(cfg, options)
+            prepare(cfg, LOADERS[name])
+            if name == 'train.py':
+                on_first_rank(cfg, lambda: added.enter_context(only_run_in(cfg.work_dir)))
+            prepared.append(cfg)
+
+        added.enter_context(several_processes.gloo_without_a_gpu())
+        added.enter_context(runner.joined(runner.before_build, fit))
+        added.enter_context(runner.joined(runner.logger_built, print_short_entries))
+        added.enter_context(runner.joined(runner.added_hooks, *GUARDS[name]))
+        yield prepared
+
+
+def only_run_in(work_dir: str) -> IO[Any]:
+    """An open file by which no other run writes to the same folder until it is closed.
+
+    Raises:
+        PspnetPluginError: another run does.
+    """
+    os.makedirs(work_dir, exist_ok=True)
+    held = held_alone(Path(work_dir, '.lock'))
+    if held is None:
+        raise PspnetPluginError(
+            f'Another run writes to {work_dir}: wait for its end, or name another --work-dir.'
+        )
+    return held
+
+
+def after_training(config: str, work_dir: Path) -> str:
+    """What to do with the best checkpoint that a run has left, or with the last."""
+    found = sorted(work_dir.glob('best*.pth'), key=lambda path: path.stat().st_mtime)
+    record = work_dir / 'last_checkpoint'
+    if not found and not record.is_file():
+        return ''
+    files = config, found[-1] if found else record.read_text().strip()
+    return next_steps(('test', *files), ('predict', *files, 'IMAGES', '--out', 'predictions'))
 
 
 def options_in(argv: Sequence[str]) -> list[str]:
@@ -91,10 +157,13 @@ def options_in(argv: Sequence[str]) -> list[str]:
 
 
 def print_short_entries(logger: logging.Logger) -> None:
-    """Keep long entries of the runner off the console; the log file has them."""
+    """Keep off the console what the log file has: long entries, and what users cannot act on."""
 
     def is_printed(record: logging.LogRecord) -> bool:
-        long = record.getMessage().count('\n') >= LONGEST
+        message = record.getMessage()
+        if record.levelno == logging.WARNING:
+            return not any(part in message for part in NOT_FOR_USERS)
+        long = message.count('\n') >= LONGEST
         return not (long and record.module == 'runner' and record.levelno == logging.INFO)
 
     for handler in logger.handlers:
@@ -102,10 +171,8 @@ def print_short_entries(logger: logging.Logger) -> None:
             handler.addFilter(is_printed)
 
 
-def plain_message(error: PspnetPluginError) -> str:
-    """What ``error`` says, also where a worker of a data loader has put its traceback around it."""
-    if not str(error).startswith('Caught '):
-        return str(error)
+def plain_message(error: Exception) -> str:
+    """What ``error`` says, where a worker of a data loader has put its traceback around it."""
     return str(error).strip().rpartition(f'{type(error).__name__}: ')[2]
 
 
@@ -113,21 +180,31 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     """Check the datasets behind ``loaders`` and fit ``cfg``, in place, to this machine.
 
     Raises:
+        PspnetPluginError: there is no model, or not the checkpoint to load.
         DatasetError: files are missing, or settings do not fit each other.
         PretrainedWeightsError: a backbone would fetch other weights than the config's.
     """
+    require_model(cfg)
+    checkpoint = cfg.get('load_from')
+    if checkpoint and is_missing(checkpoint, {}):
+        beside = [str(path) for path in Path(checkpoint).parent.glob('*.pth')]
+        hint = did_you_mean(checkpoint, beside)
+        raise PspnetPluginError(f'The checkpoint {checkpoint} does not exist.{hint}')
     if get_device() in ('cpu', 'mps'):
         fit_to_cpu(cfg)
     on_first_rank(cfg, functools.partial(check_datasets, cfg, loaders))
     problems = setting_problems(cfg, loaders)
     if problems:
         raise DatasetError('. '.join(problems))
+    for hook in dicts_within(cfg.get('default_hooks')):
+        if 'test_dataloader' in loaders and hook.get('type') == 'SegVisualizationHook':
+            hook['type'] = AnyImageVisualizationHook.__name__
     several_processes.fit_to_processes(cfg)
     if 'train_dataloader' in loaders:
         refuse_timm_weights(cfg)
 
 
-def on_first_rank(cfg: Config, check: Callable[[], None]) -> None:
+def on_first_rank(cfg: Config, check: Callable[[], object]) -> None:
     """Run ``check`` in the first process of a run only; all processes raise what it raises there.
 
     Each of many processes would otherwise look at every file. Processes are connected as mmengine's
@@ -146,7 +223,8 @@ def on_first_rank(cfg: Config, check: Callable[[], None]) -> None:
         try:
             check()
         except Exception as error:
-            raised[0] = error if isinstance(error, DatasetError) else DatasetError(repr(error))
+            told = str(error) if isinstance(error, PspnetPluginError) else repr(error)
+            raised[0] = DatasetError(told)
     dist.broadcast_object_list(raised)
     if raised[0] is not None:
         raise raised[0]

@@ -133,7 +133,9 @@ def _download(address: Address, target: Path, check: Callable[[Path], object]) -
 def _failure(address: Address, reason: str) -> PretrainedWeightsError:
     return PretrainedWeightsError(
         f'No weights from {address.url}: {reason.rstrip(".")}. If you have the file, put it at '
-        f'{cached_path(address)}.'
+        f'{cached_path(address)}. Training can also start from another file, from None (random '
+        'weights), or from a backbone whose weights come in a package, as pspnet init --backbone '
+        'efficientnet_lite0 writes it.'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,41 @@ def test_the_config_of_two_folders_trains_and_validates(here, capsys, kind):
     assert runner.model.decode_head.num_classes == 3
     assert len(runner.val_dataloader.dataset) == 2
     assert len(runner.train_dataloader.dataset) == 8
+
+
+def test_the_config_holds_wherever_it_is_run_from_and_what_is_next_can_be_pasted(
+    here, monkeypatch, capsys
+):
+    make_folders(here, mask_name='{}_mask.tif')  # not a suffix that all share: labels are written
+    assert init('--out', 'my project') == 0
+    printed = capsys.readouterr().out.splitlines()
+    words = shlex.split(printed[-1])
+    assert words[-3:] == ['pspnet', 'train', 'my project/my project.py']
+    (here / 'elsewhere').mkdir()
+    monkeypatch.chdir(here / 'elsewhere')
+    config = str(here / words[-1])
+    assert main(['check', config]) == 0
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[1:] == ['pspnet', 'train', config]
+    (here / 'images').rename(here / 'moved')
+    assert main(['check', config]) == 1
+    error = capsys.readouterr().err
+    assert f'{here / "images"} does not exist' in error
+    assert 'data_root' not in error
+
+
+@pytest.mark.parametrize('cached', [False, True])
+def test_it_is_said_whether_training_will_download_weights(here, monkeypatch, capsys, cached):
+    monkeypatch.setenv('TORCH_HOME', str(here))
+    place = here / 'hub' / 'checkpoints' / 'resnet18-f37072fd.pth'
+    if cached:
+        place.parent.mkdir(parents=True)
+        place.touch()
+    make_folders(here)
+    assert init() == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if 'weights: ' in line)
+    assert ('needs no network' in line) == cached
+    ways = str(place), 'another file', 'None', '--backbone efficientnet_lite0'
+    assert [way in line for way in ways] == [not cached] * 4
 
 
 def test_images_of_six_bands_are_read_by_gdal(here, capfd):

@@ -1,15 +1,19 @@
 """What cannot be exported, or gives other labels, is one error, and no file is lost by it."""
 
+import onnx
 import pytest
 import torch
+from mmengine.config import Config
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from torch import nn
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.export import ExportError, ExportSettings, export_model
+from pspnet_plugin.app.export.check import NOISE
 from pspnet_plugin.app.export.network import first_tensor
 from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER, require
+from pspnet_plugin.app.export.settings import SUFFIXES
 from tests.helpers.exports import small_config, write_checkpoint
 
 
@@ -88,11 +92,61 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it():
         ({'int8': True, 'dtype': 'float16'}, 'float32'),
         ({'winograd': True, 'dtype': 'float16'}, 'winograd is for float32'),
         ({'winograd': True, 'int8': True}, 'winograd is for float32'),
+        ({'opset': 17, 'to': 'openvino'}, 'opset=17 is for onnx'),
+        ({'opset': 9}, 'opset=9 is too old'),
     ],
 )
 def test_settings_that_make_no_sense_are_named(settings, named):
     with pytest.raises(ExportError, match=named):
         ExportSettings(**settings)
+
+
+@pytest.mark.parametrize('to', ['onnx', 'openvino', 'torch-export'])
+def test_a_full_disk_is_told_as_such_and_leaves_nothing_behind(tmp_path, config, checkpoint, to):
+    path = tmp_path / 'out' / f'network{SUFFIXES[to]}'
+    resource = pytest.importorskip('resource')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # of each file, in bytes
+    try:
+        with pytest.raises(OSError, match='File too large') as raised:
+            export_model(config, checkpoint, path, ExportSettings(to=to))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.filename == str(path)
+    assert not list(path.parent.iterdir())
+
+
+def test_a_file_that_is_a_folder_and_images_that_are_none_are_told(tmp_path):
+    config, checkpoint = tiny(tmp_path)
+    (tmp_path / 'network.onnx').mkdir()
+    with pytest.raises(ExportError, match='network.onnx is a folder'):
+        export_model(config, checkpoint, tmp_path / 'network.onnx')
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'broken.png').write_text('no image')
+    with pytest.raises(ExportError, match='broken.png cannot be read: '):
+        export_model(config, checkpoint, tmp_path / 'a.onnx', check_images=tmp_path / 'images')
+
+
+def test_without_the_list_of_validation_images_the_check_is_on_noise(tmp_path, street_scenes):
+    config, checkpoint = tiny(tmp_path)
+    cfg = Config.fromfile(config)
+    cfg.val_dataloader.dataset.update(ann_file='no_such_list.txt', data_root=str(street_scenes))
+    report = export_model(cfg, checkpoint, tmp_path / 'network.onnx')
+    assert report.checked_on == NOISE
+
+
+@pytest.mark.parametrize('opset', [13, 17, 18])
+def test_older_operators_are_written_where_they_are_asked_for(tmp_path, opset):
+    settings = ExportSettings(opset=opset, normalize=True, output='labels')
+    path = tmp_path / 'network.onnx'
+    export_model(*tiny(tmp_path), path, settings)
+    versions = {entry.domain: entry.version for entry in onnx.load(path).opset_import}
+    assert versions[''] == opset
+
+
+def test_operators_that_the_exporter_does_not_know_are_refused(tmp_path):
+    with pytest.raises(ExportError, match='99'):
+        export_model(*tiny(tmp_path), tmp_path / 'network.onnx', ExportSettings(opset=99))
 
 
 def test_the_end_of_the_name_must_fit_the_format(tmp_path):

@@ -145,6 +145,8 @@ def refused(server: Server, cache: Path, message: str, name: str = 'weights.pth'
         load_pretrained(network(seed=1), server.address(name), **settings)
     assert f'No weights from {server.address(name)}: ' in str(caught.value)
     assert f'If you have the file, put it at {cache / name}.' in str(caught.value)
+    for way in ('another file', 'None', '--backbone efficientnet_lite0'):
+        assert way in str(caught.value)
     assert {file.suffix for file in cache.iterdir()} <= {'.lock'}
 
 
@@ -467,7 +469,7 @@ def told_by_hand(server: Server, cache: Path, error: str) -> None:
     url = server.address('org/repo/resolve/main/folder/other.pth')
     assert error.startswith(f'No weights from {url}: ')
     place = cache / 'org--repo--folder--other.pth'
-    assert error.endswith(f'If you have the file, put it at {place}.')
+    assert f'If you have the file, put it at {place}.' in error
 
 
 def test_a_file_of_the_hub_is_downloaded_once_into_its_own_cache(hub, cache, tmp_path):
