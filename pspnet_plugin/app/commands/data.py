@@ -15,6 +15,8 @@ from ...utils.config_files import read_config
 from ...utils.files import write_whole
 from ...utils.text import table_as_text
 from ..errors import DataError, refuse
+from ..own_data.annotations.formats import FORMATS
+from ..own_data.annotations.source import Choices
 from ..own_data.check import check_config
 from ..own_data.classes import written
 from ..own_data.config_text import BACKBONES
@@ -28,8 +30,14 @@ MARK = 'Software', 'pspnet check'  # in the pictures of ``pspnet check``
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('images', type=Path, help='folder of images')
-    parser.add_argument('masks', type=Path, help='folder of masks, named like the images')
+    parser.add_argument('images', type=Path, help='folder of images, or of a whole dataset')
+    parser.add_argument(
+        'masks',
+        type=Path,
+        nargs='?',
+        help='folder of masks, named like the images, or file or folder of annotations '
+        '(default: what the first folder holds)',
+    )
     parser.add_argument(
         '--out',
         type=Path,
@@ -50,6 +58,29 @@ def add_init(parser: argparse.ArgumentParser) -> None:
         help='network whose ImageNet weights training starts from (default: %(default)s)',
     )
     parser.add_argument('--iterations', type=number, help='of training (default: by the images)')
+    shapes = parser.add_argument_group('annotations')
+    shapes.add_argument(
+        '--annotations',
+        choices=('masks', *FORMATS),
+        help='what to read, where there are several',
+    )
+    shapes.add_argument(
+        '--unannotated',
+        choices=('background', 'skip'),
+        help='images without a shape, or that no annotation names: all background, or left out '
+        '(default: the former are background, the latter left out)',
+    )
+    shapes.add_argument(
+        '--on-top',
+        choices=('later', 'smaller'),
+        default='later',
+        help='which of two shapes covers the other (default: %(default)s)',
+    )
+    shapes.add_argument(
+        '--skip-broken',
+        action='store_true',
+        help='leave out broken annotations instead of stopping',
+    )
 
 
 def number(text: str) -> int:
@@ -60,10 +91,17 @@ def number(text: str) -> int:
 
 def run_init(arguments: argparse.Namespace) -> int:
     """Write the config, and tell what was found."""
+    choices = Choices(
+        arguments.annotations,
+        arguments.unannotated,
+        arguments.on_top == 'smaller',
+        arguments.skip_broken,
+    )
     config, images, classes, training, duplicates = write_project(
         arguments.images,
-        arguments.masks,
+        arguments.masks or arguments.images,
         arguments.out,
+        choices,
         arguments.classes,
         arguments.backbone,
         arguments.iterations,

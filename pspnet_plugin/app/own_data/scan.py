@@ -16,7 +16,7 @@ from rich.progress import track
 
 from ...errors import ImageError, PredictionError
 from ...transforms.load_raster import read_raster
-from ..errors import refuse
+from ..errors import DataError, refuse
 from ..images.reading import quiet_opencv, read_bytes, require_whole
 from ..images.sources import RASTER_SUFFIXES, files_below
 from .masks import count_values, read_mask
@@ -69,12 +69,8 @@ def pair_files(images: Path, masks: Path) -> list[Pair]:
         for folder, files in ((images, found), (masks, labels))
         if not files
     ]
-    suffixes = Counter(path.suffix for path in found.values())
-    if len(suffixes) > 1:
-        counts = ', '.join(f'{count} {suffix}' for suffix, count in suffixes.most_common())
-        odd = next(p for p in found.values() if p.suffix == suffixes.most_common()[-1][0])
-        problems.append(f'{odd}: all images need one suffix, here are {counts}: convert the fewer')
     refuse(problems)
+    require_one_suffix(list(found.values()))
     image_keys, mask_keys = best_keys(list(found), list(labels))
     paired = sorted(image_keys.keys() & mask_keys.keys())
     pairs = {image_keys[key]: mask_keys[key] for key in paired}
@@ -82,6 +78,15 @@ def pair_files(images: Path, masks: Path) -> list[Pair]:
     lonely += [f'{labels[stem]}: no image' for stem in labels.keys() - set(pairs.values())]
     refuse(sorted(lonely))
     return [Pair(stem, found[stem], labels[mask]) for stem, mask in pairs.items()]
+
+
+def require_one_suffix(images: Sequence[Path]) -> None:
+    """Raise DataError for images of several suffixes, which a config cannot name."""
+    suffixes = Counter(path.suffix for path in images).most_common()
+    if len(suffixes) > 1:
+        counts = ', '.join(f'{count} {suffix}' for suffix, count in suffixes)
+        odd = next(path for path in images if path.suffix == suffixes[-1][0])
+        raise DataError(f'{odd}: all images need one suffix, here are {counts}: convert the fewer')
 
 
 def path_stem(path: Path, folder: Path) -> str:

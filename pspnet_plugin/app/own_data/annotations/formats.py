@@ -1,0 +1,25 @@
+"""The formats of annotation tools, and which of them a folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .coco import coco_files, read_coco
+from .shapes import Annotations, ImageFiles
+
+
+class Format(NamedTuple):
+    """What one tool writes."""
+
+    name: str  # as a person says it
+    # The files of this format at a path, a file or a folder; none where it is another.
+    files: Callable[[Path, ImageFiles], list[Path]]
+    read: Callable[[Path, Sequence[Path], ImageFiles], Annotations]
+    order: str = 'it comes later in the file'  # why a shape lies on top of another
+
+
+FORMATS = {
+    'coco': Format('COCO JSON', coco_files, read_coco),
+}

@@ -1,0 +1,83 @@
+"""What a person should know about annotations before they become label maps: a line each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ....utils.text import shortened
+from .draw import Oddities
+from .shapes import Annotations, ImageFiles
+
+SHOWN = 5  # kinds of overlaps that are named
+
+
+def report_lines(oddities: Mapping[Path, Oddities], order: str) -> list[str]:
+    """What the shapes have that is odd.
+
+    Args:
+        order: why one shape lies on top of another, for the end of a sentence.
+    """
+    kinds = (
+        ('outside', 'reach out of their images and are cut at the edge'),
+        ('thin', 'are thinner than a pixel somewhere: their outlines are oddities too'),
+        ('hidden', 'lie wholly below others and are not in the label maps'),
+    )
+    lines = []
+    for kind, told in kinds:
+        found = {path: getattr(one, kind) for path, one in oddities.items() if getattr(one, kind)}
+        if found:
+            labels = Counter(label for names in found.values() for label in names)
+            of = ', '.join(f'{count} {label}' for label, count in labels.most_common(SHOWN))
+            lines.append(
+                f'{counted(sum(labels.values()), "shape")} in {counted(len(found), "image")} '
+                f'{told} ({of}; first {next(iter(found))})'
+            )
+    return lines + overlap_lines(oddities, order)
+
+
+def overlap_lines(oddities: Mapping[Path, Oddities], order: str) -> list[str]:
+    """Which classes lie over which."""
+    pixels: Counter = Counter()
+    images: Counter = Counter()
+    for one in oddities.values():
+        pixels.update(one.overlaps)
+        images.update(one.overlaps.keys())
+    lines = [
+        f'{above} lies over {below} on {counted(pixels[below, above], "pixel")} in '
+        f'{counted(images[below, above], "image")}: {order}'
+        for below, above in sorted(pixels, key=pixels.__getitem__, reverse=True)
+    ]
+    more = len(lines) - SHOWN
+    return lines[:SHOWN] + ([f'and {more} more pairs of classes lie over one another'] * (more > 0))
+
+
+def without_shapes_lines(found: Annotations, images: ImageFiles, choice: str | None) -> list[str]:
+    """What becomes of images without a shape, and of those that no annotation names."""
+    empty = [str(image.path) for image in found.images.values() if not image.shapes]
+    unnamed = [str(path) for path in images.paths.values() if path not in found.images]
+    lines = []
+    for paths, told, usual in (
+        (empty, 'have no shape', 'background'),
+        (unnamed, 'are named by no annotation', 'skip'),
+    ):
+        if paths:
+            taken = (choice or usual) == 'background'
+            other = 'skip leaves them out' if taken else 'background takes them as background'
+            lines.append(
+                f'{counted(len(paths), "image")} {told}: '
+                f'{"background everywhere" if taken else "left out"} (--unannotated {other}): '
+                f'{shortened(paths)}'
+            )
+    return lines
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 shape``, ``2 shapes``."""
+    return f'{number} {noun}{"" if number == 1 else "s"}'
+
+
+def problem_lines(problems: Sequence[str]) -> list[str]:
+    """What ``--skip-broken`` has left out."""
+    return [f'left out: {shortened(list(problems), 5)}'] if problems else []

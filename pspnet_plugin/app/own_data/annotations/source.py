@@ -1,0 +1,138 @@
+"""What ``init`` is given -> pairs of images and label maps, their classes and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from ...errors import DataError, refuse
+from ..classes import IGNORED, Table
+from ..scan import Pair, pair_files, path_stem, require_one_suffix
+from .draw import Oddities, draw
+from .formats import FORMATS, Format
+from .report import problem_lines, report_lines, without_shapes_lines
+from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
+
+BACKGROUND_NAMES = ('background', '_background_', '__background__')  # of labelme too
+IGNORED_NAMES = ('__ignore__',)  # labelme's
+
+
+class Choices(NamedTuple):
+    """What a user says about annotations."""
+
+    kind: str | None = None  # a name of FORMATS or 'masks', where two would do
+    unannotated: str | None = None  # 'background' or 'skip'
+    smaller_on_top: bool = False
+    skip_broken: bool = False
+
+
+class Source(NamedTuple):
+    """Images, a mask for each, and what is known of both."""
+
+    images: Path  # folder of the images
+    masks: Path  # folder of the masks
+    pairs: list[Pair]
+    table: Table | None  # the classes, where they are stated
+    sides: dict[str, str]  # 'train', 'val' or 'test' by the names of pairs, where files say so
+    drawn: bool  # whether the masks are label maps in a temporary folder
+
+
+def find_source(
+    images: Path, masks: Path, drafts: Path, choices: Choices, tell: Callable[[str], None]
+) -> Source:
+    """Look at what is there: masks, or annotations, which become label maps in ``drafts``.
+
+    Args:
+        tell: is handed a line for each thing that a person should know.
+
+    Raises:
+        DataError: there are neither, or two kinds, or broken ones, with a line for each.
+    """
+    files = ImageFiles(images)
+    kinds = {kind: there for kind in FORMATS if (there := FORMATS[kind].files(masks, files))}
+    if masks != images and masks.is_dir() and ImageFiles(masks).paths:
+        kinds['masks'] = [masks]
+    kind = choices.kind or only_kind(kinds, masks)
+    if kind == 'masks':
+        return Source(images, masks, pair_files(images, masks), None, {}, False)
+    form = FORMATS[kind]
+    if kind not in kinds:
+        raise DataError(f'{masks}: no {form.name} there')
+    found = form.read(masks, kinds[kind], files)
+    if not choices.skip_broken:
+        refuse(found.problems)
+    tell(f'annotations: {form.name} ({masks})')
+    taken = with_unannotated(found, files, choices.unannotated)
+    drawn = Source(images, drafts, [], None, {}, True)
+    drawn, report = draw_all(drawn, taken, found.labels, form, choices)
+    unannotated = without_shapes_lines(found, files, choices.unannotated)
+    for line in (*problem_lines(found.problems), *unannotated, *report):
+        tell(line)
+    return drawn
+
+
+def only_kind(kinds: dict[str, list[Path]], where: Path) -> str:
+    """The kind that is there.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+    if len(kinds) > 1:
+        raise DataError(f'{where}: could be {" or ".join(kinds)}: choose with --annotations KIND')
+    if not kinds:
+        names = ', '.join(form.name for form in FORMATS.values())
+        raise DataError(f'{where}: neither masks nor annotations ({names})')
+    return next(iter(kinds))
+
+
+def with_unannotated(
+    found: Annotations, files: ImageFiles, choice: str | None
+) -> list[AnnotatedImage]:
+    """The images that become pairs: those without shapes, or without any word, as it is chosen."""
+    taken = [i for i in found.images.values() if i.shapes or choice != 'skip']
+    if choice == 'background':
+        unnamed = (path for path in files.paths.values() if path not in found.images)
+        taken += [AnnotatedImage(path, size_of(path), []) for path in unnamed]
+    return taken
+
+
+def draw_all(
+    source: Source, taken: list[AnnotatedImage], labels: list[str], form: Format, choices: Choices
+) -> tuple[Source, list[str]]:
+    """Write the label maps of all images; the source with them, and the lines of the report."""
+    require_one_suffix([image.path for image in taken])
+    table = class_values(labels)
+    odd: dict[Path, Oddities] = {}
+    present: set[int] = set()
+    for image in track(taken, 'drawing the shapes', transient=True):
+        name = path_stem(image.path, source.images)
+        label_map, odd[image.path] = draw(image, table, choices.smaller_on_top)
+        present.update(np.unique(label_map).tolist())
+        mask = source.masks / f'{name}.png'
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label_map).save(mask, compress_level=1)
+        source.pairs.append(Pair(name, image.path, mask))
+        if image.side:
+            source.sides[name] = image.side
+    if len(present - {IGNORED}) < 2:
+        raise DataError(f'{source.images}: no two classes, background among them, have a pixel')
+    order = 'it is smaller' if choices.smaller_on_top else form.order
+    classes = {name: (value,) for name, value in table.items() if value != IGNORED}
+    stated = Table(classes, [(IGNORED,)])
+    return source._replace(table=stated), report_lines(odd, order)
+
+
+def class_values(labels: list[str]) -> dict[str, int]:
+    """What stands in label maps for each label: 0 for the background, then in their order."""
+    ignored = [label for label in labels if label in IGNORED_NAMES]
+    empty = [label for label in labels if label.lower() in BACKGROUND_NAMES] or ['background']
+    others = [label for label in labels if label not in (*ignored, *empty)]
+    if len(others) >= IGNORED:
+        raise DataError(f'{len(others)} labels, but label maps have room for {IGNORED - 1}')
+    values = {label: number for number, label in enumerate(others, 1)}
+    return {**dict.fromkeys(empty, 0), **values, **dict.fromkeys(ignored, IGNORED)}
