@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .coco import coco_files, read_coco
+from .labelme import labelme_files, read_labelme
 from .shapes import Annotations, ImageFiles
 
 
@@ -22,4 +23,5 @@ class Format(NamedTuple):
 
 FORMATS = {
     'coco': Format('COCO JSON', coco_files, read_coco),
+    'labelme': Format('labelme JSON', labelme_files, read_labelme),
 }

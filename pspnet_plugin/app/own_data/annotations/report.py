@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ....utils.text import shortened
@@ -21,7 +21,7 @@ def report_lines(oddities: Mapping[Path, Oddities], order: str) -> list[str]:
     """
     kinds = (
         ('outside', 'reach out of their images and are cut at the edge'),
-        ('thin', 'are thinner than a pixel somewhere: their outlines are oddities too'),
+        ('thin', 'are thinner than a pixel somewhere: their outlines are drawn too'),
         ('hidden', 'lie wholly below others and are not in the label maps'),
     )
     lines = []
@@ -59,17 +59,15 @@ def without_shapes_lines(found: Annotations, images: ImageFiles, choice: str | N
     unnamed = [str(path) for path in images.paths.values() if path not in found.images]
     lines = []
     for paths, told, usual in (
-        (empty, 'have no shape', 'background'),
-        (unnamed, 'are named by no annotation', 'skip'),
+        (empty, 'without a shape', 'background'),
+        (unnamed, 'not named by any annotation', 'skip'),
     ):
         if paths:
-            taken = (choice or usual) == 'background'
-            other = 'skip leaves them out' if taken else 'background takes them as background'
-            lines.append(
-                f'{counted(len(paths), "image")} {told}: '
-                f'{"background everywhere" if taken else "left out"} (--unannotated {other}): '
-                f'{shortened(paths)}'
-            )
+            if (choice or usual) == 'background':
+                becomes = 'background everywhere (--unannotated skip leaves them out)'
+            else:
+                becomes = 'left out (--unannotated background takes them as background)'
+            lines.append(f'{told}: {counted(len(paths), "image")}, {becomes}: {shortened(paths)}')
     return lines
 
 
@@ -78,6 +76,12 @@ def counted(number: int, noun: str) -> str:
     return f'{number} {noun}{"" if number == 1 else "s"}'
 
 
-def problem_lines(problems: Sequence[str]) -> list[str]:
-    """What ``--skip-broken`` has left out."""
-    return [f'left out: {shortened(list(problems), 5)}'] if problems else []
+def left_out_lines(found: Annotations) -> list[str]:
+    """What is in no label map: lines and points, and what ``--skip-broken`` allows."""
+    lines = []
+    if found.without_area:
+        count = counted(len(found.without_area), 'shape')
+        lines.append(f'{count} without an area left out: {shortened(found.without_area)}')
+    if found.problems:
+        lines.append(f'left out as broken: {shortened(found.problems, SHOWN)}')
+    return lines

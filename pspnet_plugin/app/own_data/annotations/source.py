@@ -15,7 +15,7 @@ from ..classes import IGNORED, Table
 from ..scan import Pair, pair_files, path_stem, require_one_suffix
 from .draw import Oddities, draw
 from .formats import FORMATS, Format
-from .report import problem_lines, report_lines, without_shapes_lines
+from .report import left_out_lines, report_lines, without_shapes_lines
 from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
 
 BACKGROUND_NAMES = ('background', '_background_', '__background__')  # of labelme too
@@ -71,7 +71,7 @@ def find_source(
     drawn = Source(images, drafts, [], None, {}, True)
     drawn, report = draw_all(drawn, taken, found.labels, form, choices)
     unannotated = without_shapes_lines(found, files, choices.unannotated)
-    for line in (*problem_lines(found.problems), *unannotated, *report):
+    for line in (*left_out_lines(found), *unannotated, *report):
         tell(line)
     return drawn
 
