@@ -70,6 +70,13 @@ def pair_files(images: Path, masks: Path) -> list[Pair]:
         if not files
     ]
     refuse(problems)
+    return pair_stems(found, labels)
+
+
+def pair_stems(found: dict[str, Path], labels: dict[str, Path]) -> list[Pair]:
+    """Pair images and masks by their paths without suffixes, see :func:`pair_files`."""
+    if not found:
+        raise DataError(f'{next(iter(labels.values()))}: no image, and none for any other mask')
     require_one_suffix(list(found.values()))
     image_keys, mask_keys = best_keys(list(found), list(labels))
     paired = sorted(image_keys.keys() & mask_keys.keys())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +11,12 @@ from PIL import Image
 from rich.progress import track
 
 from ...errors import DataError, refuse
-from ..classes import IGNORED, Table
-from ..scan import Pair, pair_files, path_stem, require_one_suffix
+from ..classes import IGNORED, Table, read_table
+from ..scan import Pair, path_stem, require_one_suffix
+from .class_tables import TABLES, find_table
 from .draw import Oddities, draw
 from .formats import FORMATS, Format
+from .mask_folders import find_masks, pairs_of, sides_of_lists
 from .report import left_out_lines, report_lines, without_shapes_lines
 from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
 
@@ -55,11 +57,12 @@ def find_source(
     """
     files = ImageFiles(images)
     kinds = {kind: there for kind in FORMATS if (there := FORMATS[kind].files(masks, files))}
-    if masks != images and masks.is_dir() and ImageFiles(masks).paths:
-        kinds['masks'] = [masks]
-    kind = choices.kind or only_kind(kinds, masks)
+    folders = find_masks(images, masks)
+    kind = choices.kind or only_kind([*kinds, *(['masks'] if folders else [])], masks)
     if kind == 'masks':
-        return Source(images, masks, pair_files(images, masks), None, {}, False)
+        if folders is None:
+            raise DataError(f'{masks}: no masks there')
+        return masks_source(*folders, tell)
     form = FORMATS[kind]
     if kind not in kinds:
         raise DataError(f'{masks}: no {form.name} there')
@@ -76,7 +79,18 @@ def find_source(
     return drawn
 
 
-def only_kind(kinds: dict[str, list[Path]], where: Path) -> str:
+def masks_source(images: Path, masks: Path, tell: Callable[[str], None]) -> Source:
+    """Masks as they are, with the table of the tool that made them, where there is one."""
+    pairs = pairs_of(images, masks)
+    table = find_table((masks, masks.parent, images, images.parent))
+    stated = None
+    if table is not None:
+        tell(f'masks: {masks}, with the classes in {table} ({TABLES[table.name]})')
+        stated = read_table(table)
+    return Source(images, masks, pairs, stated, sides_of_lists(masks), False)
+
+
+def only_kind(kinds: list[str], where: Path) -> str:
     """The kind that is there.
 
     Raises:
@@ -86,8 +100,11 @@ def only_kind(kinds: dict[str, list[Path]], where: Path) -> str:
         raise DataError(f'{where}: could be {" or ".join(kinds)}: choose with --annotations KIND')
     if not kinds:
         names = ', '.join(form.name for form in FORMATS.values())
-        raise DataError(f'{where}: neither masks nor annotations ({names})')
-    return next(iter(kinds))
+        raise DataError(
+            f'{where}: holds neither masks nor annotations ({names}); name the folder or the file '
+            'of them after the folder of images'
+        )
+    return kinds[0]
 
 
 def with_unannotated(
