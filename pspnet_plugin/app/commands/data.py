@@ -96,13 +96,13 @@ def run_init(arguments: argparse.Namespace) -> int:
         arguments.unannotated,
         arguments.on_top == 'smaller',
         arguments.skip_broken,
+        arguments.classes,
     )
     config, images, classes, training, duplicates = write_project(
         arguments.images,
         arguments.masks or arguments.images,
         arguments.out,
         choices,
-        arguments.classes,
         arguments.backbone,
         arguments.iterations,
     )

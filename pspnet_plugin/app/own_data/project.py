@@ -14,7 +14,7 @@ from mmengine.config import Config
 from ...utils.text import did_you_mean, one_line
 from ..errors import DataError, refuse
 from .annotations.source import Choices, find_source
-from .classes import Classes, find_classes, read_table, write_labels
+from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
 from .scan import ImageStatistics, Pair, scan
 from .split import groups_of_duplicates, split
@@ -35,7 +35,6 @@ def write_project(
     masks: Path,
     out: Path,
     choices: Choices,
-    table: Path | None = None,
     backbone: str = 'resnet18',
     iterations: int | None = None,
     tell: Callable[[str], None] = print,
@@ -46,7 +45,6 @@ def write_project(
         masks: folder of masks, or annotations: a file or a folder.
         out: folder for the config, which has its name, and for what belongs to it.
         choices, tell: see :func:`find_source`.
-        table: file of classes, see :func:`read_table`.
         backbone, iterations: see :func:`config_text`.
 
     Raises:
@@ -57,13 +55,12 @@ def write_project(
     lists = str(out / 'train.txt'), str(out / 'val.txt')
     require_inputs(images, masks, backbone)
     require_new([config, *map(Path, lists)], (images, masks))
-    stated = read_table(table) if table is not None else None
     with tempfile.TemporaryDirectory() as drafts:
         source = find_source(images, masks, Path(drafts), choices, tell)
         refuse([problem for pair in source.pairs for problem in name_problems(pair)])
-        stated = stated or source.table
-        found = scan(source.pairs, in_colours=stated is not None and stated.in_colours)
-        classes = find_classes(found, stated)
+        in_colours = source.table is not None and source.table.in_colours
+        found = scan(source.pairs, in_colours)
+        classes = find_classes(found, source.table)
         groups = groups_of_duplicates(found)
         training, validation = split(found, groups, classes.values)
         if not validation:

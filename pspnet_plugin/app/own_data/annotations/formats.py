@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .coco import coco_files, read_coco
+from .cvat import cvat_files, read_cvat
 from .labelme import labelme_files, read_labelme
 from .shapes import Annotations, ImageFiles
+from .yolo import read_yolo, yolo_files
 
 
 class Format(NamedTuple):
@@ -24,4 +26,11 @@ class Format(NamedTuple):
 FORMATS = {
     'coco': Format('COCO JSON', coco_files, read_coco),
     'labelme': Format('labelme JSON', labelme_files, read_labelme),
+    'cvat': Format(
+        'CVAT for images (XML)',
+        cvat_files,
+        read_cvat,
+        'its z_order is higher, or it comes later in the file',
+    ),
+    'yolo': Format('YOLO segmentation', yolo_files, read_yolo),
 }

@@ -85,7 +85,8 @@ def shape_of(label: str, kind: Any, entry: dict) -> Shape:
         return Shape(label, [rectangle(*corners.min(0), *corners.max(0))])
     if kind == 'circle':
         radius = float(np.linalg.norm(corners[1] - corners[0]))
-        return Shape(label, [ellipse(*corners[0], radius, radius)])
+        x, y = corners[0].tolist()
+        return Shape(label, [ellipse(x, y, radius, radius)])
     column, row = corners[0].astype(int).tolist()
     return Shape(label, runs=runs_of(field(entry, 'mask', str), (row, column)))
 

@@ -192,6 +192,13 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> np.ndarray:
     return np.stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)], axis=1)
 
 
+def turned(ring: np.ndarray, degrees: float) -> np.ndarray:
+    """An outline turned around its middle, clockwise as it is seen."""
+    sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    middle = (ring.min(0) + ring.max(0)) / 2
+    return middle + (ring - middle) @ np.array([[cosine, sine], [-sine, cosine]])
+
+
 def shown(value: Any) -> str:
     """A value for a message, cut where it is long."""
     text = repr(value[:8] if isinstance(value, (list, str)) else value)

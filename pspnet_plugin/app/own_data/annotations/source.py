@@ -12,6 +12,7 @@ from rich.progress import track
 
 from ...errors import DataError, refuse
 from ..classes import IGNORED, Table, read_table
+from ..masks import Value
 from ..scan import Pair, path_stem, require_one_suffix
 from .class_tables import TABLES, find_table
 from .draw import Oddities, draw
@@ -31,6 +32,7 @@ class Choices(NamedTuple):
     unannotated: str | None = None  # 'background' or 'skip'
     smaller_on_top: bool = False
     skip_broken: bool = False
+    table: Path | None = None  # of the classes, see read_table
 
 
 class Source(NamedTuple):
@@ -62,7 +64,7 @@ def find_source(
     if kind == 'masks':
         if folders is None:
             raise DataError(f'{masks}: no masks there')
-        return masks_source(*folders, tell)
+        return masks_source(*folders, choices.table, tell)
     form = FORMATS[kind]
     if kind not in kinds:
         raise DataError(f'{masks}: no {form.name} there')
@@ -72,21 +74,26 @@ def find_source(
     tell(f'annotations: {form.name} ({masks})')
     taken = with_unannotated(found, files, choices.unannotated)
     drawn = Source(images, drafts, [], None, {}, True)
-    drawn, report = draw_all(drawn, taken, found.labels, form, choices)
+    labels = found.labels if choices.table is None else labels_of_table(found, choices.table)
+    drawn, report = draw_all(drawn, taken, labels, form, choices)
     unannotated = without_shapes_lines(found, files, choices.unannotated)
     for line in (*left_out_lines(found), *unannotated, *report):
         tell(line)
     return drawn
 
 
-def masks_source(images: Path, masks: Path, tell: Callable[[str], None]) -> Source:
-    """Masks as they are, with the table of the tool that made them, where there is one."""
-    pairs = pairs_of(images, masks)
-    table = find_table((masks, masks.parent, images, images.parent))
+def masks_source(
+    images: Path, masks: Path, table: Path | None, tell: Callable[[str], None]
+) -> Source:
+    """Masks as they are, with a table of the tool that made them, where none is named."""
     stated = None
+    if table is None:
+        table = find_table((masks, masks.parent, images, images.parent))
+        if table is not None:
+            tell(f'masks: {masks}, with the classes in {table} ({TABLES[table.name]})')
     if table is not None:
-        tell(f'masks: {masks}, with the classes in {table} ({TABLES[table.name]})')
         stated = read_table(table)
+    pairs = pairs_of(images, masks)
     return Source(images, masks, pairs, stated, sides_of_lists(masks), False)
 
 
@@ -105,6 +112,15 @@ def only_kind(kinds: list[str], where: Path) -> str:
             'of them after the folder of images'
         )
     return kinds[0]
+
+
+def labels_of_table(found: Annotations, table: Path) -> list[str]:
+    """The labels in the order of a table, which has to have all that shapes have."""
+    names = list(read_table(table).classes)
+    used = {shape.label for image in found.images.values() for shape in image.shapes}
+    unknown = sorted(used - {*names, *IGNORED_NAMES})
+    refuse([f'{table}: has no line for the label {label}, which shapes have' for label in unknown])
+    return [*names, *(label for label in used if label in IGNORED_NAMES)]
 
 
 def with_unannotated(
@@ -139,7 +155,9 @@ def draw_all(
     if len(present - {IGNORED}) < 2:
         raise DataError(f'{source.images}: no two classes, background among them, have a pixel')
     order = 'it is smaller' if choices.smaller_on_top else form.order
-    classes = {name: (value,) for name, value in table.items() if value != IGNORED}
+    classes: dict[str, Value] = {
+        name: (value,) for name, value in table.items() if value != IGNORED
+    }
     stated = Table(classes, [(IGNORED,)])
     return source._replace(table=stated), report_lines(odd, order)
 
