@@ -20,6 +20,7 @@ from ..own_data.annotations.source import Choices
 from ..own_data.check import check_config
 from ..own_data.classes import written
 from ..own_data.config_text import BACKBONES
+from ..own_data.division import SplitChoices
 from ..own_data.project import write_project
 from ..published.datasets import PUBLISHED
 from ..published.prepare import prepare
@@ -58,6 +59,24 @@ def add_init(parser: argparse.ArgumentParser) -> None:
         help='network whose ImageNet weights training starts from (default: %(default)s)',
     )
     parser.add_argument('--iterations', type=number, help='of training (default: by the images)')
+    split = parser.add_argument_group('validation images (default: as folders or files say)')
+    split.add_argument(
+        '--val',
+        type=Path,
+        metavar='PATH',
+        help='folder among the images, or text file with a name in each line',
+    )
+    split.add_argument(
+        '--split',
+        choices=('similar', 'random'),
+        help='split anew: a fifth, near-duplicates on one side, or whatever they show',
+    )
+    split.add_argument(
+        '--group-by',
+        metavar='PATTERN',
+        help='split anew: images on one side in whose names this regular expression, or its first '
+        "group in brackets, finds the same: '^(patient\\d+)_'",
+    )
     shapes = parser.add_argument_group('annotations')
     shapes.add_argument(
         '--annotations',
@@ -98,14 +117,16 @@ def run_init(arguments: argparse.Namespace) -> int:
         arguments.skip_broken,
         arguments.classes,
     )
-    config, images, classes, training, duplicates = write_project(
+    config, classes, divided = write_project(
         arguments.images,
         arguments.masks or arguments.images,
         arguments.out,
         choices,
+        SplitChoices(arguments.val, arguments.split, arguments.group_by),
         arguments.backbone,
         arguments.iterations,
     )
+    images = [*divided.training, *divided.validation]
     sizes = sorted({image.size for image in images})
     size = ' to '.join(f'{width} x {height}' for height, width in sorted({sizes[0], sizes[-1]}))
     right = [Column(heading, justify='right') for heading in ('label', 'in masks', 'pixels')]
@@ -118,8 +139,8 @@ def run_init(arguments: argparse.Namespace) -> int:
     typed = shlex.quote(str(config))
     print(
         f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
-        f'{images[0].depth}; {training} to train, {len(images) - training} to validate; '
-        f'{duplicates} near-duplicates, which stay on one side\n{table_as_text(table)}\n'
+        f'{images[0].depth}; {len(divided.training)} to train, {len(divided.validation)} to '
+        f'validate; {divided.summary}\n{table_as_text(table)}\n'
         f'written: {config}\nnext:    pspnet check {typed}\n         pspnet train {typed}'
     )
     return 0

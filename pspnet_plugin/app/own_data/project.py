@@ -16,18 +16,16 @@ from ..errors import DataError, refuse
 from .annotations.source import Choices, find_source
 from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
-from .scan import ImageStatistics, Pair, scan
-from .split import groups_of_duplicates, split
+from .division import Division, SplitChoices, divide
+from .scan import Pair, scan
 
 
 class Project(NamedTuple):
     """What :func:`write_project` found and wrote."""
 
     config: Path  # the file
-    images: list[ImageStatistics]  # all of them
     classes: Classes  # those in the masks
-    training: int  # how many images train
-    duplicates: int  # how many images are near-duplicates of others
+    divided: Division  # the images
 
 
 def write_project(
@@ -35,6 +33,7 @@ def write_project(
     masks: Path,
     out: Path,
     choices: Choices,
+    split_choices: SplitChoices,
     backbone: str = 'resnet18',
     iterations: int | None = None,
     tell: Callable[[str], None] = print,
@@ -45,6 +44,7 @@ def write_project(
         masks: folder of masks, or annotations: a file or a folder.
         out: folder for the config, which has its name, and for what belongs to it.
         choices, tell: see :func:`find_source`.
+        split_choices: see :func:`divide`.
         backbone, iterations: see :func:`config_text`.
 
     Raises:
@@ -61,15 +61,7 @@ def write_project(
         in_colours = source.table is not None and source.table.in_colours
         found = scan(source.pairs, in_colours)
         classes = find_classes(found, source.table)
-        groups = groups_of_duplicates(found)
-        training, validation = split(found, groups, classes.values)
-        if not validation:
-            reason = 'too few different images: two or more that are no near-duplicates are needed'
-            if len(groups) > 1:
-                reason = (
-                    'each image has a class that no other one has; do the masks number objects?'
-                )
-            raise DataError(f'{images}: none can be kept for validation, {reason}')
+        divided = divide(found, classes, source.images, source.sides, split_choices, tell)
         plain = classes.are_labels and all(image.plain_mask for image in found)
         stay = plain and not source.drawn
         mask_suffix = shared_mask_suffix(source.pairs, source.masks) if stay else None
@@ -81,13 +73,13 @@ def write_project(
             require_new([labels])
             write_labels(found, classes, labels)
     out.mkdir(parents=True, exist_ok=True)
-    for path, listed in zip(lists, (training, validation)):
+    for path, listed in zip(lists, divided[:2]):
         names = ''.join(f'{image.pair.name}\n' for image in listed)
         Path(path).write_text(names, encoding='utf-8')
-    text = config_text(classes, training, validation, files, backbone, iterations)
+    text = config_text(classes, *divided[:2], files, backbone, iterations)
     config.write_text(text, encoding='utf-8')
     require_as_meant(config, tuple(classes.names), files)
-    return Project(config, found, classes, len(training), len(found) - len(groups))
+    return Project(config, classes, divided)
 
 
 def require_new(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:

@@ -120,7 +120,7 @@ def test_masks_are_read_along_their_rows(here):
         (polygon(SQUARE[:2]), 'a polygon of 2 points'),
         (element('polygon', label='car', points='1,2;3,x;4,5'), 'could not convert'),
         (element('polygon', label='car', points='1,2;nan,3;4,5'), 'a coordinate is nan'),
-        (element('polygon', label='car'), "the points None"),
+        (element('polygon', label='car'), 'the points None'),
         (element('box', label='car', xtl=1, ytl=2, xbr='inf', ybr=4), "xbr is 'inf'"),
         (element('mask', label='car', rle='1,2', left=0, top=0, width=2, height=2), 'not fill 2 x'),
         (element('mask', label='car', rle='a', left=0, top=0, width=2, height=2), 'RLE is none'),
