@@ -31,7 +31,7 @@ from .shapes import (
 
 def coco_files(where: Path, images: ImageFiles) -> list[Path]:
     """The COCO files at a path."""
-    return list(json_files_with(where, 'images', 'annotations', 'categories'))
+    return json_files_with(where, 'images', 'annotations', 'categories')
 
 
 def read_coco(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotations:
@@ -114,7 +114,10 @@ def runs_of(segmentation: dict, size: tuple[int, int]) -> Runs:
     counts, stated = segmentation.get('counts'), segmentation.get('size')
     if stated != list(size):
         raise AnnotationError(f'the RLE has the size {shown(stated)}, the image {list(size)}')
-    lengths = decode_counts(counts) if isinstance(counts, str) else numbers(counts).astype(int)
+    if isinstance(counts, str):
+        lengths = decode_counts(counts)
+    else:
+        lengths = numbers(counts, largest=size[0] * size[1]).astype(int)
     if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != size[0] * size[1]:
         told = f'{size[0]} x {size[1]} pixels: {shown(counts)}'
         raise AnnotationError(f'the RLE does not fill {told}')

@@ -46,9 +46,10 @@ def draw(
     for number, shape in enumerate(shapes, 1):
         window, mask, is_thin = mask_of(shape, image.size)
         below = number_of[window]
-        numbers, pixels = np.unique(below[mask], return_counts=True)
+        hit = below[mask]
+        numbers, pixels = np.unique(hit[hit > 0], return_counts=True)
         for other, count in zip(numbers.tolist(), pixels.tolist()):
-            if other and shapes[other - 1].label != shape.label:
+            if shapes[other - 1].label != shape.label:
                 covered[shapes[other - 1].label, shape.label] += count
         below[mask] = number
         is_empty.append(not mask.any())

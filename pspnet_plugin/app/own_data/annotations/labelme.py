@@ -32,7 +32,7 @@ WITHOUT_AREA = ('line', 'linestrip', 'point', 'points')
 
 def labelme_files(where: Path, images: ImageFiles) -> list[Path]:
     """labelme's files at a path."""
-    return list(json_files_with(where, 'shapes', 'imagePath'))
+    return json_files_with(where, 'shapes', 'imagePath')
 
 
 def read_labelme(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotations:

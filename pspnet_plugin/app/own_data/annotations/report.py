@@ -20,9 +20,9 @@ def report_lines(oddities: Mapping[Path, Oddities], order: str) -> list[str]:
         order: why one shape lies on top of another, for the end of a sentence.
     """
     kinds = (
-        ('outside', 'reach out of their images and are cut at the edge'),
-        ('thin', 'are thinner than a pixel somewhere: their outlines are drawn too'),
-        ('hidden', 'lie wholly below others and are not in the label maps'),
+        ('outside', 'partly outside of the image, which is cut off'),
+        ('thin', 'thinner than a pixel, so that the outline is drawn too'),
+        ('hidden', 'wholly below others, so that the label map lacks it'),
     )
     lines = []
     for kind, told in kinds:
@@ -31,8 +31,8 @@ def report_lines(oddities: Mapping[Path, Oddities], order: str) -> list[str]:
             labels = Counter(label for names in found.values() for label in names)
             of = ', '.join(f'{count} {label}' for label, count in labels.most_common(SHOWN))
             lines.append(
-                f'{counted(sum(labels.values()), "shape")} in {counted(len(found), "image")} '
-                f'{told} ({of}; first {next(iter(found))})'
+                f'{told}: {counted(sum(labels.values()), "shape")} in '
+                f'{counted(len(found), "image")} ({of}; first {next(iter(found))})'
             )
     return lines + overlap_lines(oddities, order)
 
@@ -81,7 +81,7 @@ def left_out_lines(found: Annotations) -> list[str]:
     lines = []
     if found.without_area:
         count = counted(len(found.without_area), 'shape')
-        lines.append(f'{count} without an area left out: {shortened(found.without_area)}')
+        lines.append(f'without an area: {count}, left out: {shortened(found.without_area)}')
     if found.problems:
         lines.append(f'left out as broken: {shortened(found.problems, SHOWN)}')
     return lines

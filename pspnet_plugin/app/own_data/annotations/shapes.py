@@ -154,11 +154,11 @@ def field(entry: Any, key: str, *kinds: type) -> Any:
 def label_of(name: Any) -> str:
     """A label, with its blanks but those around it."""
     if not isinstance(name, str) or not name.strip():
-        raise AnnotationError(f'the label {name!r} is empty')
+        raise AnnotationError(f'the label {shown(name)} is empty or no text')
     return name.strip()
 
 
-def numbers(values: Any) -> np.ndarray:
+def numbers(values: Any, largest: float = FARTHEST) -> np.ndarray:
     """Finite numbers as float64; neither texts nor anything else is taken for one."""
     try:
         found = np.asarray(values)
@@ -166,8 +166,9 @@ def numbers(values: Any) -> np.ndarray:
         raise AnnotationError(f'{shown(values)} are no coordinates') from error
     if found.dtype.kind not in 'iuf' and found.size:
         raise AnnotationError(f'{shown(values)} are no coordinates: all have to be numbers')
-    if not (np.abs(found) <= FARTHEST).all():
-        raise AnnotationError(f'a coordinate is {found[~(np.abs(found) <= FARTHEST)][0]}')
+    is_usable = np.abs(found) <= largest  # which NaN is not
+    if not is_usable.all():
+        raise AnnotationError(f'a coordinate is {found[~is_usable][0]}')
     return found.astype(np.float64)
 
 

@@ -17,6 +17,7 @@ from ..scan import Pair, path_stem, require_one_suffix
 from .class_tables import TABLES, find_table
 from .draw import Oddities, draw
 from .formats import FORMATS, Format
+from .json_files import is_broken, json_files
 from .mask_folders import find_masks, pairs_of, sides_of_lists
 from .report import left_out_lines, report_lines, without_shapes_lines
 from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
@@ -106,6 +107,7 @@ def only_kind(kinds: list[str], where: Path) -> str:
     if len(kinds) > 1:
         raise DataError(f'{where}: could be {" or ".join(kinds)}: choose with --annotations KIND')
     if not kinds:
+        refuse([f'{file}: is cut or no JSON' for file in json_files(where) if is_broken(file)])
         names = ', '.join(form.name for form in FORMATS.values())
         raise DataError(
             f'{where}: holds neither masks nor annotations ({names}); name the folder or the file '

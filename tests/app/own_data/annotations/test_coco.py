@@ -84,6 +84,20 @@ def test_a_ring_inside_another_is_a_hole_and_one_inside_the_hole_is_not(here):
     np.testing.assert_array_equal(label_map_of(here / 'mine/labels/0.png'), expected)
 
 
+def test_a_polygon_of_a_million_points_is_drawn_like_one_of_few(here):
+    coco = pytest.importorskip('pycocotools.mask')
+    names = [path.name for path in write_images(here / 'images')]
+    angles = np.linspace(0, 2 * np.pi, 1_000_000, endpoint=False)
+    ring = np.stack([30 + 20 * np.cos(angles), 25 + 15 * np.sin(angles)], axis=1)
+    rings = [('a', [ring.ravel().tolist()])]
+    write_json(here / 'made.json', coco_of(names[:1], rings))
+    assert init('made.json', '--unannotated', 'background') == 0
+    expected = coco.decode(coco.frPyObjects([ring[::1000].ravel().tolist()], *SIZE))[..., 0]
+    inside = ~border_of(expected)
+    found = label_map_of(here / 'mine/labels/0.png')
+    np.testing.assert_array_equal(found[inside], expected[inside])
+
+
 def test_labels_with_blanks_are_classes_of_the_config_in_the_order_of_their_ids(here, capsys):
     names = [path.name for path in write_images(here / 'images')]
     shapes = [('traffic light', [flat(SQUARE)]), ('cyclist, moving', [flat(TRIANGLE)])]

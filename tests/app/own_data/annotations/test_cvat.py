@@ -75,7 +75,7 @@ def test_polygons_boxes_and_ellipses_are_those_of_opencv_but_for_borders(here, c
     assert main(['init', 'images', 'made', '--out', 'mine']) == 0
     told = capsys.readouterr().out
     assert 'annotations: CVAT for images (XML)' in told
-    assert '6 shapes without an area left out: polyline car in images/0.png' in told
+    assert 'without an area: 6 shapes, left out: polyline car in images/0.png' in told
     assert Config.fromfile('mine/mine.py').classes == ('background', 'traffic light', 'car')
     expected = drawn((np.array(SQUARE) * [0.7, 1], 1), (cv2.boxPoints(((40, 15), (20, 10), 30)), 2))
     cv2.ellipse(expected, (50, 35), (10, 6), 20, 0, 360, 1, -1)

@@ -150,6 +150,21 @@ def test_an_image_outside_of_the_folder_is_a_line_with_the_file(here, capsys):
     assert 'jsons/0.json: the image ../secret.png is outside of' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('kept', [0, 9, -20])
+def test_a_cut_file_among_others_is_named(here, capsys, kept):
+    names = [path.name for path in write_images(here / 'images')]
+    write_labelme(here / 'jsons', names, SHAPES)
+    file = here / 'jsons' / '2.json'
+    file.write_text(file.read_text()[:kept])
+    assert main(['init', 'images', 'jsons', '--out', 'mine']) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: jsons/2.json: is cut or no JSON')
+    assert error.count('\n') == 1
+    assert main(['init', 'images', 'jsons/2.json', '--out', 'mine']) == 1
+    assert 'jsons/2.json: is cut or no JSON' in capsys.readouterr().err
+    assert not (here / 'mine').exists()
+
+
 def test_what_is_odd_is_told_before_anything_is_written(here, capsys):
     names = [path.name for path in write_images(here / 'images', 7)]
     shapes = [
@@ -165,11 +180,11 @@ def test_what_is_odd_is_told_before_anything_is_written(here, capsys):
     assert main(['init', 'images', 'jsons', '--out', 'mine']) == 0
     told = capsys.readouterr().out
     for line in (
-        '5 shapes in 5 images reach out of their images and are cut at the edge (5 car; first',
-        '5 shapes in 5 images are thinner than a pixel somewhere: their outlines are drawn too',
-        '5 shapes in 5 images lie wholly below others and are not in the label maps (5 small;',
+        'partly outside of the image, which is cut off: 5 shapes in 5 images (5 car; first',
+        'thinner than a pixel, so that the outline is drawn too: 5 shapes in 5 images (5 crack;',
+        'wholly below others, so that the label map lacks it: 5 shapes in 5 images (5 small;',
         'car lies over roof on 500 pixels in 5 images: it comes later in the file',
-        '5 shapes without an area left out: line axis in jsons/0.json',
+        'without an area: 5 shapes, left out: line axis in jsons/0.json',
         'without a shape: 1 image, background everywhere (--unannotated skip leaves them out)',
         'not named by any annotation: 1 image, left out (--unannotated background takes them as',
     ):
