@@ -14,12 +14,14 @@ SQUARE = [[4.0, 5.0], [30.0, 5.0], [30.0, 40.0], [4.0, 40.0]]
 TRIANGLE = [[34.2, 8.1], [60.7, 20.3], [38.5, 44.9]]
 
 
-def write_images(folder: Path, count: int = 6, suffix: str = '.png') -> list[Path]:
+def write_images(
+    folder: Path, count: int = 6, suffix: str = '.png', first_seed: int = 0
+) -> list[Path]:
     """Images that differ, named by their numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f'{number}{suffix}' for number in range(count)]
     for number, path in enumerate(paths):
-        blocks = np.random.default_rng(number).integers(0, 255, (6, 8, 3), np.uint8)
+        blocks = np.random.default_rng(first_seed + number).integers(0, 255, (6, 8, 3), np.uint8)
         Image.fromarray(np.kron(blocks, np.ones((8, 8, 1), np.uint8))).save(path)
     return paths
 

@@ -87,7 +87,7 @@ def test_the_border_of_voc_is_ignored(here):
 
 def test_roboflows_masks_lie_beside_their_images(here):
     for folder, first in (('train', 0), ('valid', 10)):
-        for path in write_images(here / 'data' / folder, 5, '.jpg'):
+        for path in write_images(here / 'data' / folder, 5, '.jpg', first):
             mask = expected(first + int(path.stem))
             Image.fromarray(mask).save(path.with_name(f'{path.stem}_mask.png'))
         table = 'Pixel Value, Class\n0, background\n1, traffic light\n2, cat\n'
