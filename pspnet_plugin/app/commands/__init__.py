@@ -17,7 +17,7 @@ from ...errors import PspnetPluginError
 from ...utils.config_files import shipped
 
 COMMANDS = {
-    'init': 'write a config for a folder of images and one of masks',
+    'init': 'write a config for images with masks or with the files of an annotation tool',
     'prepare': 'make images and label maps of a published dataset from its archives',
     'check': 'look at the data of a config before it trains',
     'config': "print one of the plugin's configs, or list them",

@@ -44,7 +44,13 @@ def stated_sides(
         chosen = names_of_val(pairs, val, images)
         return {pair.name: 'val' if pair.name in chosen else 'train' for pair in pairs}
     sides = {pair.name: of_files.get(pair.name) or side_of_folders(pair.name) for pair in pairs}
-    if not {'train', 'val'} <= set(sides.values()):
+    stated = set(sides.values()) - {None}
+    if stated == {'train', 'test'}:
+        raise DataError(
+            f'{images}: some images are to train and some to test, but none to validate; name '
+            'those with --val, or split all of them anew with --split similar'
+        )
+    if not {'train', 'val'} <= stated:
         return {}
     refuse(
         [

@@ -65,6 +65,14 @@ def test_images_for_testing_are_left_out(here, capsys):
     assert 'kept, 4 test images left out' in capsys.readouterr().out
 
 
+def test_images_for_testing_are_not_trained_where_none_validate(here, capsys):
+    make_sides(here, ['train', 'test'])
+    assert init() == 1
+    assert 'but none to validate; name those with --val' in capsys.readouterr().err
+    assert init('--val', 'test') == 0
+    assert listed('val') == {f'test/{number}' for number in range(1, 12, 2)}
+
+
 def test_a_stated_split_with_images_beside_it_is_refused_and_can_be_made_anew(here, capsys):
     make_sides(here, ['train', 'val', 'more'])
     assert init() == 1

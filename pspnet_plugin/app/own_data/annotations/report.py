@@ -83,5 +83,6 @@ def left_out_lines(found: Annotations) -> list[str]:
         count = counted(len(found.without_area), 'shape')
         lines.append(f'without an area: {count}, left out: {shortened(found.without_area)}')
     if found.problems:
-        lines.append(f'left out as broken: {shortened(found.problems, SHOWN)}')
+        broken = shortened(found.problems, SHOWN)
+        lines.append(f'broken and left out, so that their pixels are background: {broken}')
     return lines
