@@ -71,6 +71,19 @@ def test_masks_of_voc_get_the_names_of_the_label_map(here, capsys, palette, argu
         np.testing.assert_array_equal(COLOURS[found], in_colours)
 
 
+def test_the_lists_of_voc_say_which_images_validate(here):
+    write_images(here / 'voc' / 'JPEGImages')
+    for number in range(6):
+        save_mask(here / f'voc/SegmentationClass/{number}.png', expected(number))
+    (here / 'voc' / 'labelmap.txt').write_text(LABELMAP)
+    lists = here / 'voc' / 'ImageSets' / 'Segmentation'
+    lists.mkdir(parents=True)
+    for side, names in (('train', '0135'), ('val', '24'), ('trainval', '012345')):
+        (lists / f'{side}.txt').write_text(''.join(f'{name}\n' for name in names))
+    assert main(['init', 'voc', '--out', 'mine']) == 0
+    assert (here / 'mine' / 'val.txt').read_text() == '2\n4\n'
+
+
 def test_the_border_of_voc_is_ignored(here):
     write_images(here / 'photos')
     for number in range(6):

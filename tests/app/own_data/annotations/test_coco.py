@@ -116,6 +116,20 @@ def test_labels_with_blanks_are_classes_of_the_config_in_the_order_of_their_ids(
     assert label_map[25, 45] == 1
 
 
+def test_a_table_says_the_order_of_the_classes_and_has_to_have_all_labels(here, capsys):
+    names = [path.name for path in write_images(here / 'images')]
+    shapes = [('a', [flat(SQUARE)]), ('big b', [flat(TRIANGLE)])]
+    write_json(here / 'made.json', coco_of(names, shapes))
+    (here / 'table.txt').write_text('big b 1\n')
+    assert init('made.json', '--classes', 'table.txt') == 1
+    assert 'table.txt: has no line for the label a' in capsys.readouterr().err
+    (here / 'table.txt').write_text('big b 1\nc 2\na 3\n')
+    assert init('made.json', '--classes', 'table.txt') == 0
+    assert Config.fromfile('mine/mine.py').classes == ('background', 'big b', 'c', 'a')
+    label_map = label_map_of(here / 'mine/labels/0.png')
+    assert (label_map[20, 10], label_map[25, 45]) == (3, 1)
+
+
 @pytest.mark.parametrize(
     ('change', 'told'),
     [

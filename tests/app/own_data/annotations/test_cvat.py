@@ -82,6 +82,19 @@ def test_polygons_boxes_and_ellipses_are_those_of_opencv_but_for_borders(here, c
     assert_equal_but_for_borders(label_map_of(here / 'mine/labels/0.png'), expected)
 
 
+def test_subsets_of_the_task_say_which_images_validate(here):
+    write_images(here / 'images')
+    write_cvat(here / 'made', shapes=polygon(SQUARE))
+    file = here / 'made' / 'annotations.xml'
+    text = file.read_text()
+    for number in range(6):
+        subset = 'Validation' if number > 3 else 'Train'
+        text = text.replace(f'<image id="{number}"', f'<image id="{number}" subset="{subset}"')
+    file.write_text(text)
+    assert main(['init', 'images', 'made', '--out', 'mine']) == 0
+    assert (here / 'mine' / 'val.txt').read_text() == '4\n5\n'
+
+
 @pytest.mark.parametrize(('square', 'triangle', 'on_top'), [(1, 0, 'square'), (0, 1, 'triangle')])
 def test_the_higher_z_order_lies_on_top(here, capsys, square, triangle, on_top):
     write_images(here / 'images')
