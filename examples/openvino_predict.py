@@ -1,12 +1,14 @@
 """An image's label map by OpenVINO: python openvino_predict.py MODEL.xml IMAGE OUT.png
 
-Needs numpy, openvino and pillow. MODEL.xml: pspnet export ... --to openvino --normalize --output
-labels
+Needs numpy, openvino, opencv-python and pillow. MODEL.xml: pspnet export ... --to openvino
+--normalize --output probabilities (or labels, which leave the borders of classes coarser in large
+images)
 """
 
 import json
 import sys
 
+import cv2
 import numpy as np
 import openvino
 from PIL import Image
@@ -15,14 +17,35 @@ file, image, out = sys.argv[1:]
 model = openvino.Core().read_model(file)
 about = {
     key: json.loads(model.get_rt_info(['pspnet', key]).value)
-    for key in ('classes', 'palette', 'input')
+    for key in ('classes', 'palette', 'input', 'output')
 }
 network = openvino.compile_model(model, 'CPU')
+if about['output']['kind'] == 'logits' or about['input']['mean']:
+    sys.exit(f'{file}: export it with --normalize --output probabilities')
+
 colours = about['input']['channel_order'] == 'BGR'  # otherwise the image is taken as it is
-pixels = np.asarray(Image.open(image).convert('RGB'))[..., ::-1] if colours else Image.open(image)
-pixels = np.atleast_3d(np.asarray(pixels, about['input']['dtype']))
-labels = network(pixels.transpose(2, 0, 1)[None])[0][0]
-painted = Image.fromarray(labels)
+kind = cv2.IMREAD_COLOR if colours else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+pixels = cv2.imread(image, kind)  # upright, where EXIF says how
+if pixels is None:
+    sys.exit(f'{image}: OpenCV cannot read it')
+height, width = pixels.shape[:2]
+for resize in about['input']['resize']:  # as the network was trained and tested
+    size = np.array(resize['scale'])
+    if resize.get('keep_ratio'):
+        sides = sorted((width, height))
+        factor = min(max(size) / sides[1], min(size) / sides[0])
+        size = (np.array([width, height]) * factor + 0.5).astype(int)
+    pixels = cv2.resize(pixels, size.tolist(), interpolation=cv2.INTER_LINEAR)
+
+planes = np.atleast_3d(pixels.astype(about['input']['dtype'])).transpose(2, 0, 1)
+found = network(planes[None])[0][0]
+if about['output']['kind'] == 'probabilities':
+    maps = np.stack([cv2.resize(plane, (width, height)) for plane in found])
+    is_binary = len(maps) == 1
+    labels = maps[0] > about['output']['threshold'] if is_binary else maps.argmax(0)
+else:
+    labels = cv2.resize(found, (width, height), interpolation=cv2.INTER_NEAREST)
+painted = Image.fromarray(labels.astype(np.uint8))
 painted.putpalette(np.ravel(about['palette']).tolist())
 painted.save(out)
 for number, name in enumerate(about['classes']):

@@ -1,56 +1,90 @@
-"""GeoTIFF and the other rasters that GDAL reads, by ``rasterio``, the extra ``geo``."""
+"""Images with all their channels as they are: rasters by ``rasterio``, which the extra ``geo`` has.
+
+A pixel has no data where one of its values is NaN or infinite, where a mask or an alpha band says
+so, and where its values are what the file declares as nodata.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
+from mmengine import fileio
 from mmseg.registry import TRANSFORMS
 
 from ..errors import ImageError, PredictionError
+from ..utils.tiff import ORIENTATION, require_one_page, tiff_pages
 
 try:
     import rasterio
 except ImportError:
     rasterio = None
 
+SUFFIXES = frozenset(['.img', '.jp2', '.tif', '.tiff', '.vrt'])  # of what rasterio reads
+# What GDAL may keep of files, in megabytes; by itself it takes a twentieth of the memory.
+CACHE = 128
+# All bits, one channel or blue, green and red without alpha, upright.
+AS_IT_IS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+
 
 @TRANSFORMS.register_module()
 class LoadRaster(BaseTransform):
-    """Load all bands of a GeoTIFF, or of another raster that GDAL reads, by ``rasterio``.
+    """Load all channels of an image as they are, whatever their number and type.
 
-    It stands where ``LoadImageFromFile`` does, for files that OpenCV cannot read: with more than
-    four bands, or each band apart from the others. An alpha band is left out; three bands come in
+    It stands where ``LoadImageFromFile`` does. GeoTIFF and the other rasters that GDAL reads are
+    read by ``rasterio``, which knows any number of bands and what has no data; other images by
+    OpenCV, turned upright where EXIF says so. An alpha channel is left out; three channels come in
     the order blue, green, red, as from ``LoadImageFromFile``.
 
     Args:
         to_float32: give float32 in place of the file's own type.
+        fill: the value of each channel, in the order in which they come, where a pixel has no data:
+            the mean of the images, which is nothing to a network. None refuses such images.
 
     Raises:
-        ImageError: the file cannot be read.
+        ImageError: the file cannot be read, or has pixels without data and there is no ``fill``.
         PredictionError: ``rasterio`` is not installed.
     """
 
-    def __init__(self, to_float32: bool = True) -> None:
-        self.to_float32 = to_float32
+    def __init__(self, to_float32: bool = True, fill: Sequence[float] | None = None) -> None:
+        self.to_float32, self.fill = to_float32, fill
 
     def transform(self, results: dict) -> dict:
         """Read ``img_path``; set ``img``, (H, W, C), ``img_shape`` and ``ori_shape``, (H, W)."""
-        image = read_raster(results['img_path'])
-        results['img'] = image.astype(np.float32) if self.to_float32 else image
+        image, has_data = read_raster(results['img_path'])
+        image = image.astype(np.float32) if self.to_float32 else image
+        if not has_data.all():
+            if self.fill is None:
+                share = 1 - has_data.mean()
+                raise ImageError(
+                    results['img_path'],
+                    f'{share:.2%} of its pixels have no data (NaN, infinite, nodata). Tell '
+                    'LoadRaster what to put there, fill=[…], the mean of each channel.',
+                )
+            image[~has_data] = self.fill
+        results['img'] = image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(to_float32={self.to_float32})'
+        return f'{type(self).__name__}(to_float32={self.to_float32}, fill={self.fill})'
 
 
-def read_raster(path: str) -> np.ndarray:
-    """All of a raster, (H, W, C), without alpha; three bands as blue, green, red."""
-    with Raster(path) as raster:
-        return np.ascontiguousarray(raster.read())
+def read_raster(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """All of an image, (H, W, C), and which of its pixels have data, (H, W)."""
+    if Path(path).suffix.lower() in SUFFIXES:
+        with Raster(path) as raster:
+            return raster.read()
+    image = cv2.imdecode(np.frombuffer(fileio.get(path), np.uint8), AS_IT_IS)
+    if image is None:
+        raise ImageError(path, 'is no image that can be decoded.')
+    pixels: np.ndarray = np.atleast_3d(image)
+    return pixels, np.logical_and.reduce(np.isfinite(pixels), axis=2)
 
 
 class Raster(contextlib.AbstractContextManager):
@@ -61,38 +95,74 @@ class Raster(contextlib.AbstractContextManager):
         bgr: give three bands in the order blue, green, red, as mmcv reads images.
 
     Raises:
-        ImageError: it cannot be opened.
+        ImageError: it cannot be opened, is stored turned, or has several pages.
         PredictionError: ``rasterio`` is not installed.
     """
 
     def __init__(self, path: str, bgr: bool = True) -> None:
         require_rasterio()
+        self.path = path
+        require_one_upright_page(path)
+        self.files = contextlib.ExitStack()
+        self.files.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
         try:
-            self.file = rasterio.open(path)
+            self.file = self.files.enter_context(rasterio.open(path))
         except (rasterio.errors.RasterioError, UnicodeEncodeError) as error:
+            self.files.close()
             raise ImageError(path, f'cannot be opened as a raster ({error}).') from error
-        alpha = rasterio.enums.ColorInterp.alpha
-        bands = [n for n, kind in zip(self.file.indexes, self.file.colorinterp) if kind != alpha]
+        kinds = list(zip(self.file.indexes, self.file.colorinterp))
+        self.alpha = [n for n, kind in kinds if kind == rasterio.enums.ColorInterp.alpha]
+        bands = [n for n in self.file.indexes if n not in self.alpha]
         self.bands = bands[::-1] if bgr and len(bands) == 3 else bands
-        self.path, self.size = path, (self.file.height, self.file.width)
+        self.size = self.file.height, self.file.width
+        flags = (self.file.mask_flag_enums[band - 1] for band in self.bands)
+        self.has_mask = any(rasterio.enums.MaskFlags.all_valid not in kinds for kinds in flags)
 
     def __exit__(self, *error: object) -> None:
-        self.file.close()
+        self.files.close()
 
-    def read(self, *area: int) -> np.ndarray:
-        """The pixels of an area (row, column, height, width), or all, (height, width, channels)."""
-        return np.moveaxis(self._read(self.file.read, self.bands, window=gdal_window(*area)), 0, -1)
+    def read(self, *area: int) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels of an area, or of all, (h, w, C), and which of them have data, (h, w) bool.
 
-    def has_data(self, *area: int) -> np.ndarray:
-        """Which pixels of an area hold a value, (height, width) bool."""
-        return self._read(self.file.dataset_mask, window=gdal_window(*area)) > 0
+        Args:
+            area: row, column, height and width.
+        """
+        window = gdal_window(*area)
+        with self.broken_is_image_error():
+            bands = self.file.read(self.bands, window=window)
+            has_data = np.isfinite(bands).all(0)
+            if self.has_mask:
+                masks = self.file.read_masks(self.bands, window=window) > 0
+                # Among values that are never negative nodata is one that is measured, too: black.
+                has_data &= masks.any(0) if bands.dtype.kind == 'u' else masks.all(0)
+        return np.ascontiguousarray(np.moveaxis(bands, 0, -1)), has_data
 
-    def _read(self, function: Any, *args: Any, **kwargs: Any) -> np.ndarray:
+    def read_band(self, band: int, *area: int) -> np.ndarray:
+        """One band, counted from 1, of an area, (h, w)."""
+        with self.broken_is_image_error():
+            return self.file.read(band, window=gdal_window(*area))
+
+    @contextlib.contextmanager
+    def broken_is_image_error(self) -> Iterator[None]:
+        """Within this context what GDAL cannot read is an ImageError."""
         try:
-            return function(*args, **kwargs)
+            yield
         except rasterio.errors.RasterioError as error:
             reason = error.__cause__ or error
             raise ImageError(self.path, f'is cut or broken ({reason}).') from error
+
+
+def require_one_upright_page(path: str) -> None:
+    """Raise ImageError for a TIFF of several pages, or stored turned, which GDAL does not undo."""
+    try:
+        with open(path, 'rb') as file:
+            pages = tiff_pages(file)
+    except (OSError, ValueError):  # what cannot be opened is said by GDAL
+        return
+    require_one_page(pages, path)
+    turned = pages[0].get(ORIENTATION, 1) if pages else 1
+    if turned != 1:
+        raise ImageError(path, f'is stored turned (orientation {turned}): write it upright.')
 
 
 def gdal_window(*area: int) -> Any:

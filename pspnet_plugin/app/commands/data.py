@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -141,9 +142,23 @@ def run_init(arguments: argparse.Namespace) -> int:
         f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
         f'{images[0].depth}; {len(divided.training)} to train, {len(divided.validation)} to '
         f'validate; {divided.summary}\n{table_as_text(table)}\n'
+        f'{lacking_line({str(image.pair.image): image.lacking for image in images})}'
         f'written: {config}\nnext:    pspnet check {typed}\n         pspnet train {typed}'
     )
     return 0
+
+
+def lacking_line(shares: Mapping[str, float]) -> str:
+    """What is told of the parts of images that have no data; nothing where all have."""
+    lacking = {path: share for path, share in shares.items() if share > 0}
+    if not lacking:
+        return ''
+    most = max(lacking, key=lacking.__getitem__)
+    mean = sum(lacking.values()) / len(lacking)
+    return (
+        f'without data (NaN, infinite, nodata): {len(lacking)} images, {mean:.2%} of their pixels; '
+        f'most in {most}, {lacking[most]:.2%}\n'
+    )
 
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +217,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         table.add_row('', 'ignored', f'{100 * found.ignored:.2f} % of all')
     print(', '.join(f'{loader}: {count} images' for loader, count in found.images.items()))
     print(table_as_text(table))
+    print(lacking_line(found.lacking), end='')
     if arguments.out is not None:
         mark = PngImagePlugin.PngInfo()
         mark.add_text(*MARK)

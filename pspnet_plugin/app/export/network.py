@@ -15,7 +15,7 @@ from ...ops.pyramid import pool_pyramid
 from ...speed.examples import input_channels
 from ...utils.config_tree import dicts_within
 from ..models import last_head
-from ..prediction.pipeline import stated_pipeline
+from ..prediction.pipeline import stated_pipeline, swaps_channels
 from .settings import ExportError, ExportSettings
 from .winograd import convolved
 
@@ -147,12 +147,6 @@ def metadata_of(
         'precision': 'int8' if settings.int8 else settings.dtype,
     }
     return {key: json.dumps(value) for key, value in content.items()}
-
-
-def swaps_channels(preprocessor: Any) -> bool:
-    """Whether BGR becomes RGB; mmseg and its fork have different names for it."""
-    name = 'channel_conversion'
-    return getattr(preprocessor, name if hasattr(preprocessor, name) else f'_{name}')
 
 
 def numbers(preprocessor: Any, name: str) -> list[float] | None:

@@ -20,11 +20,12 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     """An image, (H, W, C) or (H, W), as a picture, (H, W, 3) uint8 RGB.
 
     Three or more channels begin with blue, green and red; of two, the first is shown. What is not
-    uint8 is stretched, unless it lies within 0 to 255.
+    uint8 is stretched, unless it lies within 0 to 255; what is no number is 0.
     """
     pixels = image[..., None] if image.ndim == 2 else image
     pixels = pixels[..., 2::-1] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
     if pixels.dtype != np.uint8:
+        pixels = np.where(np.isfinite(pixels), pixels, 0)
         low, high = float(pixels.min()), float(pixels.max())
         if low < 0 or high > 255:
             pixels = (pixels.astype(np.float32) - low) * (255 / max(high - low, 1e-12))
@@ -35,9 +36,14 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 def draw_label_map(
     picture: np.ndarray, label_map: np.ndarray, palette: Colours, opacity: float
 ) -> np.ndarray:
-    """The colours of a label map (H, W), with an opacity of 0 to 1, over a picture (H, W, 3)."""
-    colours = np.asarray(palette, dtype=np.uint8)[label_map]
-    return cv2.addWeighted(picture, 1 - opacity, colours, opacity, 0)
+    """The colours of a label map (H, W), with an opacity of 0 to 1, over a picture (H, W, 3).
+
+    Labels without a colour leave the picture as it is.
+    """
+    has_colour = label_map < len(palette)
+    colours = np.asarray(palette, dtype=np.uint8)[np.where(has_colour, label_map, 0)]
+    drawn = cv2.addWeighted(picture, 1 - opacity, colours, opacity, 0)
+    return drawn if has_colour.all() else np.where(has_colour[..., None], drawn, picture)
 
 
 def with_legend(picture: np.ndarray, names: Sequence[str], palette: Colours) -> np.ndarray:

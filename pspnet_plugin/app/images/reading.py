@@ -1,29 +1,34 @@
 """The pixels of an image, as mmcv's ``LoadImageFromFile`` reads them, or why there are none.
 
-Decoders return an image for a file that is cut, with the missing part grey, so the end of a file is
-looked at first.
+Decoders return an image for a file that is cut, with the missing part grey, and some refuse files
+that are whole: what a file says of its own length is looked at first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import struct
+import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import mmcv
+import numpy as np
 import requests
 from mmengine import fileio
 from PIL import Image, ImageOps
 
 from ...errors import ImageError
+from ...transforms.load_raster import rasterio
 from ...utils.text import first_line
+from ...utils.tiff import Tags, is_mixed_by_opencv, require_one_page, tiff_pages
 
 TIMEOUT = 30  # seconds
-# How a whole file ends.
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
-PNG_START, PNG_END = b'\x89PNG', b'IEND\xaeB`\x82'
+PNG_START = b'\x89PNG'
+EXIF_ORIENTATION = 0x0112
 PNG_MODES = ('1', 'L', 'LA', 'I', 'I;16', 'P', 'RGB', 'RGBA')
 
 
@@ -44,7 +49,7 @@ def is_address(item: Any) -> bool:
 
 
 def read_bytes(name: str, backend_args: dict | None = None) -> bytes:
-    """The content of a file or an address; an ImageError where it cannot be read, or is empty."""
+    """The content of a file or an address; an ImageError where it cannot be read."""
     try:
         if is_address(name) and backend_args is None:
             answer = requests.get(name, timeout=TIMEOUT)
@@ -54,8 +59,6 @@ def read_bytes(name: str, backend_args: dict | None = None) -> bytes:
             content = bytes(fileio.get(name, backend_args=backend_args))
     except (OSError, requests.RequestException) as error:
         raise ImageError(name, f'cannot be read ({error}).') from error
-    if not content:
-        raise ImageError(name, 'the file is empty.')
     return content
 
 
@@ -65,28 +68,100 @@ def decode(content: bytes, name: str, color_type: str = 'color', backend: str = 
     Raises:
         ImageError: it is no image, or not a whole one.
     """
-    require_whole(content, name)
-    try:
-        pixels = mmcv.imfrombytes(content, flag=color_type, backend=backend)
-    except Exception as error:  # each decoder has its own
-        raise ImageError(name, f'cannot be decoded ({first_line(error)}).') from error
-    if pixels is None:
-        start = content[:40]
-        is_text = all(byte in b'\t\n\r' or byte >= 32 for byte in start)
-        text, digits = start.decode('utf-8', 'replace'), start[:8].hex(' ')
-        told = f'the text {text!r}' if is_text else f'the bytes {digits}'
-        raise ImageError(name, f'is no image that can be decoded: it begins with {told}.')
-    return pixels
+    pages = require_whole(content, name)
+    if pages and backend == 'cv2' and is_mixed_by_opencv(pages[0]):
+        raise ImageError(name, 'has its bands apart, which OpenCV mixes up: use LoadRaster.')
+    problem = None
+    for each in dict.fromkeys((backend, 'pillow')):
+        try:
+            pixels = mmcv.imfrombytes(content, flag=color_type, backend=each)
+        except Exception as error:  # each decoder has its own
+            problem = problem or error
+        else:
+            if pixels is not None:
+                return pixels
+    if not isinstance(problem, (Image.UnidentifiedImageError, type(None))):
+        raise ImageError(name, f'cannot be decoded ({first_line(problem)}).') from problem
+    start = content[:40]
+    is_text = all(byte in b'\t\n\r' or byte >= 32 for byte in start)
+    text, digits = start.decode('utf-8', 'replace'), start[:8].hex(' ')
+    told = f'the text {text!r}' if is_text else f'the bytes {digits}'
+    raise ImageError(name, f'is no image that can be decoded: it begins with {told}.')
 
 
-def require_whole(content: bytes, name: str) -> None:
-    """Raise ImageError for the beginning of an image whose end is missing."""
-    if content.startswith(JPEG_START) and content.rstrip(b'\0').endswith(JPEG_END):
+def require_whole(content: bytes, name: str) -> list[Tags]:
+    """Raise ImageError for a file of which a part is missing or broken, or of several images.
+
+    Returns:
+        The tags of the page of a TIFF.
+    """
+    file = io.BytesIO(content)
+    require_complete(file, name)
+    pages = pages_of(file, name)
+    if not pages:
+        return pages
+    try:  # OpenCV returns something for whatever is broken within a TIFF.
+        Image.open(file).load()
+    except (Image.UnidentifiedImageError, Image.DecompressionBombError, MemoryError):
+        return pages
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if not read_by_gdal(content):
+            raise ImageError(name, f'is cut or broken ({first_line(error)}).') from error
+    return pages
+
+
+def require_complete(file: BinaryIO, name: str) -> None:
+    """Raise ImageError for a file whose end is missing, or of several images.
+
+    PNG and TIFF tell where they end; what is within a TIFF is not looked at.
+    """
+    if not file.seek(0, 2):
+        raise ImageError(name, 'the file is empty.')
+    file.seek(max(0, file.tell() - 64))
+    end, _ = file.read(), file.seek(0)
+    start = file.read(4)
+    file.seek(0)
+    if start.startswith(JPEG_START) and end.rstrip(b'\0').endswith(JPEG_END):
         return
+    if start == PNG_START:
+        require_whole_png(file, name)
+    elif not pages_of(file, name):
+        require_whole_for_pillow(file, name)
+
+
+def require_whole_png(file: BinaryIO, name: str) -> None:
+    """Raise ImageError where a PNG lacks its end, or a part of its pixels is broken."""
+    file.seek(8)
+    kind = b''
+    while kind != b'IEND':
+        header = file.read(8)
+        length, kind = struct.unpack('>I4s', header) if len(header) == 8 else (0, b'')
+        content = file.read(length + 4)
+        if len(content) != length + 4:
+            raise ImageError(name, 'is cut or broken: its end is missing.')
+        is_needed = kind[:1].isupper()
+        if is_needed and zlib.crc32(kind + content[:-4]) != int.from_bytes(content[-4:], 'big'):
+            raise ImageError(name, 'is cut or broken: the checksum of its pixels is another.')
+
+
+def pages_of(file: BinaryIO, name: str) -> list[Tags]:
+    """The tags of the one page of a TIFF, nothing for another file; or an ImageError."""
     try:
-        image = Image.open(io.BytesIO(content))
-        # PNG has a checksum for each part, which is faster to look at than its pixels.
-        image.verify() if content.startswith(PNG_START) else image.load()
+        pages = tiff_pages(file)
+    except ValueError as error:
+        raise ImageError(name, f'is cut or broken: {error}.') from error
+    require_one_page(pages, name)
+    return pages
+
+
+def require_whole_for_pillow(file: BinaryIO, name: str) -> None:
+    """Raise ImageError where Pillow knows the format, but misses something, or sees many images."""
+    file.seek(0)
+    try:
+        image = Image.open(file)
+        if image.format != 'MPO' and getattr(image, 'is_animated', False):
+            raise ImageError(name, 'has several images: write each as a file of its own.')
+        image.load()
     except Image.UnidentifiedImageError:
         return  # mmcv may know it, or says that it is none.
     except (Image.DecompressionBombError, MemoryError):
@@ -95,8 +170,36 @@ def require_whole(content: bytes, name: str) -> None:
         if 'not available' in str(error):  # Pillow was built without this decoder
             return
         raise ImageError(name, f'is cut or broken ({first_line(error)}).') from error
-    if content.startswith(PNG_START) and PNG_END not in content[-64:]:
-        raise ImageError(name, 'is cut: its end is missing.')
+
+
+def read_by_gdal(content: bytes) -> bool:
+    """Whether GDAL, where it is installed, reads all of a raster."""
+    if rasterio is None:
+        return False
+    try:
+        with rasterio.MemoryFile(content) as memory, memory.open() as file:
+            return all(file.read(band) is not None for band in file.indexes)
+    except rasterio.errors.RasterioError:
+        return False
+
+
+def orientation_of(file: BinaryIO) -> int:
+    """How EXIF says that an image is stored, 1 (upright) to 8; a TIFF is read upright anyway."""
+    file.seek(0)
+    try:
+        image = Image.open(file)
+        return 1 if image.format == 'TIFF' else image.getexif().get(EXIF_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 1
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of (H, W, ...), stored as EXIF says, the right way up."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
 
 
 def encode(image: Image.Image, name: str) -> bytes:

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from ...errors import PredictionError
+from ...transforms.load_raster import SUFFIXES as RASTER_SUFFIXES
 from .reading import is_address
 
 IMAGE_SUFFIXES = frozenset(
     ['.bmp', '.jp2', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
 )
-RASTER_SUFFIXES = frozenset(['.img', '.jp2', '.tif', '.tiff', '.vrt'])
 VIDEO_SUFFIXES = frozenset(['.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm'])
 
 

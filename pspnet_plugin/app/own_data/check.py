@@ -15,7 +15,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
-from PIL import Image, TiffImagePlugin
 from rich.progress import track
 
 from ...errors import ImageError, PspnetPluginError
@@ -23,10 +22,12 @@ from ...transforms.check_labels import values_outside
 from ...utils.datasets import class_info, datasets_of, listed_samples, scope_of, without_pipeline
 from ...utils.text import one_line
 from ..images.drawing import draw_label_map, to_rgb
-from ..images.reading import PNG_START, read_bytes, require_whole
+from ..images.reading import orientation_of, read_bytes, require_whole
 from ..training.datasets import LOADERS
 from ..training.settings import setting_problems
 from .classes import IGNORED
+from .loading import image_problems, label_problems, share_without_data
+from .scan import doubt
 
 GRID = 6  # images in a grid
 CELL = 256  # pixels of the longer side of an image in the grid
@@ -39,6 +40,11 @@ class Sample(NamedTuple):
     listed: dict[str, Any]  # what the dataset lists for it: ``img_path``, ``seg_map_path`` and more
     pipeline: list[dict]  # the steps that load it
 
+    @property
+    def loads(self) -> list[str]:
+        """The types of the steps that read files."""
+        return [kind for step in self.pipeline if 'Load' in (kind := str(step.get('type')))]
+
 
 class Found(NamedTuple):
     """What :func:`check_config` found."""
@@ -48,6 +54,7 @@ class Found(NamedTuple):
     ignored: float  # which part of the pixels of the training images has no class, 0 to 1
     classes: list[str]  # their names
     problems: list[str]  # a line for each
+    lacking: dict[str, float]  # which part of an image has no data, for those that lack some
     grid: np.ndarray  # some images beside their labels, (H, W, 3) uint8 RGB
 
 
@@ -69,6 +76,9 @@ def check_config(cfg: Config) -> Found:
     problems = setting_problems(cfg)
     pictures: list[np.ndarray] = []
     loaded = {name: Loaded(np.zeros(count, np.int64), Counter(), {}) for name in LOADERS}
+    lacking: dict[str, float] = {}
+    doubts: list[str] = []  # about images that are stored turned
+    told = False  # whether one of them shows by its sides that its label map lies as it does
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         for sample in track(list(samples_of(cfg)), 'looking at the images', transient=True):
             images[sample.loader] += 1
@@ -80,14 +90,24 @@ def check_config(cfg: Config) -> Found:
             found = sample_problems(sample, image, label_map, count, ignored)
             problems += [f'{sample.loader}: {problem}' for problem in found]
             add_to(loaded[sample.loader], sample, image, label_map, ignored)
+            path = sample.listed['img_path']
+            lacking[path] = share_without_data(path, image)
+            mark = orientation_of(io.BytesIO(read_bytes(path)))
+            if mark != 1 and label_map is not None and label_map.shape[:2] == image.shape[:2]:
+                tells = mark >= 5 and image.shape[0] != image.shape[1]
+                told = told or tells
+                doubts += [] if tells else [f'{sample.loader}: {doubt(path, mark)}']
             if label_map is None or label_map.shape != image.shape[:2] or len(pictures) == GRID:
                 continue
             pictures.append(over_labels(image, label_map, palette))
     problems += loader_problems(loaded)
+    problems += [] if told else doubts
     pictures = pictures or [np.zeros((1, 1, 3), np.uint8)]
     counts, pixels, _ = loaded[LOADERS[0]]
     without = 1 - counts.sum() / max(sum(pixels.values()), 1)
-    return Found(images, counts, without, classes, problems, np.concatenate(pictures, axis=1))
+    lacking = {path: share for path, share in lacking.items() if share > 0}
+    grid = np.concatenate(pictures, axis=1)
+    return Found(images, counts, without, classes, problems, lacking, grid)
 
 
 def add_to(
@@ -169,13 +189,9 @@ def sample_problems(
     sample: Sample, image: np.ndarray, label_map: np.ndarray | None, classes: int, ignored: int
 ) -> Iterator[str]:
     """What is wrong with one image and its labels, a line each."""
-    path, labels = sample.listed['img_path'], sample.listed.get('seg_map_path')
+    path, labels = sample.listed['img_path'], str(sample.listed.get('seg_map_path'))
     height, width = image.shape[:2]
-    if image.dtype == np.uint8 and has_16_bits(read_bytes(path)):
-        yield (
-            f"{path}: has 16 bits and is read with 8; set color_type='unchanged' in "
-            'LoadImageFromFile, and mean and std in its unit'
-        )
+    yield from image_problems(path, read_bytes(path), image, sample.loads[0])
     if crop := crop_too_large(width, height, sample.pipeline):
         yield f'{path}: {crop}'
     if label_map is None:
@@ -190,18 +206,8 @@ def sample_problems(
     elif (wrong := values_outside(label_map, classes, ignored)).size:
         values = ', '.join(map(str, wrong[:8]))
         yield f'{labels}: holds the label values {values}, but there are {classes} classes'
-
-
-def has_16_bits(content: bytes) -> bool:
-    """Whether an image file says that its channels have 16 bits; its pixels are not decoded."""
-    if content.startswith(PNG_START):
-        return content[24] == 16  # of the first chunk; Pillow has no mode for such colours
-    try:
-        with Image.open(io.BytesIO(content)) as file:
-            bits = dict(getattr(file, 'tag_v2', {})).get(TiffImagePlugin.BITSPERSAMPLE, ())
-            return 16 in bits or (file.mode in ('I', 'I;16') and not bits)
-    except (OSError, ValueError):  # an image that OpenCV alone can read
-        return False
+    if 'LoadAnnotations' in sample.loads:
+        yield from label_problems(labels, read_bytes(labels))
 
 
 def crop_too_large(width: int, height: int, pipeline: list) -> str | None:

@@ -13,9 +13,10 @@ from PIL import Image
 from ...utils.datasets import spread_colours
 from ...utils.text import shortened
 from ..errors import DataError, refuse
+from ..images.reading import upright
 from .annotations.class_tables import BORDER, entry_of_tool, is_header
 from .masks import NO_NUMBER, Value, palette_of, read_mask, remark_on_losses, strips
-from .scan import ImageStatistics
+from .statistics import ImageStatistics
 
 IGNORED = 255
 DOZENS = 24  # more values need a table
@@ -279,6 +280,7 @@ def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Pa
         label_map = np.empty(mask.numbers.shape, np.uint8)
         for strip, target in zip(strips(mask.numbers), strips(label_map)):
             target[:] = of_numbers[np.searchsorted(numbers, strip)]
+        label_map = np.ascontiguousarray(upright(label_map, image.mask_orientation or 1))
         path = folder / f'{image.pair.name}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(label_map).save(path)

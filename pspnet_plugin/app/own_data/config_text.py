@@ -10,7 +10,7 @@ import numpy as np
 
 from ...utils.config_files import shipped
 from .classes import Classes
-from .scan import ImageStatistics
+from .statistics import ImageStatistics
 
 TEMPLATE = shipped('configs') / '_base_' / 'own_data.py.txt'
 LARGEST_CROP, STRIDE = 512, 32
@@ -121,7 +121,7 @@ def config_text(
         iterations: of training; None for as many as see each image about forty times.
     """
     images = [*training, *validation]
-    in_colours = is_read_in_colours(images[0])
+    in_colours = all(image.in_colours for image in images)
     start = BACKBONES[backbone]
     mean, std = (start.mean, start.std) if in_colours else channel_statistics(training)
     heights, widths = zip(*(image.size for image in images))
@@ -129,10 +129,9 @@ def config_text(
     if iterations is None:
         iterations = min(max(IMAGES_SEEN * len(training) // 4, FEWEST), MOST)
     load_image = "dict(type='LoadImageFromFile')"
-    if not all(image.by_opencv for image in images):
-        load_image = "dict(type='LoadRaster', to_float32=True)"
-    elif not in_colours:
-        load_image = "dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)"
+    if not in_colours:
+        fill = mean[::-1] if len(mean) == 3 else mean  # in the order of the file's channels
+        load_image = f"dict(type='LoadRaster', fill={fill})"
     region, resize, test_cfg = IN_PARTS if max(size) > LARGEST_WHOLE else WHOLE
     index, width = start.feature
     auxiliary = AUXILIARY_HEAD % (start.auxiliary, max(start.auxiliary // 4, 64))
@@ -167,22 +166,24 @@ def config_text(
     )
 
 
-def is_read_in_colours(image: ImageStatistics) -> bool:
-    """Whether images are read as colours of 8 bits: grey and transparent ones too."""
-    has_alpha = image.channels == 4 and image.pair.image.suffix.lower() not in ('.tif', '.tiff')
-    return image.depth == 'uint8' and (image.channels in (1, 3) or has_alpha) and image.by_opencv
-
-
 def channel_statistics(images: Sequence[ImageStatistics]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, in the order in which the network reads them."""
-    pixels = sum(image.size[0] * image.size[1] for image in images)
+    """Mean and standard deviation of each channel, in the order in which the network reads them.
+
+    Pixels without data do not count.
+    """
+    pixels = sum(image.with_data for image in images)
     mean = np.sum([image.total for image in images], axis=0) / pixels
     square = np.sum([image.squares for image in images], axis=0) / pixels
     std = np.sqrt(np.maximum(square - mean**2, 0))
     if len(mean) == 3:  # read as BGR, turned to RGB by the preprocessor
         mean, std = mean[::-1], std[::-1]
     std = np.where(std > 0, std, 1)
-    return [round(float(m), 3) for m in mean], [round(float(s), 3) for s in std]
+    return [six_digits(m) for m in mean], [six_digits(s) for s in std]
+
+
+def six_digits(value: float) -> float:
+    """A number in any unit, as it is to be written."""
+    return float(f'{value:.6g}')
 
 
 def crop_size(image_size: tuple[int, int]) -> tuple[int, int]:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from ...errors import ImageError, PredictionError
-from ...transforms.load_raster import read_raster
-from ..images.reading import read_bytes, require_whole
+from ...transforms.load_raster import AS_IT_IS, read_raster
+from ..images.reading import orientation_of, require_complete, upright
 from ..images.sources import RASTER_SUFFIXES
 
 PLAIN_MODES = ('L', 'P', 'I', 'I;16')
@@ -31,6 +32,7 @@ class Mask(NamedTuple):
     numbers: np.ndarray  # (H, W), whole numbers; a colour is red << 16 | green << 8 | blue
     in_colours: bool
     plain: bool  # whether mmseg reads the same numbers, as long as they lie within 0 to 255
+    was_turned: bool = False  # whether the file was stored turned, as EXIF says
 
     def value(self, number: int) -> Value:
         """What a number of this mask stands for."""
@@ -50,8 +52,17 @@ def read_mask(path: Path, in_colours: bool = False) -> Mask:
     Raises:
         ImageError: the file is broken, or holds no whole numbers.
     """
-    require_whole(read_bytes(str(path)), str(path))
-    pixels, plain = decode_mask(path, in_colours)
+    with open(path, 'rb') as file:
+        require_complete(file, str(path))
+        orientation = orientation_of(file)
+    mask = as_numbers(*decode_mask(path, in_colours), path, in_colours)
+    if orientation == 1:
+        return mask
+    return Mask(upright(mask.numbers, orientation), mask.in_colours, False, True)
+
+
+def as_numbers(pixels: np.ndarray, plain: bool, path: Path, in_colours: bool) -> Mask:
+    """A mask of what was decoded, (H, W) or (H, W, C) RGB."""
     if pixels.dtype.kind == 'f':
         pixels, plain = whole_numbers(pixels, path), False
     if pixels.ndim == 2:
@@ -86,9 +97,13 @@ def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
         ) from error
     except (OSError, ValueError, SyntaxError) as error:
         if path.suffix.lower() not in RASTER_SUFFIXES:
-            raise ImageError(str(path), f'is no mask that can be decoded ({error})') from error
+            flags = AS_IT_IS | cv2.IMREAD_IGNORE_ORIENTATION
+            pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+            if pixels is None:
+                raise ImageError(str(path), f'is no mask that can be decoded ({error})') from error
+            return (pixels if pixels.ndim == 2 else pixels[..., ::-1]), False
     try:
-        bands = read_raster(str(path))
+        bands, _ = read_raster(str(path))
     except ImageError:
         raise
     except PredictionError as error:  # rasterio is missing
@@ -101,7 +116,7 @@ def palette_of(path: Path) -> list[int]:
     try:
         with Image.open(path) as file:
             return (file.getpalette() or []) if file.mode == 'P' else []
-    except OSError:
+    except (OSError, ValueError, SyntaxError):  # read otherwise, see above
         return []
 
 

@@ -17,7 +17,8 @@ from .annotations.source import Choices, find_source
 from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
 from .division import Division, SplitChoices, divide
-from .scan import Pair, scan
+from .scan import scan
+from .statistics import Pair
 
 
 class Project(NamedTuple):
@@ -59,14 +60,17 @@ def write_project(
         source = find_source(images, masks, Path(drafts), choices, tell)
         refuse([problem for pair in source.pairs for problem in name_problems(pair)])
         in_colours = source.table is not None and source.table.in_colours
-        found = scan(source.pairs, in_colours)
+        found = scan(source.pairs, in_colours, upright_masks=source.drawn)
         classes = find_classes(found, source.table)
         divided = divide(found, classes, source.images, source.sides, split_choices, tell)
-        plain = classes.are_labels and all(image.plain_mask for image in found)
-        stay = plain and not source.drawn
+        plain = all(image.plain_mask and image.mask_orientation == 1 for image in found)
+        stay = plain and classes.are_labels and not source.drawn
         mask_suffix = shared_mask_suffix(source.pairs, source.masks) if stay else None
         labels = out / 'labels' if mask_suffix is None else source.masks
-        suffixes = (source.pairs[0].image.suffix, mask_suffix or '.png')
+        # Of several suffixes each is part of a name.
+        image_suffixes = {pair.image.suffix for pair in source.pairs}
+        image_suffix = image_suffixes.pop() if len(image_suffixes) == 1 else ''
+        suffixes = (image_suffix, mask_suffix or '.png')
         files = DataFiles((str(source.images), str(labels)), suffixes, lists)
         refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
         if mask_suffix is None:

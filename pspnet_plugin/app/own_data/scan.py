@@ -8,67 +8,39 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import cv2
-import numpy as np
 from rich.progress import track
 
 from ...errors import ImageError, PredictionError
-from ...transforms.load_raster import read_raster
 from ..errors import DataError, refuse
-from ..images.reading import quiet_opencv, read_bytes, require_whole
-from ..images.sources import RASTER_SUFFIXES, files_below
+from ..images.reading import quiet_opencv
+from ..images.sources import files_below
 from .masks import count_values, read_mask
+from .statistics import ImageStatistics, Pair, image_statistics
 
 SUFFIXES = frozenset(
     ['.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
 )
 SAMPLE = 256  # names
-THUMBNAIL = (16, 16)
-
-
-class Pair(NamedTuple):
-    """An image and its mask."""
-
-    name: str  # the image's path below its folder, without the suffix
-    image: Path
-    mask: Path
-
-
-class ImageStatistics(NamedTuple):
-    """What is known of an image and its mask."""
-
-    pair: Pair  # their files
-    size: tuple[int, int]  # (height, width) in pixels
-    channels: int  # of the image
-    depth: str  # the name of the data type of its values
-    values: Counter  # how many pixels of the mask have each value
-    # (16, 16) float32, the grey image, scaled to 0 to 1 by its own largest value.
-    thumbnail: np.ndarray
-    total: np.ndarray  # sum of the values in each channel, BGR for colours
-    squares: np.ndarray  # sum of their squares
-    plain_mask: bool  # whether mmseg reads the same numbers from the mask itself
-    # Whether OpenCV reads the image, and so ``LoadImageFromFile``; otherwise GDAL.
-    by_opencv: bool = True
 
 
 def pair_files(images: Path, masks: Path) -> list[Pair]:
     """Pair the files of two folders, with all below them.
 
     The names of a pair are equal, or have a part in common and around it what all names of their
-    folder have: ``street_7_image.jpg`` and ``mask_street_7.png``.
+    folder have: ``street_7_image.jpg`` and ``mask_street_7.png``. Images of several suffixes keep
+    theirs in their names.
 
     Raises:
-        DataError: a file has no partner, or the images have several suffixes.
+        DataError: a file has no partner, or two have one name.
     """
-    found = {path_stem(path, images): path for path in files_below(images, SUFFIXES)}
-    labels = {path_stem(path, masks): path for path in files_below(masks, SUFFIXES)}
+    (found, twice), (labels, twice_labels) = by_stem(images), by_stem(masks)
     problems = [
         f'{folder}: no images ({" ".join(sorted(SUFFIXES))})'
         for folder, files in ((images, found), (masks, labels))
         if not files
     ]
+    problems += twice + twice_labels
     refuse(problems)
     return pair_stems(found, labels)
 
@@ -77,28 +49,33 @@ def pair_stems(found: dict[str, Path], labels: dict[str, Path]) -> list[Pair]:
     """Pair images and masks by their paths without suffixes, see :func:`pair_files`."""
     if not found:
         raise DataError(f'{next(iter(labels.values()))}: no image, and none for any other mask')
-    require_one_suffix(list(found.values()))
     image_keys, mask_keys = best_keys(list(found), list(labels))
     paired = sorted(image_keys.keys() & mask_keys.keys())
     pairs = {image_keys[key]: mask_keys[key] for key in paired}
     lonely = [f'{found[stem]}: no mask' for stem in found.keys() - pairs.keys()]
     lonely += [f'{labels[stem]}: no image' for stem in labels.keys() - set(pairs.values())]
     refuse(sorted(lonely))
-    return [Pair(stem, found[stem], labels[mask]) for stem, mask in pairs.items()]
-
-
-def require_one_suffix(images: Sequence[Path]) -> None:
-    """Raise DataError for images of several suffixes, which a config cannot name."""
-    suffixes = Counter(path.suffix for path in images).most_common()
-    if len(suffixes) > 1:
-        counts = ', '.join(f'{count} {suffix}' for suffix, count in suffixes)
-        odd = next(path for path in images if path.suffix == suffixes[-1][0])
-        raise DataError(f'{odd}: all images need one suffix, here are {counts}: convert the fewer')
+    suffixes = {path.suffix for path in found.values()}
+    return [
+        Pair(stem + found[stem].suffix * (len(suffixes) > 1), found[stem], labels[mask])
+        for stem, mask in pairs.items()
+    ]
 
 
 def path_stem(path: Path, folder: Path) -> str:
     """``a/b`` for ``folder/a/b.png``."""
     return path.relative_to(folder).with_suffix('').as_posix()
+
+
+def by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The images below a folder by their paths without suffixes, and problems."""
+    found: dict[str, Path] = {}
+    problems = []
+    for path in files_below(folder, SUFFIXES):
+        stem = path_stem(path, folder)
+        if found.setdefault(stem, path) is not path:
+            problems.append(f'{path}: {found[stem].name} has the same name')
+    return found, problems
 
 
 def best_keys(images: list[str], masks: list[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -157,21 +134,32 @@ def stems_by_key(stems: list[str], before: str, after: str) -> dict[str, str]:
     return found
 
 
-def scan(pairs: Sequence[Pair], in_colours: bool = False) -> list[ImageStatistics]:
+def scan(
+    pairs: Sequence[Pair], in_colours: bool = False, upright_masks: bool = False
+) -> list[ImageStatistics]:
     """Read every pair.
 
     Args:
         in_colours: read masks as colours, see :func:`read_mask`.
+        upright_masks: they lie as images are seen, however these are stored.
 
     Raises:
         DataError: files are broken, sizes differ, or images are not all of one kind.
     """
     with quiet_opencv(), ThreadPoolExecutor(2) as pool:
-        mapped = pool.map(partial(statistics_or_problem, in_colours=in_colours), pairs)
+        read = partial(statistics_or_problem, in_colours=in_colours, upright_masks=upright_masks)
+        mapped = pool.map(read, pairs)
         shown = track(mapped, 'looking at the images', total=len(pairs), transient=True)
         results = list(shown)
     refuse([found for found in results if isinstance(found, str)])
-    images = [found for found in results if isinstance(found, ImageStatistics)]
+    images = with_known_masks([found for found in results if isinstance(found, ImageStatistics)])
+    if not all(image.in_colours for image in images):
+        refuse_other_kinds(images)
+    return images
+
+
+def refuse_other_kinds(images: Sequence[ImageStatistics]) -> None:
+    """Raise DataError where some images have other channels, or another type, than the most."""
     kinds = Counter((image.channels, image.depth) for image in images)
     usual = max(kinds, key=kinds.__getitem__)
     refuse(
@@ -182,46 +170,60 @@ def scan(pairs: Sequence[Pair], in_colours: bool = False) -> list[ImageStatistic
             if (image.channels, image.depth) != usual
         ]
     )
-    return images
 
 
-def statistics_or_problem(pair: Pair, in_colours: bool) -> ImageStatistics | str:
+def with_known_masks(images: Sequence[ImageStatistics]) -> list[ImageStatistics]:
+    """The images with what their sizes cannot tell: whether masks are stored turned as images are.
+
+    Images that are turned upside down or mirrored follow those that are turned by a quarter.
+
+    Raises:
+        DataError: there are none, or of both kinds.
+    """
+    told = {
+        image.mask_orientation == image.orientation
+        for image in images
+        if image.orientation != 1 and image.mask_orientation is not None
+    }
+    if len(told) != 1:
+        refuse([doubt(i.pair.image, i.orientation) for i in images if i.mask_orientation is None])
+    are_turned = told == {True}
+    return [
+        image._replace(mask_orientation=image.orientation if are_turned else 1)
+        if image.mask_orientation is None
+        else image
+        for image in images
+    ]
+
+
+def doubt(image: Path | str, orientation: int) -> str:
+    """What is wrong where nothing tells how a mask lies."""
+    return (
+        f'{image}: is stored turned (EXIF orientation {orientation}), and nothing tells whether '
+        'its mask is, too: write the image as its mask lies, without that mark'
+    )
+
+
+def statistics_or_problem(
+    pair: Pair, in_colours: bool, upright_masks: bool
+) -> ImageStatistics | str:
     """The statistics of one pair; a line that names the file where that fails."""
     try:
-        (image, by_opencv), mask = read_image(pair.image), read_mask(pair.mask, in_colours)
+        image = image_statistics(pair)
+        mask = read_mask(pair.mask, in_colours)
         in_mask = count_values(mask, pair.mask)
     except ImageError as error:
         return str(error)
     except PredictionError as error:
         return f'{pair.image}: {error}'
-    if image.shape[:2] != mask.numbers.shape:
-        (height, width), (rows, columns) = image.shape[:2], mask.numbers.shape
+    (height, width), (rows, columns) = image.size, mask.numbers.shape
+    is_quarter = image.orientation >= 5
+    is_known = image.orientation == 1 or upright_masks or mask.was_turned
+    mask_orientation: int | None = 1
+    if is_quarter and height != width and (rows, columns) == (width, height):
+        mask_orientation = image.orientation
+    elif (rows, columns) != (height, width):
         return f'{pair.mask}: {columns} x {rows} pixels, but its image has {width} x {height}'
-    planes = image.reshape(*image.shape[:2], -1)
-    grey = planes.astype(np.float32).mean(2)
-    thumbnail = cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA)
-    values = planes.reshape(-1, planes.shape[2]).astype(np.float64)
-    return ImageStatistics(
-        pair,
-        size=(image.shape[0], image.shape[1]),
-        channels=planes.shape[2],
-        depth=str(image.dtype),
-        values=in_mask,
-        thumbnail=thumbnail / max(float(grey.max()), 1),
-        total=values.sum(0),
-        squares=(values**2).sum(0),
-        plain_mask=mask.plain,
-        by_opencv=by_opencv,
-    )
-
-
-def read_image(path: Path) -> tuple[np.ndarray, bool]:
-    """The pixels as they are in the file, (H, W) or (H, W, C), and whether OpenCV reads it."""
-    content = read_bytes(str(path))
-    require_whole(content, str(path))
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        if path.suffix.lower() not in RASTER_SUFFIXES:
-            raise ImageError(str(path), 'is no image that can be decoded')
-        return read_raster(str(path)), False
-    return image, True
+    elif not is_known and (height == width or not is_quarter):
+        mask_orientation = None
+    return image._replace(values=in_mask, plain_mask=mask.plain, mask_orientation=mask_orientation)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError, refuse
-from .scan import ImageStatistics, Pair
+from .statistics import ImageStatistics, Pair
 
 SIDE = r'(train|val|test)(?:ing|id|idation)?\d*'
 IN_NAME = re.compile(rf'(?:^|[^a-z]){SIDE}(?:[^a-z]|$)')

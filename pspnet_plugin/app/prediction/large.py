@@ -14,16 +14,15 @@ import cv2
 import numpy as np
 
 from ...errors import ImageError
-from ...transforms.load_raster import Raster, gdal_window, rasterio, require_rasterio
+from ...transforms.load_raster import Raster, gdal_window, rasterio
 from ..images.drawing import with_legend
 from ..images.sources import ImageSource
+from ..images.videos import require_whole_video
 from .predictor import Predictor
 from .results import FULL, class_shares, count_labels, write_table
 
 CODEC = 'mp4v'
 USUAL_RATE = 25.0  # frames a second, where the file does not tell
-# What GDAL may keep of files, in megabytes; by itself it takes a twentieth of the memory.
-CACHE = 128
 # Deflate with a horizontal predictor suits label maps; files of more than 4 GB are BigTIFF.
 GEOTIFF = {'driver': 'GTiff', 'tiled': True, 'compress': 'deflate', 'BIGTIFF': 'IF_SAFER'}
 
@@ -45,6 +44,7 @@ def predict_video(
     path = os.path.abspath(path)  # what ends before a colon would be a protocol
     for name in (path, files['overlays']):
         require_utf8(name)
+    counted = require_whole_video(path)
     rows, writer = [], None
     with contextlib.ExitStack() as stack:
         video = cv2.VideoCapture(path)
@@ -52,7 +52,8 @@ def predict_video(
         if not video.isOpened():
             raise ImageError(path, 'is no video that can be decoded, or its end is missing.')
         rate = video.get(cv2.CAP_PROP_FPS) or USUAL_RATE
-        for number, prediction in enumerate(predictor.predict(frames_of(video, path, rate))):
+        frames = frames_of(video, path, rate if counted else None)
+        for number, prediction in enumerate(predictor.predict(frames)):
             picture = prediction.overlay(opacity)
             # All names, also those that do not occur: a frame has to be as high as the others.
             picture = with_legend(picture, prediction.classes, prediction.palette)
@@ -93,8 +94,11 @@ def require_frames(path: str, count: int) -> None:
         raise OSError(errno.EIO, reason)
 
 
-def frames_of(video: cv2.VideoCapture, path: str, rate: float) -> Iterator[ImageSource]:
+def frames_of(video: cv2.VideoCapture, path: str, rate: float | None) -> Iterator[ImageSource]:
     """The frames of a video, as images of their own.
+
+    Args:
+        rate: frames a second; None where the file does not hold the exact number of them.
 
     Raises:
         ImageError: the video ends a second or more before its end.
@@ -107,7 +111,7 @@ def frames_of(video: cv2.VideoCapture, path: str, rate: float) -> Iterator[Image
         yield ImageSource(f'{path} frame {count}', pixels, Path(f'{count:06}'))
         count += 1
     promised = video.get(cv2.CAP_PROP_FRAME_COUNT)
-    if count + rate <= promised:  # containers may be off by a few frames
+    if rate is not None and count + rate <= promised:  # containers may be off by a few frames
         raise ImageError(path, f'ends after {count} of {promised:.0f} frames: it is cut or broken.')
 
 
@@ -125,12 +129,10 @@ def predict_raster(predictor: Predictor, path: str, files: Mapping[str, str]) ->
         OSError: a file cannot be written.
     """
     kind: np.dtype = np.dtype(predictor.label_type)
-    nodata = 2 ** (8 * kind.itemsize) - 1
+    nodata, pipeline = int(predictor.nodata), predictor.pipeline
     counts = np.zeros(len(predictor.classes), np.int64)
-    require_rasterio()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
-        raster = stack.enter_context(Raster(path, predictor.pipeline.bgr))
+        raster = stack.enter_context(Raster(path, pipeline.bgr))
         require_fit(raster, predictor)
         palette = predictor.palette if kind == np.uint8 else None  # no others can have one
         write_labels = stack.enter_context(
@@ -141,8 +143,12 @@ def predict_raster(predictor: Predictor, path: str, files: Mapping[str, str]) ->
             write_probabilities = stack.enter_context(
                 geotiff(files['probabilities'], raster, len(counts), 'uint16')
             )
-        for block in predictor.blocks(raster.size, raster.read):
-            has_data = raster.has_data(*block.area)
+
+        def pixels_of(*area: int) -> np.ndarray:
+            return pipeline.filled(*raster.read(*area))
+
+        for block in predictor.blocks(raster.size, pixels_of):
+            _, has_data = raster.read(*block.area)
             found = np.where(has_data, predictor.labels_of(block.probabilities), nodata)
             counts += count_labels(found, len(counts))
             write_labels(found.astype(kind)[None], block.area)

@@ -15,12 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from ...errors import ImageError, PredictionError
+from ...speed.examples import input_channels
+from ...transforms.load_raster import Raster, rasterio, read_raster
 from ...utils.text import first_line, one_line
-from ..images.reading import decode, encode, read_bytes
+from ..images.reading import decode, encode, is_address, read_bytes
 from ..images.sources import ImageSource
 
-# The first steps that decode a file; MMSegInferencer puts the last one into the config.
-DECODERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'InferencerLoader')
+# The first steps that decode a file; MMSegInferencer puts the third one into the config.
+DECODERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'InferencerLoader', 'LoadRaster')
 
 BOMB = 4_000_000  # bytes; larger files may have any size in pixels
 
@@ -33,27 +35,26 @@ class PreparedImage(NamedTuple):
     inputs: list[Tensor]  # what the network reads, (C, H, W); several with augmentation
     samples: list[SegDataSample]  # the sizes and flips that belong to them
     shape: tuple[int, ...]  # of what goes through the network; those of a batch have the same
+    has_data: np.ndarray | None  # which pixels have data, (H, W); None where all have
 
 
 class Pipeline:
-    """The test pipeline of a config, or its ``tta_pipeline``, without labels.
+    """The test pipeline of a model's config, or its ``tta_pipeline``, without labels."""
 
-    Args:
-        channels: how many channels the network reads.
-    """
-
-    def __init__(self, cfg: Config, channels: int, tta: bool = False) -> None:
+    def __init__(self, model: Any, tta: bool = False) -> None:
+        cfg = model.cfg
         steps = without_labels(copy.deepcopy(stated_pipeline(cfg, tta)))
         if not steps:
             raise PredictionError("The config's test pipeline has no steps.")
-        self.loader, self.channels = dict(steps[0]), channels
+        self.channels, self.mean = input_channels(model), mean_of(model)
+        self.loader = dict(steps[0])
         kind = str(self.loader.pop('type'))
-        self.decodes = kind in DECODERS
+        self.decodes, self.by_gdal = kind in DECODERS, kind == 'LoadRaster'
         self.backend = self.loader.get('imdecode_backend', 'cv2')
-        self.color_type = self.loader.get('color_type', 'color')
+        self.color_type = self.loader.get('color_type', 'unchanged' if self.by_gdal else 'color')
         self.reads_eight_bits = self.decodes and self.color_type == 'color'
         # Whether three channels come in the order blue, green, red.
-        self.bgr = self.backend != 'tifffile' if self.decodes else kind == 'LoadRaster'
+        self.bgr = self.decodes and self.backend != 'tifffile'
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg'):
             self.read_as_configured = Compose([] if self.decodes else steps[:1])
             self.prepare = Compose(steps[1:])
@@ -64,7 +65,7 @@ class Pipeline:
         Raises:
             ImageError: it cannot be read, or does not fit the network.
         """
-        results = self.read(source)
+        results, has_data = self.read(source)
         pixels = results['img']
         try:
             packed = self.prepare(results)
@@ -77,30 +78,48 @@ class Pipeline:
         inputs, samples = packed['inputs'], packed['data_samples']
         if isinstance(inputs, Tensor):
             inputs, samples = [inputs], [samples]
-        return PreparedImage(source, pixels, inputs, samples, tuple(inputs[0].shape))
+        return PreparedImage(source, pixels, inputs, samples, tuple(inputs[0].shape), has_data)
 
-    def read(self, source: ImageSource) -> dict[str, Any]:
-        """What the first step of the config returns for one image, checked."""
-        results = self._read(source)
-        shape = results['img'].shape
-        found = shape[2] if len(shape) == 3 else 1
-        if found != self.channels or 0 in shape:
+    def read(self, source: ImageSource) -> tuple[dict[str, Any], np.ndarray | None]:
+        """What the first step of the config returns for one image, checked, and where it has data.
+
+        Pixels without data hold the mean, which is nothing to the network.
+        """
+        results, has_data = self._read(source)
+        pixels = results['img']
+        found = pixels.shape[2] if pixels.ndim == 3 else 1
+        if found != self.channels or 0 in pixels.shape:
             raise ImageError(
                 source.name,
-                f'has the shape {shape}, but the model reads images of {self.channels} '
+                f'has the shape {pixels.shape}, but the model reads images of {self.channels} '
                 f'channel{"s"[: self.channels > 1]}, (H, W, {self.channels}).',
             )
-        return results
+        if pixels.dtype.kind == 'f':
+            is_finite = np.isfinite(pixels.reshape(*pixels.shape[:2], -1)).all(2)
+            has_data = is_finite if has_data is None else has_data & is_finite
+        if has_data is None or has_data.all():
+            return results, None
+        results['img'] = self.filled(pixels, has_data)
+        return results, has_data
 
-    def _read(self, source: ImageSource) -> dict[str, Any]:
-        item = source.item
+    def filled(self, pixels: np.ndarray, has_data: np.ndarray) -> np.ndarray:
+        """The pixels, (H, W) or (H, W, C), with the mean where they have no data."""
+        pixels = pixels.copy()
+        pixels[~has_data] = self.mean
+        return pixels
+
+    def _read(self, source: ImageSource) -> tuple[dict[str, Any], np.ndarray | None]:
+        item, has_data = source.item, None
         if isinstance(item, str) and not self.decodes:
             try:
-                return self.read_as_configured({'img_path': item})
+                results = self.read_as_configured({'img_path': item})
             except Exception as error:  # it is the config's own reader
                 raise ImageError(source.name, f'cannot be read ({error!r}).') from error
+            return results, mask_of(source, results['img'])
         if isinstance(item, np.ndarray):
             pixels = item
+        elif isinstance(item, str) and self.by_gdal:
+            pixels, has_data = read_raster(item)
         else:
             if isinstance(item, Image.Image):
                 content = encode(item, source.name)
@@ -108,11 +127,40 @@ class Pipeline:
                 content = read_bytes(item, self.loader.get('backend_args'))
                 require_no_bomb(content, source.name)
             pixels = decode(content, source.name, self.color_type, self.backend)
-        if self.loader.get('to_float32'):
+            has_data = mask_of(source, pixels)
+        if self.loader.get('to_float32', self.by_gdal):
             pixels = pixels.astype(np.float32)
         size = pixels.shape[:2]
         # As LoadImageFromFile returns it.
-        return {'img_path': source.path, 'img': pixels, 'img_shape': size, 'ori_shape': size}
+        results = {'img_path': source.path, 'img': pixels, 'img_shape': size, 'ori_shape': size}
+        return results, has_data
+
+
+def mask_of(source: ImageSource, pixels: np.ndarray) -> np.ndarray | None:
+    """Where a raster says that it has data, (H, W), for one that another decoder than GDAL read."""
+    if not source.is_raster or rasterio is None or is_address(source.name):
+        return None
+    try:
+        with Raster(source.name) as raster:
+            has_data = raster.read()[1] if raster.has_mask else None
+    except ImageError:  # what GDAL does not read has no such mask
+        return None
+    return has_data if has_data is not None and has_data.shape == pixels.shape[:2] else None
+
+
+def mean_of(model: Any) -> np.ndarray:
+    """What the preprocessor subtracts, in the order in which images come, or 0: (C,) or (1,)."""
+    preprocessor = model.data_preprocessor
+    if getattr(preprocessor, 'mean', None) is None:
+        return np.zeros(1)
+    mean: np.ndarray = preprocessor.mean.flatten().cpu().numpy()
+    return mean[::-1] if swaps_channels(preprocessor) else mean
+
+
+def swaps_channels(preprocessor: Any) -> bool:
+    """Whether BGR becomes RGB; mmseg and its fork have different names for it."""
+    name = 'channel_conversion'
+    return getattr(preprocessor, name if hasattr(preprocessor, name) else f'_{name}')
 
 
 def require_no_bomb(content: bytes, name: str) -> None:

@@ -18,7 +18,6 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ...errors import ImageError, PredictionError
-from ...speed.examples import input_channels
 from ...utils.text import one_line
 from ..images.sources import ImageSource, sources_of
 from .pipeline import Pipeline, PreparedImage
@@ -108,7 +107,8 @@ class Predictor:
         self.classes = list(model.dataset_meta['classes'])
         self.palette = [list(colour) for colour in model.dataset_meta['palette']]
         self.label_type = np.uint8 if len(self.classes) < 256 else np.uint16  # the last is no class
-        self.pipeline = Pipeline(model.cfg, input_channels(model), options.tta)
+        self.nodata = np.iinfo(self.label_type).max  # the label of pixels without data
+        self.pipeline = Pipeline(model, options.tta)
         self.batch_size = 1 if options.tta or window else size
 
     def predict(
@@ -134,8 +134,9 @@ class Predictor:
         try:
             if not self.window:
                 return self.pipeline(source)
-            pixels = self.pipeline.read(source)['img']
-            return PreparedImage(source, pixels, [], [], pixels.shape)
+            results, has_data = self.pipeline.read(source)
+            pixels = results['img']
+            return PreparedImage(source, pixels, [], [], pixels.shape, has_data)
         except ImageError as error:
             return error
         except Exception as error:
@@ -163,6 +164,11 @@ class Predictor:
             found = [self._averaged(image) for image in images]
         else:
             found = self._together(images)
+        for image, (label_map, probabilities) in zip(images, found):
+            if image.has_data is not None:
+                label_map[~image.has_data] = self.nodata
+                if probabilities is not None:
+                    probabilities[:, ~image.has_data] = 0
         return [
             Prediction(*maps, self.classes, self.palette, image.pixels, image.source)
             for image, maps in zip(images, found)

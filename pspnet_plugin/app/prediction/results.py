@@ -25,7 +25,8 @@ class Prediction:
     """The label map of one image, at the image's own size.
 
     Attributes:
-        label_map: (H, W), uint8, or uint16 from 256 classes on: the largest value is no class.
+        label_map: (H, W), uint8, or uint16 from 256 classes on: the largest value is no class, but
+            stands where the image has no data.
         probabilities: (C, H, W) float32, the sum over the classes is 1; None where not asked for.
         classes: the names of the classes.
         palette: their colours, RGB from 0 to 255.

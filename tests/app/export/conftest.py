@@ -33,23 +33,26 @@ def checkpoint(config, tmp_path_factory):
     return write_checkpoint(config, tmp_path_factory.mktemp('checkpoint') / 'narrow.pth')
 
 
-def exported(config: Config, checkpoint: Path, folder: Path, to: str, *words: str) -> Exported:
+def exported(
+    config: Config, checkpoint: Path, folder: Path, to: str, *words: str, output: str = 'labels'
+) -> Exported:
     config.dump(folder / 'config.py')
     path = folder / f'labels{SUFFIXES[to]}'
     files = [str(folder / 'config.py'), str(checkpoint), '--out', str(path)]
-    assert main(['export', *files, '--normalize', '--output', 'labels', '--to', to, *words]) == 0
+    assert main(['export', *files, '--normalize', '--output', output, '--to', to, *words]) == 0
     return Exported(config, checkpoint, path)
 
 
 @pytest.fixture(scope='session')
 def files(config, checkpoint, street_scenes, tmp_path_factory):
-    """The file of a format; in ``winograd`` the last convolutions are by tiles."""
+    """The file of a format, or of ``onnx probabilities``; ``winograd`` convolves by tiles."""
 
     @functools.cache
     def file_of(name: str) -> Exported:
         folder = tmp_path_factory.mktemp('files')
         if name != 'winograd':
-            return exported(config, checkpoint, folder, name)
+            to, _, output = name.partition(' ')
+            return exported(config, checkpoint, folder, to, output=output or 'labels')
         head = {**HEAD, 'type': 'PSPHead', 'in_channels': 64, 'in_index': 3, 'channels': 64}
         wide = small_config(data_root=street_scenes, decode_head=head)
         with pytest.MonkeyPatch.context() as patch:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from ...errors import refuse
 from ...images.sources import files_below
-from ..scan import SUFFIXES, Pair, pair_files, pair_stems, path_stem
+from ..scan import SUFFIXES, by_stem, pair_files, pair_stems, path_stem
 from ..stated_split import side_of_name
+from ..statistics import Pair
 
 OF_VOC = ('JPEGImages', 'SegmentationClass')
 FOLDERS = (OF_VOC, ('images', 'masks'), ('images', 'labels'), ('images', 'annotations'))
@@ -37,35 +40,47 @@ def has_images(folder: Path) -> bool:
 def pairs_of(images: Path, masks: Path) -> list[Pair]:
     """The pairs of the folders that :func:`find_masks` gives; images of VOC need no mask."""
     if images == masks:
-        return pair_stems(*told_apart(images))
+        found, labels, twice = told_apart(images)
+        refuse(twice)
+        return pair_stems(found, labels)
     if masks.name != OF_VOC[1]:
         return pair_files(images, masks)
-    labels = {path_stem(path, masks): path for path in files_below(masks, SUFFIXES)}
-    found = {path_stem(path, images): path for path in files_below(images, SUFFIXES)}
+    (found, _), (labels, twice) = by_stem(images), by_stem(masks)
+    refuse(twice)
     return pair_stems({stem: path for stem, path in found.items() if stem in labels}, labels)
 
 
-def told_apart(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The images and the masks of one folder, by what both have in common in their paths."""
+def told_apart(folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[str]]:
+    """The images and masks of one folder, by what both have in common in their paths, and problems.
+
+    A problem is a line for a file whose name another one has.
+    """
     images: dict[str, Path] = {}
     masks: dict[str, Path] = {}
+    twice = []
     for path in files_below(folder, SUFFIXES):
         stem = path_stem(path, folder)
         parent, _, name = stem.rpartition('/')
         if name.endswith(BESIDE) or parent.endswith(IN_OTHER):
             parent, name = parent.removesuffix(IN_OTHER), name.removesuffix(BESIDE)
-            masks[f'{parent}/{name}'.lstrip('/')] = path
+            stem, found = f'{parent}/{name}'.lstrip('/'), masks
         else:
-            images[stem] = path
-    return images, masks
+            found = images
+        if found.setdefault(stem, path) is not path:
+            twice.append(f'{path}: {found[stem].name} has the same name')
+    return images, masks, twice
 
 
-def sides_of_lists(masks: Path) -> dict[str, str]:
-    """``train``, ``val`` or ``test`` by the names in ``ImageSets/Segmentation/*.txt`` of VOC."""
+def sides_of_lists(images: Path, masks: Path, pairs: Sequence[Pair]) -> dict[str, str]:
+    """``train``, ``val`` or ``test`` by the names of pairs, as VOC's lists say.
+
+    They are ``ImageSets/Segmentation/train.txt`` and others beside the folder of masks.
+    """
     sides: dict[str, str] = {}
     for file in sorted((masks.parent / 'ImageSets' / 'Segmentation').glob('*.txt')):
         side = side_of_name(file.stem)
         if side:
             names = file.read_text(encoding='utf-8', errors='replace').splitlines()
-            sides.update((name.strip(), side) for name in names if name.strip())
-    return sides
+            sides.update((name.strip(), side) for name in names)
+    stems = {pair.name: path_stem(pair.image, images) for pair in pairs}
+    return {name: sides[stem] for name, stem in stems.items() if stem in sides}

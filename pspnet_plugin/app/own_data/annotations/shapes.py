@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ....errors import ImageError
-from ...images.sources import files_below
-from ..scan import SUFFIXES, read_image
+from ....errors import PredictionError
+from ....transforms.load_raster import Raster
+from ...images.reading import orientation_of
+from ...images.sources import RASTER_SUFFIXES, files_below
+from ..scan import SUFFIXES
 
 FARTHEST = 1e6  # pixels: no image is larger
-ORIENTATION, TURNED = 274, range(5, 9)  # the tag of EXIF, and its values for a quarter turn
+TURNED = range(5, 9)  # by a quarter, as EXIF says it
 
 
 class AnnotationError(ValueError):
@@ -124,21 +126,24 @@ class ImageFiles:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Rows and columns of an image as tools show it, upright; its pixels are not read if possible.
+    """Rows and columns of an image as tools show it, upright; its pixels are not read.
 
     Raises:
         AnnotationError: it cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            columns, rows = image.size
-            turned = image.getexif().get(ORIENTATION) in TURNED
-            return (columns, rows) if turned else (rows, columns)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        try:  # more channels than Pillow knows, or broken
-            return read_image(path)[0].shape[:2]
-        except ImageError as error:
-            raise AnnotationError(str(error)) from error
+        with path.open('rb') as file:
+            is_turned = orientation_of(file) in TURNED
+            columns, rows = Image.open(file).size
+            return (columns, rows) if is_turned else (rows, columns)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if path.suffix.lower() not in RASTER_SUFFIXES:
+            raise AnnotationError(f'{path}: is no image that can be read ({error})') from error
+    try:  # more channels, or pixels, than Pillow knows
+        with Raster(str(path)) as raster:
+            return raster.size
+    except PredictionError as error:
+        raise AnnotationError(str(error)) from error
 
 
 def field(entry: Any, key: str, *kinds: type) -> Any:

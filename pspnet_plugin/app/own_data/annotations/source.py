@@ -13,7 +13,8 @@ from rich.progress import track
 from ...errors import DataError, refuse
 from ..classes import IGNORED, Table, read_table
 from ..masks import Value
-from ..scan import Pair, path_stem, require_one_suffix
+from ..scan import path_stem
+from ..statistics import Pair
 from .class_tables import TABLES, find_table
 from .draw import Oddities, draw
 from .formats import FORMATS, Format
@@ -95,7 +96,7 @@ def masks_source(
     if table is not None:
         stated = read_table(table)
     pairs = pairs_of(images, masks)
-    return Source(images, masks, pairs, stated, sides_of_lists(masks), False)
+    return Source(images, masks, pairs, stated, sides_of_lists(images, masks, pairs), False)
 
 
 def only_kind(kinds: list[str], where: Path) -> str:
@@ -140,12 +141,13 @@ def draw_all(
     source: Source, taken: list[AnnotatedImage], labels: list[str], form: Format, choices: Choices
 ) -> tuple[Source, list[str]]:
     """Write the label maps of all images; the source with them, and the lines of the report."""
-    require_one_suffix([image.path for image in taken])
+    # Of several suffixes each is part of a name.
+    are_several = len({image.path.suffix for image in taken}) > 1
     table = class_values(labels)
     odd: dict[Path, Oddities] = {}
     present: set[int] = set()
     for image in track(taken, 'drawing the shapes', transient=True):
-        name = path_stem(image.path, source.images)
+        name = path_stem(image.path, source.images) + image.path.suffix * are_several
         label_map, odd[image.path] = draw(image, table, choices.smaller_on_top)
         present.update(np.unique(label_map).tolist())
         mask = source.masks / f'{name}.png'

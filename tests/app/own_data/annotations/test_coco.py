@@ -116,6 +116,16 @@ def test_labels_with_blanks_are_classes_of_the_config_in_the_order_of_their_ids(
     assert label_map[25, 45] == 1
 
 
+def test_images_of_several_suffixes_keep_theirs_in_their_names(here):
+    paths = [*write_images(here / 'images', 4), *write_images(here / 'images', 4, '.jpg', 9)]
+    shapes = [('a', [flat(SQUARE)])]
+    write_json(here / 'made.json', coco_of([path.name for path in paths], shapes))
+    assert init('made.json') == 0
+    assert main(['check', 'mine/mine.py']) == 0
+    written = {path.name for path in (here / 'mine' / 'labels').iterdir()}
+    assert written == {f'{path.name}.png' for path in paths}
+
+
 def test_a_table_says_the_order_of_the_classes_and_has_to_have_all_labels(here, capsys):
     names = [path.name for path in write_images(here / 'images')]
     shapes = [('a', [flat(SQUARE)]), ('big b', [flat(TRIANGLE)])]

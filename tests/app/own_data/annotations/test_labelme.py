@@ -150,6 +150,22 @@ def test_an_image_outside_of_the_folder_is_a_line_with_the_file(here, capsys):
     assert 'jsons/0.json: the image ../secret.png is outside of' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_shapes_lie_on_images_as_they_are_seen_however_these_are_stored(here, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    is_quarter = orientation >= 5
+    for path in write_images(here / 'images', 6, '.jpg'):
+        with Image.open(path) as image:
+            stored = image.transpose(Image.Transpose.ROTATE_90) if is_quarter else image.copy()
+        stored.save(path, exif=exif)
+        write_labelme(here / 'images', [path.name], SHAPES)
+    assert main(['init', 'images', '--out', 'mine']) == 0
+    found = label_map_of(here / 'mine/labels/0.png')
+    expected = labels_by_pillow(SHAPES, {'big door': 1, 'leaf': 2, 'roof': 3, 'wheel': 4})
+    assert (found == expected).mean() > 0.9
+
+
 @pytest.mark.parametrize('kept', [0, 9, -20])
 def test_a_cut_file_among_others_is_named(here, capsys, kept):
     names = [path.name for path in write_images(here / 'images')]

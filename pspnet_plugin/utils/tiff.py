@@ -1,0 +1,74 @@
+"""The tags of TIFF files, which tell of their pixels what decoders leave out or alter."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from PIL import TiffImagePlugin
+
+from ..errors import ImageError
+
+STARTS = (b'II*\0', b'MM\0*', b'II+\0')  # the last is BigTIFF
+KIND, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+ORIENTATION, SAMPLES, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 277, 284, 338, 339
+GDAL_NODATA = 42113
+PARTS = ((273, 279), (324, 325))  # offsets and numbers of bytes, of strips and of tiles
+OF_OTHERS = 1 | 4  # the kinds of pages that are a smaller copy or a mask of another
+
+Tags = Mapping[int, Any]
+
+
+def tiff_pages(file: BinaryIO) -> list[Tags]:
+    """The tags of each page of a TIFF, by their numbers; nothing for another file.
+
+    Raises:
+        ValueError: a part of the file is missing.
+    """
+    file.seek(0)
+    header = file.read(8)
+    if header[:4] not in STARTS:
+        return []
+    header += file.read(8) if header[:4] == STARTS[2] else b''
+    pages: list[Tags] = []
+    seen: set[int] = set()
+    try:
+        page = TiffImagePlugin.ImageFileDirectory_v2(header)
+        while page.next and page.next not in seen:
+            seen.add(page.next)
+            file.seek(page.next)
+            page = TiffImagePlugin.ImageFileDirectory_v2(header)
+            page.load(file)
+            pages.append(page)
+        end = max(end_of(page) for page in pages)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ValueError('its directory cannot be read') from error
+    if end > file.seek(0, 2):
+        raise ValueError('pixels are missing at its end')
+    return pages
+
+
+def end_of(page: Tags) -> int:
+    """The number of bytes up to the end of the pixels of a page."""
+    strips, tiles = PARTS
+    offsets, counts = strips if strips[0] in page else tiles
+    return max(map(sum, zip(page[offsets], page.get(counts, ()))), default=0)
+
+
+def bits(page: Tags) -> int:
+    """How many bits a value has."""
+    return max(page.get(BITS, (1,)))
+
+
+def is_mixed_by_opencv(page: Tags) -> bool:
+    """Whether bands of more than 8 bits stand apart, of which OpenCV mixes up the pixels."""
+    return page.get(PLANES, 1) == 2 and page.get(SAMPLES, 1) > 1 and bits(page) > 8
+
+
+def require_one_page(pages: list[Tags], name: str) -> None:
+    """Raise ImageError for several pages of one size, of which readers of images take the first."""
+    sizes = [(page[WIDTH], page[HEIGHT]) for page in pages if not page.get(KIND, 0) & OF_OTHERS]
+    count = sizes.count(sizes[0]) if sizes else 1
+    if count > 1:
+        raise ImageError(name, f'has {count} pages: write each as a file of its own.')

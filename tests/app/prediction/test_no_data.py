@@ -1,0 +1,130 @@
+"""Pixels that are no numbers have no label, and change none of the others."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+from rasterio.transform import from_origin
+
+from pspnet_plugin import init_model, predict
+from pspnet_plugin.app.commands import main
+from pspnet_plugin.errors import ImageError
+from tests.helpers.folders import image_of, mask_of, write_raster
+from tests.helpers.prediction import random_checkpoint, small_config
+from tests.helpers.processes import ROOT
+
+SIZE, BANDS = (64, 96), 5
+MEAN = [0.1, 0.2, 0.3, 0.4, 0.5]
+PLACE = {'crs': 'EPSG:32632', 'transform': from_origin(600000, 5300000, 0.5, 0.5)}
+LOADERS = {
+    'LoadRaster': dict(type='LoadRaster'),
+    'LoadImageFromFile': dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True),
+}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Config and checkpoint by the loader and the number of bands."""
+
+    def written(loader, bands=BANDS):
+        folder = tmp_path_factory.mktemp(loader)
+        cfg = small_config(ROOT / 'configs' / 'psp_r18_cityscapes.py')
+        cfg.model.backbone.in_channels = bands
+        cfg.model.data_preprocessor.update(mean=MEAN[:bands], std=[0.1] * bands, bgr_to_rgb=False)
+        cfg.test_pipeline = [LOADERS[loader], {'type': 'PackSegInputs'}]
+        cfg.dump(folder / 'config.py')
+        cfg = Config.fromfile(folder / 'config.py')
+        return str(folder / 'config.py'), random_checkpoint(cfg, folder / 'checkpoint.pth')
+
+    return written
+
+
+@pytest.fixture
+def scene():
+    """Reflectances, (H, W, BANDS) float32."""
+    return (image_of(mask_of(1, size=SIZE), 1, BANDS) / 255).astype(np.float32)
+
+
+def spoiled(scene, value):
+    """The scene with 101 pixels without data, and which have some."""
+    scene, has_data = scene.copy(), np.ones(SIZE, bool)
+    scene[20:30, 40:50] = value
+    scene[50, 60, 0] = value  # one band
+    has_data[20:30, 40:50] = has_data[50, 60] = False
+    return scene, has_data
+
+
+def expected_labels(model, pixels, has_data, **options):
+    """What the model sees where the mean stands for what is missing, and 255 there."""
+    filled = np.where(has_data[..., None], pixels, np.float32(MEAN[: pixels.shape[2]]))
+    (found,) = predict(model, filled, **options)
+    return np.where(has_data, found.label_map, 255)
+
+
+@pytest.mark.parametrize('window', [None, 64])
+@pytest.mark.parametrize('loader', LOADERS)
+@pytest.mark.parametrize(
+    ('value', 'nodata'), [(np.nan, None), (np.inf, None), (-9999, -9999), (np.nan, np.nan)]
+)
+def test_pixels_without_data_have_no_label_and_the_mean_for_the_network(
+    trained, scene, tmp_path, value, nodata, loader, window
+):
+    bands = 3 if loader == 'LoadImageFromFile' else BANDS  # OpenCV reads them as BGR
+    pixels, has_data = spoiled(scene[..., :bands], value)
+    path = write_raster(tmp_path / 'a.tif', np.moveaxis(pixels, -1, 0), nodata=nodata, **PLACE)
+    files = trained(loader, bands)
+    model = init_model(*files, device='cpu')
+    order = [2, 1, 0] if bands == 3 else range(bands)
+    expected = expected_labels(model, pixels[..., order], has_data, window=window)
+    assert len(np.unique(expected)) > 3
+    options = [] if window is None else ['--window', str(window), '--overlap', '16']
+    command = ['predict', *files, str(path), '--out', str(tmp_path / 'out'), '--device', 'cpu']
+    assert main([*command, *options, '--probabilities']) == 0
+    suffix = '.png' if window is None else '.tif'
+    with Image.open(tmp_path / 'out' / 'labels' / f'a{suffix}') as labels:
+        np.testing.assert_array_equal(np.asarray(labels), expected)
+    with open(tmp_path / 'out' / 'shares.csv', newline='') as file:
+        _, (_, *shares) = csv.reader(file)
+    counts = np.bincount(expected[has_data], minlength=19)
+    np.testing.assert_allclose(np.array(shares, float), counts / counts.sum(), atol=1e-6)
+    assert main([*command, *options, '--probabilities']) == 0
+
+
+@pytest.mark.parametrize('window', [None, 64])
+def test_arrays_with_nan_are_predicted_alike(trained, scene, window):
+    model = init_model(*trained('LoadRaster'), device='cpu')
+    pixels, has_data = spoiled(scene, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        (found,) = predict(model, pixels, window=window, probabilities=True)
+        found.overlay(legend=True)
+    expected = expected_labels(model, pixels, has_data, window=window)
+    np.testing.assert_array_equal(found.label_map, expected)
+    assert not found.probabilities[:, ~has_data].any()
+    np.testing.assert_allclose(found.probabilities[:, has_data].sum(0), 1, atol=1e-5)
+    assert found.counts.sum() == has_data.sum()
+
+
+def test_black_is_no_data_only_where_all_bands_are_black(tmp_path):
+    cfg = small_config(ROOT / 'configs' / 'psp_r18_cityscapes.py')
+    model = init_model(cfg, random_checkpoint(cfg, tmp_path / 'a.pth'), device='cpu')
+    pixels = image_of(mask_of(1, size=SIZE), 1).clip(1)
+    pixels[:10, :10] = 0
+    pixels[30:40, :, 0] = 0
+    path = write_raster(tmp_path / 'a.tif', np.moveaxis(pixels, -1, 0), nodata=0, **PLACE)
+    for window in (None, 64):
+        (found,) = predict(model, path, window=window)
+        np.testing.assert_array_equal(found.label_map == 255, (pixels == 0).all(2))
+
+
+def test_several_pages_are_an_error_that_names_the_file(trained, tmp_path):
+    model = init_model(*trained('LoadRaster', 1), device='cpu')
+    pages = [Image.fromarray(np.full(SIZE, n, np.uint8)) for n in range(3)]
+    pages[0].save(tmp_path / 'a.tif', save_all=True, append_images=pages[1:])
+    with pytest.raises(ImageError, match=r'a\.tif: has 3 pages'):
+        list(predict(model, tmp_path / 'a.tif'))
