@@ -127,7 +127,7 @@ def run_init(arguments: argparse.Namespace) -> int:
         arguments.backbone,
         arguments.iterations,
     )
-    images = [*divided.training, *divided.validation]
+    images = divided.images
     sizes = sorted({image.size for image in images})
     size = ' to '.join(f'{width} x {height}' for height, width in sorted({sizes[0], sizes[-1]}))
     right = [Column(heading, justify='right') for heading in ('label', 'in masks', 'pixels')]

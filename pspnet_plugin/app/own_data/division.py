@@ -31,6 +31,8 @@ class Division(NamedTuple):
 
     training: list[ImageStatistics]
     validation: list[ImageStatistics]
+    images: list[ImageStatistics]  # of both
+    groups: list[list[int]]  # numbers of images that folds keep together
     summary: str  # how they were told apart
 
 
@@ -81,7 +83,9 @@ def as_stated(
             tell(f'in no {purpose} image: {", ".join(missing)}')
     tested = len(of_sides['test'])
     without = f', {tested} test images left out' if tested else ''
-    return Division(of_sides['train'], of_sides['val'], f'the stated split is kept{without}')
+    kept = [image for image in images if sides[image.pair.name] != 'test']
+    summary = f'the stated split is kept{without}'
+    return Division(of_sides['train'], of_sides['val'], kept, groups_of_duplicates(kept), summary)
 
 
 def by_groups(
@@ -92,6 +96,20 @@ def by_groups(
     tell: Callable[[str], None],
 ) -> Division:
     """A fifth for validation, with each group on one side, see :func:`split`."""
+    groups, summary = groups_of(images, choices, tell)
+    training, validation = split(images, groups, classes.values)
+    if not validation:
+        reason = 'all are near-duplicates or of one group; name others, or --split random'
+        if len(groups) > 1:
+            reason = 'each group has a class that no other one has; do the masks number objects?'
+        raise DataError(f'{folder}: none can be kept for validation, {reason}')
+    return Division(training, validation, list(images), groups, summary)
+
+
+def groups_of(
+    images: Sequence[ImageStatistics], choices: SplitChoices, tell: Callable[[str], None]
+) -> tuple[list[list[int]], str]:
+    """The numbers of the images that stay together, and what is said of them."""
     if choices.way == 'random':
         groups = [[number] for number in range(len(images))]
         summary = 'split at random: near-duplicates lie on both sides, and validation flatters'
@@ -108,13 +126,7 @@ def by_groups(
         of_pattern = groups_by_pattern(images, choices.group_by)
         groups = joined(of_pattern, groups)
         summary += f'; {len(of_pattern)} groups by {choices.group_by}'
-    training, validation = split(images, groups, classes.values)
-    if not validation:
-        reason = 'all are near-duplicates or of one group; name others, or --split random'
-        if len(groups) > 1:
-            reason = 'each group has a class that no other one has; do the masks number objects?'
-        raise DataError(f'{folder}: none can be kept for validation, {reason}')
-    return Division(training, validation, summary)
+    return groups, summary
 
 
 def without_scene(images: Sequence[ImageStatistics]) -> list[ImageStatistics]:
