@@ -80,9 +80,14 @@ def read_raster(path: str) -> tuple[np.ndarray, np.ndarray]:
     if Path(path).suffix.lower() in SUFFIXES:
         with Raster(path) as raster:
             return raster.read()
-    image = cv2.imdecode(np.frombuffer(fileio.get(path), np.uint8), AS_IT_IS)
+    return decode_as_it_is(fileio.get(path), path)
+
+
+def decode_as_it_is(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the bytes of a file that OpenCV reads."""
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), AS_IT_IS)
     if image is None:
-        raise ImageError(path, 'is no image that can be decoded.')
+        raise ImageError(name, 'is no image that can be decoded.')
     pixels: np.ndarray = np.atleast_3d(image)
     return pixels, np.logical_and.reduce(np.isfinite(pixels), axis=2)
 

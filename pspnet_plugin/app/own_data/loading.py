@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +81,7 @@ def share_without_data(path: str, image: np.ndarray) -> float:
     """Which part of an image, (H, W, ...) as it was loaded, is NaN, infinite or nodata, 0 to 1."""
     has_data = np.isfinite(image.reshape(*image.shape[:2], -1)).all(2)
     if rasterio is not None and Path(path).suffix.lower() in RASTER_SUFFIXES:
-        with Raster(path) as raster:
+        with contextlib.suppress(ImageError), Raster(path) as raster:
             if raster.has_mask or raster.file.dtypes[0].startswith('float'):
                 has_data = raster.read()[1]
     return float(1 - has_data.mean())

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ...errors import ImageError, PredictionError
 from ...speed.examples import input_channels
-from ...transforms.load_raster import Raster, rasterio, read_raster
+from ...transforms.load_raster import Raster, decode_as_it_is, rasterio, read_raster
 from ...utils.text import first_line, one_line
-from ..images.reading import decode, encode, is_address, read_bytes
+from ..images.reading import decode, encode, is_address, read_bytes, require_whole
 from ..images.sources import ImageSource
 
 # The first steps that decode a file; MMSegInferencer puts the third one into the config.
@@ -51,8 +51,8 @@ class Pipeline:
         kind = str(self.loader.pop('type'))
         self.decodes, self.by_gdal = kind in DECODERS, kind == 'LoadRaster'
         self.backend = self.loader.get('imdecode_backend', 'cv2')
-        self.color_type = self.loader.get('color_type', 'unchanged' if self.by_gdal else 'color')
-        self.reads_eight_bits = self.decodes and self.color_type == 'color'
+        self.color_type = self.loader.get('color_type', 'color')
+        self.reads_eight_bits = self.decodes and self.color_type == 'color' and not self.by_gdal
         # Whether three channels come in the order blue, green, red.
         self.bgr = self.decodes and self.backend != 'tifffile'
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg'):
@@ -118,7 +118,7 @@ class Pipeline:
             return results, mask_of(source, results['img'])
         if isinstance(item, np.ndarray):
             pixels = item
-        elif isinstance(item, str) and self.by_gdal:
+        elif isinstance(item, str) and self.by_gdal and source.is_raster:
             pixels, has_data = read_raster(item)
         else:
             if isinstance(item, Image.Image):
@@ -126,8 +126,12 @@ class Pipeline:
             else:
                 content = read_bytes(item, self.loader.get('backend_args'))
                 require_no_bomb(content, source.name)
-            pixels = decode(content, source.name, self.color_type, self.backend)
-            has_data = mask_of(source, pixels)
+            if self.by_gdal:
+                require_whole(content, source.name)
+                pixels, has_data = decode_as_it_is(content, source.name)
+            else:
+                pixels = decode(content, source.name, self.color_type, self.backend)
+                has_data = mask_of(source, pixels)
         if self.loader.get('to_float32', self.by_gdal):
             pixels = pixels.astype(np.float32)
         size = pixels.shape[:2]

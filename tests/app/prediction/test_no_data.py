@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmseg.apis import inference_model
+from mmseg.apis import init_model as stock_model
 from PIL import Image
 from rasterio.transform import from_origin
 
@@ -15,7 +17,7 @@ from pspnet_plugin import init_model, predict
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.errors import ImageError
 from tests.helpers.folders import image_of, mask_of, write_raster
-from tests.helpers.prediction import random_checkpoint, small_config
+from tests.helpers.prediction import random_checkpoint, share_equal, small_config
 from tests.helpers.processes import ROOT
 
 SIZE, BANDS = (64, 96), 5
@@ -128,3 +130,22 @@ def test_several_pages_are_an_error_that_names_the_file(trained, tmp_path):
     pages[0].save(tmp_path / 'a.tif', save_all=True, append_images=pages[1:])
     with pytest.raises(ImageError, match=r'a\.tif: has 3 pages'):
         list(predict(model, tmp_path / 'a.tif'))
+
+
+def test_other_images_than_rasters_are_read_by_load_raster_too_if_they_are_whole(trained, tmp_path):
+    config, checkpoint = trained('LoadRaster', 1)
+    model = init_model(config, checkpoint, device='cpu')
+    image = Image.fromarray(image_of(mask_of(1, size=SIZE), 1, 1, 'uint16'))
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image.save(tmp_path / 'a.png', exif=exif)
+    (found,) = predict(model, tmp_path / 'a.png')
+    (opened,) = predict(model, Image.open(tmp_path / 'a.png'))
+    stock = inference_model(stock_model(config, checkpoint, device='cpu'), str(tmp_path / 'a.png'))
+    for label_map in (opened.label_map, stock.pred_sem_seg.data[0].numpy()):
+        assert label_map.shape == SIZE[::-1]
+        assert share_equal(label_map, found.label_map) >= 0.999
+    content = (tmp_path / 'a.png').read_bytes()
+    (tmp_path / 'a.png').write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match=r'a\.png: is cut'):
+        list(predict(model, tmp_path / 'a.png'))

@@ -132,8 +132,9 @@ def test_check_tells_all_of_them_a_line_each(tmp_path, monkeypatch, capsys):
 
 
 def test_a_last_batch_of_one_image_is_one_line(street_scenes, tmp_path, capsys):
-    """Which nobody can know of before: four images in batches of three."""
-    more = ['train_dataloader.batch_size=3', 'train_dataloader.sampler.type=DefaultSampler']
+    """Three images in batches of two."""
+    loader = {'sampler.type': 'DefaultSampler', 'dataset.indices': 3}
+    more = [f'train_dataloader.{name}={value}' for name, value in loader.items()]
     options = [*small_run_options(street_scenes, 2, 2), *NARROW_MODEL, *more]
     assert main(['train', 'psp_r50_cityscapes', '--work-dir', str(tmp_path), *options]) == 1
     error = capsys.readouterr().err.rpartition('error: ')[2]
