@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from ...errors import PspnetPluginError
 
 COMMANDS = {
-    'init': 'write a config for a folder of images and one of masks',
+    'init': 'write a config for images with masks or with the files of an annotation tool',
     'prepare': 'make images and label maps of a published dataset from its archives',
     'check': 'look at the data of a config before it trains',
     'config': "print one of the plugin's configs, or list them",

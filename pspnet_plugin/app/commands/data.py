@@ -17,9 +17,12 @@ from ...utils.config_files import read_config
 from ...utils.files import write_whole
 from ...utils.text import next_steps, table_as_text
 from ..errors import DataError, refuse
+from ..own_data.annotations.formats import FORMATS
+from ..own_data.annotations.source import Choices
 from ..own_data.check import check_config
 from ..own_data.classes import written
 from ..own_data.config_text import BACKBONES
+from ..own_data.division import SplitChoices
 from ..own_data.project import write_project
 from ..published.datasets import PUBLISHED
 from ..published.prepare import prepare
@@ -30,8 +33,14 @@ MARK = 'Software', 'pspnet check'  # in the pictures of ``pspnet check``
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('images', type=Path, help='folder of images')
-    parser.add_argument('masks', type=Path, help='folder of masks, named like the images')
+    parser.add_argument('images', type=Path, help='folder of images, or of a whole dataset')
+    parser.add_argument(
+        'masks',
+        type=Path,
+        nargs='?',
+        help='folder of masks, named like the images, or file or folder of annotations '
+        '(default: what the first folder holds)',
+    )
     parser.add_argument(
         '--out',
         type=Path,
@@ -52,6 +61,47 @@ def add_init(parser: argparse.ArgumentParser) -> None:
         help='network whose ImageNet weights training starts from (default: %(default)s)',
     )
     parser.add_argument('--iterations', type=number, help='of training (default: by the images)')
+    split = parser.add_argument_group('validation images (default: as folders or files say)')
+    split.add_argument(
+        '--val',
+        type=Path,
+        metavar='PATH',
+        help='folder among the images, or text file with a name in each line',
+    )
+    split.add_argument(
+        '--split',
+        choices=('similar', 'random'),
+        help='split anew: a fifth, near-duplicates on one side, or whatever they show',
+    )
+    split.add_argument(
+        '--group-by',
+        metavar='PATTERN',
+        help='split anew: images on one side in whose names this regular expression, or its first '
+        "group in brackets, finds the same: '^(patient\\d+)_'",
+    )
+    shapes = parser.add_argument_group('annotations')
+    shapes.add_argument(
+        '--annotations',
+        choices=('masks', *FORMATS),
+        help='what to read, where there are several',
+    )
+    shapes.add_argument(
+        '--unannotated',
+        choices=('background', 'skip'),
+        help='images without a shape, or that no annotation names: all background, or left out '
+        '(default: the former are background, the latter left out)',
+    )
+    shapes.add_argument(
+        '--on-top',
+        choices=('later', 'smaller'),
+        default='later',
+        help='which of two shapes covers the other (default: %(default)s)',
+    )
+    shapes.add_argument(
+        '--skip-broken',
+        action='store_true',
+        help='leave out broken annotations instead of stopping',
+    )
 
 
 def number(text: str) -> int:
@@ -62,14 +112,23 @@ def number(text: str) -> int:
 
 def run_init(arguments: argparse.Namespace) -> int:
     """Write the config, and tell what was found."""
-    config, images, classes, training, duplicates = write_project(
-        arguments.images,
-        arguments.masks,
-        arguments.out,
+    choices = Choices(
+        arguments.annotations,
+        arguments.unannotated,
+        arguments.on_top == 'smaller',
+        arguments.skip_broken,
         arguments.classes,
+    )
+    config, classes, divided = write_project(
+        arguments.images,
+        arguments.masks or arguments.images,
+        arguments.out,
+        choices,
+        SplitChoices(arguments.val, arguments.split, arguments.group_by),
         arguments.backbone,
         arguments.iterations,
     )
+    images = divided.images
     sizes = sorted({image.size for image in images})
     size = ' to '.join(f'{width} x {height}' for height, width in sorted({sizes[0], sizes[-1]}))
     right = [Column(heading, justify='right') for heading in ('label', 'in masks', 'pixels')]
@@ -81,8 +140,8 @@ def run_init(arguments: argparse.Namespace) -> int:
         table.add_row('', 'ignored', written(value), f'{100 * share:.2f} % of all')
     print(
         f'{len(images)} images of {size} pixels, {images[0].channels} channels of '
-        f'{images[0].depth}; {training} to train, {len(images) - training} to validate; '
-        f'{duplicates} near-duplicates, which stay on one side\n{table_as_text(table)}\n'
+        f'{images[0].depth}; {len(divided.training)} to train, {len(divided.validation)} to '
+        f'validate; {divided.summary}\n{table_as_text(table)}\n'
         f'{lacking_line({str(image.pair.image): image.lacking for image in images})}'
         f'{start_of_training(arguments.backbone)}\nwritten: {config}'
     )

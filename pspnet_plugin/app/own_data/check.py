@@ -225,6 +225,7 @@ def crop_too_large(width: int, height: int, pipeline: list) -> str | None:
                     f'the crop of {columns} x {rows} is larger than the image, which is '
                     f'{width} x {height} there'
                 )
+            width, height = columns, rows
     return None
 
 

@@ -14,6 +14,7 @@ from ...utils.datasets import spread_colours
 from ...utils.text import shortened
 from ..errors import DataError, refuse
 from ..images.reading import upright
+from .annotations.class_tables import BORDER, entry_of_tool, is_header
 from .masks import NO_NUMBER, Value, palette_of, read_mask, remark_on_losses, strips
 from .statistics import ImageStatistics
 
@@ -196,7 +197,8 @@ def likely_meaning(shares: Mapping[int, float]) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """Names and values of classes: lines ``NAME VALUE`` or ``NAME RED GREEN BLUE``.
+    """Names and values of classes: lines ``NAME VALUE`` or ``NAME RED GREEN BLUE``, or as tools
+    write them: VOC's ``labelmap.txt``, ``class_dict.csv``, Roboflow's ``_classes.csv``.
 
     A name may have blanks. Lines that begin with the name ``ignored`` are for values without a
     class. Commas count as spaces; empty lines and those that begin with ``#`` are left out.
@@ -212,9 +214,9 @@ def read_table(path: Path) -> Table:
         raise DataError(f'{path}: cannot be read ({error.strerror})') from error
     table = Table({}, [])
     for number, line in enumerate(lines, 1):
-        if not line.strip(' ,\t') or line.lstrip().startswith('#'):
+        if not line.strip(' ,\t') or line.lstrip().startswith('#') or is_header(line):
             continue
-        entry = name_and_value(line)
+        entry = entry_of_tool(line, lines[0]) or name_and_value(line)
         if entry is None:
             raise DataError(
                 f'{path}: line {number} is not NAME VALUE or NAME RED GREEN BLUE: {line}'
@@ -231,6 +233,8 @@ def read_table(path: Path) -> Table:
     if not 0 < len(table.classes) <= IGNORED:
         count = len(table.classes) or 'no'
         raise DataError(f'{path}: names {count} classes; label maps hold 1 to {IGNORED}')
+    if path.name == 'labelmap.txt' and BORDER not in table.classes.values():
+        table.ignored.append(BORDER)
     if not table.in_colours and (IGNORED,) not in table.classes.values():
         table.ignored.append((IGNORED,))
     return table

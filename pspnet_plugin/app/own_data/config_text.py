@@ -14,6 +14,7 @@ from .statistics import ImageStatistics
 
 TEMPLATE = shipped('configs') / '_base_' / 'own_data.py.txt'
 LARGEST_CROP, STRIDE = 512, 32
+LARGEST_WHOLE = 2048  # pixels of the longer side of an image that is resized and predicted whole
 RARE = 0.02  # part of the pixels below which a class is rare
 IMAGES_SEEN = 40  # how often each image is seen in training, about
 FEWEST, MOST = 400, 20000  # iterations
@@ -73,6 +74,25 @@ BACKBONES = {
     ),
 }
 
+# What training cuts out of large images, how it scales, and how the network predicts.
+WHOLE = (
+    '',
+    """\
+    dict(type='RandomResize', scale=image_size, ratio_range=(0.5, 2.0), keep_ratio=True),
+""",
+    "dict(mode='whole', seg_logits=False)",
+)
+IN_PARTS = (
+    """\
+region = tuple(min(2 * side, whole) for side, whole in zip(crop, image_size[::-1]))
+""",
+    """\
+    dict(type='Resize', scale=image_size, keep_ratio=True),
+    dict(type='RandomCrop', crop_size=region),  # before scaling, which then costs less
+    dict(type='RandomResize', scale=region[::-1], ratio_range=(0.5, 2.0), keep_ratio=True),
+""",
+    "dict(mode='slide', crop_size=crop, stride=tuple(2 * side // 3 for side in crop))",
+)
 AUXILIARY_HEAD = """\
     auxiliary_head=dict(
         type='FactorizedFCNHead',
@@ -112,6 +132,7 @@ def config_text(
     if not in_colours:
         fill = mean[::-1] if len(mean) == 3 else mean  # in the order of the file's channels
         load_image = f"dict(type='LoadRaster', fill={fill})"
+    region, resize, test_cfg = IN_PARTS if max(size) > LARGEST_WHOLE else WHOLE
     index, width = start.feature
     auxiliary = AUXILIARY_HEAD % (start.auxiliary, max(start.auxiliary // 4, 64))
     return string.Template(TEMPLATE.read_text(encoding='utf-8')).substitute(
@@ -127,6 +148,9 @@ def config_text(
         pretrained=repr(start.pretrained),
         folders=files.folders,
         load_image=load_image,
+        region=region,
+        resize=resize,
+        test_cfg=test_cfg,
         distortion="    dict(type='PhotoMetricDistortion'),\n" if in_colours else '',
         img_suffix=repr(files.suffixes[0]),
         seg_map_suffix=repr(files.suffixes[1]),

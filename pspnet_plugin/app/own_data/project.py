@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,36 +13,39 @@ from mmengine.config import Config
 
 from ...utils.text import did_you_mean, one_line
 from ..errors import DataError, refuse
-from .classes import Classes, find_classes, read_table, write_labels
+from .annotations.source import Choices, find_source
+from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
-from .scan import pair_files, scan
-from .split import groups_of_duplicates, split
-from .statistics import ImageStatistics, Pair
+from .division import Division, SplitChoices, divide
+from .scan import scan
+from .statistics import Pair
 
 
 class Project(NamedTuple):
     """What :func:`write_project` found and wrote."""
 
     config: Path  # the file
-    images: list[ImageStatistics]  # all of them
     classes: Classes  # those in the masks
-    training: int  # how many images train
-    duplicates: int  # how many images are near-duplicates of others
+    divided: Division  # the images
 
 
 def write_project(
     images: Path,
     masks: Path,
     out: Path,
-    table: Path | None = None,
+    choices: Choices,
+    split_choices: SplitChoices,
     backbone: str = 'resnet18',
     iterations: int | None = None,
+    tell: Callable[[str], None] = print,
 ) -> Project:
     """Look at the data, split it, and write the config; nothing where something is wrong.
 
     Args:
+        masks: folder of masks, or annotations: a file or a folder.
         out: folder for the config, which has its name, and for what belongs to it.
-        table: file of classes, see :func:`read_table`.
+        choices, tell: see :func:`find_source`.
+        split_choices: see :func:`divide`.
         backbone, iterations: see :func:`config_text`.
 
     Raises:
@@ -52,40 +56,36 @@ def write_project(
     lists = str(out.absolute() / 'train.txt'), str(out.absolute() / 'val.txt')
     require_inputs(images, masks, backbone)
     require_new([config, *map(Path, lists)], (images, masks))
-    stated = read_table(table) if table is not None else None
-    pairs = pair_files(images, masks)
-    refuse([problem for pair in pairs for problem in name_problems(pair)])
-    found = scan(pairs, in_colours=stated is not None and stated.in_colours)
-    classes = find_classes(found, stated)
-    groups = groups_of_duplicates(found)
-    training, validation = split(found, groups, classes.values)
-    if not validation:
-        reason = 'too few different images: two or more that are no near-duplicates are needed'
-        if len(groups) > 1:
-            reason = 'each image has a class that no other one has; do the masks number objects?'
-        raise DataError(f'{images}: none can be kept for validation, {reason}')
-    plain = all(image.plain_mask and image.mask_orientation == 1 for image in found)
-    plain = plain and classes.are_labels
-    mask_suffix = shared_mask_suffix(pairs, masks) if plain else None
-    labels = out / 'labels' if mask_suffix is None else masks
-    image_suffixes = {pair.image.suffix for pair in pairs}  # of several each is part of a name
-    image_suffix = image_suffixes.pop() if len(image_suffixes) == 1 else ''
-    suffixes = (image_suffix, mask_suffix or '.png')
-    # Absolute, so that the config holds wherever it is run from.
-    folders = str(images.absolute()), str(labels.absolute())
-    files = DataFiles(folders, suffixes, lists)
-    refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
-    if mask_suffix is None:
-        require_new([labels])
-        write_labels(found, classes, labels)
+    with tempfile.TemporaryDirectory() as drafts:
+        source = find_source(images, masks, Path(drafts), choices, tell)
+        refuse([problem for pair in source.pairs for problem in name_problems(pair)])
+        in_colours = source.table is not None and source.table.in_colours
+        found = scan(source.pairs, in_colours, upright_masks=source.drawn)
+        classes = find_classes(found, source.table)
+        divided = divide(found, classes, source.images, source.sides, split_choices, tell)
+        plain = all(image.plain_mask and image.mask_orientation == 1 for image in found)
+        stay = plain and classes.are_labels and not source.drawn
+        mask_suffix = shared_mask_suffix(source.pairs, source.masks) if stay else None
+        labels = out / 'labels' if mask_suffix is None else source.masks
+        # Of several suffixes each is part of a name.
+        image_suffixes = {pair.image.suffix for pair in source.pairs}
+        image_suffix = image_suffixes.pop() if len(image_suffixes) == 1 else ''
+        suffixes = (image_suffix, mask_suffix or '.png')
+        # Absolute, so that the config holds wherever it is run from.
+        folders = str(source.images.absolute()), str(labels.absolute())
+        files = DataFiles(folders, suffixes, lists)
+        refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
+        if mask_suffix is None:
+            require_new([labels])
+            write_labels(found, classes, labels)
     out.mkdir(parents=True, exist_ok=True)
-    for path, listed in zip(lists, (training, validation)):
+    for path, listed in zip(lists, divided[:2]):
         names = ''.join(f'{image.pair.name}\n' for image in listed)
         Path(path).write_text(names, encoding='utf-8')
-    text = config_text(classes, training, validation, files, backbone, iterations)
+    text = config_text(classes, *divided[:2], files, backbone, iterations)
     config.write_text(text, encoding='utf-8')
     require_as_meant(config, tuple(classes.names), files)
-    return Project(config, found, classes, len(training), len(found) - len(groups))
+    return Project(config, classes, divided)
 
 
 def require_new(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
@@ -103,13 +103,11 @@ def require_new(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
 
 
 def require_inputs(images: Path, masks: Path, backbone: str) -> None:
-    """Raise DataError for a missing folder or package, or one folder for both."""
-    for folder in (images, masks):
-        if not folder.is_dir():
-            beside = [path.name for path in folder.parent.glob('*') if path.is_dir()]
-            raise DataError(f'{folder}: no such folder.{did_you_mean(folder.name, beside)}')
-    if images.resolve() == masks.resolve():
-        raise DataError(f'{images}: holds images or masks; name a folder for each')
+    """Raise DataError for a missing folder or package."""
+    for path, is_there in ((images, images.is_dir()), (masks, masks.exists())):
+        if not is_there:
+            beside = [other.name for other in path.parent.glob('*')]
+            raise DataError(f'{path}: no such folder.{did_you_mean(path.name, beside)}')
     needed = BACKBONES[backbone].packages
     missing = [name for module, name in needed.items() if find_spec(module) is None]
     if missing:

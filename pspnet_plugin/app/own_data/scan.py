@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.progress import track
 
 from ...errors import ImageError, PredictionError
-from ..errors import refuse
+from ..errors import DataError, refuse
 from ..images.reading import quiet_opencv
 from ..images.sources import files_below
 from .masks import count_values, read_mask
@@ -42,6 +42,13 @@ def pair_files(images: Path, masks: Path) -> list[Pair]:
     ]
     problems += twice + twice_labels
     refuse(problems)
+    return pair_stems(found, labels)
+
+
+def pair_stems(found: dict[str, Path], labels: dict[str, Path]) -> list[Pair]:
+    """Pair images and masks by their paths without suffixes, see :func:`pair_files`."""
+    if not found:
+        raise DataError(f'{next(iter(labels.values()))}: no image, and none for any other mask')
     image_keys, mask_keys = best_keys(list(found), list(labels))
     paired = sorted(image_keys.keys() & mask_keys.keys())
     pairs = {image_keys[key]: mask_keys[key] for key in paired}
@@ -55,12 +62,17 @@ def pair_files(images: Path, masks: Path) -> list[Pair]:
     ]
 
 
+def path_stem(path: Path, folder: Path) -> str:
+    """``a/b`` for ``folder/a/b.png``."""
+    return path.relative_to(folder).with_suffix('').as_posix()
+
+
 def by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """The images below a folder by their names, ``a/b`` for ``folder/a/b.png``, and problems."""
+    """The images below a folder by their paths without suffixes, and problems."""
     found: dict[str, Path] = {}
     problems = []
     for path in files_below(folder, SUFFIXES):
-        stem = path.relative_to(folder).with_suffix('').as_posix()
+        stem = path_stem(path, folder)
         if found.setdefault(stem, path) is not path:
             problems.append(f'{path}: {found[stem].name} has the same name')
     return found, problems
@@ -122,17 +134,21 @@ def stems_by_key(stems: list[str], before: str, after: str) -> dict[str, str]:
     return found
 
 
-def scan(pairs: Sequence[Pair], in_colours: bool = False) -> list[ImageStatistics]:
+def scan(
+    pairs: Sequence[Pair], in_colours: bool = False, upright_masks: bool = False
+) -> list[ImageStatistics]:
     """Read every pair.
 
     Args:
         in_colours: read masks as colours, see :func:`read_mask`.
+        upright_masks: they lie as images are seen, however these are stored.
 
     Raises:
         DataError: files are broken, sizes differ, or images are not all of one kind.
     """
     with quiet_opencv(), ThreadPoolExecutor(2) as pool:
-        mapped = pool.map(partial(statistics_or_problem, in_colours=in_colours), pairs)
+        read = partial(statistics_or_problem, in_colours=in_colours, upright_masks=upright_masks)
+        mapped = pool.map(read, pairs)
         shown = track(mapped, 'looking at the images', total=len(pairs), transient=True)
         results = list(shown)
     refuse([found for found in results if isinstance(found, str)])
@@ -188,7 +204,9 @@ def doubt(image: Path | str, orientation: int) -> str:
     )
 
 
-def statistics_or_problem(pair: Pair, in_colours: bool) -> ImageStatistics | str:
+def statistics_or_problem(
+    pair: Pair, in_colours: bool, upright_masks: bool
+) -> ImageStatistics | str:
     """The statistics of one pair; a line that names the file where that fails."""
     try:
         image = image_statistics(pair)
@@ -200,11 +218,12 @@ def statistics_or_problem(pair: Pair, in_colours: bool) -> ImageStatistics | str
         return f'{pair.image}: {error}'
     (height, width), (rows, columns) = image.size, mask.numbers.shape
     is_quarter = image.orientation >= 5
+    is_known = image.orientation == 1 or upright_masks or mask.was_turned
     mask_orientation: int | None = 1
     if is_quarter and height != width and (rows, columns) == (width, height):
         mask_orientation = image.orientation
     elif (rows, columns) != (height, width):
         return f'{pair.mask}: {columns} x {rows} pixels, but its image has {width} x {height}'
-    elif image.orientation != 1 and not mask.was_turned and (height == width or not is_quarter):
+    elif not is_known and (height == width or not is_quarter):
         mask_orientation = None
     return image._replace(values=in_mask, plain_mask=mask.plain, mask_orientation=mask_orientation)

@@ -113,6 +113,21 @@ def test_images_of_six_bands_are_read_by_gdal(here, capfd):
     assert cfg.model.backbone.in_channels == len(cfg.model.data_preprocessor.mean) == 6
 
 
+def test_large_images_are_trained_in_crops_and_predicted_in_windows(here):
+    make_folders(here, 5, size=(600, 2080))
+    assert init('--out', 'mine', '--iterations', '2') == 0
+    assert main(['check', 'mine/mine.py']) == 0
+    path = here / 'mine' / 'mine.py'
+    path.write_text(path.read_text().replace('crop = (512, 512)', 'crop = (320, 330)'))
+    runner = train_two_iterations(here / 'run')
+    assert runner.model.test_cfg == dict(mode='slide', crop_size=(320, 330), stride=(213, 220))
+    steps = runner.cfg.train_dataloader.dataset.pipeline
+    assert [s.crop_size for s in steps if s.type == 'RandomCrop'] == [(600, 660), (320, 330)]
+    for sample in (runner.train_dataloader.dataset[number] for number in range(4)):
+        assert max(sample['inputs'].shape[1:]) <= 330
+    assert runner.val_dataloader.dataset[0]['inputs'].shape[1:] == (600, 2080)
+
+
 def test_classes_crop_and_iterations_are_changed_in_one_place(here):
     make_folders(here)
     assert init('--out', 'mine') == 0

@@ -129,9 +129,9 @@ def test_masks_that_hold_something_else_than_classes_are_refused_with_what_was_m
 
 
 @pytest.mark.parametrize('folders', [('images', 'images'), ('images', 'masks/../images')])
-def test_one_folder_for_images_and_masks_is_refused(init, folders, capsys):
+def test_one_folder_without_masks_is_refused(init, folders, capsys):
     assert main(['init', *folders, '--out', 'mine']) == 1
-    assert 'name a folder for each' in capsys.readouterr().err
+    assert 'name the folder or the file of them' in capsys.readouterr().err
 
 
 def test_images_and_masks_that_are_swapped_are_refused(init, capsys):

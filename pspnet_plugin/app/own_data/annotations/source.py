@@ -1,0 +1,177 @@
+"""What ``init`` is given -> pairs of images and label maps, their classes and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from ...errors import DataError, refuse
+from ..classes import IGNORED, Table, read_table
+from ..masks import Value
+from ..scan import path_stem
+from ..statistics import Pair
+from .class_tables import TABLES, find_table
+from .draw import Oddities, draw
+from .formats import FORMATS, Format
+from .json_files import is_broken, json_files
+from .mask_folders import find_masks, pairs_of, sides_of_lists
+from .report import left_out_lines, report_lines, without_shapes_lines
+from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
+
+BACKGROUND_NAMES = ('background', '_background_', '__background__')  # of labelme too
+IGNORED_NAMES = ('__ignore__',)  # labelme's
+
+
+class Choices(NamedTuple):
+    """What a user says about annotations."""
+
+    kind: str | None = None  # a name of FORMATS or 'masks', where two would do
+    unannotated: str | None = None  # 'background' or 'skip'
+    smaller_on_top: bool = False
+    skip_broken: bool = False
+    table: Path | None = None  # of the classes, see read_table
+
+
+class Source(NamedTuple):
+    """Images, a mask for each, and what is known of both."""
+
+    images: Path  # folder of the images
+    masks: Path  # folder of the masks
+    pairs: list[Pair]
+    table: Table | None  # the classes, where they are stated
+    sides: dict[str, str]  # 'train', 'val' or 'test' by the names of pairs, where files say so
+    drawn: bool  # whether the masks are label maps in a temporary folder
+
+
+def find_source(
+    images: Path, masks: Path, drafts: Path, choices: Choices, tell: Callable[[str], None]
+) -> Source:
+    """Look at what is there: masks, or annotations, which become label maps in ``drafts``.
+
+    Args:
+        tell: is handed a line for each thing that a person should know.
+
+    Raises:
+        DataError: there are neither, or two kinds, or broken ones, with a line for each.
+    """
+    files = ImageFiles(images)
+    kinds = {kind: there for kind in FORMATS if (there := FORMATS[kind].files(masks, files))}
+    folders = find_masks(images, masks)
+    kind = choices.kind or only_kind([*kinds, *(['masks'] if folders else [])], masks)
+    if kind == 'masks':
+        if folders is None:
+            raise DataError(f'{masks}: no masks there')
+        return masks_source(*folders, choices.table, tell)
+    form = FORMATS[kind]
+    if kind not in kinds:
+        raise DataError(f'{masks}: no {form.name} there')
+    found = form.read(masks, kinds[kind], files)
+    if not choices.skip_broken:
+        refuse(found.problems)
+    tell(f'annotations: {form.name} ({masks})')
+    taken = with_unannotated(found, files, choices.unannotated)
+    drawn = Source(images, drafts, [], None, {}, True)
+    labels = found.labels if choices.table is None else labels_of_table(found, choices.table)
+    drawn, report = draw_all(drawn, taken, labels, form, choices)
+    unannotated = without_shapes_lines(found, files, choices.unannotated)
+    for line in (*left_out_lines(found), *unannotated, *report):
+        tell(line)
+    return drawn
+
+
+def masks_source(
+    images: Path, masks: Path, table: Path | None, tell: Callable[[str], None]
+) -> Source:
+    """Masks as they are, with a table of the tool that made them, where none is named."""
+    stated = None
+    if table is None:
+        table = find_table((masks, masks.parent, images, images.parent))
+        if table is not None:
+            tell(f'masks: {masks}, with the classes in {table} ({TABLES[table.name]})')
+    if table is not None:
+        stated = read_table(table)
+    pairs = pairs_of(images, masks)
+    return Source(images, masks, pairs, stated, sides_of_lists(images, masks, pairs), False)
+
+
+def only_kind(kinds: list[str], where: Path) -> str:
+    """The kind that is there.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+    if len(kinds) > 1:
+        raise DataError(f'{where}: could be {" or ".join(kinds)}: choose with --annotations KIND')
+    if not kinds:
+        refuse([f'{file}: is cut or no JSON' for file in json_files(where) if is_broken(file)])
+        names = ', '.join(form.name for form in FORMATS.values())
+        raise DataError(
+            f'{where}: holds neither masks nor annotations ({names}); name the folder or the file '
+            'of them after the folder of images'
+        )
+    return kinds[0]
+
+
+def labels_of_table(found: Annotations, table: Path) -> list[str]:
+    """The labels in the order of a table, which has to have all that shapes have."""
+    names = list(read_table(table).classes)
+    used = {shape.label for image in found.images.values() for shape in image.shapes}
+    unknown = sorted(used - {*names, *IGNORED_NAMES})
+    refuse([f'{table}: has no line for the label {label}, which shapes have' for label in unknown])
+    return [*names, *(label for label in used if label in IGNORED_NAMES)]
+
+
+def with_unannotated(
+    found: Annotations, files: ImageFiles, choice: str | None
+) -> list[AnnotatedImage]:
+    """The images that become pairs: those without shapes, or without any word, as it is chosen."""
+    taken = [i for i in found.images.values() if i.shapes or choice != 'skip']
+    if choice == 'background':
+        unnamed = (path for path in files.paths.values() if path not in found.images)
+        taken += [AnnotatedImage(path, size_of(path), []) for path in unnamed]
+    return taken
+
+
+def draw_all(
+    source: Source, taken: list[AnnotatedImage], labels: list[str], form: Format, choices: Choices
+) -> tuple[Source, list[str]]:
+    """Write the label maps of all images; the source with them, and the lines of the report."""
+    # Of several suffixes each is part of a name.
+    are_several = len({image.path.suffix for image in taken}) > 1
+    table = class_values(labels)
+    odd: dict[Path, Oddities] = {}
+    present: set[int] = set()
+    for image in track(taken, 'drawing the shapes', transient=True):
+        name = path_stem(image.path, source.images) + image.path.suffix * are_several
+        label_map, odd[image.path] = draw(image, table, choices.smaller_on_top)
+        present.update(np.unique(label_map).tolist())
+        mask = source.masks / f'{name}.png'
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label_map).save(mask, compress_level=1)
+        source.pairs.append(Pair(name, image.path, mask))
+        if image.side:
+            source.sides[name] = image.side
+    if len(present - {IGNORED}) < 2:
+        raise DataError(f'{source.images}: no two classes, background among them, have a pixel')
+    order = 'it is smaller' if choices.smaller_on_top else form.order
+    classes: dict[str, Value] = {
+        name: (value,) for name, value in table.items() if value != IGNORED
+    }
+    stated = Table(classes, [(IGNORED,)])
+    return source._replace(table=stated), report_lines(odd, order)
+
+
+def class_values(labels: list[str]) -> dict[str, int]:
+    """What stands in label maps for each label: 0 for the background, then in their order."""
+    ignored = [label for label in labels if label in IGNORED_NAMES]
+    empty = [label for label in labels if label.lower() in BACKGROUND_NAMES] or ['background']
+    others = [label for label in labels if label not in (*ignored, *empty)]
+    if len(others) >= IGNORED:
+        raise DataError(f'{len(others)} labels, but label maps have room for {IGNORED - 1}')
+    values = {label: number for number, label in enumerate(others, 1)}
+    return {**dict.fromkeys(empty, 0), **values, **dict.fromkeys(ignored, IGNORED)}

@@ -1,0 +1,96 @@
+"""YOLO segmentation: a text file for each image, and a YAML file with the names of the classes.
+
+A line has the number of a class and the points of one polygon, as parts of width and height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from .shapes import AnnotationError, Annotations, ImageFiles, Shape, label_of, ring_of, shown
+
+
+def yolo_files(where: Path, images: ImageFiles) -> list[Path]:
+    """The files with names, where there are labels of the images too."""
+    has_labels = where.is_dir() and any(
+        label_file(where, name) is not None for name in images.paths
+    )
+    return list(files_with_names(where, images.folder)) if has_labels else []
+
+
+def files_with_names(where: Path, images: Path) -> Iterator[Path]:
+    """YAML files in or right above the folders that have a line ``names:``."""
+    for folder in dict.fromkeys((where, where.parent, images, images.parent)):
+        for file in sorted((*folder.glob('*.yaml'), *folder.glob('*.yml'))):
+            if b'names:' in file.read_bytes():
+                yield file
+
+
+def label_file(where: Path, name: str) -> Path | None:
+    """The labels of an image: ``labels/a/b.txt`` for ``images/a/b.jpg``, or of the same name."""
+    below = Path(name).with_suffix('.txt')
+    parts = ['labels' if part == 'images' else part for part in below.parts]
+    for path in (where / Path(*parts), where / below, where / 'labels' / below):
+        if path.is_file():
+            return path
+    return None
+
+
+def read_yolo(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotations:
+    """The shapes of all images; one without a file has none, as YOLO has it."""
+    found = Annotations()
+    with found.noting(str(files[0])):
+        found.labels = read_names(files[0])
+        for name, path in images.paths.items():
+            labels = label_file(where, name)
+            with found.noting(str(labels or path)):
+                image = found.add_image(path, None, None, None)
+                for number, words in enumerate(read_lines(labels) if labels else [], 1):
+                    with found.noting(f'{labels}: line {number}'):
+                        if words:
+                            scale = np.array(image.size[::-1])
+                            image.shapes.append(shape_of(words, found.labels, scale))
+    return found
+
+
+def read_names(file: Path) -> list[str]:
+    """The names of the classes, a list or a table by their numbers."""
+    try:
+        names: Any = yaml.safe_load(file.read_bytes())['names']
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, RecursionError) as error:
+        told = ' '.join(str(error).split())
+        raise AnnotationError(f'is no YAML with names ({told})') from error
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise AnnotationError(f'the names are {shown(names)}, neither a list nor numbered from 0')
+    labels = [label_of(name if isinstance(name, str) else str(name)) for name in names]
+    if len(set(labels)) < len(labels):
+        raise AnnotationError(f'two classes have the same name: {shown(labels)}')
+    return labels
+
+
+def read_lines(file: Path) -> list[list[str]]:
+    """The words of each line."""
+    try:
+        return [line.split() for line in file.read_text(encoding='utf-8').splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f'is no text ({error})') from error
+
+
+def shape_of(words: list[str], labels: list[str], scale: np.ndarray) -> Shape:
+    """The polygon of one line."""
+    if not words[0].isdecimal() or int(words[0]) >= len(labels):
+        raise AnnotationError(f'no class has the number {words[0]}; there are {len(labels)}')
+    if len(words) == 5:
+        raise AnnotationError('has four numbers, a box; a polygon has six or more')
+    try:
+        numbers = [float(word) for word in words[1:]]
+    except ValueError as error:
+        raise AnnotationError(f'{shown(words[1:])} are no coordinates') from error
+    return Shape(labels[int(words[0])], [ring_of(numbers) * scale])
