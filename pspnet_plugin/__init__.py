@@ -54,9 +54,11 @@ if importlib.util.find_spec('mmseg') is not None:
     )
     from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
     from .transforms import CheckLabels, LoadRaster
+    from .validation import ClassIoUMetric, ValidationLossHook
 
     __all__ += [
         'CheckLabels',
+        'ClassIoUMetric',
         'ExportSettings',
         'FactorizedFCNHead',
         'FactorizedOCRHead',
@@ -68,6 +70,7 @@ if importlib.util.find_spec('mmseg') is not None:
         'LogitsTTAModel',
         'PlainPSPHead',
         'Prediction',
+        'ValidationLossHook',
         'export_model',
         'init_model',
         'predict',

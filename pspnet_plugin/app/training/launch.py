@@ -32,6 +32,7 @@ from ...utils.distributed import is_first_process
 from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
 from .datasets import DatasetError, check_datasets
+from .schedule_end import ScheduleEndHook
 from .settings import setting_problems
 
 # Which data loaders a stock tool reads.
@@ -41,7 +42,7 @@ LOADERS = {
 }
 # Which hooks each run of it gets.
 GUARDS: dict[str, list[type[Hook]]] = {
-    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook],
+    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, ScheduleEndHook],
     'test.py': [RequireAllWeightsHook],
 }
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
