@@ -27,6 +27,7 @@ COMMANDS = {
     'export': 'write a trained network as a file for ONNX Runtime, OpenVINO or torch.export',
     'inspect': 'show which pretrained weights a config loads, and what becomes of each',
     'plot': 'draw loss, mIoU and learning rate of training runs, and what was frozen when',
+    'report': 'write one page that shows how good checkpoints are, image by image',
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
 }
@@ -34,7 +35,7 @@ COMMANDS = {
 MODULES = {
     **dict.fromkeys(('init', 'prepare', 'check'), 'data'),
     **dict.fromkeys(('config', 'inspect', 'freezing'), 'configs'),
-    **{name: name for name in ('predict', 'export', 'plot')},
+    **{name: name for name in ('predict', 'export', 'plot', 'report')},
 }
 EXAMPLES = """\
 examples:
@@ -80,7 +81,7 @@ def _run(argv: list[str]) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--version', action='version', version=_versions())
+    parser.add_argument('--version', action='version', version=versions())
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for name, summary in COMMANDS.items():
         sentence = f'{summary[0].upper()}{summary[1:]}.'
@@ -89,7 +90,7 @@ def _run(argv: list[str]) -> int:
             module = importlib.import_module(f'.{MODULES[name]}', __package__)
             getattr(module, f'add_{name}')(command)
             command.set_defaults(run=getattr(module, f'run_{name}'))
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(argv, argparse.Namespace(argv=argv))
     return arguments.run(arguments)
 
 
@@ -103,7 +104,7 @@ def _run_benchmark(argv: list[str]) -> int:
         sys.path.remove(tools)
 
 
-def _versions() -> str:
+def versions() -> str:
     """The versions that a report of a defect needs."""
     from importlib.metadata import PackageNotFoundError, version
 

@@ -9,7 +9,8 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.reports.confusion import Confusion, count_pairs, draw_confusion
+from pspnet_plugin.app.reports.confusion import Confusion, draw_confusion
+from pspnet_plugin.app.reports.metrics import count_pairs
 from pspnet_plugin.app.reports.runs import read_run, timeline_of
 from tests.helpers.folders import make_folders
 from tests.helpers.street_scenes import NARROW_OWN_DATA
