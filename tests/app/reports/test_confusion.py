@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -41,6 +45,22 @@ def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
         validated, abs=0.011
     )
     assert Image.open('confusion.png').size[0] > 100
+    (config,) = map(str, Path('run').glob('*/vis_data/config.py'))
+    words = ['report', config, 'run/iter_3.pth', 'run/iter_3.pth', '--out', 'page/report.html']
+    assert main(words) == 0
+    told = re.findall(
+        r'mIoU ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+)', capsys.readouterr().out
+    )
+    assert [float(number) for number in told[0]][0] == pytest.approx(validated, abs=0.06)
+    page = Path('page/report.html').read_text()
+    assert 'pspnet report' in page
+    assert 'alt="curves"' in page
+    assert '0.00 to 0.00' in page  # a checkpoint differs in nothing from itself
+    data = json.loads(re.search('type="application/json">(.*?)</script>', page, re.S)[1])
+    assert sorted(image['name'] for image in data['images']) == sorted(
+        f'{name}.png' for name in Path('mine/val.txt').read_text().split()
+    )
+    assert data['images'][0]['iou'][0] == data['images'][0]['iou'][1]
 
 
 def test_pixels_are_counted_by_label_and_prediction_without_the_ignored():
