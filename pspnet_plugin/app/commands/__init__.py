@@ -23,6 +23,7 @@ COMMANDS = {
     'config': "print one of the plugin's configs, or list them",
     'train': "train a model (options of MMSegmentation's train tool)",
     'test': "measure a checkpoint on labelled images (options of MMSegmentation's test tool)",
+    'folds': 'train on folds of the images, and measure on those that each run has not seen',
     'predict': 'write label maps and overlays of images and videos, no labels needed',
     'export': 'write a trained network as a file for ONNX Runtime, OpenVINO or torch.export',
     'inspect': 'show which pretrained weights a config loads, and what becomes of each',
@@ -35,7 +36,7 @@ COMMANDS = {
 MODULES = {
     **dict.fromkeys(('init', 'prepare', 'check'), 'data'),
     **dict.fromkeys(('config', 'inspect', 'freezing'), 'configs'),
-    **{name: name for name in ('predict', 'export', 'plot', 'report')},
+    **{name: name for name in ('predict', 'export', 'plot', 'report', 'folds')},
 }
 EXAMPLES = """\
 examples:

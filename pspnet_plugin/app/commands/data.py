@@ -51,6 +51,9 @@ def add_init(parser: argparse.ArgumentParser) -> None:
         help='network whose ImageNet weights training starts from (default: %(default)s)',
     )
     parser.add_argument('--iterations', type=number, help='of training (default: by the images)')
+    parser.add_argument(
+        '--folds', type=int, metavar='N', help='also write lists for pspnet folds, into DIR/folds'
+    )
 
 
 def number(text: str) -> int:
@@ -68,6 +71,7 @@ def run_init(arguments: argparse.Namespace) -> int:
         arguments.classes,
         arguments.backbone,
         arguments.iterations,
+        arguments.folds,
     )
     sizes = sorted({image.size for image in images})
     size = ' to '.join(f'{width} x {height}' for height, width in sorted({sizes[0], sizes[-1]}))

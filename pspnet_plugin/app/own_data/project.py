@@ -14,6 +14,7 @@ from ...utils.text import did_you_mean, one_line
 from ..errors import DataError, refuse
 from .classes import Classes, find_classes, read_table, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
+from .folds import fold_lists
 from .scan import pair_files, scan
 from .split import groups_of_duplicates, split
 from .statistics import ImageStatistics, Pair
@@ -36,6 +37,7 @@ def write_project(
     table: Path | None = None,
     backbone: str = 'resnet18',
     iterations: int | None = None,
+    folds: int | None = None,
 ) -> Project:
     """Look at the data, split it, and write the config; nothing where something is wrong.
 
@@ -43,6 +45,7 @@ def write_project(
         out: folder for the config, which has its name, and for what belongs to it.
         table: file of classes, see :func:`read_table`.
         backbone, iterations: see :func:`config_text`.
+        folds: how many of them to write lists of, see :func:`fold_lists`.
 
     Raises:
         DataError: the folders cannot be used as they are, or a file that would be written is there
@@ -51,7 +54,7 @@ def write_project(
     config = out / f'{out.resolve().name}.py'
     lists = str(out / 'train.txt'), str(out / 'val.txt')
     require_inputs(images, masks, backbone)
-    require_new([config, *map(Path, lists)], (images, masks))
+    require_new([config, *map(Path, lists), out / 'folds'], (images, masks))
     stated = read_table(table) if table is not None else None
     pairs = pair_files(images, masks)
     refuse([problem for pair in pairs for problem in name_problems(pair)])
@@ -64,6 +67,9 @@ def write_project(
         if len(groups) > 1:
             reason = 'each image has a class that no other one has; do the masks number objects?'
         raise DataError(f'{images}: none can be kept for validation, {reason}')
+    listed = dict(zip(map(Path, lists), (training, validation)))
+    if folds is not None:
+        listed |= fold_lists(out / 'folds', found, groups, classes.values, folds)
     plain = all(image.plain_mask and image.mask_orientation == 1 for image in found)
     plain = plain and classes.are_labels
     mask_suffix = shared_mask_suffix(pairs, masks) if plain else None
@@ -77,9 +83,9 @@ def write_project(
         require_new([labels])
         write_labels(found, classes, labels)
     out.mkdir(parents=True, exist_ok=True)
-    for path, listed in zip(lists, (training, validation)):
-        names = ''.join(f'{image.pair.name}\n' for image in listed)
-        Path(path).write_text(names, encoding='utf-8')
+    for path, some in listed.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(''.join(f'{image.pair.name}\n' for image in some), encoding='utf-8')
     text = config_text(classes, training, validation, files, backbone, iterations)
     config.write_text(text, encoding='utf-8')
     require_as_meant(config, tuple(classes.names), files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import cv2
 import numpy as np
@@ -124,3 +125,13 @@ def interval(draws: np.ndarray, images: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)  # of a class that is nowhere
         return np.nanquantile(draws, [tail, 1 - tail], axis=0)
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """0 to 1 as a percentage, a dash for NaN."""
+    return '-' if value != value else f'{100 * value:.{digits}f}'
+
+
+def percents(bounds: Any, digits: int = 1) -> str:
+    """The lower and the upper end of an interval."""
+    return f'{percent(bounds[0], digits)} to {percent(bounds[1], digits)}'

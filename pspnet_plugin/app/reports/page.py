@@ -16,7 +16,16 @@ from ...errors import PspnetPluginError
 from ...utils.files import write_whole
 from .confusion import Confusion, confusion_figure
 from .evaluation import Evaluation
-from .metrics import calibration_error, interval, ious_of, mean_of, ratio, resampled_ious
+from .metrics import (
+    calibration_error,
+    interval,
+    ious_of,
+    mean_of,
+    percent,
+    percents,
+    ratio,
+    resampled_ious,
+)
 from .pictures import encoded_figure
 
 DOUBTS = 100  # that are listed
@@ -64,7 +73,7 @@ def page_text(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters['percent'] = percent
+    environment.filters.update(percent=percent, percents=percents)
     draws = [resampled_ious(evaluation.areas) for evaluation in evaluations]
     return environment.get_template('page.html').render(
         origin=origin,
@@ -180,11 +189,6 @@ def class_ious(areas: np.ndarray) -> dict[int, float | None]:
 def number_or_none(value: float) -> float | None:
     """JSON has no NaN."""
     return None if value != value else round(float(value), 4)
-
-
-def percent(value: Any, digits: int = 1) -> str:
-    """0 to 1 as a percentage, a dash for NaN."""
-    return '-' if value != value else f'{100 * value:.{digits}f}'
 
 
 def reports_of_loads(work_dir: Path) -> list[dict[str, Any]]:

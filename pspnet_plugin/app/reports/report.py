@@ -11,8 +11,8 @@ from mmengine.config import Config
 from ...errors import PspnetPluginError
 from ..prediction import Prediction
 from .evaluation import Evaluation, evaluate, samples_in
-from .metrics import interval, ious_of, mean_of, resampled_ious
-from .page import Origin, Pictures, page_text, percent, reports_of_loads, write_page
+from .metrics import interval, ious_of, mean_of, percent, percents, resampled_ious
+from .page import Origin, Pictures, page_text, reports_of_loads, write_page
 from .pictures import encoded_figure, encoded_image, encoded_map, room_for
 from .runs import LogError, read_run, runs_figure
 
@@ -66,6 +66,6 @@ def curves_of(work_dir: Path) -> str | None:
 def verdict(found: Evaluation) -> str:
     """The mIoU of a checkpoint with its interval, in one line."""
     draws = mean_of(resampled_ious(found.areas))
-    low, high = interval(draws, len(found.images))
-    miou, bounds = percent(mean_of(ious_of(found.areas.sum(0)))), map(percent, (low, high))
-    return f'{found.checkpoint}: mIoU {miou} (95 % interval {" to ".join(bounds)})'
+    bounds = percents(interval(draws, len(found.images)))
+    miou = percent(mean_of(ious_of(found.areas.sum(0))))
+    return f'{found.checkpoint}: mIoU {miou} (95 % interval {bounds})'

@@ -51,7 +51,7 @@ def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
     told = re.findall(
         r'mIoU ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+)', capsys.readouterr().out
     )
-    assert [float(number) for number in told[0]][0] == pytest.approx(validated, abs=0.06)
+    assert float(told[0][0]) == pytest.approx(validated, abs=0.06)
     page = Path('page/report.html').read_text()
     assert 'pspnet report' in page
     assert 'alt="curves"' in page
