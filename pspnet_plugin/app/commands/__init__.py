@@ -82,7 +82,7 @@ def _run(argv: list[str]) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--version', action='version', version=versions())
+    parser.add_argument('--version', action='version', version=_versions())
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for name, summary in COMMANDS.items():
         sentence = f'{summary[0].upper()}{summary[1:]}.'
@@ -105,7 +105,7 @@ def _run_benchmark(argv: list[str]) -> int:
         sys.path.remove(tools)
 
 
-def versions() -> str:
+def _versions() -> str:
     """The versions that a report of a defect needs."""
     from importlib.metadata import PackageNotFoundError, version
 

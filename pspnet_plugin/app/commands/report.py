@@ -38,7 +38,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     """Predict the images with each checkpoint, write the page, and tell each one's mIoU."""
     from ..reports.page import Origin
     from ..reports.report import verdict, write_report
-    from . import versions
+    from . import _versions
 
     cfg = read_config(arguments.config, arguments.cfg_options)
     loader = f'{arguments.split}_dataloader'
@@ -46,7 +46,7 @@ def run_report(arguments: argparse.Namespace) -> int:
         title=f'How good is {" and ".join(Path(one).stem for one in arguments.checkpoints)}?',
         dataset=f'{loader} of {arguments.config}',
         command=shlex.join(['pspnet', *arguments.argv]),
-        versions=versions(),
+        versions=_versions(),
         config=cfg.pretty_text,
     )
     work_dir = arguments.work_dir or Path(arguments.checkpoints[0]).parent

@@ -132,7 +132,7 @@ def evaluate(
     for labels, prediction in labelled_predictions(cfg, checkpoint, loader, True, device):
         classes, predicted = len(prediction.classes), prediction.label_map
         assert prediction.probabilities is not None
-        confidence = np.take_along_axis(prediction.probabilities, predicted[None].astype(int), 0)[0]
+        confidence = confidence_of(prediction.probabilities, predicted)
         found = count_pairs(labels, predicted, classes)
         boundary = boundary_areas(labels, predicted, classes)
         doubts = doubts_about(labels, predicted, confidence, classes)
@@ -143,6 +143,12 @@ def evaluate(
     return Evaluation(checkpoint, prediction.classes, prediction.palette, images, pairs, bins)
 
 
+def confidence_of(probabilities: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """The probability of the predicted class, (H, W), of (C, H, W) and (H, W)."""
+    classes = np.minimum(predicted, len(probabilities) - 1)  # also where there is no data
+    return np.take_along_axis(probabilities, classes[None].astype(np.int64), axis=0)[0]
+
+
 def doubts_about(
     labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, classes: int
 ) -> list[Doubt]:
@@ -151,7 +157,7 @@ def doubts_about(
     Only of an image whose other pixels agree with the label: of a model that is wrong all over,
     being sure means nothing. Thin regions are left out, since borders are drawn one way or another.
     """
-    counted = labels < classes
+    counted = (labels < classes) & (predicted < classes)
     wrong = counted & (labels != predicted)
     kernel = np.ones((EDGE, EDGE), np.uint8)
     sure = cv2.morphologyEx((wrong & (confidence >= SURE)).astype(np.uint8), cv2.MORPH_OPEN, kernel)

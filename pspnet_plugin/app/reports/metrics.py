@@ -17,9 +17,9 @@ DRAWS = 2000  # of the bootstrap
 def count_pairs(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """How often each class was predicted for each label, (classes, classes); both are (H, W).
 
-    Labels that are no class are ignored.
+    Pixels are ignored whose label is no class, and those without data, which have no prediction.
     """
-    counted = labels < classes
+    counted = (labels < classes) & (predicted < classes)
     pairs = labels[counted].astype(np.int64) * classes + predicted[counted]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
@@ -58,7 +58,7 @@ def boundary_areas(labels: np.ndarray, predicted: np.ndarray, classes: int) -> n
     border of the image counts as contour; so do ignored pixels.
     """
     width = max(1, round(BOUNDARY * float(np.hypot(*labels.shape))))
-    counted = labels < classes
+    counted = (labels < classes) & (predicted < classes)
     found = np.zeros((2, classes), np.int64)
     for number in np.union1d(labels[counted], predicted[counted]):
         label = boundary_of(counted & (labels == number), width)
@@ -81,7 +81,7 @@ def confidence_bins(
     confidence: np.ndarray, labels: np.ndarray, predicted: np.ndarray, classes: int
 ) -> np.ndarray:
     """Pixels, the sum of their confidences, and how many are right, by confidence: (3, BINS)."""
-    counted = labels < classes
+    counted = (labels < classes) & (predicted < classes)
     values = confidence[counted].astype(np.float64)
     right = labels[counted] == predicted[counted]
     bins = np.clip(np.ceil(values * BINS).astype(int) - 1, 0, BINS - 1)

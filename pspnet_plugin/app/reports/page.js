@@ -1,7 +1,7 @@
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const several = data.checkpoints.length > 1;
-const NONE = 65535;  // the value of pixels whose label is no class
+const NONE = 65535;  // the value of pixels that have no class in a label map
 const WRONG = [230, 30, 30];
 const STEP = 24;  // cards that are added at a time
 const byId = id => document.getElementById(id);
@@ -91,7 +91,7 @@ async function fill(item, views, opacity, box) {
   predictions.forEach((prediction, k) => {
     paint(others[2 * k + 1], picture, opacity, n => data.palette[prediction[n]]);
     paint(others[2 * k + 2], picture, Math.max(opacity, .6),
-          n => label[n] === NONE ? null : label[n] === prediction[n] ? [255, 255, 255] : WRONG);
+          n => label[n] === NONE || prediction[n] === NONE ? null : label[n] === prediction[n] ? [255, 255, 255] : WRONG);
   });
   if (box) for (const canvas of views.canvases) frame(canvas, item, box);
 }

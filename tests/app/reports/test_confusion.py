@@ -66,8 +66,8 @@ def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
 def test_pixels_are_counted_by_label_and_prediction_without_the_ignored():
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 1, 2, 3, 255], (40, 50)).astype(np.uint8)
-    predicted = rng.integers(0, 4, (40, 50)).astype(np.uint8)
-    kept = labels != 255
+    predicted = rng.choice([0, 1, 2, 3, 255], (40, 50)).astype(np.uint8)  # 255: without data
+    kept = (labels != 255) & (predicted != 255)
     expected, _, _ = np.histogram2d(labels[kept], predicted[kept], bins=np.arange(5) - 0.5)
     np.testing.assert_array_equal(count_pairs(labels, predicted, 4), expected)
 
