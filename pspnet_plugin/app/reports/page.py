@@ -139,7 +139,7 @@ def calibration_figure(bins: np.ndarray) -> Figure:
     """Accuracy over confidence, and how many pixels have it; bins as of confidence_bins."""
     pixels, confidence, right = bins
     figure = Figure(figsize=(4.5, 4.5), layout='constrained')
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={'height_ratios': (3, 1)})
     edges = np.linspace(0, 1, len(pixels) + 1)
     upper.bar(edges[:-1], ratio(right, pixels), 1 / len(pixels), align='edge', edgecolor='white')
     upper.plot(ratio(confidence, pixels), ratio(right, pixels), 'o', color='tab:orange')

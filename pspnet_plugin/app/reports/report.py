@@ -34,9 +34,9 @@ def write_report(
     Raises:
         PspnetPluginError: something cannot be read or predicted, or ``out`` cannot be written.
     """
-    if out.is_dir():
-        raise PspnetPluginError(f'{out} is a folder: name the file to write.')
-    curves = curves_of(work_dir)  # what may be wrong there is told before images are predicted
+    # What may be wrong there is told before images are predicted.
+    require_place(out)
+    curves = curves_of(work_dir)
     room, room_of_map = room_for(len(samples_in(cfg, loader)), 1 + len(checkpoints))
     pictures: list[Pictures] = []
 
@@ -52,6 +52,16 @@ def write_report(
     evaluations = [evaluate(cfg, path, loader, device, keep) for path in checkpoints]
     write_page(out, page_text(evaluations, pictures, curves, reports_of_loads(work_dir), origin))
     return evaluations
+
+
+def require_place(out: Path) -> None:
+    """Make the folder of a file; PspnetPluginError where the file cannot be there."""
+    if out.is_dir():
+        raise PspnetPluginError(f'{out} is a folder: name the file to write.')
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PspnetPluginError(f'{out} cannot be written: {error.strerror}') from error
 
 
 def curves_of(work_dir: Path) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.evaluation import Doubt, Evaluation, ImageResult
 from pspnet_plugin.app.reports.metrics import (
     areas_of,
@@ -190,6 +191,20 @@ def test_a_click_on_a_heading_sorts_the_table(window):
     window.click('#classes th:nth-child(2)')
     assert descending == sorted(descending, reverse=True)
     assert window.run(column) == descending[::-1]
+
+
+@pytest.mark.parametrize(
+    ('out', 'told'), [('.', ' is a folder: name the file'), ('file/x.html', 'cannot be written')]
+)
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_predicted(
+    tmp_path, capsys, out, told
+):
+    (tmp_path / 'file').write_text('')
+    words = ['report', 'psp_r18_camvid', 'no.pth', '--out', str(tmp_path / out)]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count('\n') == 1
 
 
 def test_pictures_keep_to_their_room_and_label_maps_their_values():
