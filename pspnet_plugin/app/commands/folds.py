@@ -43,7 +43,6 @@ def run_folds(arguments: argparse.Namespace) -> int:
     """Train each fold, and tell how good the network is on images that it has not seen."""
     from ...utils.datasets import class_info
     from ..reports.folds import learning_curve, table_of_classes
-    from ..training.datasets import head_classes
     from ..training.folds import folds_of
     from ..training.folds import run_folds as run
 
@@ -62,7 +61,7 @@ def run_folds(arguments: argparse.Namespace) -> int:
     planned = {share: folds_of(cfg, lists, work_dir, share) for share in shares}
     tell = partial(print, flush=True)
     found = {share: run(planned[share], arguments.jobs, tell) for share in reversed(shares)}
-    classes, _ = class_info(cfg, {}, next(iter(head_classes(cfg).values())))
+    classes, _ = class_info(cfg, {}, found[1.0][0].shape[-1])
     print(table_of_classes(found[1.0], classes))
     if arguments.learning_curve:
         print(learning_curve(found))

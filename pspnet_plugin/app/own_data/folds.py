@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from .scan import ImageStatistics, Value
+from .masks import Value
+from .scan import ImageStatistics
 
 
 def fold_numbers(

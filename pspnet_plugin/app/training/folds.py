@@ -23,7 +23,6 @@ from ..reports.evaluation import labelled_predictions
 from ..reports.metrics import areas_of, count_pairs
 
 LISTS = 'train.txt', 'val.txt'
-LAST_LINES = 15  # of the output of a run that failed
 
 
 class FoldError(PspnetPluginError):
@@ -155,8 +154,9 @@ def train_fold(fold: Fold, device: int) -> None:
         command = [sys.executable, '-m', 'pspnet_plugin', *map(str, words)]
         code = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
     if code:
-        lines = output.read_text(encoding='utf-8', errors='replace').splitlines()[-LAST_LINES:]
-        raise FoldError(f'{fold.work_dir.name} ended with code {code}:\n' + '\n'.join(lines))
+        lines = output.read_text(encoding='utf-8', errors='replace').split('\n')
+        told = next((line for line in reversed(lines) if line.strip()), f'exit code {code}')
+        raise FoldError(f'{fold.work_dir.name}: {told.removeprefix("error: ")} ({output})')
 
 
 def areas_of_fold(fold: Fold) -> np.ndarray:

@@ -95,7 +95,7 @@ def test_each_fold_is_trained_once_and_predicts_what_it_has_not_seen(tmp_path, m
     assert again.partition('10 images')[2] == told.rpartition('10 images')[2]
     assert [result.stat().st_mtime_ns for result in results] == before
 
-    assert main([*command, 'iterations=3']) == 1
+    assert main([*command, 'train_cfg.max_iters=3']) == 1
     assert 'is of another config or of other folds' in capsys.readouterr().err
 
 
