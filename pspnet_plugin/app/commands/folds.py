@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from ...errors import PspnetPluginError
@@ -59,10 +58,14 @@ def run_folds(arguments: argparse.Namespace) -> int:
     work_dir = arguments.work_dir or Path('work_dirs', f'{name}_folds')
     shares = [*SHARES, 1.0] if arguments.learning_curve else [1.0]
     planned = {share: folds_of(cfg, lists, work_dir, share) for share in shares}
-    tell = partial(print, flush=True)
-    found = {share: run(planned[share], arguments.jobs, tell) for share in reversed(shares)}
+    found = {share: run(planned[share], arguments.jobs, tell_at_once) for share in reversed(shares)}
     classes, _ = class_info(cfg, {}, found[1.0][0].shape[-1])
     print(table_of_classes(found[1.0], classes))
     if arguments.learning_curve:
         print(learning_curve(found))
     return 0
+
+
+def tell_at_once(line: str) -> None:
+    """Print a whole line, which those of other threads do not cut."""
+    print(f'{line}\n', end='', flush=True)

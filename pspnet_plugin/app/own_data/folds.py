@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .masks import Value
-from .scan import ImageStatistics
+from .statistics import ImageStatistics
 
 
 def fold_numbers(
