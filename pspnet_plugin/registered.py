@@ -44,9 +44,11 @@ if importlib.util.find_spec('mmseg') is not None:
     )
     from .segmentors import LabelMapEncoderDecoder, LogitsTTAModel
     from .transforms import CheckLabels, LoadRaster
+    from .validation import ClassIoUMetric, ValidationLossHook
 
     __all__ += [
         'CheckLabels',
+        'ClassIoUMetric',
         'FactorizedFCNHead',
         'FactorizedOCRHead',
         'FactorizedPSPHead',
@@ -56,4 +58,5 @@ if importlib.util.find_spec('mmseg') is not None:
         'LoadRaster',
         'LogitsTTAModel',
         'PlainPSPHead',
+        'ValidationLossHook',
     ]

@@ -84,8 +84,10 @@ def pipeline_without_checks(dataset):
 @pairs
 def test_recipe_is_the_published_one(ours, stock):
     mine, theirs = read_ours(ours), read_stock(stock)
-    # Beyond the recipe: the best checkpoint is kept too, --show-dir draws every image, and
-    # everything runs the fast way.
+    # Beyond the recipe: the best checkpoint is kept too, --show-dir draws every image, the log has
+    # the IoU of each class, and everything runs the fast way.
+    assert mine.val_evaluator.pop('type') == 'ClassIoUMetric'
+    assert theirs.val_evaluator.pop('type') == 'IoUMetric'
     assert mine.default_hooks.checkpoint.pop('save_best') == 'mIoU'
     assert mine.default_hooks.visualization.pop('interval') == 1
     for name, hook in SPEED.items():

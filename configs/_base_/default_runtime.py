@@ -20,3 +20,6 @@ tta_model = dict(type='LogitsTTAModel')
 # Not on by itself: custom_hooks = [_base_.early_stopping] in a config that builds on this one ends
 # a run whose mIoU has not risen by 0.1 points in five validations.
 early_stopping = dict(type='EarlyStoppingHook', monitor='mIoU', min_delta=0.1, patience=5)
+
+# The loss on the validation images costs one more pass over them, so it is an option:
+# default_hooks = dict(validation_loss=dict(type='ValidationLossHook'))

@@ -10,8 +10,8 @@ from PIL import Image
 IGNORED = 255
 
 
-def metrics_of_files(predictions: Path, label_maps: dict[str, Path], classes: int) -> dict:
-    """Percent of right pixels (aAcc) and the mean over classes of intersection / union (mIoU).
+def confusion_of_files(predictions: Path, label_maps: dict[str, Path], classes: int) -> np.ndarray:
+    """How many pixels of each label were predicted as each class, a row for each label.
 
     Args:
         predictions: a folder of label maps.
@@ -23,6 +23,12 @@ def metrics_of_files(predictions: Path, label_maps: dict[str, Path], classes: in
             predicted, true = np.asarray(image), np.asarray(truth)
         assert predicted.shape == true.shape
         np.add.at(confusion, (true[true != IGNORED], predicted[true != IGNORED]), 1)
+    return confusion
+
+
+def metrics_of_files(predictions: Path, label_maps: dict[str, Path], classes: int) -> dict:
+    """Percent of right pixels (aAcc) and the mean over classes of intersection / union (mIoU)."""
+    confusion = confusion_of_files(predictions, label_maps, classes)
     right = np.diag(confusion)
     union = confusion.sum(0) + confusion.sum(1) - right
     return {

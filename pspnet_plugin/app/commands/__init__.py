@@ -27,10 +27,12 @@ COMMANDS = {
     'config': "print one of the plugin's configs, or list them",
     'train': "train a model (options of MMSegmentation's train tool)",
     'test': "measure a checkpoint on labelled images (options of MMSegmentation's test tool)",
+    'folds': 'train on folds of the images, and measure on those that each run has not seen',
     'predict': 'write label maps and overlays of images and videos, no labels needed',
     'export': 'write a trained network as a file for ONNX Runtime, OpenVINO or torch.export',
     'inspect': 'show which pretrained weights a config loads, and what becomes of each',
     'plot': 'draw loss, mIoU and learning rate of training runs, and what was frozen when',
+    'report': 'write one page that shows how good checkpoints are, image by image',
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
 }
@@ -38,7 +40,7 @@ COMMANDS = {
 MODULES = {
     **dict.fromkeys(('init', 'prepare', 'check'), 'data'),
     **dict.fromkeys(('config', 'inspect', 'freezing'), 'configs'),
-    **{name: name for name in ('predict', 'export', 'plot')},
+    **{name: name for name in ('predict', 'export', 'plot', 'report', 'folds')},
 }
 EXAMPLES = """\
 examples:
@@ -124,7 +126,7 @@ def _run(argv: list[str]) -> int | str | None:
         from ...utils.text import did_you_mean
 
         parser.error(f'{named} is no command.{did_you_mean(named, COMMANDS)}')
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(argv, argparse.Namespace(argv=argv))
     return arguments.run(arguments)
 
 

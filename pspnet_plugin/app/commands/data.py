@@ -79,6 +79,9 @@ def add_init(parser: argparse.ArgumentParser) -> None:
         help='split anew: images on one side in whose names this regular expression, or its first '
         "group in brackets, finds the same: '^(patient\\d+)_'",
     )
+    split.add_argument(
+        '--folds', type=int, metavar='N', help='also write lists for pspnet folds, into DIR/folds'
+    )
     shapes = parser.add_argument_group('annotations')
     shapes.add_argument(
         '--annotations',
@@ -127,6 +130,7 @@ def run_init(arguments: argparse.Namespace) -> int:
         SplitChoices(arguments.val, arguments.split, arguments.group_by),
         arguments.backbone,
         arguments.iterations,
+        arguments.folds,
     )
     images = divided.images
     sizes = sorted({image.size for image in images})

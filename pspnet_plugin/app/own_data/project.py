@@ -17,6 +17,7 @@ from .annotations.source import Choices, find_source
 from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
 from .division import Division, SplitChoices, divide
+from .folds import fold_lists
 from .scan import scan
 from .statistics import Pair
 
@@ -37,6 +38,7 @@ def write_project(
     split_choices: SplitChoices,
     backbone: str = 'resnet18',
     iterations: int | None = None,
+    folds: int | None = None,
     tell: Callable[[str], None] = print,
 ) -> Project:
     """Look at the data, split it, and write the config; nothing where something is wrong.
@@ -47,6 +49,7 @@ def write_project(
         choices, tell: see :func:`find_source`.
         split_choices: see :func:`divide`.
         backbone, iterations: see :func:`config_text`.
+        folds: how many of them to write lists of, see :func:`fold_lists`.
 
     Raises:
         DataError: the folders cannot be used as they are, or a file that would be written is there
@@ -55,7 +58,7 @@ def write_project(
     config = out / f'{out.resolve().name}.py'
     lists = str(out.absolute() / 'train.txt'), str(out.absolute() / 'val.txt')
     require_inputs(images, masks, backbone)
-    require_new([config, *map(Path, lists)], (images, masks))
+    require_new([config, *map(Path, lists), out / 'folds'], (images, masks))
     with tempfile.TemporaryDirectory() as drafts:
         source = find_source(images, masks, Path(drafts), choices, tell)
         refuse([problem for pair in source.pairs for problem in name_problems(pair)])
@@ -63,6 +66,10 @@ def write_project(
         found = scan(source.pairs, in_colours, upright_masks=source.drawn)
         classes = find_classes(found, source.table)
         divided = divide(found, classes, source.images, source.sides, split_choices, tell)
+        listed = dict(zip(map(Path, lists), divided[:2]))
+        if folds is not None:
+            in_folds = divided.images, divided.groups, classes.values
+            listed |= fold_lists(out / 'folds', *in_folds, folds)
         plain = all(image.plain_mask and image.mask_orientation == 1 for image in found)
         stay = plain and classes.are_labels and not source.drawn
         mask_suffix = shared_mask_suffix(source.pairs, source.masks) if stay else None
@@ -79,9 +86,9 @@ def write_project(
             require_new([labels])
             write_labels(found, classes, labels)
     out.mkdir(parents=True, exist_ok=True)
-    for path, listed in zip(lists, divided[:2]):
-        names = ''.join(f'{image.pair.name}\n' for image in listed)
-        Path(path).write_text(names, encoding='utf-8')
+    for path, some in listed.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(''.join(f'{image.pair.name}\n' for image in some), encoding='utf-8')
     text = config_text(classes, *divided[:2], files, backbone, iterations)
     config.write_text(text, encoding='utf-8')
     require_as_meant(config, tuple(classes.names), files)

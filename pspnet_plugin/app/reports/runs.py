@@ -104,7 +104,12 @@ def read_lines(log: Path) -> list[Line]:
 
 
 def draw_runs(runs: Sequence[Run], path: Path) -> None:
-    """Draw loss, mIoU and learning rate of runs, and below them which of them froze what.
+    """Draw the curves of runs into an image file; see :func:`runs_figure`."""
+    save(runs_figure(runs), path)
+
+
+def runs_figure(runs: Sequence[Run]) -> Figure:
+    """Loss, mIoU and learning rate of runs, and below them which of them froze what.
 
     The learning rate is the logged one, which is that of the first parameter group. Runs with a
     ``LayerFreezeHook`` or a ``paramwise_cfg`` have a timeline of the learning rate in each part of
@@ -112,7 +117,6 @@ def draw_runs(runs: Sequence[Run], path: Path) -> None:
 
     Raises:
         LogError: the config of a run cannot be read.
-        PspnetPluginError: the image cannot be written there.
     """
     curves = {key: label for key, label in CURVES.items() if any(run.values(key) for run in runs)}
     names = [drawable(run.name)[0] for run in runs]
@@ -131,8 +135,14 @@ def draw_runs(runs: Sequence[Run], path: Path) -> None:
             style, marker = STYLES[number % len(STYLES)], 'o' if len(values) < 30 else ''
             steps, logged = list(values), list(values.values())
             axes.plot(steps, logged, style, marker=marker, markersize=3)
+            validated = run.values('val_loss') if key == 'loss' else {}
+            if validated:
+                axes.plot(list(validated), list(validated.values()), 'o:', ms=3)
+    shown_names = []
+    for name, run in zip(names, runs):
+        shown_names += [name, f'{name}, validation'] if run.values('val_loss') else [name]
     fonts = families_of(names)
-    legend = rows[0].legend(rows[0].lines, names, loc='upper right', prop={'family': fonts})
+    legend = rows[0].legend(rows[0].lines, shown_names, loc='upper right', prop={'family': fonts})
     for text in legend.get_texts():
         text.set_parse_math(False)
     for axes, (name, shown) in zip(rows[len(curves) :], timelines):
@@ -140,7 +150,7 @@ def draw_runs(runs: Sequence[Run], path: Path) -> None:
         title = f'{name}: learning rate by part, grey is frozen'
         axes.set_title(title, fontsize='medium', family=fonts, parse_math=False)
     rows[-1].set(xlabel='iteration', xlim=(0, max(run.lines[-1]['step'] for run in runs)))
-    save(figure, path)
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:

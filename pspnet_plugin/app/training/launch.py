@@ -38,6 +38,7 @@ from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
 from .datasets import DatasetError, check_datasets, is_missing
 from .pictures import AnyImageVisualizationHook
+from .schedule_end import ScheduleEndHook
 from .settings import setting_problems
 
 # Which data loaders a stock tool reads.
@@ -47,7 +48,7 @@ LOADERS = {
 }
 # Which hooks each run of it gets.
 GUARDS: dict[str, list[type[Hook]]] = {
-    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook],
+    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, ScheduleEndHook],
     'test.py': [RequireAllWeightsHook],
 }
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter

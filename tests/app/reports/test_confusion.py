@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -9,7 +13,8 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.reports.confusion import Confusion, count_pairs, draw_confusion
+from pspnet_plugin.app.reports.confusion import Confusion, draw_confusion
+from pspnet_plugin.app.reports.metrics import count_pairs
 from pspnet_plugin.app.reports.runs import read_run, timeline_of
 from tests.helpers.folders import make_folders
 from tests.helpers.street_scenes import NARROW_OWN_DATA
@@ -40,13 +45,29 @@ def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
         validated, abs=0.011
     )
     assert Image.open('confusion.png').size[0] > 100
+    (config,) = map(str, Path('run').glob('*/vis_data/config.py'))
+    words = ['report', config, 'run/iter_3.pth', 'run/iter_3.pth', '--out', 'page/report.html']
+    assert main(words) == 0
+    told = re.findall(
+        r'mIoU ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+)', capsys.readouterr().out
+    )
+    assert float(told[0][0]) == pytest.approx(validated, abs=0.06)
+    page = Path('page/report.html').read_text()
+    assert 'pspnet report' in page
+    assert 'alt="curves"' in page
+    assert '0.00 to 0.00' in page  # a checkpoint differs in nothing from itself
+    data = json.loads(re.search('type="application/json">(.*?)</script>', page, re.S)[1])
+    assert sorted(image['name'] for image in data['images']) == sorted(
+        f'{name}.png' for name in Path('mine/val.txt').read_text().split()
+    )
+    assert data['images'][0]['iou'][0] == data['images'][0]['iou'][1]
 
 
 def test_pixels_are_counted_by_label_and_prediction_without_the_ignored():
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 1, 2, 3, 255], (40, 50)).astype(np.uint8)
-    predicted = rng.integers(0, 4, (40, 50)).astype(np.uint8)
-    kept = labels != 255
+    predicted = rng.choice([0, 1, 2, 3, 255], (40, 50)).astype(np.uint8)  # 255: without data
+    kept = (labels != 255) & (predicted != 255)
     expected, _, _ = np.histogram2d(labels[kept], predicted[kept], bins=np.arange(5) - 0.5)
     np.testing.assert_array_equal(count_pairs(labels, predicted, 4), expected)
 

@@ -1,0 +1,41 @@
+"""A hook that tells when the schedule of the learning rate ends before the run does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+
+class ScheduleEndHook(Hook):
+    """Says in the log from when on the learning rate keeps its last value, where it does.
+
+    mmengine does so without a word, most often in a run that is resumed to train longer: its
+    schedule is that of the checkpoint.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare the schedules, which by now are restored, with the length of the run."""
+        schedulers: Any = runner.param_schedulers or []
+        lists = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
+        for rates in ([s for s in some if s.param_name == 'lr'] for some in lists):
+            unit, length = 'iteration', runner.max_iters
+            if any(scheduler.by_epoch for scheduler in rates):
+                unit, length = 'epoch', runner.max_epochs
+            end = max((scheduler.end for scheduler in rates), default=length)
+            if end < length:
+                runner.logger.warning(
+                    f'The schedule of the learning rate ends at {unit} {end} of {length}, and the '
+                    f'rate keeps its last value from there on. {way_out(runner, length)}'
+                )
+
+
+def way_out(runner: Runner, length: int) -> str:
+    """What to do for a schedule of the whole run."""
+    if runner._resume:
+        return (
+            'A resumed run keeps the schedule of its checkpoint: to decay over more, begin a run '
+            'with load_from in place of resume.'
+        )
+    return f'Set end={length} in param_scheduler to decay over all of it.'

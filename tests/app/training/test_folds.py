@@ -1,0 +1,118 @@
+"""Cross-validation: lists, runs that are done once, and tables over all folds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.errors import DataError
+from pspnet_plugin.app.own_data.folds import fold_numbers
+from pspnet_plugin.app.reports.folds import learning_curve, table_of_classes
+from pspnet_plugin.app.training.folds import part_of
+from tests.helpers.folders import make_folders
+from tests.helpers.street_scenes import NARROW_OWN_DATA
+
+
+class Image:
+    def __init__(self, *values):
+        self.values = Counter(dict.fromkeys(values, 10))
+
+
+def test_each_image_validates_once_with_its_group_and_rare_classes_are_spread():
+    images = [Image(0, 1) if number % 3 else Image(0, 2) for number in range(30)]
+    groups = [[0, 1, 2, 3], *([number] for number in range(4, 30))]
+    numbers = fold_numbers(images, groups, [0, 1, 2], 5)
+    assert len({numbers[number] for number in range(4)}) == 1
+    assert max(Counter(numbers).values()) - min(Counter(numbers).values()) <= 2
+    rare = Counter(n for n, image in zip(numbers, images) if image.values[2])
+    assert len(rare) == 5
+    assert max(rare.values()) <= 3
+    with pytest.raises(DataError, match='--folds 40: between 2 and 27'):
+        fold_numbers(images, groups, [0, 1, 2], 40)
+
+
+def test_a_smaller_share_of_the_labels_is_a_part_of_a_larger_one():
+    listed = ''.join(f'{number}\n' for number in range(40))
+    quarter, half = (part_of(listed, share).split() for share in (0.25, 0.5))
+    assert (len(quarter), len(half)) == (10, 20)
+    assert set(quarter) < set(half)
+    assert part_of(listed, 1.0) == listed
+
+
+def made_folds(rng, quality, folds=5, images=12):
+    sizes = np.random.default_rng(3).gamma(2, 100, (folds, images, 2))
+    right = sizes * rng.uniform(quality - 0.1, quality, sizes.shape)
+    return list(np.stack([right, sizes, sizes], axis=2))
+
+
+def test_the_table_has_the_iou_of_all_images_with_mean_and_range_of_folds():
+    folds = made_folds(np.random.default_rng(0), 0.9)
+    folds[2][..., 1] = 0  # a class that one fold has not
+    lines = table_of_classes(folds, ['ground', 'crack']).splitlines()
+    found = {line.split()[1]: re.findall(r'[\d.]+', line) for line in lines if 'to' in line.split()}
+    for number, name in enumerate(['ground', 'crack']):
+        areas = [fold[:, :, number].sum(0) for fold in folds]
+        ious = [a / (b + c - a) for a, b, c in areas if b]
+        both, label, predicted = np.sum(areas, axis=0)
+        expected = [both / (label + predicted - both), np.mean(ious), min(ious), max(ious)]
+        told = [float(text) / 100 for text in found[name]]
+        np.testing.assert_allclose([told[0], *told[3:]], expected, atol=6e-4)
+        assert told[1] < told[0] < told[2]
+
+
+@pytest.mark.parametrize(('half', 'told'), [(0.7, 'are likely to help'), (0.9, 'may not help')])
+def test_the_learning_curve_says_whether_the_last_half_of_the_labels_has_helped(half, told):
+    rng = np.random.default_rng(0)
+    found = {share: made_folds(rng, q) for share, q in ((0.25, 0.5), (0.5, half), (1.0, 0.9))}
+    assert f'more labels {told}' in learning_curve(found)
+
+
+def test_each_fold_is_trained_once_and_predicts_what_it_has_not_seen(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_folders(tmp_path)
+    words = ['init', 'images', 'masks', '--out', 'mine', '--iterations', '2', '--folds', '2']
+    assert main(words) == 0
+    options = [f'{key}={value}' for key, value in NARROW_OWN_DATA.items()]
+    command = ['folds', 'mine/mine.py', '--cfg-options', *options]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert told.count('training, its output is in') == 2
+    assert '10 images, each predicted by a run that has not seen it' in told
+    results = sorted(Path('work_dirs/mine_folds').glob('fold_*/areas.npy'))
+    sizes = [len(Path('mine/folds', n, 'val.txt').read_text().split()) for n in '12']
+    assert [len(np.load(result)) for result in results] == sizes
+    assert sum(sizes) == 10
+
+    before = [result.stat().st_mtime_ns for result in results]
+    assert main(command) == 0
+    again = capsys.readouterr().out
+    assert 'training' not in again
+    assert again.partition('10 images')[2] == told.rpartition('10 images')[2]
+    assert [result.stat().st_mtime_ns for result in results] == before
+
+    assert main([*command, 'train_cfg.max_iters=3']) == 1
+    assert 'is of another config or of other folds' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'environment', 'told'),
+    [
+        (['mine.py'], {}, 'folds holds no two folds'),
+        (['mine.py'], {'WORLD_SIZE': '2'}, 'leave out torchrun'),
+        (['mine.py', '--jobs', '0'], {}, '--jobs 0 is no number'),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch, capsys, words, environment, told):
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    Path('mine.py').write_text('model = dict()\n')
+    assert main(['folds', *words]) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count('\n') == 1
