@@ -3,7 +3,7 @@
 
 It runs the commands that you would type, and shows each of them; what an earlier run finished is
 not done again. At the end: a table, a plot of mIoU over iterations, a figure of six validation
-tiles, and what to do next.
+tiles, and what to do next. Other options than its own are those of compare_finetuning.py.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ TOOLS = Path(__file__).resolve().parent
 RECIPES = TOOLS.parent / 'configs' / 'finetune'
 STARTS = {'ImageNet weights': 'full', 'random weights': 'from_scratch'}
 # Recipes, numbers of labelled images and seeds.
-FEW = ['full', 'probe_then_finetune', 'from_scratch'], [12, 96], [0, 1]
-FULL = ['frozen_backbone', 'gradual_unfreezing', *FEW[0]], [6, 12, 24, 96], [0, 1, 2]
+FEW = ['full', 'from_scratch'], [12, 96], [0, 1]
+GRADUAL = ['frozen_backbone', 'probe_then_finetune', 'gradual_unfreezing']
+FULL = [*GRADUAL, *FEW[0]], [6, 12, 24, 96], [0, 1, 2]
 FIGURE_TILES = 6
 NEXT = """
 Next, with your own images and their label maps:
@@ -83,21 +84,17 @@ def draw(dataset: Config, runs: dict[str, Path], labelled: int, target: Path) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog='Other options are handed to tools/analysis/compare_finetuning.py.',
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/bluemarble'))
-    parser.add_argument('--full', action='store_true', help='five recipes, four numbers of labels')
+    parser.add_argument('--full', action='store_true', help='more recipes, labels and seeds')
     args, others = parser.parse_known_args()
     recipes, labelled, seeds = FULL if args.full else FEW
     work_dir = args.work_dir / ('full' if args.full else 'few')
     dataset = Config.fromfile(RECIPES / 'full.py').val_dataloader.dataset
     run('datasets/prepare_bluemarble.py', dataset.data_root)
-    jobs = min(os.cpu_count() or 1, 4)
-    options = ['--labelled', *labelled, '--seeds', *seeds, '--jobs', jobs, '--work-dir', work_dir]
-    plot = ['--plot', work_dir / 'few_labels.png']
-    run('analysis/compare_finetuning.py', *recipes, *options, *plot, *others)
+    grid = ['--labelled', *labelled, '--seeds', *seeds, '--jobs', min(os.cpu_count() or 1, 4)]
+    files = ['--work-dir', work_dir, '--plot', work_dir / 'few_labels.png']
+    run('analysis/compare_finetuning.py', *recipes, *grid, *files, *others)
     runs = {
         start: work_dir / f'{recipe}_{labelled[0]}_images_seed_{seeds[0]}'
         for start, recipe in STARTS.items()
@@ -105,8 +102,8 @@ def main() -> None:
     figure = work_dir / 'comparison.png'
     draw(dataset, runs, labelled[0], figure)
     print(f'figure: {figure}')
-    pspnet = os.path.relpath(Path(sys.executable).with_name('pspnet'))
-    print(NEXT.format(pspnet=pspnet, runs=shlex.join(map(str, runs.values()))))
+    command = os.path.relpath(Path(sys.executable).with_name('pspnet'))
+    print(NEXT.format(pspnet=command, runs=shlex.join(map(str, runs.values()))))
 
 
 if __name__ == '__main__':

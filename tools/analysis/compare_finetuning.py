@@ -133,24 +133,23 @@ def mean_and_range(values: Sequence[float], digits: int) -> str:
     return text if len(values) == 1 else f'{text} ({low:.{digits}f} to {high:.{digits}f})'
 
 
-def tabulate(results: Results, recipes: list[str]) -> Table:
-    """A row for each recipe: mIoU (%) for each number of labelled images, and what it takes.
+def as_good_as(runs: list[Result], goal: float) -> str:
+    """The iteration of the first validation in which the mean of the runs is at least ``goal``."""
+    enough = ious(runs).mean(0) >= goal
+    return list(runs[0]['mIoU'])[enough.argmax()] if enough.any() else 'never'
 
-    Among it the first validation in which the mean of the seeds is at least what the last recipe
-    ends with, for each number of images.
-    """
+
+def tabulate(results: Results, recipes: list[str]) -> Table:
+    """A row for each recipe: mIoU (%) for each number of labelled images, and what it takes."""
     counts = sorted({count for _, count in results})
     headers = [f'{count} images' for count in counts]
     headers += [f'as good as {recipes[-1]} at iteration', 'processor time (s)', 'peak memory (MB)']
     table = Table('recipe', *headers, box=box.MARKDOWN)
+    goals = [ious(results[recipes[-1], count])[:, -1].mean() for count in counts]
     for recipe in recipes:
         each = [results[recipe, count] for count in counts]
         cells = [mean_and_range(ious(runs)[:, -1], 1) for runs in each]
-        reached = []
-        for count, runs in zip(counts, each):
-            enough = ious(runs).mean(0) >= ious(results[recipes[-1], count])[:, -1].mean()
-            reached.append(list(runs[0]['mIoU'])[enough.argmax()] if enough.any() else 'never')
-        cells.append(', '.join(reached))
+        cells.append(', '.join(map(as_good_as, each, goals)))
         every = list(itertools.chain(*each))
         cells += [mean_and_range([run[key] for run in every], 0) for key in ('time', 'memory')]
         table.add_row(recipe, *cells)
@@ -160,18 +159,15 @@ def tabulate(results: Results, recipes: list[str]) -> Table:
 def plot(results: Results, recipes: list[str], target: Path) -> None:
     """Draw mIoU over iterations, the mean and range of the seeds, for each number of images."""
     counts = sorted({count for _, count in results})
-    figure, panels = plt.subplots(
-        1, len(counts), figsize=(3.6 * len(counts), 3.6), sharey=True, squeeze=False
-    )
+    size = 3.6 * len(counts), 3.6
+    figure, panels = plt.subplots(1, len(counts), figsize=size, sharey=True, squeeze=False)
     for count, axes in zip(counts, panels[0]):
         for recipe in recipes:
-            curves = ious(results[recipe, count])
-            iterations = [int(step) for step in results[recipe, count][0]['mIoU']]
-            (line,) = axes.plot(
-                iterations, curves.mean(0), marker='o', label=LEGEND.get(recipe, recipe)
-            )
-            band = dict(color=line.get_color(), alpha=0.2, linewidth=0)
-            axes.fill_between(iterations, curves.min(0), curves.max(0), **band)
+            runs = results[recipe, count]
+            iterations, curves = list(map(int, runs[0]['mIoU'])), ious(runs)
+            (line,) = axes.plot(iterations, curves.mean(0), 'o-', label=LEGEND.get(recipe, recipe))
+            low, high = curves.min(0), curves.max(0)
+            axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set(title=f'{count} labelled images', xlabel='iteration')
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel('mIoU (%)')
@@ -182,12 +178,7 @@ def plot(results: Results, recipes: list[str], target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        'recipes',
-        nargs='*',
-        default=DEFAULT,
-        help='names in configs/finetune; the last is compared with',
-    )
+    parser.add_argument('recipes', nargs='*', default=DEFAULT, help='names in configs/finetune')
     parser.add_argument('--labelled', type=int, nargs='+', help='images to train on (default: all)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=1, help='runs at the same time')
