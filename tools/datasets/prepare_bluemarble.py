@@ -43,10 +43,8 @@ def read_label_map() -> np.ndarray:
     """The class of every pixel of the image as (2700, 5400) uint8: oceans and lakes are water."""
     packed = data_file('lsmask_2.5min_i.bin').read_bytes()
     mask = np.frombuffer(gzip.decompress(packed), dtype=np.uint8).reshape(MASK_SIZE)[::-1]
-    rows, columns = (
-        ((np.arange(size) + 0.5) * mask_size / size).astype(int)
-        for size, mask_size in zip(IMAGE_SIZE, MASK_SIZE)
-    )
+    # The mask is 1.6 times as fine: its cell at the centre of each pixel of the image.
+    rows, columns = ((2 * np.arange(size) + 1) * 4 // 5 for size in IMAGE_SIZE)
     return np.where(mask[np.ix_(rows, columns)] == 1, LAND, WATER).astype(np.uint8)
 
 
