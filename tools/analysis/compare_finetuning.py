@@ -160,7 +160,9 @@ def plot(results: Results, recipes: list[str], target: Path) -> None:
     """Draw mIoU over iterations, the mean and range of the seeds, for each number of images."""
     counts = sorted({count for _, count in results})
     size = 3.6 * len(counts), 3.6
-    figure, panels = plt.subplots(1, len(counts), figsize=size, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(counts), figsize=size, sharey=True, squeeze=False, layout='constrained'
+    )
     for count, axes in zip(counts, panels[0]):
         for recipe in recipes:
             runs = results[recipe, count]
@@ -171,8 +173,7 @@ def plot(results: Results, recipes: list[str], target: Path) -> None:
         axes.set(title=f'{count} labelled images', xlabel='iteration')
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel('mIoU (%)')
-    panels[0, -1].legend(loc='lower right')
-    figure.tight_layout()
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3)
     figure.savefig(target, dpi=90)
 
 
