@@ -30,9 +30,9 @@ TOOLS = Path(__file__).resolve().parent
 RECIPES = TOOLS.parent / 'configs' / 'finetune'
 STARTS = {'ImageNet weights': 'full', 'random weights': 'from_scratch'}
 # Recipes, numbers of labelled images and seeds.
-FEW = ['full', 'from_scratch'], [12, 96], [0, 1]
-GRADUAL = ['frozen_backbone', 'probe_then_finetune', 'gradual_unfreezing']
-FULL = [*GRADUAL, *FEW[0]], [6, 12, 24, 96], [0, 1, 2]
+FEW = ['full', 'probe_then_finetune', 'from_scratch'], [12, 96], [0, 1]
+FROZEN = ['frozen_backbone', 'gradual_unfreezing']
+FULL = [*FROZEN, *FEW[0]], [6, 12, 24, 96], [0, 1, 2]
 FIGURE_TILES = 6
 NEXT = """
 Next, with your own images and their label maps:
