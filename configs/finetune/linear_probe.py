@@ -12,7 +12,7 @@ model = dict(
         num_convs=0,
         concat_input=False,
         dropout_ratio=0,
-        num_classes=3,
+        num_classes=2,
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True)))
 custom_hooks = [dict(type='LayerFreezeHook', freeze=['backbone'])]

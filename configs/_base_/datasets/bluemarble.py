@@ -1,15 +1,13 @@
-# Ocean, land and lakes of NASA's Blue Marble image: 256 x 256 tiles with their label maps.
+# Water and land in NASA's Blue Marble image: 256 x 256 tiles with their label maps.
 prepare_dataset = 'python {plugin_tools}/datasets/prepare_bluemarble.py'
 dataset_type = 'BaseSegDataset'
 data_root = 'data/bluemarble'
 crop_size = (128, 128)
-metainfo = dict(
-    classes=('ocean', 'land', 'lake'),
-    palette=[[28, 66, 120], [120, 140, 60], [90, 200, 250]])
+metainfo = dict(classes=('water', 'land'), palette=[[28, 66, 120], [120, 140, 60]])
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='CheckLabels', num_classes=3),
+    dict(type='CheckLabels', num_classes=2),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs')
@@ -17,7 +15,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='CheckLabels', num_classes=3),
+    dict(type='CheckLabels', num_classes=2),
     dict(type='PackSegInputs')
 ]
 tta_pipeline = [
@@ -31,7 +29,7 @@ tta_pipeline = [
             ],
             [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)],
             [dict(type='LoadAnnotations')],
-            [dict(type='CheckLabels', num_classes=3)],
+            [dict(type='CheckLabels', num_classes=2)],
             [dict(type='PackSegInputs')]
         ])
 ]
