@@ -67,7 +67,10 @@ setup(
     ],
     python_requires='>=3.9',
     packages=find_packages(include=['pspnet_plugin', 'pspnet_plugin.*']),
-    package_data={'pspnet_plugin': ['py.typed']},
+    package_data={
+        'pspnet_plugin': ['py.typed'],
+        'pspnet_plugin.app.reports': ['page.css', 'page.html', 'page.js'],
+    },
     cmdclass={'build_py': BuildWithConfigs},
     # Neither mmcv nor mmcv-lite: they exclude each other, and the choice is the user's.
     install_requires=[
@@ -83,6 +86,7 @@ setup(
         # Imported by the plugin itself.
         'filelock',
         'huggingface_hub',
+        'jinja2',
         'matplotlib',
         'numpy',
         'pillow',
@@ -111,6 +115,7 @@ setup(
             'markdown-it-py',
             'mmpretrain',
             'mypy',
+            'pycocotools',
             'pytest',
             'pytest-xdist',
             'ruff',
