@@ -95,6 +95,7 @@ setup(
         'requests',
         'rich',
         'safetensors',
+        'scipy',
     ],
     entry_points={'console_scripts': ['pspnet = pspnet_plugin.app.commands:main']},
     extras_require={

@@ -32,7 +32,12 @@ def _starts_the_command() -> bool:
     from multiprocessing.process import parent_process
 
     program = Path(sys.argv[0]).name if sys.argv else ''
-    return program in ('-m', 'pspnet', 'pspnet.exe') and parent_process() is None
+    if program == '-m':  # while the package is imported whose name follows
+        typed = getattr(sys, 'orig_argv', [])  # Python >= 3.10
+        is_command = '-m' in typed and typed[typed.index('-m') + 1 :][:1] == [__name__]
+    else:
+        is_command = program in ('pspnet', 'pspnet.exe')
+    return is_command and parent_process() is None
 
 
 if TYPE_CHECKING or not _starts_the_command():
