@@ -7,7 +7,7 @@ so, and where its values are what the file declares as nodata.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,38 +41,33 @@ class LoadRaster(BaseTransform):
     OpenCV, turned upright where EXIF says so. An alpha channel is left out; three channels come in
     the order blue, green, red, as from ``LoadImageFromFile``.
 
+    Where a pixel has no data it gets the mean of the image, which is little to a network.
+
     Args:
         to_float32: give float32 in place of the file's own type.
-        fill: the value of each channel, in the order in which they come, where a pixel has no data:
-            the mean of the images, which is nothing to a network. None refuses such images.
 
     Raises:
-        ImageError: the file cannot be read, or has pixels without data and there is no ``fill``.
+        ImageError: the file cannot be read, or has no pixel with data.
         PredictionError: ``rasterio`` is not installed.
     """
 
-    def __init__(self, to_float32: bool = True, fill: Sequence[float] | None = None) -> None:
-        self.to_float32, self.fill = to_float32, fill
+    def __init__(self, to_float32: bool = True) -> None:
+        self.to_float32 = to_float32
 
     def transform(self, results: dict) -> dict:
         """Read ``img_path``; set ``img``, (H, W, C), ``img_shape`` and ``ori_shape``, (H, W)."""
         image, has_data = read_raster(results['img_path'])
         image = image.astype(np.float32) if self.to_float32 else image
+        if not has_data.any():
+            raise ImageError(results['img_path'], 'has no pixel with data.')
         if not has_data.all():
-            if self.fill is None:
-                share = 1 - has_data.mean()
-                raise ImageError(
-                    results['img_path'],
-                    f'{share:.2%} of its pixels have no data (NaN, infinite, nodata). Tell '
-                    'LoadRaster what to put there, fill=[…], the mean of each channel.',
-                )
-            image[~has_data] = self.fill
+            image[~has_data] = image[has_data].mean(0, dtype=np.float64)
         results['img'] = image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(to_float32={self.to_float32}, fill={self.fill})'
+        return f'{type(self).__name__}(to_float32={self.to_float32})'
 
 
 def read_raster(path: str) -> tuple[np.ndarray, np.ndarray]:

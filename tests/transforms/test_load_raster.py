@@ -44,14 +44,16 @@ def test_what_is_no_raster_is_named(tmp_path, name):
 
 
 @pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
-def test_what_has_no_data_is_filled_or_an_error_that_says_how(tmp_path):
+def test_what_has_no_data_gets_the_mean_of_the_image(tmp_path):
     bands = np.arange(2 * 9 * 14, dtype=np.float32).reshape(2, *SIZE)
     bands[0, 0, :] = np.nan
     bands[:, 1, 0] = -1
     path = write_raster(f'{tmp_path}/a.tif', bands, nodata=-1)
-    with pytest.raises(ImageError, match=r'a\.tif: 11\.90% .* have no data .* fill='):
-        LoadRaster()({'img_path': path})
-    found = LoadRaster(fill=[3, 4])({'img_path': path})['img']
+    found = LoadRaster()({'img_path': path})['img']
     expected = np.moveaxis(bands, 0, -1)
-    expected[0, :], expected[1, 0] = (3, 4), (3, 4)
-    np.testing.assert_array_equal(found, expected)
+    mean = np.concatenate([expected[1, 1:], *expected[2:]]).mean(0)
+    expected[0, :], expected[1, 0] = mean, mean
+    np.testing.assert_allclose(found, expected)
+    write_raster(path, np.full_like(bands, np.nan))
+    with pytest.raises(ImageError, match=r'a\.tif: has no pixel with data'):
+        LoadRaster()({'img_path': path})

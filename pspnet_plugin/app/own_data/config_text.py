@@ -130,8 +130,7 @@ def config_text(
         iterations = min(max(IMAGES_SEEN * len(training) // 4, FEWEST), MOST)
     load_image = "dict(type='LoadImageFromFile')"
     if not in_colours:
-        fill = mean[::-1] if len(mean) == 3 else mean  # in the order of the file's channels
-        load_image = f"dict(type='LoadRaster', fill={fill})"
+        load_image = "dict(type='LoadRaster', to_float32=True)"
     region, resize, test_cfg = IN_PARTS if max(size) > LARGEST_WHOLE else WHOLE
     index, width = start.feature
     auxiliary = AUXILIARY_HEAD % (start.auxiliary, max(start.auxiliary // 4, 64))

@@ -39,7 +39,7 @@ def image_problems(path: str, content: bytes, image: np.ndarray, loader: str) ->
     if has_no_numbers(image, pages):
         yield (
             f'{path}: has pixels without data (NaN, infinite, nodata), which go to the network as '
-            'they are; use LoadRaster with fill=[…], the mean of each channel'
+            'they are; use LoadRaster, which puts the mean of the image there'
         )
     if not pages:
         return
