@@ -144,7 +144,7 @@ class Project:
         return Path(file)
 
     def _colour(self, index: int) -> tuple[int, int, int]:
-        return (index * 50, 255 - index * 40, (index * 90) % 256)
+        return (index * 50 % 256, (255 - index * 40) % 256, index * 90 % 256)
 
     def _write_mask(self, path: Path, labels: np.ndarray) -> None:
         kind, suffix = self.mask, '.png'
