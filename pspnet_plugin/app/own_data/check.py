@@ -64,6 +64,7 @@ class Loaded(NamedTuple):
     counts: np.ndarray  # labelled pixels by class
     pixels: Counter  # how many have labels, ignored or not, by path of the label map
     contents: dict[bytes, str]  # a digest of each image's file -> its path
+    small: list[str]  # a line for each image that is smaller than the crop
 
 
 def check_config(cfg: Config) -> Found:
@@ -75,7 +76,7 @@ def check_config(cfg: Config) -> Found:
     images: Counter = Counter()
     problems = setting_problems(cfg)
     pictures: list[np.ndarray] = []
-    loaded = {name: Loaded(np.zeros(count, np.int64), Counter(), {}) for name in LOADERS}
+    loaded = {name: Loaded(np.zeros(count, np.int64), Counter(), {}, []) for name in LOADERS}
     lacking: dict[str, float] = {}
     doubts: list[str] = []  # about images that are stored turned
     told = False  # whether one of them shows by its sides that its label map lies as it does
@@ -100,10 +101,10 @@ def check_config(cfg: Config) -> Found:
             if label_map is None or label_map.shape != image.shape[:2] or len(pictures) == GRID:
                 continue
             pictures.append(over_labels(image, label_map, palette))
-    problems += loader_problems(loaded)
+    problems += loader_problems(loaded, images)
     problems += [] if told else doubts
     pictures = pictures or [np.zeros((1, 1, 3), np.uint8)]
-    counts, pixels, _ = loaded[LOADERS[0]]
+    counts, pixels, *_ = loaded[LOADERS[0]]
     without = 1 - counts.sum() / max(sum(pixels.values()), 1)
     lacking = {path: share for path, share in lacking.items() if share > 0}
     grid = np.concatenate(pictures, axis=1)
@@ -113,8 +114,10 @@ def check_config(cfg: Config) -> Found:
 def add_to(
     loaded: Loaded, sample: Sample, image: np.ndarray, label_map: np.ndarray | None, ignored: int
 ) -> None:
-    """Note the file of an image, unless it shows nothing, and the pixels of its classes."""
+    """Note the size and the file of an image, unless it shows nothing, and its labels."""
     path = sample.listed['img_path']
+    if crop := crop_too_large(image.shape[1], image.shape[0], sample.pipeline):
+        loaded.small.append(f'{path}: {crop}')
     if image.size and image.min() != image.max():
         loaded.contents[hashlib.sha256(read_bytes(path)).digest()] = path
     if label_map is not None and label_map.ndim == 2:
@@ -124,9 +127,14 @@ def add_to(
         loaded.pixels[path] += label_map.size
 
 
-def loader_problems(loaded: Mapping[str, Loaded]) -> Iterator[str]:
-    """What is wrong with all images of a data loader, a line each."""
-    for loader, (counts, pixels, contents) in loaded.items():
+def loader_problems(loaded: Mapping[str, Loaded], images: Counter) -> Iterator[str]:
+    """What is wrong with all images of a data loader, a line each.
+
+    A few that are smaller than the crop are padded; where most are, the crop is wrong.
+    """
+    for loader, (counts, pixels, contents, small) in loaded.items():
+        if 2 * len(small) > images[loader]:
+            yield f'{loader}: {small[0]}; so are {len(small)} of {images[loader]}'
         if pixels and not counts.any():
             yield f'{loader}: no pixel has a class, all are ignored; the loss is 0, and no IoU'
         trained = loaded[LOADERS[0]].contents
@@ -192,8 +200,6 @@ def sample_problems(
     path, labels = sample.listed['img_path'], str(sample.listed.get('seg_map_path'))
     height, width = image.shape[:2]
     yield from image_problems(path, read_bytes(path), image, sample.loads[0])
-    if crop := crop_too_large(width, height, sample.pipeline):
-        yield f'{path}: {crop}'
     if label_map is None:
         return
     if labels and os.path.realpath(labels) == os.path.realpath(path):
