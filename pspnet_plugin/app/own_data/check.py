@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import cv2
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
 class Found(NamedTuple):
     """What :func:`check_config` found."""
 
-    images: Counter  # how many there are by data loader
+    images: dict[str, int]  # how many there are by data loader
     counts: np.ndarray  # pixels of each class in the training images, (classes,)
     ignored: float  # which part of the pixels of the training images has no class, 0 to 1
     classes: list[str]  # their names
@@ -58,12 +58,15 @@ class Found(NamedTuple):
     grid: np.ndarray  # some images beside their labels, (H, W, 3) uint8 RGB
 
 
-class Loaded(NamedTuple):
+@dataclass
+class Loaded:
     """What is known of the images of one data loader."""
 
     counts: np.ndarray  # labelled pixels by class
-    pixels: Counter  # how many have labels, ignored or not, by path of the label map
-    contents: dict[bytes, str]  # a digest of each image's file -> its path
+    images: int = 0
+    pixels: int = 0  # of all label maps, ignored ones too
+    contents: dict[bytes, str] = field(default_factory=dict)  # a digest of each file -> its path
+    small: list[str] = field(default_factory=list)  # a line for each image smaller than the crop
 
 
 def check_config(cfg: Config) -> Found:
@@ -72,16 +75,15 @@ def check_config(cfg: Config) -> Found:
     head = heads if isinstance(heads, dict) else heads[-1]
     count, ignored = head['num_classes'], head.get('ignore_index', IGNORED)
     classes, palette = class_info(cfg, {}, count)
-    images: Counter = Counter()
     problems = setting_problems(cfg)
     pictures: list[np.ndarray] = []
-    loaded = {name: Loaded(np.zeros(count, np.int64), Counter(), {}) for name in LOADERS}
+    loaded = {name: Loaded(np.zeros(count, np.int64)) for name in LOADERS}
     lacking: dict[str, float] = {}
     doubts: list[str] = []  # about images that are stored turned
     told = False  # whether one of them shows by its sides that its label map lies as it does
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         for sample in track(list(samples_of(cfg)), 'looking at the images', transient=True):
-            images[sample.loader] += 1
+            loaded[sample.loader].images += 1
             try:
                 image, label_map = load_sample(sample)
             except ImageError as error:
@@ -103,40 +105,48 @@ def check_config(cfg: Config) -> Found:
     problems += loader_problems(loaded)
     problems += [] if told else doubts
     pictures = pictures or [np.zeros((1, 1, 3), np.uint8)]
-    counts, pixels, _ = loaded[LOADERS[0]]
-    without = 1 - counts.sum() / max(sum(pixels.values()), 1)
+    images = {name: part.images for name, part in loaded.items() if part.images}
+    trained = loaded[LOADERS[0]]
+    without = 1 - trained.counts.sum() / max(trained.pixels, 1)
     lacking = {path: share for path, share in lacking.items() if share > 0}
     grid = np.concatenate(pictures, axis=1)
-    return Found(images, counts, without, classes, problems, lacking, grid)
+    return Found(images, trained.counts, without, classes, problems, lacking, grid)
 
 
 def add_to(
     loaded: Loaded, sample: Sample, image: np.ndarray, label_map: np.ndarray | None, ignored: int
 ) -> None:
-    """Note the file of an image, unless it shows nothing, and the pixels of its classes."""
+    """Note the size and the file of an image, unless it shows nothing, and its labels."""
     path = sample.listed['img_path']
+    if crop := crop_too_large(image.shape[1], image.shape[0], sample.pipeline):
+        loaded.small.append(f'{path}: {crop}')
     if image.size and image.min() != image.max():
         loaded.contents[hashlib.sha256(read_bytes(path)).digest()] = path
     if label_map is not None and label_map.ndim == 2:
         classes = len(loaded.counts)
         labelled = label_map[(label_map >= 0) & (label_map < classes) & (label_map != ignored)]
         loaded.counts[:] += np.bincount(labelled.astype(np.intp), minlength=classes)
-        loaded.pixels[path] += label_map.size
+        loaded.pixels += label_map.size
 
 
 def loader_problems(loaded: Mapping[str, Loaded]) -> Iterator[str]:
-    """What is wrong with all images of a data loader, a line each."""
-    for loader, (counts, pixels, contents) in loaded.items():
-        if pixels and not counts.any():
+    """What is wrong with all images of a data loader, a line each.
+
+    A few that are smaller than the crop are padded; where most are, the crop is wrong.
+    """
+    trained = loaded[LOADERS[0]].contents
+    for loader, part in loaded.items():
+        if 2 * len(part.small) > part.images:
+            yield f'{loader}: {part.small[0]}; so are {len(part.small)} of {part.images}'
+        if part.pixels and not part.counts.any():
             yield f'{loader}: no pixel has a class, all are ignored; the loss is 0, and no IoU'
-        trained = loaded[LOADERS[0]].contents
-        both = contents.keys() & trained.keys() if loader != LOADERS[0] else set()
+        both = part.contents.keys() & trained.keys() if loader != LOADERS[0] else ()
         if both:
-            digest = min(both, key=contents.__getitem__)
-            same = '' if contents[digest] == trained[digest] else f', as {trained[digest]}'
+            path, digest = min((part.contents[digest], digest) for digest in both)
+            same = '' if path == trained[digest] else f', as {trained[digest]}'
             yield (
-                f'{loader}: {len(both)} of {len(contents)} images train, too, such as '
-                f'{contents[digest]}{same}; what is measured on them says nothing of new images'
+                f'{loader}: {len(both)} of {part.images} images train, too, such as {path}{same}; '
+                'what is measured on them says nothing of new images'
             )
 
 
@@ -192,8 +202,6 @@ def sample_problems(
     path, labels = sample.listed['img_path'], str(sample.listed.get('seg_map_path'))
     height, width = image.shape[:2]
     yield from image_problems(path, read_bytes(path), image, sample.loads[0])
-    if crop := crop_too_large(width, height, sample.pipeline):
-        yield f'{path}: {crop}'
     if label_map is None:
         return
     if labels and os.path.realpath(labels) == os.path.realpath(path):

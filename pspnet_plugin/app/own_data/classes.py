@@ -152,7 +152,7 @@ def refuse_noise(
     most = max(images, key=lambda image: len(image.values)).pair.mask
     raise DataError(
         f'{most}: with the other masks it holds {len(values)} values, which are hardly one for '
-        f'each class: {likely_meaning(shares)}. If they are classes, name them in a table with '
+        f'each class: {likely_meaning(shares)} If they are classes, name them in a table with '
         '--classes: a line NAME VALUE for each'
     )
 
@@ -189,11 +189,11 @@ def likely_meaning(shares: Mapping[int, float]) -> str:
     if are_two_with_edges(shares):
         return (
             f'they seem to be two, {low} and {high}, with soft edges or traces of JPEG. Write '
-            f'{high} where a mask is above {(low + high) // 2} and {low} elsewhere, as PNG'
+            f'{high} where a mask is above {(low + high) // 2} and {low} elsewhere, as PNG.'
         )
     if max(shares.values()) < 0.2:
         return 'it looks like a photo. Are the folders of images and masks swapped?'
-    return 'they seem to number objects, or to be soft edges. Write one value for a class, as PNG'
+    return 'they seem to number objects, or to be soft edges. Write one value for a class, as PNG.'
 
 
 def read_table(path: Path) -> Table:

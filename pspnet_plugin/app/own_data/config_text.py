@@ -6,6 +6,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import mmcv
 import numpy as np
 
 from ...utils.config_files import shipped
@@ -126,6 +127,7 @@ def config_text(
     mean, std = (start.mean, start.std) if in_colours else channel_statistics(training)
     heights, widths = zip(*(image.size for image in images))
     size = int(np.median(widths)), int(np.median(heights))
+    scaled = [min(mmcv.rescale_size(sides, size)) for sides in zip(widths, heights)]
     if iterations is None:
         iterations = min(max(IMAGES_SEEN * len(training) // 4, FEWEST), MOST)
     load_image = "dict(type='LoadImageFromFile')"
@@ -141,7 +143,7 @@ def config_text(
         palette=classes.palette,
         class_weights=class_weights(classes.frequencies),
         image_size=size,
-        crop=crop_size(size),
+        crop=crop_size(int(np.quantile(scaled, 0.25))),  # fits three of four images
         channels=3 if in_colours else images[0].channels,
         iterations=iterations,
         pretrained=repr(start.pretrained),
@@ -185,9 +187,9 @@ def six_digits(value: float) -> float:
     return float(f'{value:.6g}')
 
 
-def crop_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """A square of at most 512 pixels that fits into the images, if possible a multiple of 32."""
-    side = min(LARGEST_CROP, *image_size)
+def crop_size(shorter_side: int) -> tuple[int, int]:
+    """A square of at most 512 pixels that fits into an image, if possible a multiple of 32."""
+    side = min(LARGEST_CROP, shorter_side)
     side = side // STRIDE * STRIDE or side
     return side, side
 

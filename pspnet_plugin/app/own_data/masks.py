@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from ...errors import ImageError, PredictionError
-from ...transforms.load_raster import AS_IT_IS, read_raster
+from ...transforms.load_raster import AS_IT_IS, Raster, read_raster
 from ..images.reading import orientation_of, require_complete, upright
 from ..images.sources import RASTER_SUFFIXES
 
 PLAIN_MODES = ('L', 'P', 'I', 'I;16')
-IN_COLOURS = ('RGBA', 'CMYK', 'PA')  # what becomes RGB
+IN_COLOURS = ('RGBA', 'CMYK', 'PA', 'YCbCr')  # what becomes RGB
 NO_NUMBER = int(np.iinfo(np.int32).min)  # stands for NaN, infinities and what is far too large
 MOST_VALUES = 256
 STRIP = 1 << 22  # pixels
@@ -67,8 +68,7 @@ def as_numbers(pixels: np.ndarray, plain: bool, path: Path, in_colours: bool) ->
         pixels, plain = whole_numbers(pixels, path), False
     if pixels.ndim == 2:
         return Mask(pixels, False, plain)
-    if pixels.shape[2] != 3:
-        raise ImageError(str(path), f'has {pixels.shape[2]} bands; a mask has one, or colours.')
+    require_bands(pixels.shape[2], path)
     if not in_colours and all((strip == strip[..., :1]).all() for strip in strips(pixels)):
         return Mask(pixels[..., 0], False, False)
     packed = pixels[..., 0].astype(np.int32)
@@ -89,12 +89,7 @@ def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
                 return np.asarray(file.convert('L')), False
             return np.asarray(file), plain
     except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise ImageError(
-            str(path),
-            f'has more than {most} megapixels, where Pillow stops, by which MMSegmentation reads '
-            'masks; cut image and mask into tiles.',
-        ) from error
+        raise ImageError(str(path), too_large()) from error
     except (OSError, ValueError, SyntaxError) as error:
         if path.suffix.lower() not in RASTER_SUFFIXES:
             flags = AS_IT_IS | cv2.IMREAD_IGNORE_ORIENTATION
@@ -103,12 +98,35 @@ def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
                 raise ImageError(str(path), f'is no mask that can be decoded ({error})') from error
             return (pixels if pixels.ndim == 2 else pixels[..., ::-1]), False
     try:
+        with Raster(str(path)) as raster:
+            (height, width), count = raster.size, len(raster.bands)
+        if height * width > largest_mask():
+            raise ImageError(str(path), too_large())
+        require_bands(count, path)
         bands, _ = read_raster(str(path))
     except ImageError:
         raise
     except PredictionError as error:  # rasterio is missing
         raise ImageError(str(path), str(error)) from error
     return (bands[..., 0] if bands.shape[2] == 1 else bands[..., ::-1]), False
+
+
+def largest_mask() -> int:
+    """How many pixels Pillow reads, by which MMSegmentation reads masks."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
+
+
+def too_large() -> str:
+    return (
+        f'has more than {largest_mask() // 10**6} megapixels, where Pillow stops, by which '
+        'MMSegmentation reads masks; cut image and mask into tiles.'
+    )
+
+
+def require_bands(count: int, path: Path) -> None:
+    """Raise ImageError for what is neither one number for each pixel nor a colour."""
+    if count not in (1, 3):
+        raise ImageError(str(path), f'has {count} bands; a mask has one, or colours.')
 
 
 def palette_of(path: Path) -> list[int]:

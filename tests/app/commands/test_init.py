@@ -128,6 +128,18 @@ def test_large_images_are_trained_in_crops_and_predicted_in_windows(here):
     assert runner.val_dataloader.dataset[0]['inputs'].shape[1:] == (600, 2080)
 
 
+def test_the_config_of_images_of_many_sizes_and_shapes_passes_the_check(here, capsys):
+    folders = make_folders(here)
+    rng = np.random.default_rng(0)
+    for path in sorted(folders[0].iterdir()):
+        height, width = rng.integers(64, 140, 2)
+        for folder in folders:
+            file = folder / path.name
+            Image.open(file).resize((width, height), Image.Resampling.NEAREST).save(file)
+    assert init('--out', 'mine') == 0
+    assert main(['check', 'mine/mine.py']) == 0, capsys.readouterr().err
+
+
 def test_classes_crop_and_iterations_are_changed_in_one_place(here):
     make_folders(here)
     assert init('--out', 'mine') == 0

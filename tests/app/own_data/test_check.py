@@ -56,10 +56,10 @@ HEAD = 'num_classes={},\n    norm_cfg'
             'masks/{}.png: is in colours; label maps have one number for each pixel',
         ),
         (lambda name: Path(f'images/{name}.png').write_bytes(b'\x89PNG'), 'images/{}.png: '),
-        (lambda name: cut(f'masks/{name}.png'), 'train_dataloader: masks/{}.png: is cut'),
+        (lambda name: cut(f'masks/{name}.png'), 'masks/{}.png: is cut'),
         (
             lambda name: Path(f'masks/{name}.png').write_bytes(b'no image at all'),
-            'train_dataloader: masks/{}.png: cannot be loaded',
+            'masks/{}.png: cannot be loaded',
         ),
         (
             lambda name: cv2.imwrite(f'images/{name}.png', np.full((40, 56, 3), 40000, np.uint16)),

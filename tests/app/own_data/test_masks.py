@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
 from mmengine.config import Config
 from PIL import Image
 
@@ -96,9 +97,23 @@ def raster(change, **options):
     return write
 
 
+def of_shape(count, side):
+    """Writes rasters of that many bands and pixels, of which none is stored."""
+
+    def write(path, _):
+        shape = dict(count=count, height=side, width=side, dtype='float64', SPARSE_OK=True)
+        with rasterio.open(path.with_suffix('.tif'), 'w', driver='GTiff', **shape):
+            pass
+
+    return write
+
+
 @pytest.mark.parametrize(
     ('write', 'told'),
     [
+        (of_shape(2, 64), 'has 2 bands; a mask has one, or colours'),
+        (of_shape(3000, 2000), 'has 3000 bands'),
+        (of_shape(1, 20000), 'has more than 178 megapixels'),
         (saved(soft), 'two, 0 and 255, with soft edges or traces of JPEG. Write 255 where a mask'),
         (saved(disc), 'two, 0 and 255, with soft edges'),
         (saved(lambda mask: disc(mask) // 2), 'two, 0 and 127, with soft edges'),
