@@ -14,6 +14,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -126,7 +127,7 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(document):
     for target in filter(None, targets):
         if '://' in target:
             continue
-        name, _, anchor = target.partition('#')
+        name, _, anchor = unquote(target).partition('#')
         file = document.parent / name if name else document
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
