@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from mmengine.hooks import EMAHook
 from mmengine.model import BaseModule, ExponentialMovingAverage
 from torch import nn
 
-from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.pretrained import (
     PretrainedBackbone,
     PretrainedBackboneHook,
@@ -22,6 +20,7 @@ from pspnet_plugin.pretrained import (
 )
 from tests.helpers.networks import NARROW_RESNET, build, randomized, saved
 from tests.helpers.pretrained_runs import SAVING, Net, Start, make_runner, start_of
+from tests.helpers.processes import free_port
 
 
 @pytest.fixture(scope='module')
@@ -394,10 +393,7 @@ def _train_on_rank(rank: int, port: int, work_dir: Path, file: str) -> None:
 
 
 def test_all_ranks_start_from_the_same_loaded_weights(tmp_path, file, network):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context('fork')
+    context, port = multiprocessing.get_context('fork'), free_port()
     processes = [
         context.Process(target=_train_on_rank, args=(rank, port, tmp_path, file)) for rank in (0, 1)
     ]
@@ -417,13 +413,3 @@ def test_init_cfg_of_another_package_in_a_part_stops_nothing(tmp_path, foreign):
     net = Net()
     net.head.init_cfg = foreign
     make_runner(tmp_path, model=net).train()
-
-
-def test_load_from_whose_state_dict_is_a_list_is_named(tmp_path):
-    torch.save({'state_dict': [torch.ones(2)]}, tmp_path / 'list.pth')
-    weights = {'type': 'PretrainedBackbone', 'checkpoint': str(tmp_path / 'list.pth')}
-    runner = make_runner(
-        tmp_path, model=Net(init_cfg=weights), load_from=str(tmp_path / 'list.pth')
-    )
-    with pytest.raises(PspnetPluginError, match="has a list as its 'state_dict'"):
-        runner.train()
