@@ -29,6 +29,11 @@ def build(**config) -> nn.Module:
     return module
 
 
+def timm_backbone(name: str, **options) -> nn.Module:
+    """A network of timm with random weights, as a backbone of MMSegmentation."""
+    return build(type='TIMMBackbone', model_name=name, pretrained=False, **options)
+
+
 @torch.no_grad()
 def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
     """Random affine parameters and running statistics, so that a forgotten buffer shows."""

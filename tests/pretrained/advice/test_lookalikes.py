@@ -24,11 +24,8 @@ from tests.helpers.networks import (
     outputs_of,
     randomized,
     saved,
+    timm_backbone,
 )
-
-
-def timm_backbone(name: str, **options):
-    return build(type='TIMMBackbone', model_name=name, pretrained=False, **options)
 
 
 @pytest.fixture
@@ -70,49 +67,52 @@ def test_timms_weights_go_into_the_architecture_that_they_name_only(
     assert not report.notes
 
 
-def test_a_file_named_after_another_architecture_has_a_note(tmp_path):
-    content = content_of(lambda: timm.create_model('resnetaa50'))
-    file = saved(content, tmp_path / 'resnetaa50_a1h-4cf422b3.pth')
-    report = load_pretrained(empty(lambda: timm_backbone('resnet50')), file)
-    assert report.notes == [
-        'the file is called resnetaa50 and the module is resnet50: another network'
-    ]
-    assert not load_pretrained(empty(lambda: timm_backbone('resnetaa50')), file).notes
-
-
-def test_smps_efficientnet_goes_into_timms_of_the_same_padding_only(tmp_path):
-    file = saved(
-        content_of(lambda: smp.Unet('efficientnet-b0', encoder_weights=None)),
-        tmp_path / 'weights.pth',
-    )
-    message = "pads as TensorFlow does, and efficientnet_b0 does not. Set model_name='tf_efficient"
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [
+        ('resnetaa50', 'ResNet'),
+        ('resnetaa50d', 'ResNetV1d'),
+        ('resnetblur50', 'ResNet'),
+        ('resnetaa50', 'timm resnet50'),
+    ],
+)
+def test_anti_aliased_resnets_are_refused_by_reference_and_noted_by_file_name(
+    tmp_path, served, name, kind
+):
+    library, _, other = kind.partition(' ')
+    make = (lambda: timm_backbone(other)) if other else lambda: build(type=library, depth=50)
+    file = saved(content_of(lambda: timm.create_model(name)), tmp_path / f'{name}_a1h-4cf422b3.pth')
+    module = other or 'a network without anti-aliased downsampling'
+    note = f'the file is called {name} and the module is {module}: another network'
+    assert note in load_pretrained(empty(make), file).notes
+    assert not load_pretrained(empty(lambda: timm_backbone(name)), file).notes
+    served(file)
+    message = f'of {name} and the module is {module}.* model_name={name!r} in a TIMM'
     with pytest.raises(PretrainedWeightsError, match=message):
-        load_pretrained(empty(lambda: timm_backbone('efficientnet_b0')), file)
-    assert load_pretrained(empty(lambda: timm_backbone('tf_efficientnet_b0')), file).coverage == 1
+        load_pretrained(empty(make), f'timm://{name}.a1h_in1k')
 
 
 @pytest.mark.parametrize(
-    ('encoder', 'model_name'),
+    ('encoder', 'model_name', 'other'),
     [
-        ('timm-efficientnet-b0', 'efficientnet_b0'),
-        ('timm-tf_efficientnet_lite0', 'efficientnet_lite0'),
-        ('tu-tf_efficientnet_b0', 'tf_efficientnet_b0'),
+        ('efficientnet-b0', 'tf_efficientnet_b0', 'efficientnet_b0'),
+        ('timm-efficientnet-b0', 'efficientnet_b0', 'tf_efficientnet_b0'),
+        ('timm-tf_efficientnet_lite0', 'efficientnet_lite0', 'tf_efficientnet_lite0'),
+        ('tu-tf_efficientnet_b0', 'tf_efficientnet_b0', None),
     ],
 )
-def test_smps_encoders_after_timm_go_into_timms_network_of_the_same_padding_only(
-    tmp_path, encoder, model_name
+def test_smps_efficientnets_go_into_timms_network_of_the_same_padding_only(
+    tmp_path, encoder, model_name, other
 ):
     network = randomized(smp.Unet(encoder, encoder_weights=None, decoder_channels=(8,) * 5))
     file = saved(network, tmp_path / 'weights.pth')
     ours = timm_backbone(model_name)
     assert load_pretrained(ours, file).coverage == 1
-    network.double()
     with torch.no_grad():
-        theirs = network.encoder(image())[-1]
+        theirs = network.double().encoder(image())[-1]
     assert difference(features_of(ours, image())[-1:], [theirs]) < 1e-6
-    other = f'tf_{model_name}'
-    if timm.is_model(other):
-        message = f"pads as PyTorch does, and {other} does not.*Set model_name='{model_name}'"
+    if other:
+        message = rf"pads as \w+ does, and {other} does not\. Set model_name='{model_name}'"
         with pytest.raises(PretrainedWeightsError, match=message):
             load_pretrained(timm_backbone(other), file)
 

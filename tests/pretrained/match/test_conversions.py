@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import efficientnet_lite_pytorch
@@ -23,7 +24,6 @@ from torchvision.models import detection, segmentation
 
 from pspnet_plugin.pretrained import LoadReport, PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.match.conversions import CONVERSIONS
-from pspnet_plugin.pretrained.source.schemes import SCHEMES
 from tests.helpers.networks import (
     NARROW_RESNET,
     RESNET50_D8,
@@ -37,6 +37,7 @@ from tests.helpers.networks import (
     saved,
     semseg_target,
     small_segmentor,
+    timm_backbone,
 )
 from tests.helpers.semseg_network import SemsegPSPNet50
 
@@ -56,10 +57,6 @@ def under(prefix: str, network: torch.nn.Module) -> dict:
     return {prefix + name: tensor for name, tensor in network.state_dict().items()}
 
 
-def timm_backbone(name: str, **options) -> torch.nn.Module:
-    return build(type='TIMMBackbone', model_name=name, pretrained=False, **options)
-
-
 def check(tmp_path, network, layers, backbone, conversion, content=None, size=64, **settings):
     """Load what ``network`` saves into ``backbone`` and compare their features."""
     file = saved(network if content is None else content, tmp_path / 'weights.pth')
@@ -70,37 +67,40 @@ def check(tmp_path, network, layers, backbone, conversion, content=None, size=64
     return report
 
 
+RESNET18, RESNET50 = {'type': 'ResNet', 'depth': 18}, {'type': 'ResNet', 'depth': 50}
+RESNEXT50 = {'type': 'ResNeXt', 'depth': 50, 'groups': 32, 'base_width': 4}
+WIDE_RESNET50 = {'type': 'TIMMBackbone', 'model_name': 'wide_resnet50_2', 'pretrained': False}
+DILATED = {'replace_stride_with_dilation': [False, True, True]}
+
+
 @pytest.mark.parametrize(
-    ('name', 'config'),
+    ('make', 'config', 'conversion'),
     [
-        ('resnet18', {'type': 'ResNet', 'depth': 18}),
-        ('resnext50_32x4d', {'type': 'ResNeXt', 'depth': 50, 'groups': 32, 'base_width': 4}),
+        (torchvision.models.resnet18, RESNET18, 'torchvision-resnet'),
+        (torchvision.models.resnext50_32x4d, RESNEXT50, 'torchvision-resnet'),
+        (torchvision.models.wide_resnet50_2, WIDE_RESNET50, 'torchvision-resnet'),
+        (partial(torchvision.models.resnet50, **DILATED), RESNET50_D8, 'torchvision-resnet'),
+        (partial(timm.create_model, 'resnet50'), RESNET50, 'torchvision-resnet'),
         (
-            'wide_resnet50_2',
-            {'type': 'TIMMBackbone', 'model_name': 'wide_resnet50_2', 'pretrained': False},
+            partial(timm.create_model, 'resnet50d'),
+            {'type': 'ResNetV1d', 'depth': 50},
+            'timm-deep-stem',
+        ),
+        (
+            partial(timm.create_model, 'resnet50c'),
+            {'type': 'ResNetV1c', 'depth': 50},
+            'timm-deep-stem',
         ),
     ],
 )
-def test_torchvision_classifiers_give_the_same_features(tmp_path, name, config):
-    network = randomized(torchvision.models.get_model(name, weights=None))
-    check(tmp_path, network, STAGES, build(**config), 'torchvision-resnet')
-
-
-def test_dilated_resnet50_equals_torchvisions_at_all_four_stages(tmp_path):
-    dilated = [False, True, True]
-    network = randomized(torchvision.models.resnet50(replace_stride_with_dilation=dilated))
-    check(tmp_path, network, STAGES, build(**RESNET50_D8), 'torchvision-resnet')
+def test_resnets_of_torchvision_and_timm_give_the_same_features(tmp_path, make, config, conversion):
+    check(tmp_path, randomized(make()), STAGES, build(**config), conversion)
 
 
 def test_the_backbone_inside_a_torchvision_segmentation_model_is_found(tmp_path):
     network = randomized(segmentation.fcn_resnet50(weights=None, weights_backbone=None))
-    report = check(
-        tmp_path,
-        network,
-        [f'backbone.{stage}' for stage in STAGES],
-        build(**RESNET50_D8),
-        'torchvision-segmentation',
-    )
+    layers = [f'backbone.{stage}' for stage in STAGES]
+    report = check(tmp_path, network, layers, build(**RESNET50_D8), 'torchvision-segmentation')
     assert 'classifier.0.weight' in report.unexpected
 
 
@@ -108,28 +108,8 @@ def test_the_backbone_inside_a_torchvision_detection_model_is_found(tmp_path):
     network = randomized(
         detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
     )
-    body = network.backbone.body
-    check(
-        tmp_path,
-        body,
-        STAGES,
-        build(type='ResNet', depth=50),
-        'torchvision-detection',
-        content=network.state_dict(),
-    )
-
-
-@pytest.mark.parametrize(
-    ('name', 'config', 'conversion'),
-    [
-        ('resnet50', {'type': 'ResNet', 'depth': 50}, 'torchvision-resnet'),
-        ('resnet50d', {'type': 'ResNetV1d', 'depth': 50}, 'timm-deep-stem'),
-        ('resnet50c', {'type': 'ResNetV1c', 'depth': 50}, 'timm-deep-stem'),
-    ],
-)
-def test_timm_resnets_give_the_same_features(tmp_path, name, config, conversion):
-    network = randomized(timm.create_model(name))
-    check(tmp_path, network, STAGES, build(**config), conversion)
+    body, content = network.backbone.body, network.state_dict()
+    check(tmp_path, body, STAGES, build(**RESNET50), 'torchvision-detection', content)
 
 
 TINY_SWIN = {'embed_dim': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2), 'window_size': 4}
@@ -145,6 +125,8 @@ TINY_SWIN = {'embed_dim': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2),
         ('regnetz_b16', {}, 'timm-features'),
         ('mobilenetv3_small_050', {}, 'same-names'),
         ('regnety_002', {}, 'same-names'),
+        ('resnetaa50d', {}, 'same-names'),
+        ('resnetblur18', {}, 'torchvision-resnet'),
         ('vit_tiny_patch16_224', {'img_size': 64}, 'same-names'),
     ],
 )
@@ -163,26 +145,6 @@ def test_timm_models_give_the_same_features_in_a_timm_backbone(
     report = load_pretrained(backbone, saved(under(prefix, network), tmp_path / 'prefixed.pth'))
     assert (report.conversion, report.prefix) == (conversion, prefix)
     prove(report, features_of(backbone, image()), features_of(own, image()))
-
-
-@pytest.mark.parametrize('name', ['resnetaa50', 'resnetaa50d', 'resnetblur50'])
-def test_timms_anti_aliased_resnets_go_into_a_timm_backbone_only(tmp_path, monkeypatch, name):
-    network = randomized(timm.create_model(name))
-    file = saved(network, tmp_path / f'{name}.pth')
-    monkeypatch.setitem(SCHEMES, 'timm', lambda name: Path(file))
-    kind = 'ResNetV1d' if name.endswith('d') else 'ResNet'
-    message = (
-        f'of {name} and the module is .* without anti-aliased .* model_name={name!r} in a TIMM'
-    )
-    with pytest.raises(PretrainedWeightsError, match=message):
-        load_pretrained(build(type=kind, depth=50), f'timm://{name}.a1h_in1k')
-    backbone = timm_backbone(name)
-    report = load_pretrained(backbone, f'timm://{name}.a1h_in1k')
-    theirs = outputs_of(network, STAGES, image())
-    prove(report, features_of(backbone, image())[-4:], theirs)
-    monkeypatch.undo()
-    notes = load_pretrained(build(type=kind, depth=50), file).notes
-    assert any(f'the file is called {name} and' in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +206,7 @@ def test_moco_gives_the_features_of_its_query_encoder(tmp_path, prefix):
     momentum = randomized(torchvision.models.resnet50(num_classes=128), seed=5)
     content = {**under(prefix, network), **under(prefix.replace('_q', '_k'), momentum)}
     content['module.queue'] = torch.randn(128, 16)
-    backbone = build(type='ResNet', depth=50)
+    backbone = build(**RESNET50)
     report = check(
         tmp_path, network, STAGES, backbone, 'moco', content={'epoch': 200, 'state_dict': content}
     )
@@ -260,7 +222,7 @@ def test_dino_gives_the_features_of_its_teacher(tmp_path):
         'student': {**under('module.backbone.', student), **{f'module.{k}': head[k] for k in head}},
         'teacher': {**under('backbone.', teacher), **head},
     }
-    backbone = build(type='ResNet', depth=50)
+    backbone = build(**RESNET50)
     report = check(tmp_path, teacher, STAGES, backbone, 'dino', content=content)
     assert report.container == 'teacher'
     student_report = load_pretrained(
@@ -273,12 +235,8 @@ def test_dino_gives_the_features_of_its_teacher(tmp_path):
 @pytest.mark.parametrize(
     ('encoder', 'config', 'layers'),
     [
-        ('resnet18', {'type': 'ResNet', 'depth': 18}, [f'encoder.{stage}' for stage in STAGES]),
-        (
-            'tu-resnet18',
-            {'type': 'ResNet', 'depth': 18},
-            [f'encoder.model.{stage}' for stage in STAGES],
-        ),
+        ('resnet18', RESNET18, [f'encoder.{stage}' for stage in STAGES]),
+        ('tu-resnet18', RESNET18, [f'encoder.model.{stage}' for stage in STAGES]),
         (
             'efficientnet-b0',
             {'type': 'TIMMBackbone', 'model_name': 'tf_efficientnet_b0', 'pretrained': False},
@@ -353,7 +311,7 @@ def test_detectron2s_pickles_of_numpy_arrays_give_the_same_features(tmp_path, pr
     file = tmp_path / 'R-18.pkl'
     content = {'model': OrderedDict(arrays), '__author__': 'x', 'matching_heuristics': True}
     file.write_bytes(pickle.dumps(content, protocol))
-    ours = randomized(build(type='ResNet', depth=18), seed=9)
+    ours = randomized(build(**RESNET18), seed=9)
     report = load_pretrained(ours, str(file))
     assert report.conversion == 'detectron2'
     prove(report, features_of(ours, image()), outputs_of(network, STAGES, image()))
@@ -643,10 +601,10 @@ def test_names_that_wrappers_put_inside_others_make_no_difference(tmp_path, wrap
         setattr(network.get_submodule(parent), name, inner)
     content = under(f'module.{wrapper}.', network)
     file = saved(content, tmp_path / 'weights.pth')
-    backbone = randomized(build(type='ResNet', depth=18), seed=9)
+    backbone = randomized(build(**RESNET18), seed=9)
     report = load_pretrained(backbone, file)
     assert (report.conversion, report.coverage) == ('torchvision-resnet', 1)
-    again = randomized(build(type='ResNet', depth=18), seed=9)
+    again = randomized(build(**RESNET18), seed=9)
     assert load_pretrained(again, file, prefix=f'module.{wrapper}.').coverage == 1
     plain = {name.replace(f'{wrapper}.', ''): t for name, t in network.state_dict().items()}
     for module in (backbone, again):
@@ -664,7 +622,7 @@ def test_a_module_with_a_compiled_part_takes_what_was_saved_from_it(tmp_path):
 def test_a_key_map_goes_before_every_conversion(tmp_path):
     network = randomized(torchvision.models.resnet18())
     content = {f'{name}_x': tensor for name, tensor in network.state_dict().items()}
-    backbone = build(type='ResNet', depth=18)
+    backbone = build(**RESNET18)
     key_map = [(r'_x$', '')]
     check(tmp_path, network, STAGES, backbone, 'torchvision-resnet', content, key_map=key_map)
 
