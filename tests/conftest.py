@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
 import pytest
+import torch
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
@@ -33,6 +35,15 @@ def no_scope_of_an_earlier_run():
 def street_scenes(tmp_path_factory) -> Path:
     """Six images of 64 x 128 pixels in the exact folders and names of Cityscapes."""
     return make_street_scenes(tmp_path_factory.mktemp('cityscapes'))
+
+
+@pytest.fixture
+def process_group(tmp_path) -> Iterator[None]:
+    """A group of this process alone, as DistributedDataParallel needs one."""
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel, MMSeparateDistributedDataParallel
 
 from pspnet_plugin.errors import PspnetPluginError
@@ -33,13 +32,6 @@ def check(record, trains_at):
 
 def nbytes(model, *parts):
     return bytes_of(p for part in parts for p in model.get_submodule(part).parameters())
-
-
-@pytest.fixture
-def process_group(tmp_path):
-    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,7 @@ def test_norms_train_in_a_frozen_backbone_if_and_only_if_the_config_says_so(  # 
         ({'schedule': [{'at': 1.5, 'unfreeze': ['head']}]}, ScheduleError, 'fraction'),
         ({'schedule': {'type': 'gradual'}}, ScheduleError, 'gradual_unfreeze'),
         ({'stage_lr_decay': {'backbon': 0.5}}, SelectionError, 'backbone'),
+        ({'stage_lr_decay': 1.5}, ScheduleError, r'1\.5'),
         *(({'stage_lr_decay': no}, ScheduleError, repr(no)) for no in NO_NUMBERS if no is not None),
         *(({'stage_lr_decay': {'backbone': no}}, ScheduleError, repr(no)) for no in NO_NUMBERS),
         *(

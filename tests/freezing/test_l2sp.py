@@ -139,14 +139,6 @@ def test_frozen_layers_are_not_pulled(tmp_path, optimizer):
     assert_same(frozen[0], two[0])
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
-    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
 def test_a_model_in_several_processes_is_pulled_as_in_one(tmp_path, process_group):
     model = MMDistributedDataParallel(Net())
     run(tmp_path, model=model, default_hooks=CHECKPOINTS)

@@ -12,7 +12,7 @@ from pspnet_plugin.app.commands import main
 from pspnet_plugin.freezing import LayerFreezeHook
 from pspnet_plugin.freezing.preview import PreviewError, as_table, draw, parts_of, preview
 from tests.helpers.freezing_runs import Net, under, watch
-from tests.helpers.processes import ROOT, run_python
+from tests.helpers.processes import ROOT
 
 HOOK = {
     'freeze': ['backbone.stages[:2]', 'backbone.layer3.1'],
@@ -199,10 +199,3 @@ def test_an_option_without_a_value_is_an_error_of_the_command_line(capsys):
         run_tool(CONFIG, '--cfg-options', 'model.backbone')
     assert ended.value.code == 2
     assert 'takes KEY=VALUE' in capsys.readouterr().err
-
-
-def test_an_error_is_exit_code_1(tmp_path):
-    code, output = run_python('-m', 'pspnet_plugin', 'freezing', 'no_such_config.py', cwd=tmp_path)
-    assert code == 1
-    assert output.splitlines()[-1].startswith('error: ')
-    assert 'Traceback' not in output

@@ -134,9 +134,8 @@ LINE = {'at': 2, 'unfreeze': 'backbone.layer1', 'lr_mult': 0.1, 'warmup': 2}
     ],
 )
 def test_other_factors_on_learning_rates_are_refused_at_resume(tmp_path, before, after):
-    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False}}
     hooks = [] if before is None else [LayerFreezeHook(**before)]
-    first, _ = watch(tmp_path / 'a', *hooks, default_hooks=checkpoints)
+    first, _ = watch(tmp_path / 'a', *hooks, **saving(3))
     settings = {'resume': True, 'load_from': f'{first.work_dir}/iter_3.pth'}
     with pytest.raises(PspnetPluginError, match='lr_mult, warmup and stage_lr_decay'):
         watch(tmp_path / 'b', LayerFreezeHook(**after), **settings)
@@ -144,10 +143,18 @@ def test_other_factors_on_learning_rates_are_refused_at_resume(tmp_path, before,
     watch(tmp_path / 'd', LayerFreezeHook(**after), **{**settings, 'resume': False})
 
 
-def test_a_line_with_factors_may_begin_later_than_in_the_run_that_is_resumed(tmp_path):
-    checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False}}
-    hooks = [LayerFreezeHook('backbone', schedule=[{**LINE, 'at': at}]) for at in (4, 5)]
-    first, _ = watch(tmp_path / 'a', hooks[0], default_hooks=checkpoints)
+@pytest.mark.parametrize(
+    ('before', 'after'),
+    [
+        ([{**LINE, 'at': 4}], [{**LINE, 'at': 5}]),
+        ([], [{'at': 5, 'unfreeze': 'backbone.stages[0]'}]),
+    ],
+)
+def test_a_schedule_may_be_changed_later_where_groups_and_factors_are_the_same(
+    tmp_path, before, after
+):
+    hooks = [LayerFreezeHook('backbone', schedule=schedule) for schedule in (before, after)]
+    first, _ = watch(tmp_path / 'a', hooks[0], **saving(3))
     _, rest = watch(tmp_path / 'b', hooks[1], resume=True, load_from=f'{first.work_dir}/iter_3.pth')
     assert 'backbone.layer1.0.weight' not in rest.changed[4]
     assert 'backbone.layer1.0.weight' in rest.changed[5]
@@ -161,15 +168,3 @@ def test_as_many_groups_with_other_parameters_are_refused_in_these_words(tmp_pat
     first, _ = watch(tmp_path / 'a', one, **saving(3))
     with pytest.raises(PspnetPluginError, match='has other parameters in its groups than this run'):
         watch(tmp_path / 'b', other, resume=True, load_from=f'{first.work_dir}/iter_3.pth')
-
-
-def test_the_schedule_may_be_changed_later_where_the_groups_are_the_same(tmp_path):
-    first, _ = watch(tmp_path / 'a', LayerFreezeHook(freeze='backbone'), **saving(3))
-    _, rest = watch(
-        tmp_path / 'b',
-        LayerFreezeHook(freeze='backbone', schedule=[{'at': 4, 'unfreeze': 'backbone.stages[2]'}]),
-        resume=True,
-        load_from=f'{first.work_dir}/iter_3.pth',
-    )
-    assert 'backbone.layer3.0.weight' not in rest.changed[3]
-    assert 'backbone.layer3.0.weight' in rest.changed[4]

@@ -80,12 +80,6 @@ def test_a_bias_of_zero_inside_a_layer_is_no_reason_to_refuse(files, tmp_path):
     refused(build(type='ResNet', depth=18), saved(content, tmp_path / 'w.pth'), r'conv1\.bias')
 
 
-def test_a_stem_of_another_width_is_refused_although_most_is_there(tmp_path):
-    file = saved(build(type='ResNetV1c', depth=18, stem_channels=128), tmp_path / 'weights.pth')
-    message = 'Set stem_channels=128 in the backbone'
-    refused(build(type='ResNetV1c', depth=18), file, message, min_coverage=1)
-
-
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.', 'module.backbone.'])
 def test_a_wrong_prefix_is_refused_with_the_beginnings_that_there_are(files, prefix):
     message = r'No name .* begins with prefix=.*\. They begin with conv1\., bn1\.'

@@ -102,14 +102,6 @@ def build_runner(work_dir, hooks, model=None, metric=None, **kwargs):
     )
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
-    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
 class Keys(Hook):
     """Notes the keys that a hook would save that saves whenever something has been predicted."""
 

@@ -22,6 +22,7 @@ from torch import nn
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from tests.helpers.attacks import Payload
 from tests.helpers.processes import run_python
+from tests.helpers.torch_features import saved_without_checksums
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -374,16 +375,9 @@ def test_a_damaged_file_is_an_error_even_if_its_ends_are_whole(server, cache):
     refused(server, cache, r'checksum of archive/data/\d in it does not agree')
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.serialization, 'set_crc32_options'),
-    reason=f'torch {torch.__version__} always writes checksums',
-)
 def test_a_file_that_was_saved_without_checksums_loads_by_its_hash(server, cache):
-    torch.serialization.set_crc32_options(False)
-    try:
+    with saved_without_checksums():
         data = file_of(network().state_dict())
-    finally:
-        torch.serialization.set_crc32_options(True)
     server.answer = lambda request: request.send(data)
     refused(server, cache, r'saved without checksums, give its sha256=')
     loads(server.address(), sha256=hashlib.sha256(data).hexdigest())

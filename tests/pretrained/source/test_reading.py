@@ -24,7 +24,7 @@ from tests.campaigns import mutations
 from tests.campaigns.mutations import mutated_files, zipped_again
 from tests.helpers.attacks import Payload
 from tests.helpers.networks import saved
-from tests.helpers.torch_features import skip_unless_saved
+from tests.helpers.torch_features import saved_without_checksums, skip_unless_saved
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -98,10 +98,10 @@ def test_rarer_top_level_keys_are_taken_and_named(tmp_path, key):
     assert report.notes == [f'the weights stand under the top-level key {key!r}']
 
 
-class Tied(torch.nn.Module):
+class Tied(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first = torch.nn.Linear(4, 4)
+        self.first = nn.Linear(4, 4)
         self.last = self.first
 
 
@@ -114,7 +114,7 @@ def test_tied_weights_of_save_model_load_under_all_their_names(tmp_path):
     assert torch.equal(ours.last.weight, network.first.weight)
     # Also into a module that keeps two tensors where the file has one.
     apart = Tied()
-    apart.last = torch.nn.Linear(4, 4)
+    apart.last = nn.Linear(4, 4)
     assert load_pretrained(apart, file).received == 4
 
 
@@ -219,16 +219,9 @@ def test_a_file_that_was_zipped_again_loads_with_its_values(tmp_path, method):
     require_loads(zipped_again(file, method))
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.serialization, 'set_crc32_options'),
-    reason=f'torch {torch.__version__} always writes checksums',
-)
 def test_a_file_that_was_saved_without_checksums_loads(tmp_path):
-    torch.serialization.set_crc32_options(False)
-    try:
+    with saved_without_checksums():
         file = saved(network(), tmp_path / 'weights.pth')
-    finally:
-        torch.serialization.set_crc32_options(True)
     require_loads(file)
 
 
