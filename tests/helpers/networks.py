@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mmseg.models  # noqa: F401  registers the backbones and heads
+import pytest
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
+
+from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 
 RESNET50_D8 = {
     'type': 'ResNet',
@@ -58,6 +61,15 @@ def saved(content, path: Path) -> str:
     """Save a network's state dict, or any content, and return the path as a config would say it."""
     torch.save(content.state_dict() if isinstance(content, nn.Module) else content, path)
     return str(path)
+
+
+def refused(module: nn.Module, file: object, message: str, **settings) -> PretrainedWeightsError:
+    """Assert that ``file`` is refused for ``module``, which stays as it was."""
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(PretrainedWeightsError, match=message) as caught:
+        load_pretrained(module, str(file), **settings)
+    assert all(torch.equal(before[name], t) for name, t in module.state_dict().items())
+    return caught.value
 
 
 def empty(make: Callable[[], nn.Module]) -> nn.Module:

@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 from torchvision.models import segmentation
 
-from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
+from pspnet_plugin.pretrained import load_pretrained
 from tests.helpers.networks import (
     NARROW_RESNET,
     RESNET50_D8,
@@ -23,6 +23,7 @@ from tests.helpers.networks import (
     content_of,
     empty,
     randomized,
+    refused,
     saved,
     small_segmentor,
 )
@@ -42,14 +43,6 @@ def files(tmp_path_factory):
         return made[name]
 
     return file_of
-
-
-def refused(module: nn.Module, file: str, message: str, **settings) -> PretrainedWeightsError:
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    with pytest.raises(PretrainedWeightsError, match=message) as caught:
-        load_pretrained(module, file, **settings)
-    assert all(torch.equal(before[name], t) for name, t in module.state_dict().items())
-    return caught.value
 
 
 # --- every way to load nothing, or something else -----------------------------------------------

@@ -13,6 +13,7 @@ from torch import nn
 from pspnet_plugin import PspnetPluginError
 from pspnet_plugin.speed.folding import FoldingError, fold_batch_norms
 from pspnet_plugin.speed.trial import CopyError
+from tests.helpers.networks import randomized
 
 
 def run_on(*size):
@@ -24,15 +25,8 @@ def run_on(*size):
     return run
 
 
-def with_random_statistics(model):
-    generator = torch.Generator().manual_seed(0)
-    for norm in model.modules():
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            norm.running_mean.normal_(0, 0.2, generator=generator)
-            norm.running_var.uniform_(0.5, 2, generator=generator)
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.normal_(norm.bias)
-    return model.double().train()
+def in_training(model):
+    return randomized(model).double().train()
 
 
 def require_same(folded, model, image):
@@ -43,7 +37,7 @@ def require_same(folded, model, image):
     ('name', 'count'), [('resnet18', 20), ('mobilenet_v3_small', 34), ('shufflenet_v2_x0_5', 56)]
 )
 def test_folded_networks_of_torchvision_have_the_same_outputs(name, count):
-    model = with_random_statistics(getattr(torchvision.models, name)(num_classes=7))
+    model = in_training(getattr(torchvision.models, name)(num_classes=7))
     folded, folds = fold_batch_norms(model, run_on(3, 64, 64))
     norms = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     assert (folds, norms) == (count, [])
@@ -51,7 +45,7 @@ def test_folded_networks_of_torchvision_have_the_same_outputs(name, count):
 
 
 def test_original_keeps_its_mode_and_tensors_and_shares_what_is_not_folded():
-    model = with_random_statistics(torchvision.models.resnet18(num_classes=7))
+    model = in_training(torchvision.models.resnet18(num_classes=7))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     folded, _ = fold_batch_norms(model, run_on(3, 64, 64))
     after = model.state_dict()
@@ -140,7 +134,7 @@ def replaced_forward():
     ids=['convolution', 'norm', 'training', 'instance'],
 )
 def test_modules_with_a_forward_of_their_own_or_in_training_stay(model):
-    folded, count = fold_batch_norms(with_random_statistics(model), run_on(3, 9, 9))
+    folded, count = fold_batch_norms(in_training(model), run_on(3, 9, 9))
     assert count == 0
     assert type(folded[1]) is type(model[1])
 
@@ -149,7 +143,7 @@ def test_batch_norms_that_stay_in_training_are_not_folded_by_class_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     model[1].train = lambda mode=True: model[1]
     with pytest.raises(CopyError, match='1.train of the model was replaced'):
-        fold_batch_norms(with_random_statistics(model), run_on(3, 9, 9))
+        fold_batch_norms(in_training(model), run_on(3, 9, 9))
 
 
 class Regularized(PreActivation):
@@ -183,7 +177,7 @@ class ByHeight(PreActivation):
 
 
 def test_batch_norm_whose_path_depends_on_the_size_stays():
-    model = with_random_statistics(ByHeight())
+    model = in_training(ByHeight())
     folded, count = fold_batch_norms(model, run_on(3, 9, 9), run_on(3, 20, 20))
     assert count == 0
     image = torch.randn(1, 3, 20, 9).double()
@@ -211,7 +205,7 @@ class Recorder:
 
 
 def test_copy_calls_the_hooks_of_the_model_and_folds_nothing_that_they_look_at():
-    model = with_random_statistics(
+    model = in_training(
         nn.Sequential(
             nn.Sequential(nn.Conv2d(3, 4, 3)),
             nn.BatchNorm2d(4),
@@ -240,7 +234,7 @@ def test_copy_calls_the_hooks_of_the_model_and_folds_nothing_that_they_look_at()
 
 @pytest.mark.parametrize('name', ['tf_efficientnet_lite0', 'densenet121'])
 def test_norms_of_timm_with_an_activation_leave_it_behind(name):
-    model = with_random_statistics(timm.create_model(name, num_classes=5))
+    model = in_training(timm.create_model(name, num_classes=5))
     norms = [m for m in model.modules() if type(m) is BatchNormAct2d]
     folded, count = fold_batch_norms(model, run_on(3, 64, 64))
     left = [m for m in folded.modules() if type(m) is BatchNormAct2d]
