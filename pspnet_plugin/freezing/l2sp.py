@@ -8,19 +8,16 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from ..utils.distributed import unwrapped
-from ..utils.text import did_you_mean
+from ..utils.distributed import is_sharded, unwrapped
 from .hook import UnsupportedRunError
 from .optimizer import by_name, leave_steps_uncompiled
 from .schedule import ScheduleError, is_number
-from .selection import SelectionError
+from .selection import module_named
 
 START = 'l2sp_start'
 
@@ -79,9 +76,10 @@ class L2SPHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Remember the start of a new run, and pull before each step of the optimizer."""
         model = runner.model
-        if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
+        if is_sharded(model):
             raise UnsupportedRunError(f'L2SPHook cannot pull a model in {type(model).__name__}.')
-        parameters = self._parameters(unwrapped(model))
+        pulled = module_named(unwrapped(model), self.module)
+        parameters = dict(pulled.named_parameters())
         if self._started() is not runner:  # a second training of a runner has the same start
             self._start = {name: p.detach().clone() for name, p in parameters.items()}
             self._started = weakref.ref(runner)
@@ -99,13 +97,6 @@ class L2SPHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the start for a run that is resumed."""
         checkpoint[START] = {name: start.cpu() for name, start in self._start.items()}
-
-    def _parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        modules = dict(model.named_modules())
-        if self.module not in modules:
-            near = did_you_mean(self.module, modules)
-            raise SelectionError(f'{self.module!r} is no module of {type(model).__name__}.{near}')
-        return dict(modules[self.module].named_parameters())
 
     def _check(self, optimizer: Optimizer, scales_loss: bool) -> None:
         groups = [g for g in optimizer.param_groups if any(p in self._starts for p in g['params'])]

@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import nn
 
 from ..errors import PspnetPluginError
+from ..utils.config_tree import kind_of
 from ..utils.text import near_misses, table_as_text
 from .enforce import first_names
 from .hook import LayerFreezeHook, plan_run
@@ -95,9 +96,7 @@ def _names_of_hooks(config: Config) -> list[str]:
     hooks = config.get('custom_hooks') or []
     if not isinstance(hooks, (list, tuple)) or not all(isinstance(hook, dict) for hook in hooks):
         raise PreviewError(f'custom_hooks is no list of dict(type=…, …): {hooks!r}')
-    kinds = [hook.get('type') for hook in hooks]
-    names = [kind if isinstance(kind, str) else getattr(kind, '__name__', '') for kind in kinds]
-    return [name.split('.')[-1] for name in names]
+    return [kind_of({'type': '', **hook}) for hook in hooks]
 
 
 def _simulate(

@@ -144,6 +144,15 @@ def is_norm(module: nn.Module) -> bool:
     return holds_tensors and _NAME_OF_NORM.search(type(module).__name__) is not None
 
 
+def module_named(model: nn.Module, name: str) -> nn.Module:
+    """The module of a dotted name; raises SelectionError where there is none."""
+    modules = dict(model.named_modules())
+    if name not in modules:
+        near = did_you_mean(name, modules)
+        raise SelectionError(f'{name!r} is no module of {type(model).__name__}.{near}')
+    return modules[name]
+
+
 # --- stages of a backbone -----------------------------------------------------------------------
 
 
@@ -213,11 +222,7 @@ def stage_patterns(model: nn.Module, module: str) -> list[str]:
     Raises:
         SelectionError: there is no such module, or it has no stages.
     """
-    modules = dict(model.named_modules())
-    if module not in modules:
-        near = did_you_mean(module, modules)
-        raise SelectionError(f'{module!r} is no module of {type(model).__name__}.{near}')
-    stem, stages = find_stages(modules[module])
+    stem, stages = find_stages(module_named(model, module))
     has_stem = _covered_by([f'{module}.{name}' for name in stem], _all_names(model))
     patterns = [f'{module}.stages[{number}]' for number in range(len(stages))]
     return [f'{module}.stages[:0]', *patterns] if has_stem else patterns

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.parallel import DistributedDataParallel
 
-from ..utils.distributed import unwrapped
+from ..utils.distributed import is_sharded, unwrapped
 from .channels_last import fall_back_once, set_memory_format
 from .examples import example_runs
 from .folding import fold_batch_norms
@@ -127,7 +125,7 @@ class FoldBatchNormHook(Hook):
 
     def _fold(self, runner: Runner, loop: BaseLoop, step: str) -> None:
         self._put_back()
-        if not self.enabled or _is_sharded(runner.model):
+        if not self.enabled or is_sharded(runner.model):
             return
         model = unwrapped(runner.model)
         try:
@@ -171,8 +169,3 @@ class KeepMemoryHook(Hook):
 def _has_instance_norm_on_cpu(model: nn.Module) -> bool:
     on_cpu = all(parameter.device.type == 'cpu' for parameter in model.parameters())
     return on_cpu and any(isinstance(module, _InstanceNorm) for module in model.modules())
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    """Whether the convolutions hold only a part of each weight."""
-    return is_model_wrapper(model) and not isinstance(model, DistributedDataParallel)

@@ -13,6 +13,7 @@ import torch
 from mmengine import dist
 from mmengine.model import is_model_wrapper
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import PredictionError
 
@@ -106,3 +107,8 @@ def first_slurm_node() -> str:
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside a wrapper such as MMDistributedDataParallel, or the module itself."""
     return cast(nn.Module, module.module) if is_model_wrapper(module) else module
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a wrapper such as FSDP's has taken parameters apart, of which each holds a part."""
+    return is_model_wrapper(model) and not isinstance(model, DistributedDataParallel)

@@ -15,11 +15,9 @@ PUBLISHED_DEPTHS = (18, 26, 34, 50, 101, 152, 200, 269)
 
 def likeliest_cause(plan: LoadPlan) -> str:
     """One or two sentences on why ``plan`` leaves the module uncovered, and what mends it."""
-    if 2 * plan.match.fitting >= plan.expected and not plan.mismatched:
-        otherwise = 'Take weights that have what is missing, or say by key_map what it is called.'
-    else:
-        otherwise = _about_names(plan)
-    return another_backbone(plan) or _about_heads(plan) or _about_a_tensor(plan) or otherwise
+    return (
+        another_backbone(plan) or _about_heads(plan) or _about_a_tensor(plan) or _about_names(plan)
+    )
 
 
 # --- ResNets, and other networks of blocks ------------------------------------------------------
@@ -153,6 +151,8 @@ def _about_a_tensor(plan: LoadPlan) -> str | None:
 
 
 def _about_names(plan: LoadPlan) -> str:
+    if 2 * plan.match.fitting >= plan.expected and not plan.mismatched:
+        return 'Take weights that have what is missing, or say by key_map what it is called.'
     return (
         f'The names have {"little" if plan.match.fitting else "nothing"} in common: the checkpoint '
         f'has {_examples(plan.match.tensors)}, the module {_examples(plan.own)}. Take the weights '
