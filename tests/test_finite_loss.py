@@ -8,9 +8,7 @@ from mmengine.hooks import Hook
 
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
-from tests.helpers.freezing_runs import Net, make_runner
-
-CHECKPOINTS = {'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}}
+from tests.helpers.freezing_runs import Net, make_runner, saving
 
 
 class Breaks(Net):
@@ -29,7 +27,7 @@ class Breaks(Net):
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_the_error_names_the_iteration_and_the_last_whole_checkpoint(tmp_path, value):
     hook = StopAtNonFiniteLossHook()
-    runner = make_runner(tmp_path, hook, model=Breaks(value, 3), default_hooks=CHECKPOINTS)
+    runner = make_runner(tmp_path, hook, model=Breaks(value, 3), **saving(1))
     with pytest.raises(PspnetPluginError, match=f'at iteration 3 .loss {value}') as raised:
         runner.train()
     last = tmp_path / 'iter_3.pth'

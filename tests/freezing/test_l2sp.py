@@ -12,7 +12,7 @@ from mmengine.model import MMDistributedDataParallel
 from pspnet_plugin import L2SPHook, LayerFreezeHook
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import ScheduleError, SelectionError, UnsupportedRunError
-from tests.helpers.freezing_runs import Net, loader, make_runner
+from tests.helpers.freezing_runs import Net, loader, make_runner, saving
 
 ALPHA, BETA = 0.3, 0.02
 OPTIMIZERS = [
@@ -74,34 +74,22 @@ def test_a_run_equals_the_formula_bit_for_bit(tmp_path, optimizer):
     assert not torch.equal(runner.model.head.weight, without.model.head.weight)
 
 
-CHECKPOINTS = {'checkpoint': {'type': 'CheckpointHook', 'interval': 2, 'by_epoch': False}}
-
-
 @pytest.mark.parametrize('optimizer', OPTIMIZERS[1::4])
 def test_a_resumed_run_is_pulled_to_the_start_of_the_first(tmp_path, optimizer):
-    whole = run(tmp_path / 'whole', optimizer, default_hooks=CHECKPOINTS)
+    whole = run(tmp_path / 'whole', optimizer, **saving(2))
     for interrupted in (2, 4):
         checkpoint = f'{whole.work_dir}/iter_{interrupted}.pth'
         resumed = run(tmp_path / 'rest', optimizer, resume=True, load_from=checkpoint)
         assert_same(resumed.model.state_dict(), whole.model.state_dict())
-    twice = run(
-        tmp_path / 'twice',
-        optimizer,
-        resume=True,
-        load_from=f'{whole.work_dir}/iter_2.pth',
-        default_hooks=CHECKPOINTS,
-    )
-    third = run(
-        tmp_path / 'third',
-        resume=True,
-        load_from=f'{twice.work_dir}/iter_4.pth',
-        optimizer=optimizer,
-    )
+    going_on = {'resume': True, 'load_from': f'{whole.work_dir}/iter_2.pth', **saving(2)}
+    twice = run(tmp_path / 'twice', optimizer, **going_on)
+    going_on['load_from'] = f'{twice.work_dir}/iter_4.pth'
+    third = run(tmp_path / 'third', optimizer, **going_on)
     assert_same(third.model.state_dict(), whole.model.state_dict())
 
 
 def test_a_run_from_the_weights_of_another_is_pulled_to_those(tmp_path):
-    first = run(tmp_path / 'first', default_hooks=CHECKPOINTS)
+    first = run(tmp_path / 'first', **saving(2))
     # So strong that a step goes all the way back to the start, but for lr times the gradient.
     strong, optimizer = [L2SPHook(1e6)], {'type': 'SGD', 'lr': 1e-6, 'weight_decay': 0}
     second = run(tmp_path / 'second', optimizer, strong, load_from=f'{first.work_dir}/iter_6.pth')
@@ -111,7 +99,7 @@ def test_a_run_from_the_weights_of_another_is_pulled_to_those(tmp_path):
 
 
 def test_a_checkpoint_without_a_start_is_refused(tmp_path):
-    first = run(tmp_path / 'first', hooks=[], default_hooks=CHECKPOINTS)
+    first = run(tmp_path / 'first', hooks=[], **saving(2))
     with pytest.raises(UnsupportedRunError, match='without resume'):
         run(tmp_path / 'second', resume=True, load_from=f'{first.work_dir}/iter_2.pth')
 
@@ -141,7 +129,7 @@ def test_frozen_layers_are_not_pulled(tmp_path, optimizer):
 
 def test_a_model_in_several_processes_is_pulled_as_in_one(tmp_path, process_group):
     model = MMDistributedDataParallel(Net())
-    run(tmp_path, model=model, default_hooks=CHECKPOINTS)
+    run(tmp_path, model=model, **saving(2))
     assert_same(model.module.state_dict(), by_hand(OPTIMIZERS[1]))
 
 

@@ -8,7 +8,7 @@ import torch
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
 from tests.helpers.checkpoints import assert_same, last_state
-from tests.helpers.freezing_runs import Net, loader, make_runner, watch
+from tests.helpers.freezing_runs import Net, loader, make_runner, saving, watch
 
 ITERATIONS = 8
 SCHEDULE = [
@@ -79,11 +79,6 @@ def test_a_resumed_run_ends_bit_identical(tmp_path, kind, by_epoch, amp_on_cpu):
         resumed = tmp_path / f'from_{checkpoint.stem}'
         build(resumed, KINDS[kind], by_epoch, resume=True, load_from=str(checkpoint)).train()
         assert_same(reference, last_state(resumed), f'interrupted at {checkpoint.stem}')
-
-
-def saving(interval):
-    hook = {'type': 'CheckpointHook', 'interval': interval, 'by_epoch': False}
-    return {'default_hooks': {'checkpoint': hook}}
 
 
 # Lightning's issues 21901 (a resumed run freezes again what was unfrozen) and 6551 (it ends in an

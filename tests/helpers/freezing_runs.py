@@ -108,6 +108,12 @@ def make_runner(work_dir, *hooks, model=None, max_iters=6, optimizer=None, **set
     return Runner(**{**arguments, **settings})
 
 
+def saving(interval):
+    """The setting of :func:`make_runner` for a checkpoint after every so many iterations."""
+    hook = {'type': 'CheckpointHook', 'interval': interval, 'by_epoch': False}
+    return {'default_hooks': {'checkpoint': hook}}
+
+
 _numbers = iter(range(10**6))
 
 

@@ -11,9 +11,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from tests.helpers import freezing_runs
+from tests.helpers.freezing_runs import loader, saving
 from tests.helpers.networks import NARROW_RESNET, build
-
-_numbers = iter(range(10**6))
 
 
 class Noise(Dataset):
@@ -54,30 +54,18 @@ class Start(Hook):
 
 def make_runner(work_dir: Path, *hooks, model=None, lr=0.0, **settings) -> Runner:
     """A runner of two iterations on the images; with a learning rate of 0 nothing is learnt."""
-    arguments = {
-        'model': model or Net(),
-        'work_dir': str(work_dir),
-        'train_dataloader': {
-            'dataset': Noise(),
-            'batch_size': 2,
-            'num_workers': 0,
-            'sampler': {'type': 'InfiniteSampler', 'shuffle': False},
-            'collate_fn': {'type': 'default_collate'},
-        },
+    usual = {
+        'train_dataloader': {**loader('InfiniteSampler'), 'dataset': Noise()},
         'train_cfg': {'by_epoch': False, 'max_iters': 2},
-        'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': lr}},
-        'custom_hooks': list(hooks),
-        'default_hooks': {'checkpoint': None},
-        'experiment_name': f'pretrained{next(_numbers)}',
+        'optimizer': {'type': 'SGD', 'lr': lr},
         'log_level': 'INFO',
     }
-    return Runner(**{**arguments, **settings})
+    model = model or Net()
+    return freezing_runs.make_runner(work_dir, *hooks, model=model, **{**usual, **settings})
 
 
 # For runs whose checkpoints matter.
-SAVING = {
-    'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}}
-}
+SAVING = saving(1)
 
 
 def start_of(work_dir: Path, *hooks, **settings) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from pspnet_plugin import config_path
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 from pspnet_plugin.speed import hooks as hooks_module
+from tests.helpers.freezing_runs import loader
 
 
 class Images(Dataset):
@@ -69,27 +70,18 @@ class MeanLogit(BaseMetric):
         return {'mean': sum(results) / len(results)}
 
 
-def loader():
-    return {
-        'dataset': Images(),
-        'batch_size': 2,
-        'num_workers': 0,
-        'sampler': {'type': 'DefaultSampler', 'shuffle': False},
-        'collate_fn': {'type': 'default_collate'},
-    }
-
-
 SGD = {'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}}
 
 
 def build_runner(work_dir, hooks, model=None, metric=None, **kwargs):
     torch.manual_seed(0)
+    train, val, test = ({**loader(), 'dataset': Images()} for _ in range(3))
     return Runner(
         model=model or TinyModel(),
         work_dir=str(work_dir),
-        train_dataloader=loader(),
-        val_dataloader=loader(),
-        test_dataloader=loader(),
+        train_dataloader=train,
+        val_dataloader=val,
+        test_dataloader=test,
         train_cfg={'by_epoch': True, 'max_epochs': 2, 'val_interval': 1},
         val_cfg={},
         test_cfg={},
