@@ -5,7 +5,7 @@ import torch
 from mmseg.models.decode_heads import FCNHead
 
 from pspnet_plugin.heads import FactorizedFCNHead
-from tests.helpers.heads import SMALL, assert_equal_results, run
+from tests.helpers.heads import SMALL, assert_equal_results, run, same_heads
 from tests.helpers.maps import Convolutions
 
 
@@ -22,22 +22,18 @@ from tests.helpers.maps import Convolutions
     ids=str,
 )
 def test_auxiliary_head_has_the_outputs_and_gradients_of_stock(kwargs):
-    heads = []
-    for cls in (FCNHead, FactorizedFCNHead):
-        torch.manual_seed(0)
-        heads.append(cls(**{**SMALL, **kwargs}).double())
-    stock, ours = heads
+    torch.manual_seed(0)
+    stock, ours = same_heads(FCNHead, FactorizedFCNHead, {**SMALL, **kwargs})
+    stock.double(), ours.double()
     assert list(ours.state_dict()) == list(stock.state_dict())
     x = torch.randn(2, stock.in_channels, 9, 11, dtype=torch.float64)
     assert_equal_results(run(ours, x), run(stock, x))
 
 
 def test_wide_auxiliary_head_convolves_over_tiles():
-    heads = []
-    for cls in (FCNHead, FactorizedFCNHead):
-        torch.manual_seed(0)
-        wide = {'in_channels': 256, 'channels': 256, 'num_convs': 1, 'concat_input': False}
-        heads.append(cls(**{**SMALL, **wide}).double())
+    torch.manual_seed(0)
+    wide = {'in_channels': 256, 'channels': 256, 'num_convs': 1, 'concat_input': False}
+    heads = [h.double() for h in same_heads(FCNHead, FactorizedFCNHead, {**SMALL, **wide})]
     x = torch.randn(1, 256, 31, 35, dtype=torch.float64)
     with Convolutions() as of_stock:
         expected = run(heads[0], x)

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pspnet_plugin.heads import FactorizedFCNHead, FactorizedPSPHead, PlainPSPHead
-from tests.helpers.heads import FAMILIES, SMALL, OfOneMap, TutorialPSPHead
+from tests.helpers.heads import FAMILIES, SMALL, OfOneMap, TutorialPSPHead, both_heads, same_heads
 from tests.helpers.torch_features import VERSION
 
 PSP = {'pool_scales': (1, 2)}
@@ -37,10 +37,9 @@ def case(request):
     """Stock's head and ours with the same parameters, and a feature map, in float64."""
     stock_class, our_class, kwargs = request.param
     torch.manual_seed(0)
-    stock, ours = stock_class(**kwargs), our_class(**kwargs)
+    stock, ours = same_heads(stock_class, our_class, kwargs)
     if stock.input_transform is not None:
         stock, ours = OfOneMap(stock), OfOneMap(ours)
-    ours.load_state_dict(stock.state_dict(), strict=True)
     wide = kwargs['in_channels'] == 256  # convolved over tiles, which have a backward pass alone
     x = torch.randn(2, 256, 32, 33) if wide else torch.randn(2, 6, 9, 11)
     return stock.double().eval(), ours.double().eval(), x.double()
@@ -198,9 +197,7 @@ def test_a_batch_without_an_image_has_the_results_of_stock(case, training):
 @pytest.mark.skipif(VERSION == (2, 4), reason='torch 2.4 cannot compile torch.func.vmap of layers')
 def test_compiled_vmap_has_the_results_of_stock():
     torch.manual_seed(0)
-    stock, ours = PSPHead(**SMALL), FactorizedPSPHead(**SMALL)
-    ours.load_state_dict(stock.state_dict(), strict=True)
-    stock, ours = stock.double().eval(), ours.double().eval()
+    stock, ours = (head.double().eval() for head in both_heads('psp'))
     x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
     compiled = torch.compile(torch.func.vmap(lambda x: ours([x])), backend='aot_eager')
     assert_close(compiled(x[:, None])[:, 0], stock([x]))
@@ -220,12 +217,10 @@ def quantized_eagerly(head, x):
 @needs_quantized_kernels
 @pytest.mark.parametrize('name', ['factorized', 'auxiliary'])
 def test_eager_mode_quantization_has_the_results_of_stock(name):
-    stock_class, our_class, kwargs = CASES[name]
     torch.manual_seed(0)
-    stock, ours = stock_class(**kwargs), our_class(**kwargs)
-    ours.load_state_dict(stock.state_dict(), strict=True)
+    heads = same_heads(*CASES[name])
     x, results = torch.randn(2, 6, 9, 11), []
-    for head in (stock, ours):
+    for head in heads:
         network = quantized_eagerly(head.eval(), x)
         assert not any(type(module).__mro__[1] is nn.Conv2d for module in network.modules())
         results.append(network(x))

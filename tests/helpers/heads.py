@@ -56,7 +56,12 @@ FAMILIES = {
 def both_heads(family, **kwargs):
     """mmseg's head and ours with the same random parameters, statistics included."""
     stock_class, our_class, small = FAMILIES[family]
-    stock, ours = stock_class(**{**small, **kwargs}), our_class(**{**small, **kwargs})
+    return same_heads(stock_class, our_class, {**small, **kwargs})
+
+
+def same_heads(stock_class, our_class, config):
+    """The same for any two classes."""
+    stock, ours = stock_class(**config), our_class(**config)
     for module in stock.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)

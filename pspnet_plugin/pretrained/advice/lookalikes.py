@@ -25,6 +25,8 @@ ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+[a-z]*')
 # What stands behind an HRNet that upsamples by nearest neighbours: the classifiers of its authors,
 # timm and MMPretrain, the weights that MMPose starts from, MMPose's and MMDetection's models.
 OTHER_HRNETS = r'(?:^|\.)(?:incre_modules|increase_layers|(?:|keypoint_|bbox_|rpn_)head)\.'
+# What contract_dilation is in the dilated ResNets that come in these layouts.
+CONTRACTIONS = {'torchvision-segmentation': True, 'semseg': False, 'smp': False}
 STANDARDIZED = re.compile(r'Std|WS')  # StdConv2d, ScaledStdConv2d, ConvAWS2d
 # Height and width of the images on which a module is tried; some networks take one size alone.
 EXAMPLE_SIZES = (64, 224, 240, 256, 384, 512)
@@ -36,7 +38,7 @@ class Pair:
     Attributes:
         kind: class of the backbone. ``own``: the architecture by which timm has built it.
         told: timm's architecture in the reference. ``file``: with which the file's name begins.
-        trained_dilated: how the weights were trained, if the module dilates otherwise.
+        contraction: ``contract_dilation`` of dilated ResNets of which the weights are.
     """
 
     def __init__(self, plan: LoadPlan, module: nn.Module, settings: LoadSettings):
@@ -53,11 +55,8 @@ class Pair:
         self.file = '' if told else _architecture_of_file(self.reference, bool(self.own))
         self.style = getattr(self.backbone, 'style', '')
         self.is_dilated = any(dilation > 1 for dilation in getattr(self.backbone, 'dilations', ()))
-        trained = {'torchvision-segmentation': True, 'semseg': False, 'smp': False}
-        trained_dilated = trained.get(self.conversion)
-        contracted = bool(getattr(self.backbone, 'contract_dilation', trained_dilated))
-        differs = self.is_dilated and trained_dilated not in (None, contracted)
-        self.trained_dilated = trained_dilated if differs else None
+        self.contraction = CONTRACTIONS.get(self.conversion)
+        self.own_contraction = getattr(self.backbone, 'contract_dilation', self.contraction)
 
     def has(self, pattern: str) -> bool:
         """Whether a name in the file has this in it."""
@@ -210,9 +209,9 @@ LOOKALIKES = (
         'they were not trained otherwise; the module has pytorch',
     ),
     Lookalike(
-        lambda p: p.trained_dilated is not None,
+        lambda p: p.is_dilated and p.contraction not in (None, p.own_contraction),
         'the networks that these weights are made for dilate as with '
-        'contract_dilation={pair.trained_dilated}',
+        'contract_dilation={pair.contraction}',
     ),
     Lookalike(
         lambda p: p.is_dilated and p.kind == 'ResNetV1d' and p.conversion == 'timm-deep-stem',
