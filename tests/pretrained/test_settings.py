@@ -29,7 +29,7 @@ WRONG = {
     'min_coverage': ['0.9', 90, -0.1, True, float('nan')],
     'sha256': ['xyz', '1234567', 1234567, True, 'g' * 64, 'a' * 72, 'md5:3a6eb079', 3.5],
     'trust_pickle': ['no', 'False', 0, 1, None],
-    'classes': ['byname', True],
+    'classes': ['byname', 'by_order', True],
     'class_names': ['car', [1, 2]],
     'checkpoint': ['', None, 7],
 }

@@ -90,7 +90,6 @@ def test_by_name_without_a_shared_class_leaves_the_classifiers(named):
     [
         ({'classes': 'by_name'}, r'say class_names=\[\.\.\.\].*Hook takes .* if its metainfo has'),
         ({'classes': 'by_name', 'class_names': OURS[:2]}, '2 class names for the 3 classes of the'),
-        ({'classes': 'by_order'}, "classes='by_order' is not understood"),
     ],
 )
 def test_by_name_says_what_it_needs(named, settings, message):
