@@ -13,9 +13,9 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.reports.confusion import Confusion, draw_confusion
+from pspnet_plugin.app.reports.confusion import confusion_figure
 from pspnet_plugin.app.reports.metrics import count_pairs
-from pspnet_plugin.app.reports.runs import read_run, timeline_of
+from pspnet_plugin.app.reports.runs import read_run, save, timeline_of
 from tests.helpers.folders import make_folders
 from tests.helpers.street_scenes import NARROW_OWN_DATA
 
@@ -74,7 +74,7 @@ def test_pixels_are_counted_by_label_and_prediction_without_the_ignored():
 
 def test_a_row_is_a_label_and_dark_where_its_pixels_went(tmp_path):
     counts = np.array([[0, 30, 0], [0, 20, 0], [0, 0, 0]])
-    draw_confusion(Confusion(counts, ['a', 'b', 'c']), tmp_path / 'matrix.png')
+    save(confusion_figure(counts, ['a', 'b', 'c']), tmp_path / 'matrix.png')
     with Image.open(tmp_path / 'matrix.png') as image:
         pixels = np.asarray(image.convert('RGB'))
     dark = (pixels == (8, 48, 107)).all(2)[:, : pixels.shape[1] * 3 // 4]
