@@ -19,12 +19,6 @@ from tests.helpers.annotations import (
 from tests.helpers.folders import image_of, make_folders, mask_of
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def init(*options):
     return main(['init', 'images', 'masks', '--out', 'mine', *options])
 

@@ -19,12 +19,6 @@ NAMES = ('background', 'traffic light', 'cat')
 SIZE = (48, 64)
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def save_mask(path, labels, palette=False):
     """Labels as colours, or as indices with a palette whose order is another one."""
     path.parent.mkdir(parents=True, exist_ok=True)

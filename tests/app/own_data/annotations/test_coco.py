@@ -24,12 +24,6 @@ LEAF = [[12.0, 15.0], [17.0, 15.0], [17.0, 22.0], [12.0, 22.0]]
 OTHER = [[33.0, 2.0], [50.0, 2.0], [50.0, 6.0], [33.0, 6.0]]
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def init(*arguments):
     return main(['init', 'images', *arguments, '--out', 'mine'])
 

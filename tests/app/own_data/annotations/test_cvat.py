@@ -27,12 +27,6 @@ META = (
 )
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def element(kind: str, **attributes: object) -> str:
     return f'<{kind} {" ".join(f"{key}={chr(34)}{v}{chr(34)}" for key, v in attributes.items())}/>'
 

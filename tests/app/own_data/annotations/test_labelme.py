@@ -25,12 +25,6 @@ from tests.helpers.annotations import (
 )
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def shape(label, points, kind='polygon', **others):
     return {'label': label, 'points': points, 'shape_type': kind, **others}
 

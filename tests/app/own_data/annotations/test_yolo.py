@@ -22,12 +22,6 @@ NAMES = 'train: ../train/images\nval: valid/images\nnc: 2\nnames: [traffic light
 SHAPES = ((1, SQUARE), (0, TRIANGLE))
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def lines_of(shapes) -> str:
     scale = np.array(SIZE[::-1] * 1)
     parts = [(number, np.array(points) / scale) for number, points in shapes]
