@@ -293,9 +293,7 @@ def test_interrupt_is_one_line_that_says_how_to_go_on(trained, tmp_path, monkeyp
     monkeypatch.setattr(Image.Image, 'putpalette', interrupted)
     assert main(command) == 130
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert (
-        last == f'Stopped. What stands in {out} is whole, and the same command goes on from there.'
-    )
+    assert last == 'stopped. What is written is whole, and the same command goes on from there.'
     assert set(files_in(out)) == {'prediction.json'}
     monkeypatch.undo()
     assert main(command) == 0
