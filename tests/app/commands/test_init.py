@@ -21,12 +21,6 @@ from tests.helpers.folders import make_folders
 from tests.helpers.street_scenes import NARROW_OWN_DATA
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def init(*arguments):
     return main(['init', 'images', 'masks', *arguments])
 
@@ -176,14 +170,6 @@ def test_without_pretrained_weights_the_model_starts_from_random_ones(here, back
     assert model.backbone.init_cfg is None
     with DefaultScope.overwrite_default_scope('mmseg'):
         MODELS.build(model).init_weights()
-
-
-def test_nothing_is_written_where_something_is_wrong(here, capsys):
-    images, _ = make_folders(here)
-    (images / '3.png').write_bytes(b'')
-    assert init() == 1
-    assert '3.png: the file is empty' in capsys.readouterr().err
-    assert not (here / 'pspnet_project').exists()
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_roboflows_masks_lie_beside_their_images(here):
     assert main(['init', 'data', '--out', 'mine']) == 0
     cfg = Config.fromfile('mine/mine.py')
     assert cfg.classes == NAMES
-    assert (cfg.images, cfg.masks) == ('data', 'data')
+    assert cfg.images == cfg.masks == str(here / 'data')
     assert main(['check', 'mine/mine.py']) == 0
 
 
