@@ -20,7 +20,7 @@ from ...pretrained.load import load_pretrained
 from ...pretrained.planned_loads import planned_loads, refuse_timm_weights
 from ...pretrained.settings import LoadSettings
 from ...utils.config_files import config_names, read_config
-from ...utils.files import write_whole
+from ...utils.files import write_text
 from ...utils.text import one_line, without_warnings_of_mmseg
 
 
@@ -64,8 +64,7 @@ def run_config(arguments: argparse.Namespace) -> int:
         return 0
     if out.exists():
         raise PspnetPluginError(f'{out} is there already: name another file.')
-    with write_whole(out, 'w', encoding='utf-8') as file:
-        file.write(text)
+    write_text(out, text)
     print(f'written: {out}')
     return 0
 
