@@ -14,13 +14,10 @@ from ..training.datasets import check_datasets
 
 
 def add_plot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='work folders of runs'
-    )
-    parser.add_argument(
-        '--out', required=True, type=Path, metavar='FILE.png', help='the image to write'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='work folders of runs')
+    add('--out', required=True, type=Path, metavar='FILE.png', help='the image to write')
+    add(
         '--confusion',
         metavar='CHECKPOINT',
         help='draw instead which class this checkpoint of the run takes for which, on the '

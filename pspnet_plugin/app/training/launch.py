@@ -42,10 +42,7 @@ from .schedule_end import ScheduleEndHook
 from .settings import setting_problems
 
 # Which data loaders a stock tool reads.
-LOADERS = {
-    'train.py': ('train_dataloader', 'val_dataloader'),
-    'test.py': ('test_dataloader',),
-}
+LOADERS = {'train.py': ('train_dataloader', 'val_dataloader'), 'test.py': ('test_dataloader',)}
 # Which hooks each run of it gets.
 GUARDS: dict[str, list[type[Hook]]] = {
     'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, ScheduleEndHook],

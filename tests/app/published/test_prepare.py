@@ -14,15 +14,7 @@ import pytest
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from tests.helpers.published import (
-    camvid,
-    encoded,
-    ksdd2,
-    potsdam,
-    severstal,
-    synapse,
-    zipped,
-)
+from tests.helpers.published import camvid, encoded, ksdd2, potsdam, severstal, synapse, zipped
 
 
 @pytest.fixture

@@ -10,14 +10,7 @@ import pytest
 from mmengine.config import Config
 
 from pspnet_plugin.app.commands import main
-from tests.helpers.annotations import (
-    SIZE,
-    SQUARE,
-    TRIANGLE,
-    border_of,
-    label_map_of,
-    write_images,
-)
+from tests.helpers.annotations import SIZE, SQUARE, TRIANGLE, border_of, label_map_of, write_images
 
 META = (
     '<version>1.1</version><meta><task><labels>'
