@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...images.sources import files_at
-from .shapes import AnnotationError
+from .shapes import AnnotationError, ImageFiles
 
 
-def json_files_with(where: Path, *keys: str) -> list[Path]:
+def json_files_with(where: Path, images: ImageFiles, keys: Sequence[str]) -> list[Path]:
     """The JSON files at a path, a file or a folder, that have all these keys somewhere.
 
     Where there are some, files that are cut or no JSON are listed too: they may have been such.
