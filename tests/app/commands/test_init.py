@@ -17,7 +17,7 @@ from PIL import Image
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.own_data.config_text import BACKBONES
-from tests.helpers.folders import make_folders
+from tests.helpers.folders import contents_of, make_folders
 from tests.helpers.street_scenes import NARROW_OWN_DATA
 
 
@@ -220,7 +220,3 @@ def test_nothing_is_written_into_a_folder_that_is_read(here, capsys, out):
     assert init('--out', out) == 1
     assert ', which is read; name another folder with --out' in capsys.readouterr().err
     assert contents_of(here) == before
-
-
-def contents_of(folder):
-    return {path: path.read_bytes() for path in Path(folder).rglob('*') if path.is_file()}

@@ -13,19 +13,17 @@ from mmseg.apis import inference_model, init_model
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
-from rasterio.transform import from_origin
 
 from pspnet_plugin import init_model as fast_model
 from pspnet_plugin import predict
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.prediction.folder import predict_folder
 from pspnet_plugin.app.prediction.predictor import PredictOptions
-from tests.helpers.folders import image_of, mask_of, write_raster
+from tests.helpers.folders import PLACE, image_of, mask_of, write_raster
 from tests.helpers.prediction import random_checkpoint, share_equal, small_config
 from tests.helpers.processes import ROOT
 
 SIZE = (97, 131)  # rows, columns
-PLACE = {'crs': 'EPSG:32632', 'transform': from_origin(600000, 5300000, 0.5, 0.5)}
 
 
 @pytest.fixture(scope='module')
