@@ -27,7 +27,7 @@ from ..speed.folding import Run, fold_batch_norms
 from ..speed.memory import keep_freed_memory
 from ..utils.config_files import read_config
 from ..utils.config_tree import dicts_within
-from ..utils.datasets import class_info
+from ..utils.datasets import class_info, scope_of
 from ..utils.distributed import is_first_process
 from ..utils.text import first_line, one_line, shortened, without_warnings_of_mmseg
 
@@ -129,7 +129,7 @@ def build_segmentor(cfg: Config) -> nn.Module:
         if 'type' in node:
             node['type'] = replaced(node['type'])
     settings.test_cfg = ConfigDict({'seg_logits': False, **(settings.get('test_cfg') or {})})
-    init_default_scope(cfg.get('default_scope') or 'mmseg')  # also for mmseg's own calls later
+    init_default_scope(scope_of(cfg))  # also for mmseg's own calls later
     try:
         with without_warnings_of_mmseg():
             return MODELS.build(settings)

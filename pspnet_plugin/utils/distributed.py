@@ -15,7 +15,8 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import PredictionError
+from ..errors import PredictionError, PspnetPluginError
+from .text import one_line
 
 # How long one process waits for the slowest other.
 TIMEOUT = datetime.timedelta(days=30)
@@ -83,12 +84,12 @@ def in_first_process(function: Callable[[], Any]) -> None:
         if dist.get_rank() == 0:
             function()
     except Exception as error:
-        failure = [str(error)]
+        failure = [str(error) if isinstance(error, PspnetPluginError) else one_line(error)]
         raise
     finally:  # the others must not wait for ever
         dist.broadcast_object_list(failure)
     if failure[0] is not None:
-        raise PredictionError(failure[0])
+        raise PspnetPluginError(failure[0])
 
 
 def first_slurm_node() -> str:

@@ -29,6 +29,12 @@ def write_whole(path: str | Path, mode: str, **options: Any) -> Iterator[IO[Any]
         yield file
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file of text in UTF-8, whole or not at all; see :func:`write_whole`."""
+    with write_whole(path, 'w', encoding='utf-8') as file:
+        file.write(text)
+
+
 @contextlib.contextmanager
 def replaced_when_whole(path: str | Path, suffix: str = '.part') -> Iterator[str]:
     """The same for what opens files by itself: a name to write to, which ends in ``suffix``.

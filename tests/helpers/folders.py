@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 import rasterio
 from PIL import Image
+from rasterio.transform import from_origin
 
 SIZE = (40, 56)  # rows, columns
+PLACE = {'crs': 'EPSG:32632', 'transform': from_origin(600000, 5300000, 0.5, 0.5)}
 
 
 def mask_of(number: int, classes: int = 3, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -51,6 +53,12 @@ def make_folders(
             folders[1] / mask_name.format(number)
         )
     return folders
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """The content of each file in a folder and below it, by its path there."""
+    paths = sorted(path for path in folder.rglob('*') if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def write_raster(path: str | Path, bands: np.ndarray, **options: object) -> str | Path:

@@ -61,8 +61,8 @@ NOT_FOR_USERS = (r'(?s).*deprecated', 'The draw is False', 'Detected call of `lr
 INTERRUPTED = 130  # the exit code of what Ctrl-C has ended
 HOW_TO_GO_ON = {
     'train': 'The same command with --resume goes on from the last checkpoint.',
-    'predict': 'The same command goes on from here.',
-    'prepare': 'The same command goes on from here.',
+    'predict': 'What is written is whole, and the same command goes on from there.',
+    'prepare': 'What is written is whole, and the same command goes on from there.',
 }
 
 

@@ -20,7 +20,8 @@ from ...pretrained.load import load_pretrained
 from ...pretrained.planned_loads import planned_loads, refuse_timm_weights
 from ...pretrained.settings import LoadSettings
 from ...utils.config_files import config_names, read_config
-from ...utils.files import write_whole
+from ...utils.datasets import scope_of
+from ...utils.files import write_text
 from ...utils.text import one_line, without_warnings_of_mmseg
 
 
@@ -64,8 +65,7 @@ def run_config(arguments: argparse.Namespace) -> int:
         return 0
     if out.exists():
         raise PspnetPluginError(f'{out} is there already: name another file.')
-    with write_whole(out, 'w', encoding='utf-8') as file:
-        file.write(text)
+    write_text(out, text)
     print(f'written: {out}')
     return 0
 
@@ -96,12 +96,11 @@ def run_freezing(arguments: argparse.Namespace) -> int:
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument('--checkpoint', help='take this reference instead of the one in the config')
-    parser.add_argument(
-        '--module', help="only this part of the model, such as backbone; '' is the whole model"
-    )
-    parser.add_argument('--sha256', help='the hash that the file must have, or its beginning')
-    parser.add_argument(
+    add = parser.add_argument
+    add('--checkpoint', help='take this reference instead of the one in the config')
+    add('--module', help="only this part of the model, such as backbone; '' is the whole model")
+    add('--sha256', help='the hash that the file must have, or its beginning')
+    add(
         '--trust-pickle',
         action='store_true',
         help='read a file that holds more than data, although that can run its code',
@@ -117,7 +116,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config, arguments.cfg_options)
     part = 'backbone' if arguments.module is None else arguments.module
     refuse_timm_weights(config, [] if arguments.checkpoint is None else [part])
-    init_default_scope(config.get('default_scope', 'mmseg'))
+    init_default_scope(scope_of(config))
     with without_warnings_of_mmseg():  # they would stand in front of each report
         model = revert_sync_batchnorm(MODELS.build(config.model))
     loads = planned_loads(config, model)

@@ -33,74 +33,70 @@ MARK = 'Software', 'pspnet check'  # in the pictures of ``pspnet check``
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('images', type=Path, help='folder of images, or of a whole dataset')
-    parser.add_argument(
+    add = parser.add_argument
+    add('images', type=Path, help='folder of images, or of a whole dataset')
+    add(
         'masks',
         type=Path,
         nargs='?',
         help='folder of masks, named like the images, or file or folder of annotations '
         '(default: what the first folder holds)',
     )
-    parser.add_argument(
+    add(
         '--out',
         type=Path,
         default=Path('pspnet_project'),
         metavar='DIR',
         help='folder to write to (default: %(default)s)',
     )
-    parser.add_argument(
+    add(
         '--classes',
         type=Path,
         metavar='TABLE',
         help='text file with a line NAME VALUE or NAME RED GREEN BLUE for each class',
     )
-    parser.add_argument(
+    add(
         '--backbone',
         choices=BACKBONES,
         default='resnet18',
         help='network whose ImageNet weights training starts from (default: %(default)s)',
     )
-    parser.add_argument('--iterations', type=number, help='of training (default: by the images)')
+    add('--iterations', type=number, help='of training (default: by the images)')
     split = parser.add_argument_group('validation images (default: as folders or files say)')
-    split.add_argument(
+    add = split.add_argument
+    add(
         '--val',
         type=Path,
         metavar='PATH',
         help='folder among the images, or text file with a name in each line',
     )
-    split.add_argument(
+    add(
         '--split',
         choices=('similar', 'random'),
         help='split anew: a fifth, near-duplicates on one side, or whatever they show',
     )
-    split.add_argument(
+    add(
         '--group-by',
         metavar='PATTERN',
         help='split anew: images on one side in whose names this regular expression, or its first '
         "group in brackets, finds the same: '^(patient\\d+)_'",
     )
-    split.add_argument(
-        '--folds', type=int, metavar='N', help='also write lists for pspnet folds, into DIR/folds'
-    )
-    shapes = parser.add_argument_group('annotations')
-    shapes.add_argument(
-        '--annotations',
-        choices=('masks', *FORMATS),
-        help='what to read, where there are several',
-    )
-    shapes.add_argument(
+    add('--folds', type=int, metavar='N', help='also write lists for pspnet folds, into DIR/folds')
+    add = parser.add_argument_group('annotations').add_argument
+    add('--annotations', choices=('masks', *FORMATS), help='what to read, where there are several')
+    add(
         '--unannotated',
         choices=('background', 'skip'),
         help='images without a shape, or that no annotation names: all background, or left out '
         '(default: the former are background, the latter left out)',
     )
-    shapes.add_argument(
+    add(
         '--on-top',
         choices=('later', 'smaller'),
         default='later',
         help='which of two shapes covers the other (default: %(default)s)',
     )
-    shapes.add_argument(
+    add(
         '--skip-broken',
         action='store_true',
         help='leave out broken annotations instead of stopping',
@@ -179,17 +175,16 @@ def start_of_training(backbone: str) -> str:
 
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('name', choices=PUBLISHED, help='dataset')
-    parser.add_argument(
+    add = parser.add_argument
+    add('name', choices=PUBLISHED, help='dataset')
+    add(
         'archives',
         nargs='+',
         type=Path,
         metavar='ARCHIVE',
         help='zip or tar files as they were published, or folders with what was in them',
     )
-    parser.add_argument(
-        '--out', type=Path, metavar='DIR', help='folder to write to (default: data/NAME)'
-    )
+    add('--out', type=Path, metavar='DIR', help='folder to write to (default: data/NAME)')
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:

@@ -7,19 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..reports.confusion import confusion_of, draw_confusion
-from ..reports.runs import LogError, Run, draw_runs, read_runs
+from ..reports.confusion import confusion_figure, confusion_of
+from ..reports.metrics import areas_of, ious_of
+from ..reports.runs import LogError, Run, read_runs, runs_figure, save
 from ..training.datasets import check_datasets
 
 
 def add_plot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='work folders of runs'
-    )
-    parser.add_argument(
-        '--out', required=True, type=Path, metavar='FILE.png', help='the image to write'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='work folders of runs')
+    add('--out', required=True, type=Path, metavar='FILE.png', help='the image to write')
+    add(
         '--confusion',
         metavar='CHECKPOINT',
         help='draw instead which class this checkpoint of the run takes for which, on the '
@@ -31,7 +29,7 @@ def run_plot(arguments: argparse.Namespace) -> int:
     """Draw the runs and tell the best and the last mIoU of each; or draw a confusion matrix."""
     runs = read_runs(arguments.work_dirs)
     if arguments.confusion is None:
-        draw_runs(runs, arguments.out)
+        save(runs_figure(runs), arguments.out)
         for found in runs:
             logged = found.values('mIoU')
             scores = {step: score for step, score in logged.items() if np.isfinite(score)}
@@ -54,6 +52,6 @@ def plot_confusion(run: Run, checkpoint: str, out: Path) -> None:
     if config is None:
         raise LogError(f'{run.name}: no vis_data/config.py beside the log')
     check_datasets(config, ('val_dataloader',))
-    found = confusion_of(config, checkpoint)
-    draw_confusion(found, out)
-    print(f'{run.name}: mIoU {100 * np.nanmean(found.ious):.2f}')
+    counts, classes = confusion_of(config, checkpoint)
+    save(confusion_figure(counts, classes), out)
+    print(f'{run.name}: mIoU {100 * np.nanmean(ious_of(areas_of(counts))):.2f}')

@@ -63,33 +63,11 @@ def fraction(text: str) -> float:
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
-    require_one_checkpoint([arguments.checkpoint, *arguments.inputs])
-    try:
-        return predict_and_tell(arguments)
-    except KeyboardInterrupt:
-        print(
-            f'Stopped. What stands in {arguments.out} is whole, and the same command goes on from '
-            'there.',
-            file=sys.stderr,
-        )
-        return 130  # as shells have it
-
-
-def require_one_checkpoint(names: list[str]) -> None:
-    """Raise PredictionError for several, as best_mIoU_*.pth gives them after two trainings."""
-    found = [name for name in names if name.endswith('.pth') and os.path.isfile(name)]
-    if len(found) > 1:
-        raise PredictionError(
-            f'{" and ".join(found)} are {len(found)} checkpoints, and one predicts: name it. The '
-            f'newest is {max(found, key=os.path.getmtime)}.'
-        )
-
-
-def predict_and_tell(arguments: argparse.Namespace) -> int:
     from ..models import init_model
     from ..prediction.folder import predict_folder
     from ..prediction.predictor import PredictOptions
 
+    require_one_checkpoint([arguments.checkpoint, *arguments.inputs])
     model = init_model(
         read_config(arguments.config, arguments.cfg_options),
         arguments.checkpoint,
@@ -119,3 +97,13 @@ def predict_and_tell(arguments: argparse.Namespace) -> int:
         out = Path(arguments.config).with_suffix('.onnx').name
         print(next_steps(('export', *files, '--out', out)))
     return 1 if summary.failures else 0
+
+
+def require_one_checkpoint(names: list[str]) -> None:
+    """Raise PredictionError for several, as best_mIoU_*.pth gives them after two trainings."""
+    found = [name for name in names if name.endswith('.pth') and os.path.isfile(name)]
+    if len(found) > 1:
+        raise PredictionError(
+            f'{" and ".join(found)} are {len(found)} checkpoints, and one predicts: name it. The '
+            f'newest is {max(found, key=os.path.getmtime)}.'
+        )

@@ -16,8 +16,7 @@ from mmseg.evaluation import IoUMetric
 from rich.progress import track
 from torch import Tensor
 
-from ...utils.config_tree import datasets_within
-from ...utils.datasets import scope_of, without_pipeline
+from ...utils.datasets import datasets_of, scope_of, without_pipeline
 from ..images.sources import IMAGE_SUFFIXES, files_below
 from ..models import last_head
 from ..prediction.pipeline import stated_pipeline, without_labels
@@ -181,7 +180,7 @@ def images_to_calibrate(config: Config) -> Iterator[Tensor]:
 def dataset_samples(config: Config, loader: str) -> list[dict]:
     """What the dataset of ``config[loader]`` lists; empty where it is not on this machine."""
     samples: list[dict] = []
-    for dataset in datasets_within((config.get(loader) or {}).get('dataset')):
+    for _, dataset in datasets_of(config, (loader,)):
         built = without_pipeline(dataset, scope_of(config))
         try:
             listed = built.load_data_list() if built is not None else []

@@ -19,7 +19,7 @@ from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 
 from ...speed.examples import example_runs, input_channels
 from ...utils.config_files import read_config
-from ...utils.datasets import class_info
+from ...utils.datasets import class_info, scope_of
 from ...utils.text import without_warnings_of_mmseg
 from ..models import build_segmentor, folded, last_head, load_weights, model_settings
 from .check import NOISE, Reference, check, images_to_calibrate, images_to_check, mean_ious
@@ -98,7 +98,7 @@ def export_model(
     if out.is_dir():
         raise ExportError(f'{out} is a folder: name a file in it.')
     config = read_config(config)
-    init_default_scope(config.get('default_scope', 'mmseg'))
+    init_default_scope(scope_of(config))
     segmentor, exported = load_segmentors(config, checkpoint)
     reference = Reference(segmentor, settings)
     checked_on, images = images_to_check(config, check_images, input_channels(segmentor))

@@ -116,6 +116,12 @@ def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
             yield path
 
 
+def files_at(path: Path, suffix: str) -> list[Path]:
+    """A file with this suffix, or those in a folder and below it."""
+    files = [path] if path.is_file() else files_below(path, frozenset([suffix]))
+    return [file for file in files if file.suffix.lower() == suffix]
+
+
 def walk(top: str) -> Iterator[tuple[str, list[str]]]:
     """A folder and all below it that are not hidden, each once, with the names of their files."""
 

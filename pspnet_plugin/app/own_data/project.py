@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from ...utils.files import write_text
 from ...utils.text import did_you_mean, one_line
 from ..errors import DataError, refuse
 from .annotations.source import Choices, find_source
@@ -74,10 +75,7 @@ def write_project(
         stay = plain and classes.are_labels and not source.drawn
         mask_suffix = shared_mask_suffix(source.pairs, source.masks) if stay else None
         labels = out / 'labels' if mask_suffix is None else source.masks
-        # Of several suffixes each is part of a name.
-        image_suffixes = {pair.image.suffix for pair in source.pairs}
-        image_suffix = image_suffixes.pop() if len(image_suffixes) == 1 else ''
-        suffixes = (image_suffix, mask_suffix or '.png')
+        suffixes = shared_image_suffix(source.pairs), mask_suffix or '.png'
         # Absolute, so that the config holds wherever it is run from.
         folders = str(source.images.absolute()), str(labels.absolute())
         files = DataFiles(folders, suffixes, lists)
@@ -85,12 +83,9 @@ def write_project(
         if mask_suffix is None:
             require_new([labels])
             write_labels(found, classes, labels)
-    out.mkdir(parents=True, exist_ok=True)
     for path, some in listed.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(''.join(f'{image.pair.name}\n' for image in some), encoding='utf-8')
-    text = config_text(classes, *divided[:2], files, backbone, iterations)
-    config.write_text(text, encoding='utf-8')
+        write_text(path, ''.join(f'{image.pair.name}\n' for image in some))
+    write_text(config, config_text(classes, *divided[:2], files, backbone, iterations))
     require_as_meant(config, tuple(classes.names), files)
     return Project(config, classes, divided)
 
@@ -158,6 +153,12 @@ def require_as_meant(config: Path, names: tuple[str, ...], files: DataFiles) -> 
     if found != (names, files):
         config.unlink()
         raise DataError(f'{config}: cannot be written so that it is read as it is meant: {found}')
+
+
+def shared_image_suffix(pairs: Sequence[Pair]) -> str:
+    """That of all images; of several each is part of a name."""
+    suffixes = {pair.image.suffix for pair in pairs}
+    return suffixes.pop() if len(suffixes) == 1 else ''
 
 
 def shared_mask_suffix(pairs: Sequence[Pair], masks: Path) -> str | None:

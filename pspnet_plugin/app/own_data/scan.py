@@ -35,13 +35,9 @@ def pair_files(images: Path, masks: Path) -> list[Pair]:
         DataError: a file has no partner, or two have one name.
     """
     (found, twice), (labels, twice_labels) = by_stem(images), by_stem(masks)
-    problems = [
-        f'{folder}: no images ({" ".join(sorted(SUFFIXES))})'
-        for folder, files in ((images, found), (masks, labels))
-        if not files
-    ]
-    problems += twice + twice_labels
-    refuse(problems)
+    kinds = ' '.join(sorted(SUFFIXES))
+    empty = [folder for folder, files in ((images, found), (masks, labels)) if not files]
+    refuse([*(f'{folder}: no images ({kinds})' for folder in empty), *twice, *twice_labels])
     return pair_stems(found, labels)
 
 

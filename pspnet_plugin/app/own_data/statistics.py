@@ -167,15 +167,11 @@ def require_alpha(raster: Raster, area: tuple[int, int, int, int]) -> None:
     """Raise ImageError where the alpha band, which is left out, is no mask in an area."""
     for band in raster.alpha:
         if len(np.unique(raster.read_band(band, *area))) > 2:
+            kinds = zip(raster.file.indexes, raster.file.colorinterp)
+            marks = ['undefined' if number == band else kind.name for number, kind in kinds]
             raise ImageError(
                 raster.path,
                 f'band {band} is marked as alpha and would be left out, but holds more than two '
                 'values. If it is measured, say so: rio edit-info --colorinterp '
-                f'{",".join(unmarked(raster, band))} FILE; otherwise write it as 0 and 255',
+                f'{",".join(marks)} FILE; otherwise write it as 0 and 255',
             )
-
-
-def unmarked(raster: Raster, alpha: int) -> list[str]:
-    """What GDAL is to take the bands for, in order, where one of them is no alpha."""
-    kinds = zip(raster.file.indexes, raster.file.colorinterp)
-    return ['undefined' if band == alpha else kind.name for band, kind in kinds]

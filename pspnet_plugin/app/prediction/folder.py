@@ -19,7 +19,7 @@ from torch import nn
 from ...errors import ImageError, PredictionError, PspnetPluginError
 from ...utils.datasets import scope_of
 from ...utils.distributed import connected, in_first_process
-from ...utils.files import UNFINISHED, write_whole
+from ...utils.files import UNFINISHED, write_text
 from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sources_of
 from ..models import model_settings
 from .jobs import FOLDERS, Job, jobs_of
@@ -118,8 +118,7 @@ def claim(out: Path, record: dict[str, Any]) -> None:
                 f'{out / SHARES} is not of pspnet predict, and is not overwritten. Name another '
                 'folder, or move it away.'
             )
-        with write_whole(path, 'wb') as file:
-            file.write(json.dumps(record, indent=1).encode())
+        write_text(path, json.dumps(record, indent=1))
         return
     try:
         there = json.loads(path.read_text(encoding='utf-8'))

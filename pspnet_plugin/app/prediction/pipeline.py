@@ -10,6 +10,8 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
+from mmseg.models.segmentors import SegTTAModel
+from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import Tensor
@@ -17,6 +19,7 @@ from torch import Tensor
 from ...errors import ImageError, PredictionError
 from ...speed.examples import input_channels
 from ...transforms.load_raster import Raster, decode_as_it_is, rasterio, read_raster
+from ...utils.datasets import scope_of
 from ...utils.text import first_line, one_line
 from ..images.reading import decode, encode, is_address, read_bytes, require_whole
 from ..images.sources import ImageSource
@@ -55,7 +58,7 @@ class Pipeline:
         self.reads_eight_bits = self.decodes and self.color_type == 'color' and not self.by_gdal
         # Whether three channels come in the order blue, green, red.
         self.bgr = self.decodes and self.backend != 'tifffile'
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg'):
+        with DefaultScope.overwrite_default_scope(scope_of(cfg)):
             self.read_as_configured = Compose([] if self.decodes else steps[:1])
             self.prepare = Compose(steps[1:])
 
@@ -201,6 +204,17 @@ def stated_pipeline(cfg: Config, tta: bool) -> list:
     if not steps:
         raise PredictionError('The config has no test_pipeline, and test_dataloader none either.')
     return steps
+
+
+def require_plain_average(cfg: Any) -> None:
+    """Raise PredictionError for a ``tta_model`` that merges in a way of its own."""
+    kind = (cfg.get('tta_model') or {}).get('type', 'SegTTAModel')
+    meant = MODELS.get(kind) if isinstance(kind, str) else kind
+    if getattr(meant, 'merge_preds', None) is not SegTTAModel.merge_preds:
+        raise PredictionError(
+            f'The tta_model {kind} merges predictions in a way of its own. Test it with the test '
+            'tool and --tta, or predict with SegTTAModel, which averages probabilities.'
+        )
 
 
 def without_labels(steps: list) -> list:

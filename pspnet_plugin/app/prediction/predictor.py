@@ -12,15 +12,13 @@ from typing import Any, Callable, NamedTuple, TypeVar, Union
 import numpy as np
 import torch
 from mmengine.config import ConfigDict
-from mmseg.models.segmentors import SegTTAModel
-from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ...errors import ImageError, PredictionError
 from ...utils.text import first_line
 from ..images.sources import ImageSource, sources_of
-from .pipeline import Pipeline, PreparedImage
+from .pipeline import Pipeline, PreparedImage, require_plain_average
 from .results import Prediction
 from .windows import Block, predict_in_windows
 
@@ -244,17 +242,6 @@ class Predictor:
         else:
             labels = probabilities.argmax(0)
         return labels.cpu().numpy().astype(self.label_type)
-
-
-def require_plain_average(cfg: Any) -> None:
-    """Raise PredictionError for a ``tta_model`` that merges in a way of its own."""
-    kind = (cfg.get('tta_model') or {}).get('type', 'SegTTAModel')
-    meant = MODELS.get(kind) if isinstance(kind, str) else kind
-    if getattr(meant, 'merge_preds', None) is not SegTTAModel.merge_preds:
-        raise PredictionError(
-            f'The tta_model {kind} merges predictions in a way of its own. Test it with the test '
-            'tool and --tta, or predict with SegTTAModel, which averages probabilities.'
-        )
 
 
 def failure(source: ImageSource, what: str, error: Exception) -> ImageError:

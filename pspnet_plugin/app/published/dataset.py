@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import ImageError
+from ...utils.text import shortened
 from ..errors import DataError
 from ..images.reading import require_whole
 from .archive import Member, matching
@@ -150,6 +151,5 @@ def look_up_colours(
 def refuse_unknown(values: Sequence, member: Member) -> None:
     """Raise DataError where there are ``values``: they are in the labels and are no classes."""
     if values:
-        more = f' and {len(values) - 4} more' if len(values) > 4 else ''
-        shown = ', '.join(map(str, values[:4]))
-        raise DataError(f'{member}: holds {shown}{more}, which is no class')
+        shown = shortened([str(value) for value in values], 4)
+        raise DataError(f'{member}: holds {shown}, which is no class')

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,25 +11,16 @@ from mmengine.config import Config
 
 from .evaluation import labelled_predictions
 from .metrics import areas_of, count_pairs, ious_of
-from .runs import save
 
 WRITTEN = 25  # classes, up to which numbers stand in the squares
 
 
-class Confusion(NamedTuple):
-    """Pixels of each label that were predicted as each class."""
-
-    counts: np.ndarray  # (classes, classes) int64, a row for each label
-    classes: list[str]  # their names
-
-    @property
-    def ious(self) -> np.ndarray:
-        """Intersection over union of each class, 0 to 1; NaN for one that is nowhere."""
-        return ious_of(areas_of(self.counts))
-
-
-def confusion_of(cfg: Config, checkpoint: str | os.PathLike) -> Confusion:
+def confusion_of(cfg: Config, checkpoint: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
     """Predict the validation images of ``cfg`` and count; pixels that are ignored do not count.
+
+    Returns:
+        Pixels of each label that were predicted as each class, see :func:`count_pairs`; the names
+        of the classes.
 
     Raises:
         PspnetPluginError: there are no validation images, or a file cannot be read.
@@ -39,25 +29,19 @@ def confusion_of(cfg: Config, checkpoint: str | os.PathLike) -> Confusion:
     for labels, prediction in labelled_predictions(cfg, checkpoint):
         classes = prediction.classes
         counts = counts + count_pairs(labels, prediction.label_map, len(classes))
-    return Confusion(counts, classes)
+    return counts, classes
 
 
-def draw_confusion(found: Confusion, path: Path) -> None:
-    """Draw the matrix into an image file."""
-    save(confusion_figure(found), path)
-
-
-def confusion_figure(found: Confusion) -> Figure:
-    """The matrix: each row is a label, its squares are percentages of its pixels."""
-    number = len(found.classes)
-    total = found.counts.sum(1, keepdims=True)
-    percent = 100 * found.counts / np.maximum(total, 1)
+def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """The matrix of :func:`confusion_of`, each row in percent of the pixels of its label."""
+    number = len(classes)
+    percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 3 + min(max(number, 4), 60) * 0.45
     figure = Figure(figsize=(side + 1, side), layout='constrained')
     axes = figure.subplots()
     image = axes.imshow(percent, vmin=0, vmax=100, cmap='Blues')
-    ious = [f'{name} ({100 * iou:.0f})' for name, iou in zip(found.classes, found.ious)]
-    axes.set_xticks(range(number), found.classes, rotation=90, parse_math=False)
+    ious = [f'{name} ({100 * iou:.0f})' for name, iou in zip(classes, ious_of(areas_of(counts)))]
+    axes.set_xticks(range(number), classes, rotation=90, parse_math=False)
     axes.set_yticks(range(number), ious, parse_math=False)
     axes.set(xlabel='predicted', ylabel='label (IoU in %)')
     for row, column in np.ndindex(number, number) if number <= WRITTEN else ():

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ...errors import PspnetPluginError
 from ...utils.files import write_whole
-from .confusion import Confusion, confusion_figure
+from .confusion import confusion_figure
 from .evaluation import Evaluation
 from .metrics import (
     calibration_error,
@@ -131,7 +131,7 @@ def summary(
         },
         'calibration_error': calibration_error(found.bins),
         'calibration': encoded_figure(calibration_figure(found.bins)),
-        'confusion': encoded_figure(confusion_figure(Confusion(found.pairs, found.classes))),
+        'confusion': encoded_figure(confusion_figure(found.pairs, found.classes)),
     }
 
 

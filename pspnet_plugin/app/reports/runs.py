@@ -103,11 +103,6 @@ def read_lines(log: Path) -> list[Line]:
     return found
 
 
-def draw_runs(runs: Sequence[Run], path: Path) -> None:
-    """Draw the curves of runs into an image file; see :func:`runs_figure`."""
-    save(runs_figure(runs), path)
-
-
 def runs_figure(runs: Sequence[Run]) -> Figure:
     """Loss, mIoU and learning rate of runs, and below them which of them froze what.
 

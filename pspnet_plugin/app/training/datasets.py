@@ -10,12 +10,7 @@ from mmengine.config import Config
 from ...errors import PspnetPluginError
 from ...utils.config_files import shipped
 from ...utils.config_tree import dicts_within
-from ...utils.datasets import (
-    datasets_of,
-    listed_samples,
-    scope_of,
-    without_pipeline,
-)
+from ...utils.datasets import datasets_of, listed_samples, scope_of, without_pipeline
 from . import stock_tools
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 from ...errors import PspnetPluginError
-from ...utils.files import write_whole
+from ...utils.files import write_text, write_whole
 from ..reports.evaluation import labelled_predictions
 from ..reports.metrics import areas_of, count_pairs
 
@@ -143,8 +143,7 @@ def run_folds(folds: Sequence[Fold], jobs: int, tell: Callable[[str], None]) -> 
 def train_fold(fold: Fold, device: int) -> None:
     """Train in a process of its own; what has begun goes on from its last checkpoint."""
     for path, text in fold.files.items():
-        with write_whole(path, 'w', encoding='utf-8') as file:
-            file.write(text)
+        write_text(path, text)
     environment = dict(os.environ)
     if torch.cuda.device_count() > 1:
         environment['CUDA_VISIBLE_DEVICES'] = str(device % torch.cuda.device_count())

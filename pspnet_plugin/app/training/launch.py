@@ -31,7 +31,7 @@ from ...pretrained.planned_loads import refuse_timm_weights
 from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
 from ...utils.config_files import find_config, require_model, require_read
 from ...utils.config_tree import dicts_within
-from ...utils.distributed import is_first_process
+from ...utils.distributed import in_first_process, is_first_process
 from ...utils.files import held_alone
 from ...utils.text import did_you_mean, next_steps
 from . import stock_tools
@@ -42,10 +42,7 @@ from .schedule_end import ScheduleEndHook
 from .settings import setting_problems
 
 # Which data loaders a stock tool reads.
-LOADERS = {
-    'train.py': ('train_dataloader', 'val_dataloader'),
-    'test.py': ('test_dataloader',),
-}
+LOADERS = {'train.py': ('train_dataloader', 'val_dataloader'), 'test.py': ('test_dataloader',)}
 # Which hooks each run of it gets.
 GUARDS: dict[str, list[type[Hook]]] = {
     'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, ScheduleEndHook],
@@ -206,7 +203,7 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
 
 
 def on_first_rank(cfg: Config, check: Callable[[], object]) -> None:
-    """Run ``check`` in the first process of a run only; all processes raise what it raises there.
+    """Run ``check`` in the first process of a run only; where it fails, all processes raise.
 
     Each of many processes would otherwise look at every file. Processes are connected as mmengine's
     runner does it a moment later, which leaves them as they are then. With several machines, only
@@ -219,16 +216,7 @@ def on_first_rank(cfg: Config, check: Callable[[], object]) -> None:
     if not dist.is_distributed():
         set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
         dist.init_dist(launcher, **env_cfg.get('dist_cfg', {}))
-    raised: list[Exception | None] = [None]
-    if dist.is_main_process():
-        try:
-            check()
-        except Exception as error:
-            told = str(error) if isinstance(error, PspnetPluginError) else repr(error)
-            raised[0] = DatasetError(told)
-    dist.broadcast_object_list(raised)
-    if raised[0] is not None:
-        raise raised[0]
+    in_first_process(check)
 
 
 def fit_to_cpu(cfg: Config) -> None:

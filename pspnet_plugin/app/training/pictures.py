@@ -19,12 +19,7 @@ class AnyImageVisualizationHook(SegVisualizationHook):
     """mmseg's hook, which reads every image by OpenCV as three colours, for those of any bands."""
 
     def _after_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict,
-        outputs: Sequence,
-        mode: str = 'val',
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence, mode: str = 'val'
     ) -> None:
         if (
             not self.draw

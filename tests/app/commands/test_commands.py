@@ -153,10 +153,7 @@ TO_CONFIG = 'config', 'inspect', 'freezing', 'train', 'check'
         (('check', 'config.py', '--out', 'file/x.png'), 'x.png: Not a directory'),
         (('check', 'config.py', '--out', 'grid'), '--out grid: is a picture'),
         (('config', 'config.py', '--out', 'file/x.py'), 'file/x.py: Not a directory'),
-        (
-            ('predict', *FILES, 'file', '--out', 'file/x'),
-            'x cannot be written: Not a',
-        ),
+        (('predict', *FILES, 'file', '--out', 'file/x'), 'x cannot be written: Not a'),
     ],
     ids=lambda value: ' '.join(value) if isinstance(value, tuple) else '',
 )

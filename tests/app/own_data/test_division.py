@@ -8,21 +8,8 @@ import pytest
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from tests.helpers.annotations import (
-    SQUARE,
-    TRIANGLE,
-    coco_of,
-    flat,
-    write_images,
-    write_json,
-)
+from tests.helpers.annotations import SQUARE, TRIANGLE, coco_of, flat, write_images, write_json
 from tests.helpers.folders import image_of, make_folders, mask_of
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def init(*options):

@@ -15,10 +15,9 @@ from tests.helpers.folders import make_folders
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_folders(tmp_path)
-    return tmp_path
+def here(here):
+    make_folders(here)
+    return here
 
 
 def init(*arguments, images='images'):

@@ -23,12 +23,6 @@ ORIENTATION = 0x0112
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def init(*options):
     return main(['init', 'images', 'masks', '--out', 'mine', *options])
 

@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 
 from pspnet_plugin.app.errors import DataError
-from pspnet_plugin.app.own_data.classes import find_classes, read_table, write_labels
+from pspnet_plugin.app.own_data.classes import find_classes, read_table
 from pspnet_plugin.app.own_data.scan import best_keys, pair_files, scan
 from tests.helpers.folders import SIZE, make_folders, mask_of
 
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
-TABLE = '# name red green blue\nroad, 0 0 0\n\nroof,255,0,0\nwater 0 0 255\n'
 
 
 @pytest.fixture
@@ -101,29 +100,10 @@ def test_values_become_classes(folders, values, kept):
     assert [value for (value,) in find_classes(statistics_of(folders)).values] == kept
 
 
-def test_written_labels_are_those_of_the_classes_and_the_rest_is_ignored(folders, tmp_path):
-    change_masks(folders, lambda mask: np.array([7, 90, 255], np.uint8)[mask])
-    images = statistics_of(folders)
-    write_labels(images, find_classes(images), tmp_path / 'labels')
-    for number in range(4):
-        with Image.open(tmp_path / 'labels' / f'{number}.png') as written:
-            expected = np.array([0, 1, 255])[mask_of(number)]
-            np.testing.assert_array_equal(np.asarray(written), expected)
-
-
-def test_masks_in_colours_need_a_table_and_are_read_by_it(folders, tmp_path):
+def test_masks_in_colours_need_a_table(folders):
     change_masks(folders, lambda mask: COLOURS[mask])
-    images = statistics_of(folders)
     with pytest.raises(DataError, match=r'0\.png: a mask in colours.*\(0, 0, 0\).*--classes'):
-        find_classes(images)
-    table = tmp_path / 'classes.txt'
-    table.write_text(TABLE)
-    classes = find_classes(scan(pair_files(*folders), True), read_table(table))
-    assert classes.names == ['road', 'roof', 'water']
-    assert classes.palette == COLOURS.tolist()
-    write_labels(images, classes, tmp_path / 'labels')
-    with Image.open(tmp_path / 'labels' / '0.png') as written:
-        np.testing.assert_array_equal(np.asarray(written), mask_of(0))
+        find_classes(statistics_of(folders))
 
 
 @pytest.mark.parametrize(
@@ -131,8 +111,6 @@ def test_masks_in_colours_need_a_table_and_are_read_by_it(folders, tmp_path):
     [
         ('road 0 0 0\nroof 255 0 0\n', r'masks.0\.png: value \(0, 0, 255\) is none of the classes'),
         ('road 0 0\n', 'line 1 is not NAME VALUE or NAME RED GREEN BLUE: road 0 0'),
-        ('road 0 0 0\nroad 1 1 1\n', 'line 2 repeats a name or a value'),
-        ('road 0 0 0\nroof 1\n', 'either all lines have one value, or all have three'),
     ],
 )
 def test_a_table_that_does_not_fit_is_an_error(folders, tmp_path, table, told):

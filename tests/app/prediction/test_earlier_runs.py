@@ -2,9 +2,7 @@
 
 import copy
 import functools
-import http.server
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +15,8 @@ from pspnet_plugin.app.prediction.folder import predict_folder, without_leftover
 from pspnet_plugin.app.prediction.predictor import PredictOptions
 from pspnet_plugin.errors import PredictionError
 from pspnet_plugin.utils.files import replaced_when_whole
-from tests.helpers.folders import write_raster
+from tests.helpers.folders import contents_of, write_raster
 from tests.helpers.prediction import photo, write_photo
-
-
-def content_of(folder):
-    """The content of each file below ``folder``, by its path."""
-    paths = sorted(path for path in folder.rglob('*') if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.fixture
@@ -39,7 +31,7 @@ def expected(plain_model, tmp_path):
 
     def predicted(images):
         predict_folder(plain_model, images, tmp_path / 'new')
-        return content_of(tmp_path / 'new')
+        return contents_of(tmp_path / 'new')
 
     return predicted
 
@@ -105,7 +97,7 @@ def test_table_of_another_program_is_refused_before_anything_is_written(run, tmp
     (tmp_path / 'out' / 'shares.csv').write_text('mine')
     with pytest.raises(PredictionError, match=r'shares\.csv is not of pspnet predict'):
         run(write_photo(tmp_path / 'a.png'))
-    assert content_of(tmp_path / 'out') == {'shares.csv': b'mine'}
+    assert contents_of(tmp_path / 'out') == {'shares.csv': b'mine'}
 
 
 # --- the same input -----------------------------------------------------------------------------
@@ -115,11 +107,11 @@ def test_image_of_the_same_name_in_another_folder_is_another_image(run, tmp_path
     for number, folder in enumerate(['monday', 'tuesday']):
         write_photo(tmp_path / folder / 'IMG_1.png', seed=number)
     run(tmp_path / 'monday')
-    before = content_of(tmp_path / 'out' / 'labels')
+    before = contents_of(tmp_path / 'out' / 'labels')
     summary = run(tmp_path / 'tuesday')
     assert summary.predicted == 0
     assert 'was predicted from ../monday/IMG_1.png' in str(summary.failures[0])
-    assert content_of(tmp_path / 'out' / 'labels') == before
+    assert contents_of(tmp_path / 'out' / 'labels') == before
 
 
 def older(path):
@@ -139,7 +131,7 @@ def test_new_content_is_predicted_whatever_its_time(run, expected, tmp_path, tim
     write_photo(path, *size, seed=5)
     time(path)
     assert run(path) == (1, ())
-    assert content_of(tmp_path / 'out') == expected(path)
+    assert contents_of(tmp_path / 'out') == expected(path)
 
 
 def test_new_content_that_cannot_be_predicted_leaves_no_result_of_the_old_one(run, tmp_path):
@@ -182,22 +174,12 @@ def test_raster_whose_other_files_change_is_predicted_again(run, tmp_path, name,
     assert written[0] != written[1]
 
 
-def test_address_is_read_anew(run, tmp_path):
-    (tmp_path / 'web').mkdir()
-    handler = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / 'web')
-    )
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f'http://127.0.0.1:{server.server_port}/a.png'
+def test_address_is_read_anew(run, tmp_path, address):
     found = []
-    try:
-        for seed in range(2):
-            write_photo(tmp_path / 'web' / 'a.png', seed=seed)
-            assert run(address) == (1, ())
-            found.append((tmp_path / 'out' / 'labels' / 'a.png').read_bytes())
-    finally:
-        server.shutdown()
+    for seed in range(2):
+        write_photo(tmp_path / 'a.png', seed=seed)
+        assert run(f'{address}/a.png') == (1, ())
+        found.append((tmp_path / 'out' / 'labels' / 'a.png').read_bytes())
     assert found[0] != found[1]
 
 

@@ -13,19 +13,17 @@ from mmseg.apis import inference_model, init_model
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
-from rasterio.transform import from_origin
 
 from pspnet_plugin import init_model as fast_model
 from pspnet_plugin import predict
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.prediction.folder import predict_folder
 from pspnet_plugin.app.prediction.predictor import PredictOptions
-from tests.helpers.folders import image_of, mask_of, write_raster
+from tests.helpers.folders import PLACE, image_of, mask_of, write_raster
 from tests.helpers.prediction import random_checkpoint, share_equal, small_config
 from tests.helpers.processes import ROOT
 
 SIZE = (97, 131)  # rows, columns
-PLACE = {'crs': 'EPSG:32632', 'transform': from_origin(600000, 5300000, 0.5, 0.5)}
 
 
 @pytest.fixture(scope='module')
@@ -77,6 +75,7 @@ def test_a_raster_gets_the_labels_of_the_same_image_and_keeps_its_place(trained,
     with Image.open(out / 'labels' / 'image.png') as image:
         np.testing.assert_array_equal(labels, np.asarray(image))
     assert (profile['crs'], profile['transform']) == (PLACE['crs'], PLACE['transform'])
+    assert profile['nodata'] == 255
     probabilities, profile = read_raster(out / 'probabilities' / 'raster.tif')
     assert profile['transform'] == PLACE['transform']
     assert probabilities.shape == (19, *SIZE)
@@ -87,16 +86,6 @@ def test_a_raster_gets_the_labels_of_the_same_image_and_keeps_its_place(trained,
     assert run(trained, images, out, *options) == 0
     assert (out / 'labels' / 'raster.tif').stat().st_mtime_ns == before
     assert (out / 'shares.csv').read_text().splitlines() == table
-
-
-def test_pixels_without_data_have_no_label(trained, scene, tmp_path):
-    bands = np.moveaxis(scene, 2, 0).clip(1)
-    bands[:, 10:30, :50] = 0
-    write_raster(tmp_path / 'raster.tif', bands, nodata=0, **PLACE)
-    assert run(trained, tmp_path / 'raster.tif', tmp_path / 'out') == 0
-    (labels,), profile = read_raster(tmp_path / 'out' / 'labels' / 'raster.tif')
-    assert profile['nodata'] == 255
-    np.testing.assert_array_equal(labels == 255, (bands == 0).all(0))
 
 
 def test_16_bits_and_more_channels_are_read_as_the_config_says(tmp_path):

@@ -11,18 +11,16 @@ from mmengine.config import Config
 from mmseg.apis import inference_model
 from mmseg.apis import init_model as stock_model
 from PIL import Image
-from rasterio.transform import from_origin
 
 from pspnet_plugin import init_model, predict
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.errors import ImageError
-from tests.helpers.folders import image_of, mask_of, write_raster
+from tests.helpers.folders import PLACE, image_of, mask_of, write_raster
 from tests.helpers.prediction import random_checkpoint, share_equal, small_config
 from tests.helpers.processes import ROOT
 
 SIZE, BANDS = (64, 96), 5
 MEAN = [0.1, 0.2, 0.3, 0.4, 0.5]
-PLACE = {'crs': 'EPSG:32632', 'transform': from_origin(600000, 5300000, 0.5, 0.5)}
 LOADERS = {
     'LoadRaster': dict(type='LoadRaster'),
     'LoadImageFromFile': dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True),

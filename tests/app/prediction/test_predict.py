@@ -2,8 +2,6 @@
 
 import copy
 import functools
-import http.server
-import threading
 from pathlib import Path
 
 import mmcv
@@ -121,15 +119,11 @@ def test_test_time_augmentation_averages_as_seg_tta_model_does(cityscapes, tmp_p
 # --- what is called an image --------------------------------------------------------------------
 
 
-def test_one_image_in_every_form_gives_the_same_labels(cityscapes, tmp_path, monkeypatch):
+def test_one_image_in_every_form_gives_the_same_labels(cityscapes, tmp_path, monkeypatch, address):
     ours, _ = cityscapes
     path = Path(write_photo(tmp_path / 'sub folder' / '图像 1.png'))
     monkeypatch.chdir(tmp_path)
-    rgb = photo(67, 101)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f'http://127.0.0.1:{server.server_port}/sub%20folder/%E5%9B%BE%E5%83%8F%201.png'
+    rgb, address = photo(67, 101), f'{address}/sub%20folder/%E5%9B%BE%E5%83%8F%201.png'
     forms = [
         path,
         str(path),
@@ -143,10 +137,7 @@ def test_one_image_in_every_form_gives_the_same_labels(cityscapes, tmp_path, mon
         [path],
         (item for item in [rgb[..., ::-1]]),
     ]
-    try:
-        found = [only(predict(ours, form)) for form in forms]
-    finally:
-        server.shutdown()
+    found = [only(predict(ours, form)) for form in forms]
     assert len({prediction.label_map.tobytes() for prediction in found}) == 1
     assert [prediction.path for prediction in found[:5]] == [str(path)] * 3 + [
         'sub folder/图像 1.png'

@@ -22,6 +22,7 @@ from pspnet_plugin.app.models import init_model
 from pspnet_plugin.app.prediction import predict
 from pspnet_plugin.app.prediction.folder import predict_folder
 from pspnet_plugin.errors import PredictionError
+from tests.helpers.folders import contents_of
 from tests.helpers.prediction import (
     broken_files,
     photo,
@@ -43,15 +44,6 @@ def trained(tmp_path_factory):
     cfg = small_config(ROOT / 'configs' / 'psp_r50_cityscapes.py')
     cfg.dump(folder / 'config.py')
     return str(folder / 'config.py'), random_checkpoint(cfg, folder / 'random.pth')
-
-
-def files_in(folder):
-    """The content of each file below ``folder``, by its path."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob('*'))
-        if path.is_file()
-    }
 
 
 def write_video(path, frames=12, size=(48, 80), rate=10.0):
@@ -80,7 +72,7 @@ def test_folder_is_predicted_with_its_tree(trained, tmp_path, capsys):
     names = ['a', 'x/b.jpg', 'x/b.png', 'x/y/c d', 'x/图']
     kinds = {'labels': 'png', 'overlays': 'jpg', 'probabilities': 'tif', 'sources': 'json'}
     expected = {f'{kind}/{name}.{end}' for kind, end in kinds.items() for name in names}
-    assert set(files_in(out)) == expected | {'shares.csv', 'prediction.json'}
+    assert set(contents_of(out)) == expected | {'shares.csv', 'prediction.json'}
 
     config, checkpoint = trained
     stock_cfg = stock_config(Config.fromfile(config))
@@ -145,14 +137,14 @@ def test_killed_command_goes_on_to_the_files_of_an_undisturbed_run(trained, tmp_
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    expected, there = files_in(undisturbed), files_in(killed)
+    expected, there = contents_of(undisturbed), contents_of(killed)
     assert 5 <= len([name for name in there if name.startswith('labels/')]) < 40
     for name, content in there.items():
         assert name.endswith('.part') or content == expected[name]
 
     times = {path: path.stat().st_mtime_ns for path in killed.glob('labels/*/*.png')}
     assert main([*command, str(killed)]) == 0
-    assert files_in(killed) == expected
+    assert contents_of(killed) == expected
     kept = [path for path, written in times.items() if path.stat().st_mtime_ns == written]
     assert len(kept) >= 3
 
@@ -161,12 +153,12 @@ def test_changed_image_is_predicted_again_and_another_model_is_refused(trained, 
     image, out = write_photo(tmp_path / 'image.png'), tmp_path / 'out'
     command = ['predict', *trained, image, '--out', str(out), '--device', 'cpu']
     assert main(command) == 0
-    first = files_in(out)
+    first = contents_of(out)
     write_photo(Path(image), seed=5)
     later = time.time() + 60
     os.utime(image, (later, later))
     assert main(command) == 0
-    assert files_in(out)['labels/image.png'] != first['labels/image.png']
+    assert contents_of(out)['labels/image.png'] != first['labels/image.png']
     capsys.readouterr()
     assert main([*command, '--opacity', '0.3']) == 1
     assert f'error: {out} holds predictions with another opacity' in capsys.readouterr().err
@@ -200,7 +192,7 @@ def test_processes_divide_the_images_and_the_first_reports(trained, tmp_path, la
     assert done.returncode == 1
     assert done.stdout.count(' predicted: ') == done.stdout.count('5 predicted: ') == 1
     assert done.stdout.count('1 bad.png: ') == done.stdout.count('2 bad.png: ') == 1
-    assert files_in(together) == files_in(alone)
+    assert contents_of(together) == contents_of(alone)
     if launcher is TORCHRUN:
         refused = started('--opacity', '0.3')
         assert refused.returncode == 1
@@ -212,7 +204,7 @@ def test_video_is_written_with_the_classes_over_each_frame(trained, tmp_path):
     out = tmp_path / 'out'
     command = ['predict', *trained, str(tmp_path / 'films'), '--device', 'cpu', '--out', str(out)]
     assert main(command) == 0
-    assert set(files_in(out)) == {
+    assert set(contents_of(out)) == {
         'overlays/street.mp4', 'frames/street.csv', 'sources/street.json', 'shares.csv',
         'prediction.json'
     }  # fmt: skip
@@ -293,10 +285,8 @@ def test_interrupt_is_one_line_that_says_how_to_go_on(trained, tmp_path, monkeyp
     monkeypatch.setattr(Image.Image, 'putpalette', interrupted)
     assert main(command) == 130
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert (
-        last == f'Stopped. What stands in {out} is whole, and the same command goes on from there.'
-    )
-    assert set(files_in(out)) == {'prediction.json'}
+    assert last == 'stopped. What is written is whole, and the same command goes on from there.'
+    assert set(contents_of(out)) == {'prediction.json'}
     monkeypatch.undo()
     assert main(command) == 0
 
@@ -317,8 +307,8 @@ def test_full_disk_ends_it_and_keeps_what_is_whole(trained, tmp_path, monkeypatc
     with pytest.raises(PredictionError, match=r'1\.json cannot be written: No space left'):
         predict_folder(model, images, out)
     monkeypatch.undo()
-    whole = files_in(out)
+    whole = contents_of(out)
     assert set(whole) == {'prediction.json', 'sources/0.json', 'overlays/0.jpg', 'labels/0.png'}
     predict_folder(model, images, out)
     predict_folder(model, images, tmp_path / 'again')
-    assert files_in(out) == files_in(tmp_path / 'again')
+    assert contents_of(out) == contents_of(tmp_path / 'again')

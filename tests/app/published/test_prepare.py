@@ -14,15 +14,8 @@ import pytest
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from tests.helpers.published import (
-    camvid,
-    encoded,
-    ksdd2,
-    potsdam,
-    severstal,
-    synapse,
-    zipped,
-)
+from tests.helpers.folders import contents_of
+from tests.helpers.published import camvid, encoded, ksdd2, potsdam, severstal, synapse, zipped
 
 
 @pytest.fixture
@@ -30,11 +23,8 @@ def prepare(tmp_path, capsys):
     def run(name, *archives):
         code = main(['prepare', name, *map(str, archives), '--out', str(tmp_path / 'data')])
         captured = capsys.readouterr()
-        files = {
-            str(path.relative_to(tmp_path / 'data')): path.read_bytes()
-            for path in (tmp_path / 'data').rglob('*.*')
-            if path.suffix != '.jsonl'
-        }
+        files = contents_of(tmp_path / 'data')
+        files.pop('prepared.jsonl', None)
         return code, captured.err, files
 
     return run

@@ -13,32 +13,29 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.reports.confusion import Confusion, draw_confusion
+from pspnet_plugin.app.reports.confusion import confusion_figure
 from pspnet_plugin.app.reports.metrics import count_pairs
-from pspnet_plugin.app.reports.runs import read_run, timeline_of
+from pspnet_plugin.app.reports.runs import read_run, save, timeline_of
 from tests.helpers.folders import make_folders
 from tests.helpers.street_scenes import NARROW_OWN_DATA
 
 
-def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    make_folders(tmp_path)
+def test_a_run_is_drawn_and_the_miou_of_its_matrix_is_that_of_its_validation(here, capsys):
+    make_folders(here)
     assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '3']) == 0
     cfg = Config.fromfile('mine/mine.py')
     cfg.merge_from_dict(NARROW_OWN_DATA)
     freezing = dict(freeze=['backbone'], schedule=[dict(at=2, unfreeze=['backbone'])])
     cfg.custom_hooks = [dict(type='LayerFreezeHook', **freezing)]
-    cfg.work_dir = str(tmp_path / 'run')
+    cfg.work_dir = str(here / 'run')
     # Runs of one process share what has one name, also the file that is logged to.
-    cfg.visualizer.name = str(tmp_path)
+    cfg.visualizer.name = str(here)
     runner = Runner.from_cfg(cfg)
     runner.train()
     validated = runner.message_hub.get_scalar('val/mIoU').current()
     assert main(['plot', 'run', '--out', 'curves.png']) == 0
     assert f', the last {validated:.1f}' in capsys.readouterr().out
-    shown = timeline_of(read_run(tmp_path / 'run'))
+    shown = timeline_of(read_run(here / 'run'))
     assert list(shown.trainable[shown.parts.index('backbone.stages[0]')]) == [0, 0, 1]
     assert main(['plot', 'run', '--confusion', 'run/iter_3.pth', '--out', 'confusion.png']) == 0
     assert float(capsys.readouterr().out.split('mIoU ')[1].split()[0]) == pytest.approx(
@@ -74,7 +71,7 @@ def test_pixels_are_counted_by_label_and_prediction_without_the_ignored():
 
 def test_a_row_is_a_label_and_dark_where_its_pixels_went(tmp_path):
     counts = np.array([[0, 30, 0], [0, 20, 0], [0, 0, 0]])
-    draw_confusion(Confusion(counts, ['a', 'b', 'c']), tmp_path / 'matrix.png')
+    save(confusion_figure(counts, ['a', 'b', 'c']), tmp_path / 'matrix.png')
     with Image.open(tmp_path / 'matrix.png') as image:
         pixels = np.asarray(image.convert('RGB'))
     dark = (pixels == (8, 48, 107)).all(2)[:, : pixels.shape[1] * 3 // 4]

@@ -11,12 +11,7 @@ from PIL import Image
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.evaluation import Doubt, Evaluation, ImageResult
-from pspnet_plugin.app.reports.metrics import (
-    areas_of,
-    boundary_areas,
-    confidence_bins,
-    count_pairs,
-)
+from pspnet_plugin.app.reports.metrics import areas_of, boundary_areas, confidence_bins, count_pairs
 from pspnet_plugin.app.reports.page import Origin, Pictures, page_text, write_page
 from pspnet_plugin.app.reports.pictures import encoded_image, encoded_map, room_for
 from tests.helpers.browser import browser, needs_browser

@@ -33,13 +33,12 @@ def test_relative_data_root_is_relative_to_the_working_directory(street_scenes, 
         'psp_efflite0_bluemarble',
     ],
 )
-def test_missing_dataset_is_named_with_the_command_that_prepares_it(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_missing_dataset_is_named_with_the_command_that_prepares_it(name, here):
     cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
     with pytest.raises(DatasetError) as raised:
         check_datasets(cfg, TRAIN)
     missing, command = str(raised.value).split(' does not exist', 1)
-    assert str(tmp_path) in missing
+    assert str(here) in missing
     wanted = cfg.prepare_dataset.replace('{mmseg_tools}', str(stock_tools()))
     assert wanted.replace('{plugin_tools}', str(shipped('tools'))) in command
     for word in cfg.prepare_dataset.split():  # the converters of the installed MMSegmentation

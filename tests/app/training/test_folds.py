@@ -72,9 +72,8 @@ def test_the_learning_curve_says_whether_the_last_half_of_the_labels_has_helped(
     assert f'more labels {told}' in learning_curve(found)
 
 
-def test_each_fold_is_trained_once_and_predicts_what_it_has_not_seen(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    make_folders(tmp_path)
+def test_each_fold_is_trained_once_and_predicts_what_it_has_not_seen(here, capsys):
+    make_folders(here)
     words = ['init', 'images', 'masks', '--out', 'mine', '--iterations', '2', '--folds', '2']
     assert main(words) == 0
     options = [f'{key}={value}' for key, value in NARROW_OWN_DATA.items()]
@@ -107,8 +106,7 @@ def test_each_fold_is_trained_once_and_predicts_what_it_has_not_seen(tmp_path, m
         (['mine.py', '--jobs', '0'], {}, '--jobs 0 is no number'),
     ],
 )
-def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch, capsys, words, environment, told):
-    monkeypatch.chdir(tmp_path)
+def test_what_cannot_be_done_is_one_line(here, monkeypatch, capsys, words, environment, told):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     Path('mine.py').write_text('model = dict()\n')

@@ -119,9 +119,8 @@ def test_class_weights_in_a_file_are_counted(cityscapes, tmp_path):
     assert 'has 17 values, but the head has 19 outputs' in setting_problems(cityscapes)[0]
 
 
-def test_check_tells_all_of_them_a_line_each(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    make_folders(tmp_path)
+def test_check_tells_all_of_them_a_line_each(here, capsys):
+    make_folders(here)
     assert main(['init', 'images', 'masks', '--out', 'mine']) == 0
     options = ['train_dataloader.num_workers=0', 'model.decode_head.loss_decode.class_weight=[1,2]']
     assert main(['check', 'mine/mine.py', '--cfg-options', *options]) == 1

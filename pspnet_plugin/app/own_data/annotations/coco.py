@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..stated_split import side_of_name
-from .json_files import json_files_with, load_json
+from .json_files import load_json
 from .shapes import (
     AnnotatedImage,
     AnnotationError,
@@ -27,11 +27,6 @@ from .shapes import (
     ring_of,
     shown,
 )
-
-
-def coco_files(where: Path, images: ImageFiles) -> list[Path]:
-    """The COCO files at a path."""
-    return json_files_with(where, 'images', 'annotations', 'categories')
 
 
 def read_coco(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotations:

@@ -9,7 +9,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from ...images.sources import files_below
+from ...images.sources import files_at
 from ..stated_split import side_of_name
 from .shapes import (
     AnnotationError,
@@ -31,8 +31,7 @@ WITHOUT_AREA = ('polyline', 'points', 'tag', 'skeleton', 'cuboid')
 
 def cvat_files(where: Path, images: ImageFiles) -> list[Path]:
     """CVAT's files at a path."""
-    files = [where] if where.is_file() else list(files_below(where, frozenset(['.xml'])))
-    return [file for file in files if file.suffix.lower() == '.xml' and is_cvat(file)]
+    return [file for file in files_at(where, '.xml') if is_cvat(file)]
 
 
 def is_cvat(file: Path) -> bool:
@@ -48,9 +47,9 @@ def read_cvat(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotat
             root = load_xml(file)
             if root.find('track') is not None:
                 raise AnnotationError('has tracks of a video; export "CVAT for images 1.1"')
-            labels = {label_of(name.text) for name in root.iterfind('meta//labels/label/name')}
-            for name in root.iterfind('meta//labels/label/name'):
-                found.add_label(label_of(name.text))
+            labels = [label_of(name.text) for name in root.iterfind('meta//labels/label/name')]
+            for label in labels:
+                found.add_label(label)
             for entry in root.iterfind('image'):
                 with found.noting(f'{file}: image {entry.get("name")}'):
                     read_image(entry, labels, images, file, found)
@@ -58,7 +57,7 @@ def read_cvat(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotat
 
 
 def read_image(
-    entry: Element, labels: set[str], images: ImageFiles, file: Path, found: Annotations
+    entry: Element, labels: list[str], images: ImageFiles, file: Path, found: Annotations
 ) -> None:
     """Add one image with its shapes."""
     path = images.find(entry.get('name'), file)

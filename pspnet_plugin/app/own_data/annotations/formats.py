@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from .coco import coco_files, read_coco
+from .coco import read_coco
 from .cvat import cvat_files, read_cvat
-from .labelme import labelme_files, read_labelme
+from .json_files import json_files_with
+from .labelme import read_labelme
 from .shapes import Annotations, ImageFiles
 from .yolo import read_yolo, yolo_files
 
@@ -23,9 +25,11 @@ class Format(NamedTuple):
     order: str = 'it comes later in the file'  # why a shape lies on top of another
 
 
+# Keys by which their files are told from other JSON.
+OF_COCO, OF_LABELME = ('images', 'annotations', 'categories'), ('shapes', 'imagePath')
 FORMATS = {
-    'coco': Format('COCO JSON', coco_files, read_coco),
-    'labelme': Format('labelme JSON', labelme_files, read_labelme),
+    'coco': Format('COCO JSON', partial(json_files_with, keys=OF_COCO), read_coco),
+    'labelme': Format('labelme JSON', partial(json_files_with, keys=OF_LABELME), read_labelme),
     'cvat': Format(
         'CVAT for images (XML)',
         cvat_files,

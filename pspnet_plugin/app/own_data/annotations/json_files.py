@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...images.sources import files_below
-from .shapes import AnnotationError
+from ...images.sources import files_at
+from .shapes import AnnotationError, ImageFiles
 
 
-def json_files_with(where: Path, *keys: str) -> list[Path]:
+def json_files_with(where: Path, images: ImageFiles, keys: Sequence[str]) -> list[Path]:
     """The JSON files at a path, a file or a folder, that have all these keys somewhere.
 
     Where there are some, files that are cut or no JSON are listed too: they may have been such.
     """
-    files = json_files(where)
+    files = files_at(where, '.json')
     found = {file for file in files if has_keys(file, keys)}
     return [file for file in files if file in found or is_broken(file)] if found else []
 
@@ -24,14 +24,6 @@ def json_files_with(where: Path, *keys: str) -> list[Path]:
 def has_keys(file: Path, keys: Sequence[str]) -> bool:
     content = file.read_bytes()
     return all(f'"{key}"'.encode() in content for key in keys)
-
-
-def json_files(where: Path) -> list[Path]:
-    """The JSON files at a path."""
-    suffixes = frozenset(['.json'])
-    if where.is_file():
-        return [where] if where.suffix.lower() in suffixes else []
-    return list(files_below(where, suffixes))
 
 
 def is_broken(file: Path) -> bool:

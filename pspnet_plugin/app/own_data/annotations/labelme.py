@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .json_files import json_files_with, load_json
+from .json_files import load_json
 from .shapes import (
     AnnotationError,
     Annotations,
@@ -28,11 +28,6 @@ from .shapes import (
 )
 
 WITHOUT_AREA = ('line', 'linestrip', 'point', 'points')
-
-
-def labelme_files(where: Path, images: ImageFiles) -> list[Path]:
-    """labelme's files at a path."""
-    return json_files_with(where, 'shapes', 'imagePath')
 
 
 def read_labelme(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotations:

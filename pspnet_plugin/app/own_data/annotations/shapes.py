@@ -58,8 +58,8 @@ class AnnotatedImage(NamedTuple):
 class Annotations:
     """The images and shapes of a dataset while they are collected, and what is wrong with them."""
 
-    def __init__(self, labels: Sequence[str] = ()) -> None:
-        self.labels = list(labels)  # in the order of the file
+    def __init__(self) -> None:
+        self.labels: list[str] = []  # in the order of the file
         self.images: dict[Path, AnnotatedImage] = {}
         self.problems: list[str] = []  # each with the file's name: shapes and images left out
         self.without_area: list[str] = []  # lines and points, which have no area

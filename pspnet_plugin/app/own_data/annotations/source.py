@@ -11,6 +11,7 @@ from PIL import Image
 from rich.progress import track
 
 from ...errors import DataError, refuse
+from ...images.sources import files_at
 from ..classes import IGNORED, Table, read_table
 from ..masks import Value
 from ..scan import path_stem
@@ -18,7 +19,7 @@ from ..statistics import Pair
 from .class_tables import TABLES, find_table
 from .draw import Oddities, draw
 from .formats import FORMATS, Format
-from .json_files import is_broken, json_files
+from .json_files import is_broken
 from .mask_folders import find_masks, pairs_of, sides_of_lists
 from .report import left_out_lines, report_lines, without_shapes_lines
 from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
@@ -108,7 +109,8 @@ def only_kind(kinds: list[str], where: Path) -> str:
     if len(kinds) > 1:
         raise DataError(f'{where}: could be {" or ".join(kinds)}: choose with --annotations KIND')
     if not kinds:
-        refuse([f'{file}: is cut or no JSON' for file in json_files(where) if is_broken(file)])
+        broken = filter(is_broken, files_at(where, '.json'))
+        refuse([f'{file}: is cut or no JSON' for file in broken])
         names = ', '.join(form.name for form in FORMATS.values())
         raise DataError(
             f'{where}: holds neither masks nor annotations ({names}); name the folder or the file '
