@@ -149,7 +149,13 @@ def test_one_folder_without_masks_is_refused(init, folders, capsys):
     assert 'name the folder or the file of them' in capsys.readouterr().err
 
 
-def test_images_and_masks_that_are_swapped_are_refused(init, capsys):
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_images_and_masks_that_are_swapped_are_refused(init, capsys, suffix):
+    for path in Path('images').iterdir():
+        with Image.open(path) as image:
+            image.convert('RGB').save(path.with_suffix(suffix))
+        if path.suffix != suffix:
+            path.unlink()
     assert main(['init', 'masks', 'images', '--out', 'mine']) == 1
     assert 'are the folders of images and masks swapped?' in capsys.readouterr().err
 
