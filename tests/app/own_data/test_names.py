@@ -111,6 +111,11 @@ def test_a_config_that_is_read_as_something_else_is_removed(here, capsys, monkey
     assert not (here / 'mine' / 'mine.py').exists()
 
 
+def test_folds_are_a_next_command_where_their_lists_are_written(here, capsys):
+    assert main(['init', 'images', 'masks', '--out', 'mine', '--folds', '3']) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ['pspnet', 'folds', 'mine/mine.py']
+
+
 def test_the_next_commands_are_quoted_for_the_shell(here, capsys):
     assert main(['init', 'images', 'masks', '--out', "it's; touch x"]) == 0
     (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith('next:')]
