@@ -96,6 +96,11 @@ def masks_source(
     if table is not None:
         stated = read_table(table)
     pairs = pairs_of(images, masks)
+    unlike = [pair for pair in pairs if pair.image.stem != pair.mask.stem]
+    if unlike:  # numbers alone may be equal by chance
+        tell(
+            f'names that are not equal were paired, such as {unlike[0].image} and {unlike[0].mask}'
+        )
     return Source(images, masks, pairs, stated, sides_of_lists(images, masks, pairs), False)
 
 
