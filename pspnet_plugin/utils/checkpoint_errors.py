@@ -34,6 +34,8 @@ def why_unreadable(
         ), True
     if 'TorchScript' in str(error):
         return 'is a TorchScript program, not a state dict: save its state_dict() instead.', True
+    if path.suffix.lower() == '.onnx':
+        return 'is an exported network: name the .pth file that it was exported from.', True
     protocol = pickle_protocol(path)
     if refused and 3 < protocol <= pickle.HIGHEST_PROTOCOL:
         return (

@@ -118,6 +118,11 @@ def test_a_torchscript_program_is_refused(door, tmp_path):
     refused(door, tmp_path / 'program.pth', r'is a TorchScript program.*state_dict\(\)')
 
 
+def test_an_exported_network_is_refused_with_what_to_name(door, tmp_path):
+    (tmp_path / 'mine.onnx').write_bytes(b'\x08\x08\x12\x07pytorch')
+    refused(door, tmp_path / 'mine.onnx', r'name the \.pth file that it was exported from\.$')
+
+
 # --- what is broken -----------------------------------------------------------------------------
 
 

@@ -43,12 +43,17 @@ MODULES = {
     **{name: name for name in ('predict', 'export', 'plot', 'report', 'folds')},
 }
 EXAMPLES = """\
-examples:
+your own images:
+  pspnet init photos masks --out mine
+  pspnet check mine/mine.py --out grid.png
+  pspnet train mine/mine.py
+  pspnet report mine/mine.py work_dirs/mine/best_mIoU_*.pth --out report.html
+  pspnet predict mine/mine.py work_dirs/mine/best_mIoU_*.pth photos --out predictions
+  pspnet export mine/mine.py work_dirs/mine/best_mIoU_*.pth --out mine.onnx
+
+other configs:
   pspnet config psp_r50_cityscapes --out my_streets.py
   pspnet train my_streets.py
-  pspnet test my_streets.py work_dirs/my_streets/iter_40000.pth
-  pspnet predict my_streets.py work_dirs/my_streets/iter_40000.pth photos --out predictions
-  pspnet export my_streets.py work_dirs/my_streets/iter_40000.pth --out my_streets.onnx
 
   torchrun --nproc_per_node 4 -m pspnet_plugin train CONFIG --launcher pytorch
 
@@ -57,7 +62,12 @@ pspnet COMMAND --help shows the options of a command.
 
 
 # Beginnings of warnings that other packages give about each other.
-NOT_FOR_USERS = (r'(?s).*deprecated', 'The draw is False', 'Detected call of `lr_scheduler')
+NOT_FOR_USERS = (
+    r'(?s).*deprecated',
+    'The draw is False',
+    'Detected call of `lr_scheduler',
+    'For binary segmentation, we suggest',
+)
 INTERRUPTED = 130  # the exit code of what Ctrl-C has ended
 HOW_TO_GO_ON = {
     'train': 'The same command with --resume goes on from the last checkpoint.',

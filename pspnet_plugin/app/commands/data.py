@@ -145,7 +145,8 @@ def run_init(arguments: argparse.Namespace) -> int:
         f'{lacking_line({str(image.pair.image): image.lacking for image in images})}'
         f'{start_of_training(arguments.backbone)}\nwritten: {config}'
     )
-    print(next_steps(('check', config), ('train', config)))
+    folds = [('folds', config)] if arguments.folds else []
+    print(next_steps(('check', config), ('train', config), *folds))
     return 0
 
 

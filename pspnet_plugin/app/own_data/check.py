@@ -21,7 +21,7 @@ from ...errors import ImageError, PspnetPluginError
 from ...transforms.check_labels import values_outside
 from ...utils.datasets import class_info, datasets_of, listed_samples, scope_of, without_pipeline
 from ...utils.text import one_line
-from ..images.drawing import draw_label_map, to_rgb
+from ..images.drawing import draw_label_map, to_rgb, with_legend
 from ..images.reading import orientation_of, read_bytes, require_whole
 from ..training.datasets import LOADERS
 from ..training.settings import setting_problems
@@ -55,7 +55,7 @@ class Found(NamedTuple):
     classes: list[str]  # their names
     problems: list[str]  # a line for each
     lacking: dict[str, float]  # which part of an image has no data, for those that lack some
-    grid: np.ndarray  # some images beside their labels, (H, W, 3) uint8 RGB
+    grid: np.ndarray  # some images over their labels, and a legend, (H, W, 3) uint8 RGB
 
 
 @dataclass
@@ -104,12 +104,11 @@ def check_config(cfg: Config) -> Found:
             pictures.append(over_labels(image, label_map, palette))
     problems += loader_problems(loaded)
     problems += [] if told else doubts
-    pictures = pictures or [np.zeros((1, 1, 3), np.uint8)]
     images = {name: part.images for name, part in loaded.items() if part.images}
     trained = loaded[LOADERS[0]]
     without = 1 - trained.counts.sum() / max(trained.pixels, 1)
     lacking = {path: share for path, share in lacking.items() if share > 0}
-    grid = np.concatenate(pictures, axis=1)
+    grid = with_legend(side_by_side(pictures), classes, palette)
     return Found(images, trained.counts, without, classes, problems, lacking, grid)
 
 
@@ -238,7 +237,7 @@ def crop_too_large(width: int, height: int, pipeline: list) -> str | None:
 
 
 def over_labels(image: np.ndarray, label_map: np.ndarray, palette: list[list[int]]) -> np.ndarray:
-    """An image over its labels, both in squares of ``CELL`` pixels: (2 CELL, CELL, 3) uint8 RGB."""
+    """An image and, below, its labels drawn over it: (2 H, W, 3) uint8 RGB, a side ``CELL``."""
     picture = to_rgb(image)
     longer = max(picture.shape[:2])
     rows, columns = (max(1, round(side * (CELL / longer))) for side in picture.shape[:2])
@@ -248,7 +247,13 @@ def over_labels(image: np.ndarray, label_map: np.ndarray, palette: list[list[int
     labels = label_map[nearest].astype(np.int64)
     labels[(labels < 0) | (labels >= len(palette))] = len(palette)
     palette = [*palette, [0, 0, 0]]  # ignored pixels are black
-    canvas = np.full((2 * CELL, CELL, 3), 255, np.uint8)
-    canvas[:rows, :columns] = picture
-    canvas[CELL : CELL + rows, :columns] = draw_label_map(picture, labels, palette, 0.7)
-    return canvas
+    return np.concatenate([picture, draw_label_map(picture, labels, palette, 0.7)])
+
+
+def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, 3) of several sizes, in squares as high as the highest of them."""
+    height = max((picture.shape[0] for picture in pictures), default=1)
+    sheet = np.full((height, CELL * max(len(pictures), 1), 3), 255, np.uint8)
+    for left, picture in enumerate(pictures):
+        sheet[: picture.shape[0], CELL * left : CELL * left + picture.shape[1]] = picture
+    return sheet

@@ -23,6 +23,8 @@ DOZENS = 24  # more values need a table
 TRACE = 0.00005  # the part of the pixels that is shown as 0.00 %
 # How far from a value JPEG leaves others, and soft edges most of theirs.
 NOISE, EDGE = 4, 16
+BACKGROUND_NAMES = ('background', '_background_', '__background__')  # of labelme too
+GREY = [96, 96, 96]
 FAR = 64  # between two values that are no neighbours
 
 
@@ -80,10 +82,20 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
     return Classes(
         list(table.classes),
         values,
-        [list(value) for value in values] if table.in_colours else spread_colours(len(values)),
+        [list(value) for value in values] if table.in_colours else colours_of(table.classes),
         [counts[value] / labelled for value in values],
         {value: counts[value] / pixels for value in table.ignored if counts[value]},
     )
+
+
+def colours_of(classes: Mapping[str, Value]) -> list[list[int]]:
+    """A colour for each class; a background is grey, so that the others stand out from it."""
+    is_binary = list(classes.values()) == [(0,), (255,)]
+    colours = spread_colours(len(classes))
+    for number, name in enumerate(classes):
+        if name.lower() in BACKGROUND_NAMES or (is_binary and number == 0):
+            colours[number] = GREY
+    return colours
 
 
 def unknown_values(image: ImageStatistics, known: set[Value]) -> list[str]:

@@ -121,7 +121,12 @@ def groups_of(
                 'the scene hardly changes: near-duplicates are those that differ from the median '
                 'image in the same way (--split random takes none together)'
             )
-        summary = f'{len(images) - len(groups)} near-duplicates, which stay on one side'
+        duplicates = len(images) - len(groups)
+        summary = (
+            f'near-duplicates, which stay on one side: {duplicates}'
+            if duplicates
+            else 'no near-duplicates'
+        )
     if choices.group_by is not None:
         of_pattern = groups_by_pattern(images, choices.group_by)
         groups = joined(of_pattern, groups)

@@ -176,10 +176,11 @@ def count_values(mask: Mask, path: Path) -> Counter:
 
 def too_many_values(mask: Mask, path: Path) -> str:
     kind = 'colours' if mask.in_colours else 'values'
-    seems = (
-        'it looks like a photo, or numbers objects; are the folders of images and masks swapped?'
+    losses = remark_on_losses(path)[2:]
+    return (
+        f'holds more than {MOST_VALUES} {kind}: it looks like a photo, or numbers objects; are the '
+        f'folders of images and masks swapped?{losses and f" Otherwise {losses}"}'
     )
-    return f'holds more than {MOST_VALUES} {kind}: {remark_on_losses(path)[2:] or seems}'
 
 
 def remark_on_losses(path: Path) -> str:

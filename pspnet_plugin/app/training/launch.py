@@ -144,7 +144,11 @@ def after_training(config: str, work_dir: Path) -> str:
     if not found and not record.is_file():
         return ''
     files = config, found[-1] if found else record.read_text().strip()
-    return next_steps(('test', *files), ('predict', *files, 'IMAGES', '--out', 'predictions'))
+    return next_steps(
+        ('test', *files),
+        ('report', *files, '--out', 'report.html'),
+        ('predict', *files, 'IMAGES', '--out', 'predictions'),
+    )
 
 
 def options_in(argv: Sequence[str]) -> list[str]:

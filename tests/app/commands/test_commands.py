@@ -224,5 +224,8 @@ def test_long_log_entries_stand_in_the_log_file_alone(tmp_path):
     assert 'Iter(train) [1/1]' in output
     for warning in ('deprecated', 'The draw is False', 'prefix is not set', 'requires_grad=True'):
         assert warning not in output
-    best = tmp_path / 'run' / 'best_mIoU_iter_1.pth'
-    assert f'next:    pspnet test {R50} {shlex.quote(str(best))}' in output.splitlines()[-2]
+    files = f'{R50} {shlex.quote(str(tmp_path / "run" / "best_mIoU_iter_1.pth"))}'
+    test, report, predict = output.splitlines()[-3:]
+    assert test == f'next:    pspnet test {files}'
+    assert report.strip() == f'pspnet report {files} --out report.html'
+    assert predict.strip() == f'pspnet predict {files} IMAGES --out predictions'

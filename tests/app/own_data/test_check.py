@@ -103,7 +103,8 @@ def test_good_data_is_counted_and_drawn(project, capsys):
     assert main(['check', 'mine/mine.py', '--out', 'grid.png']) == 0
     assert 'train_dataloader: 8 images, val_dataloader: 2 images' in capsys.readouterr().out
     with Image.open('grid.png') as grid:
-        assert grid.size == (6 * 256, 2 * 256)
+        height = round(256 * 40 / 56)  # of images of 56 x 40
+        assert grid.size == (6 * 256, 2 * height + 26)  # and a line with the classes
     found = check_config(Config.fromfile('mine/mine.py'))
     names = (project / 'mine' / 'train.txt').read_text().split()
     masks = np.stack([mask_of(int(name)) for name in names])

@@ -149,9 +149,31 @@ def test_one_folder_without_masks_is_refused(init, folders, capsys):
     assert 'name the folder or the file of them' in capsys.readouterr().err
 
 
-def test_images_and_masks_that_are_swapped_are_refused(init, capsys):
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_images_and_masks_that_are_swapped_are_refused(init, capsys, suffix):
+    for path in Path('images').iterdir():
+        with Image.open(path) as image:
+            image.convert('RGB').save(path.with_suffix(suffix))
+        if path.suffix != suffix:
+            path.unlink()
     assert main(['init', 'masks', 'images', '--out', 'mine']) == 1
     assert 'are the folders of images and masks swapped?' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('values', 'table', 'grey'),
+    [
+        ((0, 255), None, [True, False]),
+        ((0, 1, 2), None, [False] * 3),
+        ((0, 1, 2), 'leaf 0\nBackground 1\nroot 2', [False, True, False]),
+        ((0, 1, 2), 'background 1 1 1\nleaf 0 0 0\nroot 2 2 2', [False] * 3),  # has colours
+    ],
+)
+def test_a_background_is_grey_and_the_other_classes_have_colours(init, values, table, grey):
+    code, output = init(saved(lambda mask: np.array(values, np.uint8)[mask % len(values)]), table)
+    assert code == 0, output
+    found = [colour == [96] * 3 for colour in Config.fromfile('mine/mine.py').palette]
+    assert found == grey
 
 
 def values(*numbers, kind=np.uint8):

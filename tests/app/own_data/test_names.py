@@ -110,6 +110,20 @@ def test_a_config_that_is_read_as_something_else_is_removed(here, capsys, monkey
     assert not (here / 'mine' / 'mine.py').exists()
 
 
+@pytest.mark.parametrize('prefix', ['', 'mask_'])
+def test_names_that_were_paired_without_being_equal_are_told(here, capsys, prefix):
+    for path in (here / 'masks').iterdir():
+        path.rename(path.with_name(prefix + path.name))
+    assert init() == 0
+    told = 'paired, such as images/0.png and masks/mask_0.png' in capsys.readouterr().out
+    assert told == bool(prefix)
+
+
+def test_folds_are_a_next_command_where_their_lists_are_written(here, capsys):
+    assert main(['init', 'images', 'masks', '--out', 'mine', '--folds', '3']) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ['pspnet', 'folds', 'mine/mine.py']
+
+
 def test_the_next_commands_are_quoted_for_the_shell(here, capsys):
     assert main(['init', 'images', 'masks', '--out', "it's; touch x"]) == 0
     (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith('next:')]

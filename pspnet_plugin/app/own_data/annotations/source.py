@@ -12,7 +12,7 @@ from rich.progress import track
 
 from ...errors import DataError, refuse
 from ...images.sources import files_at
-from ..classes import IGNORED, Table, read_table
+from ..classes import BACKGROUND_NAMES, IGNORED, Table, read_table
 from ..masks import Value
 from ..scan import path_stem
 from ..statistics import Pair
@@ -24,7 +24,6 @@ from .mask_folders import find_masks, pairs_of, sides_of_lists
 from .report import left_out_lines, report_lines, without_shapes_lines
 from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
 
-BACKGROUND_NAMES = ('background', '_background_', '__background__')  # of labelme too
 IGNORED_NAMES = ('__ignore__',)  # labelme's
 
 
@@ -97,6 +96,9 @@ def masks_source(
     if table is not None:
         stated = read_table(table)
     pairs = pairs_of(images, masks)
+    unlike = next((pair for pair in pairs if pair.image.stem != pair.mask.stem), None)
+    if unlike:  # numbers alone may be equal by chance
+        tell(f'names that are not equal were paired, such as {unlike.image} and {unlike.mask}')
     return Source(images, masks, pairs, stated, sides_of_lists(images, masks, pairs), False)
 
 
