@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -26,8 +27,14 @@ def start_python(*arguments: object, cwd: Path | None = None, **options) -> subp
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''},
+        preexec_fn=heed_ctrl_c if os.name == 'posix' else None,
         **options,
     )
+
+
+def heed_ctrl_c() -> None:
+    """As in a terminal: what a shell starts in the background ignores Ctrl-C, with all below it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_python(*arguments: object, cwd: Path | None = None) -> tuple[int, str]:

@@ -93,9 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int | str | None:
         if command not in COMMANDS:
             return _run(argv)
         _ignore_warnings_of_others()
-        logging.raiseExceptions = False  # a log on a full disk: what else is written there says it
         importlib.import_module('pspnet_plugin.registered')
-        with _importable(os.getcwd()):  # as with python -m
+        with _importable(os.getcwd()), _quiet_logs():
             return _run(argv)
     except (Exception, KeyboardInterrupt) as error:
         if _began_with_ctrl_c(error):
@@ -106,6 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int | str | None:
             raise
         print(f'error: {_told(error)}', file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """A log on a full disk prints no tracebacks: what else is written there says it."""
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
 
 
 def _run(argv: list[str]) -> int | str | None:
