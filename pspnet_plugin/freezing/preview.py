@@ -24,7 +24,7 @@ from .enforce import first_names
 from .hook import LayerFreezeHook, plan_run
 from .optimizer import fit_groups, lr_histories, restore_scheduled_lr, scale_lr
 from .schedule import RunLength, Timeline
-from .selection import SelectionError, find_stages
+from .selection import SelectionError, select, stage_patterns
 
 # Iterations that a preview looks at besides those around transitions.
 COLUMNS = 400
@@ -139,18 +139,16 @@ def parts_of(model: nn.Module) -> dict[str, dict[str, int]]:
     parts: dict[str, dict[str, int]] = {}
     for child, module in model.named_children():
         try:
-            stem, stages = find_stages(module)
+            patterns = stage_patterns(model, child)
         except SelectionError:
-            stem, stages = [], []
-        titles = [f'{child} stem', *(f'{child}.stages[{i}]' for i in range(len(stages)))]
-        owner = {
-            f'{child}.{name}': title
-            for title, members in zip(titles, [stem, *stages])
-            for name in members
+            patterns = []
+        titles = {
+            name: pattern.replace('.stages[:0]', ' stem')
+            for pattern in patterns
+            for name in select(model, [pattern])
         }
         for name, parameter in module.named_parameters(prefix=child):
-            part = next((owner[o] for o in owner if f'{name}.'.startswith(f'{o}.')), child)
-            parts.setdefault(part, {})[name] = parameter.numel()
+            parts.setdefault(titles.get(name, child), {})[name] = parameter.numel()
     return parts
 
 
