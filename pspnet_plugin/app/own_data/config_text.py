@@ -179,12 +179,8 @@ def channel_statistics(images: Sequence[ImageStatistics]) -> tuple[list[float], 
     if len(mean) == 3:  # read as BGR, turned to RGB by the preprocessor
         mean, std = mean[::-1], std[::-1]
     std = np.where(std > 0, std, 1)
-    return [six_digits(m) for m in mean], [six_digits(s) for s in std]
-
-
-def six_digits(value: float) -> float:
-    """A number in any unit, as it is to be written."""
-    return float(f'{value:.6g}')
+    # Six digits, as the values may have any unit.
+    return [float(f'{m:.6g}') for m in mean], [float(f'{s:.6g}') for s in std]
 
 
 def crop_size(shorter_side: int) -> tuple[int, int]:
