@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,17 +35,6 @@ def build(**config) -> nn.Module:
 def timm_backbone(name: str, **options) -> nn.Module:
     """A network of timm with random weights, as a backbone of MMSegmentation."""
     return build(type='TIMMBackbone', model_name=name, pretrained=False, **options)
-
-
-def mmpretrain_classifier(backbone: dict, in_channels: int, **parts) -> nn.Module:
-    """A classifier of MMPretrain with its own backbone; ``parts`` are other ones than the usual."""
-    importlib.import_module('mmpretrain.models')  # registers it
-    usual = {
-        'neck': {'type': 'GlobalAveragePooling'},
-        'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': in_channels},
-    }
-    config = {'type': 'mmpretrain.ImageClassifier', 'backbone': backbone, **usual, **parts}
-    return MODELS.build(config)
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ ANTI_ALIASED = re.compile(r'resnet(?:aa|blur)\d+[a-z]*')
 OTHER_HRNETS = r'(?:^|\.)(?:incre_modules|increase_layers|(?:|keypoint_|bbox_|rpn_)head)\.'
 # What contract_dilation is in the dilated ResNets that come in these layouts.
 CONTRACTIONS = {'torchvision-segmentation': True, 'semseg': False, 'smp': False}
+OTHER_PADDING = r'(?:legacy_)?xception|inception_(?:v4|resnet_v2)'
 STANDARDIZED = re.compile(r'Std|WS')  # StdConv2d, ScaledStdConv2d, ConvAWS2d
 # Height and width of the images on which a module is tried; some networks take one size alone.
 EXAMPLE_SIZES = (64, 224, 240, 256, 384, 512)
@@ -161,6 +162,11 @@ LOOKALIKES = (
         '{pair.own} does not',
         "Set model_name='tf_{pair.own}' in the backbone, or say min_coverage=1 if the encoder was "
         "'tu-{pair.own}'.",
+    ),
+    Lookalike(
+        lambda p: re.match(OTHER_PADDING, p.own) and p.from_smp(r'(?!model\.)'),
+        'segmentation_models.pytorch pads its convolutions, and {pair.own} does not',
+        f'Take weights of timm, {ANYWAY}',
     ),
     Lookalike(
         lambda p: _is_bilinear(p.module) and p.has(OTHER_HRNETS),

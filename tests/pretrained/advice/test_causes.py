@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import re
 
+import mmpretrain.models  # noqa: F401  registers the classifiers
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
+from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 from torchvision.models import detection, segmentation
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
-from tests.helpers.networks import build, content_of, empty, mmpretrain_classifier, saved
+from tests.helpers.networks import build, content_of, empty, saved
 from tests.helpers.semseg_network import SemsegPSPNet50
 
 NO_WEIGHTS = {'weights': None, 'weights_backbone': None}
 
 
-def of_mmpretrain(kind: str, depth: int) -> nn.Module:
-    with torch.device('cpu'):  # it computes with values while it builds
-        return mmpretrain_classifier({'type': kind, 'depth': depth}, 512)
+def mmpretrain_classifier(**backbone) -> nn.Module:
+    head = {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 512}
+    config = {'type': 'mmpretrain.ImageClassifier', 'backbone': backbone, 'head': head}
+    # It computes with values while it builds.
+    with torch.device('cpu'):
+        return MMENGINE_MODELS.build(config)
 
 
 LAYOUTS = {
@@ -30,9 +35,9 @@ LAYOUTS = {
     'semseg': lambda: nn.ModuleDict({'module': SemsegPSPNet50(classes=19)}),
     'moco': lambda: nn.ModuleDict({'encoder_q': torchvision.models.resnet50()}),
     'smp': lambda: smp.Unet('resnet34', encoder_weights=None),
-    'mmpretrain': lambda: of_mmpretrain('ResNet', 18),
-    'mmpretrain v1c': lambda: of_mmpretrain('ResNetV1c', 50),
-    'mmpretrain v1d': lambda: of_mmpretrain('ResNetV1d', 50),
+    'mmpretrain': lambda: mmpretrain_classifier(type='ResNet', depth=18),
+    'mmpretrain v1c': lambda: mmpretrain_classifier(type='ResNetV1c', depth=50),
+    'mmpretrain v1d': lambda: mmpretrain_classifier(type='ResNetV1d', depth=50),
 }
 
 

@@ -21,7 +21,6 @@ from tests.helpers.networks import (
     empty,
     features_of,
     image,
-    mmpretrain_classifier,
     outputs_of,
     randomized,
     saved,
@@ -156,9 +155,16 @@ HRNET_STAGES = {
 def hrnet_of(library: str):
     if library in ('timm', 'mmpose'):
         return timm.create_model('hrnet_w18_small')
-    fusing = {'neck': {'type': 'HRFuseScales', 'in_channels': (16, 32, 64, 128)}}
-    backbone = {'type': 'HRNet', 'extra': HRNET_STAGES}
-    return mmpretrain_classifier(backbone, 2048, **(fusing if library == 'mmpretrain' else {}))
+    return MMENGINE_MODELS.build(
+        {
+            'type': 'mmpretrain.ImageClassifier',
+            'backbone': {'type': 'HRNet', 'extra': HRNET_STAGES},
+            'neck': {'type': 'HRFuseScales', 'in_channels': (16, 32, 64, 128)}
+            if library == 'mmpretrain'
+            else {'type': 'GlobalAveragePooling'},
+            'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 2048},
+        }
+    )
 
 
 @pytest.mark.parametrize('library', ['timm', 'mmpretrain', 'mmpretrain, pooled', 'mmpose'])
@@ -193,6 +199,29 @@ def test_hrnets_of_segmentation_models_are_taken(tmp_path):
 # --- other paddings -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ('encoder', 'model_name'),
+    [
+        ('xception', 'legacy_xception'),
+        ('inceptionv4', 'inception_v4'),
+        ('inceptionresnetv2', 'inception_resnet_v2'),
+    ],
+)
+def test_smps_networks_of_another_padding_than_timms_are_refused(tmp_path, encoder, model_name):
+    network = randomized(smp.Unet(encoder, encoder_weights=None, decoder_channels=(8,) * 5))
+    file = saved(network, tmp_path / 'weights.pth')
+    ours = timm_backbone(model_name)
+    with pytest.raises(PretrainedWeightsError, match=r'pads its convolutions, and .*min_coverage'):
+        load_pretrained(ours, file)
+    assert load_pretrained(ours, file, min_coverage=1).coverage == 1
+    theirs = network.encoder.double()(image(size=96))[-1]
+    last = features_of(ours, image(size=96))[-1]
+    # Other paddings make maps of another size.
+    assert last.shape != theirs.shape or difference([last], [theirs]) > 1e-2
+    own = saved(timm.create_model(model_name), tmp_path / 'own.pth')
+    assert load_pretrained(ours, own).coverage == 1
+
+
 def test_smps_mobilenetv3_goes_into_the_network_that_pads_as_it_does(tmp_path):
     network = randomized(
         smp.Unet('timm-mobilenetv3_small_100', encoder_weights=None, decoder_channels=(8,) * 5)
@@ -211,8 +240,14 @@ def test_smps_mobilenetv3_goes_into_the_network_that_pads_as_it_does(tmp_path):
 @pytest.mark.parametrize(('arch', 'channels'), [('small', 576), ('large', 960)])
 def test_mmpretrains_mobilenetv3_is_refused_by_mmsegmentations(tmp_path, arch, channels):
     head = {'type': 'StackedLinearClsHead', 'num_classes': 5, 'mid_channels': [8]}
-    head.update(in_channels=channels, act_cfg={'type': 'HSwish'})
-    network = mmpretrain_classifier({'type': 'MobileNetV3', 'arch': arch}, channels, head=head)
+    network = MMENGINE_MODELS.build(
+        {
+            'type': 'mmpretrain.ImageClassifier',
+            'backbone': {'type': 'MobileNetV3', 'arch': arch},
+            'neck': {'type': 'GlobalAveragePooling'},
+            'head': {**head, 'in_channels': channels, 'act_cfg': {'type': 'HSwish'}},
+        }
+    )
     file = saved({'state_dict': randomized(network).state_dict()}, tmp_path / 'weights.pth')
     ours = build(type='MobileNetV3', arch=arch)
     message = "pads as PyTorch does.*type='mmpretrain.MobileNetV3'.*min_coverage=1"
@@ -249,6 +284,13 @@ def test_stems_that_standardize_their_weights_answer_grey_otherwise_and_are_refu
     assert difference(features_of(ours, grey.expand(-1, channels, -1, -1)), theirs) > 1e-2
     # Another order of the colours is the same network.
     assert load_pretrained(rgb, file, first_conv={'channels': ['B', 'G', 'R']}).coverage == 1
-    as_saved = timm_backbone(name, out_indices=(0,))
-    load_pretrained(as_saved, file)
-    assert difference(features_of(rgb, image().flip(1)), features_of(as_saved, image())) < 1e-5
+    assert (
+        difference(features_of(rgb, image().flip(1)), features_of(rgb_again(name, file), image()))
+        < 1e-5
+    )
+
+
+def rgb_again(name: str, file: str):
+    network = timm_backbone(name, out_indices=(0,))
+    load_pretrained(network, file)
+    return network

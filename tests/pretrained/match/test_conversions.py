@@ -32,7 +32,6 @@ from tests.helpers.networks import (
     features_of,
     image,
     logits_of,
-    mmpretrain_classifier,
     outputs_of,
     randomized,
     saved,
@@ -182,11 +181,23 @@ def test_the_real_imagenet_weights_of_efficientnet_lite0_give_the_same_features(
     [('ResNet', 'mmpretrain'), ('ResNetV1c', 'mmpretrain'), ('ResNetV1d', 'mmpretrain-v1d')],
 )
 def test_mmpretrain_classifiers_give_the_same_features(tmp_path, backbone, conversion):
-    config = {'type': backbone, 'depth': 50, 'out_indices': (0, 1, 2, 3)}
-    network = randomized(mmpretrain_classifier(config, 2048))
-    content = {'meta': {}, 'state_dict': network.state_dict()}
-    ours = build(type=backbone, depth=50)
-    check(tmp_path, network.backbone, STAGES, ours, conversion, content)
+    network = MMENGINE_MODELS.build(
+        {
+            'type': 'mmpretrain.ImageClassifier',
+            'backbone': {'type': backbone, 'depth': 50, 'out_indices': (0, 1, 2, 3)},
+            'neck': {'type': 'GlobalAveragePooling'},
+            'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 2048},
+        }
+    )
+    randomized(network)
+    check(
+        tmp_path,
+        network.backbone,
+        STAGES,
+        build(type=backbone, depth=50),
+        conversion,
+        content={'meta': {}, 'state_dict': network.state_dict()},
+    )
 
 
 @pytest.mark.parametrize('prefix', ['encoder_q.', 'module.encoder_q.'])
