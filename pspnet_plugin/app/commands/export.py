@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
-from ...utils.config_files import read_config
+from ...utils.config_files import read_config, shipped
 from ..export.settings import DTYPES, OUTPUTS, SUFFIXES
 from .configs import add_config_arguments
+
+# The scripts that run a file which takes pixels and gives labels or probabilities.
+EXAMPLES = {'onnx': 'onnxruntime_predict.py', 'openvino': 'openvino_predict.py'}
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -92,4 +96,8 @@ def run_export(arguments: argparse.Namespace) -> int:
         arguments.val_images,
     )
     print('\n'.join(report.lines()))
+    if settings.to in EXAMPLES and settings.normalize and settings.output != 'logits':
+        script = shipped('examples') / EXAMPLES[settings.to]
+        words = 'python', str(script), str(arguments.out), 'IMAGE', 'labels.png'
+        print(f'next:    {shlex.join(words)}')
     return 0

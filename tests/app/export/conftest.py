@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +42,10 @@ def exported(
     config.dump(folder / 'config.py')
     path = folder / f'labels{SUFFIXES[to]}'
     files = [str(folder / 'config.py'), str(checkpoint), '--out', str(path)]
-    assert main(['export', *files, '--normalize', '--output', output, '--to', to, *words]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert main(['export', *files, '--normalize', '--output', output, '--to', to, *words]) == 0
+    shown = re.search(r'^next: +python (\S+) \S+ IMAGE labels.png$', told.getvalue(), re.M)
+    assert Path(shown.group(1)).is_file() if shown else to == 'torch-export'
     return Exported(config, checkpoint, path)
 
 
