@@ -27,8 +27,8 @@ class ChannelsLastHook(Hook):
     """Keeps weights of 2-d convolutions channels-last, and with them every feature map.
 
     A model whose first step of a kind fails becomes contiguous and does the step again, as if the
-    step had not begun; one warning says why. A model with instance norm stays contiguous on a CPU,
-    where PyTorch's gradients of a single channels-last image are wrong, see docs/compat.md.
+    step had not begun; one warning says why. A model stays contiguous on a CPU where it has layers
+    whose channels-last gradients PyTorch computes wrong or not at all, see docs/compat.md.
 
     Args:
         enabled: False adds nothing to the run, also where every run has this hook.
@@ -46,12 +46,10 @@ class ChannelsLastHook(Hook):
         """Start anew with another run."""
         self._format, self._tried = torch.channels_last, set()
         watch_loops(runner)
-        if self.enabled and _has_instance_norm_on_cpu(runner.model):
+        defect = _defect_on_cpu(runner.model) if self.enabled else ''
+        if defect:
             self._format = torch.contiguous_format
-            runner.logger.info(
-                'ChannelsLastHook leaves the model contiguous: on a CPU, PyTorch computes wrong '
-                'gradients of instance norm for single images that are channels-last.'
-            )
+            runner.logger.info(f'ChannelsLastHook leaves the model contiguous: {defect}')
 
     # Not in before_run: random initialization fills weights in the order of their memory, so the
     # same seed would give other weights.
@@ -166,6 +164,27 @@ class KeepMemoryHook(Hook):
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
 
 
-def _has_instance_norm_on_cpu(model: nn.Module) -> bool:
-    on_cpu = all(parameter.device.type == 'cpu' for parameter in model.parameters())
-    return on_cpu and any(isinstance(module, _InstanceNorm) for module in model.modules())
+def _defect_on_cpu(model: nn.Module) -> str:
+    """What PyTorch does wrong in channels-last layers of ``model`` on a CPU, '' if nothing."""
+    if any(parameter.device.type != 'cpu' for parameter in model.parameters()):
+        return ''
+    if any(isinstance(module, _InstanceNorm) for module in model.modules()):
+        return (
+            'on a CPU, PyTorch computes wrong gradients of instance norm for single images that '
+            'are channels-last.'
+        )
+    if any(map(_is_narrow_and_strided, model.modules())):
+        return (
+            'on a CPU, the gradient of a channels-last 1 x 1 convolution with stride 2 and fewer '
+            'than 16 channels may end the process.'
+        )
+    return ''
+
+
+def _is_narrow_and_strided(module: nn.Module) -> bool:
+    """Whether oneDNN writes past its memory for some batches that do not divide by the threads."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and (module.kernel_size, module.stride, module.groups) == ((1, 1), (2, 2), 1)
+        and module.in_channels < 16
+    )

@@ -477,6 +477,20 @@ def test_instance_norm_trains_the_same_with_the_hook(tmp_path, activation, image
     torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(('channels', 'stride'), [(8, 2), (16, 2), (8, 1)])
+def test_narrow_strided_convolutions_stay_contiguous(tmp_path, channels, stride):
+    class Narrow(TinyModel):
+        def __init__(self):
+            super().__init__()
+            self.shortcut = nn.Conv2d(channels, 4, 1, stride)  # PyTorch's gradient may crash
+            self.shortcut.requires_grad_(False)
+
+    runner = build_runner(tmp_path, [ChannelsLastHook()], Narrow())
+    runner.train()
+    layout = torch.contiguous_format if (channels, stride) == (8, 2) else torch.channels_last
+    assert runner.model.conv.weight.is_contiguous(memory_format=layout)
+
+
 class ContiguousOnly(TinyModel):
     """Changes statistics and draws random numbers before it fails."""
 
