@@ -78,7 +78,9 @@ class Prediction:
         """The label map as a Pillow image, up to 255 classes with their colours as its palette."""
         picture = Image.fromarray(self.label_map)
         if self.label_map.dtype == np.uint8:
-            picture.putpalette([part for colour in self.palette for part in colour])
+            colours = [part for colour in self.palette for part in colour]
+            # With fewer than 17 of them Pillow would write fewer bits, and 255 as 1, 3 or 15.
+            picture.putpalette(colours + [0] * (3 * 256 - len(colours)))
         return picture
 
     def __repr__(self) -> str:

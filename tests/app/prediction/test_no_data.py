@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import warnings
 
 import numpy as np
@@ -108,6 +109,19 @@ def test_arrays_with_nan_are_predicted_alike(trained, scene, window):
     assert not found.probabilities[:, ~has_data].any()
     np.testing.assert_allclose(found.probabilities[:, has_data].sum(0), 1, atol=1e-5)
     assert found.counts.sum() == has_data.sum()
+
+
+@pytest.mark.parametrize('classes', [2, 4, 16, 17])
+def test_pixels_without_data_are_255_in_files_of_few_classes_too(trained, scene, tmp_path, classes):
+    model = init_model(*trained('LoadRaster'), device='cpu')
+    pixels, has_data = spoiled(scene, np.nan)
+    (found,) = predict(model, pixels)
+    expected = np.where(has_data, found.label_map % classes, 255).astype(np.uint8)
+    palette = found.palette[:classes]
+    dataclasses.replace(found, label_map=expected, palette=palette).save(tmp_path / 'labels.png')
+    with Image.open(tmp_path / 'labels.png') as labels:
+        np.testing.assert_array_equal(np.asarray(labels), expected)
+        assert labels.getpalette()[: 3 * classes] == [part for rgb in palette for part in rgb]
 
 
 def test_black_is_no_data_only_where_all_bands_are_black(tmp_path):
