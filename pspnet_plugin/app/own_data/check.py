@@ -54,7 +54,7 @@ class Found(NamedTuple):
     ignored: float  # which part of the pixels of the training images has no class, 0 to 1
     classes: list[str]  # their names
     problems: list[str]  # a line for each
-    lacking: dict[str, float]  # which part of an image has no data, for those that lack some
+    lacking: dict[str, float]  # which part of each image has no data, 0 to 1
     grid: np.ndarray  # some images over their labels, and a legend, (H, W, 3) uint8 RGB
 
 
@@ -107,7 +107,6 @@ def check_config(cfg: Config) -> Found:
     images = {name: part.images for name, part in loaded.items() if part.images}
     trained = loaded[LOADERS[0]]
     without = 1 - trained.counts.sum() / max(trained.pixels, 1)
-    lacking = {path: share for path, share in lacking.items() if share > 0}
     grid = with_legend(side_by_side(pictures), classes, palette)
     return Found(images, trained.counts, without, classes, problems, lacking, grid)
 
