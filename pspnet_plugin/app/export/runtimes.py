@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...compat import old_torch
+from ...compat.shape_bounds import bounds_kept
 from .network import ExportedNetwork
 from .settings import ExportError
 
@@ -85,7 +86,7 @@ def write_onnx(network: ExportedNetwork, example: Tensor, metadata: Meta, path: 
         options['dynamic_axes'] = None if settings.size else {INPUT: OPEN}
         if HAS_DYNAMO_EXPORTER:
             options['dynamo'] = False
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), bounds_kept():
         torch.onnx.export(network, (example,), str(path), **options)
     model = onnx.load(path, load_external_data=False)
     written = max(opset.version for opset in model.opset_import if not opset.domain)
@@ -193,7 +194,7 @@ def write_program(network: ExportedNetwork, example: Tensor, metadata: Meta, pat
             f'--to torch-export needs torch 2.7 or later, here is {torch.__version__}: use --to '
             'onnx.'
         )
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), bounds_kept():
         dims = dict.fromkeys(OPEN, torch.export.Dim.DYNAMIC)
         shapes = None if network.settings.size else (dims,)
         program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
