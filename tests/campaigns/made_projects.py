@@ -219,7 +219,7 @@ def _run(project: Project, init: list[str]) -> str:
         return refused
     (config,) = Path(project.out).glob('*.py')
     text = config.read_text(encoding='utf-8')  # no download
-    config.write_text(re.sub("(?m)^pretrained = .*", 'pretrained = None', text), encoding='utf-8')
+    config.write_text(re.sub('(?m)^pretrained = .*', 'pretrained = None', text), encoding='utf-8')
     if refused := step('check', str(config)):
         return refused
     if refused := step('train', str(config), '--work-dir', 'run'):

@@ -13,7 +13,6 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from ...errors import PspnetPluginError
-from ...freezing.preview import as_table, draw, preview
 from ...pretrained.errors import PretrainedWeightsError
 from ...pretrained.hook import find_module
 from ...pretrained.load import load_pretrained
@@ -23,6 +22,7 @@ from ...utils.config_files import config_names, read_config
 from ...utils.datasets import scope_of
 from ...utils.files import write_text
 from ...utils.text import one_line, without_warnings_of_mmseg
+from ..reports.preview import as_table, draw, preview
 
 
 class KeyValueAction(DictAction):

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from ...errors import PspnetPluginError
-from ...freezing.preview import Preview, draw_timeline, freezes_layers, preview
 from ...utils.text import one_line
 from ..images.fonts import drawable, families_of
+from .preview import Preview, draw_timeline, freezes_layers, preview
 
 CURVES = {'loss': 'loss', 'mIoU': 'mIoU (%)', 'lr': 'learning rate'}
 STYLES = '-', '--', ':', '-.'

@@ -9,8 +9,8 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.reports.preview import PreviewError, as_table, draw, parts_of, preview
 from pspnet_plugin.freezing import LayerFreezeHook
-from pspnet_plugin.freezing.preview import PreviewError, as_table, draw, parts_of, preview
 from tests.helpers.freezing_runs import Net, under, watch
 from tests.helpers.processes import ROOT
 

@@ -17,14 +17,14 @@ from rich import box
 from rich.table import Table
 from torch import nn
 
-from ..errors import PspnetPluginError
-from ..utils.config_tree import kind_of
-from ..utils.text import near_misses, table_as_text
-from .enforce import first_names
-from .hook import LayerFreezeHook, plan_run
-from .optimizer import fit_groups, lr_histories, restore_scheduled_lr, scale_lr
-from .schedule import RunLength, Timeline
-from .selection import SelectionError, select, stage_patterns
+from ...errors import PspnetPluginError
+from ...freezing.enforce import first_names
+from ...freezing.hook import LayerFreezeHook, plan_run
+from ...freezing.optimizer import fit_groups, lr_histories, restore_scheduled_lr, scale_lr
+from ...freezing.schedule import RunLength, Timeline
+from ...freezing.selection import SelectionError, select, stage_patterns
+from ...utils.config_tree import kind_of
+from ...utils.text import near_misses, table_as_text
 
 # Iterations that a preview looks at besides those around transitions.
 COLUMNS = 400
