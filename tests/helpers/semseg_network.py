@@ -51,19 +51,19 @@ class PyramidPooling(nn.Module):
 class SemsegPSPNet50(nn.Module):
     """Logits of the main and the auxiliary classifier at the resolution of the features."""
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, width: int = 64):
         super().__init__()
         stem = _conv_bn(3, 64, kernel_size=3, stride=2, padding=1)
         stem += _conv_bn(64, 64, kernel_size=3, padding=1)
         stem += _conv_bn(64, 128, kernel_size=3, padding=1)
         self.layer0 = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1))
-        self.layer1 = _stage(128, 64, 3, stride=1, dilation=1)
-        self.layer2 = _stage(256, 128, 4, stride=2, dilation=1)
-        self.layer3 = _stage(512, 256, 6, stride=1, dilation=2)
-        self.layer4 = _stage(1024, 512, 3, stride=1, dilation=4)
-        self.ppm = PyramidPooling(2048)
-        self.cls = _classifier(4096, 512, classes)
-        self.aux = _classifier(1024, 256, classes)
+        self.layer1 = _stage(128, width, 3, stride=1, dilation=1)
+        self.layer2 = _stage(4 * width, 2 * width, 4, stride=2, dilation=1)
+        self.layer3 = _stage(8 * width, 4 * width, 6, stride=1, dilation=2)
+        self.layer4 = _stage(16 * width, 8 * width, 3, stride=1, dilation=4)
+        self.ppm = PyramidPooling(32 * width)
+        self.cls = _classifier(64 * width, 8 * width, classes)
+        self.aux = _classifier(16 * width, 4 * width, classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         third = self.layer3(self.layer2(self.layer1(self.layer0(x))))

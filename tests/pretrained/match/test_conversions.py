@@ -20,7 +20,9 @@ import timm
 import torch
 import torchvision
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from torchvision.models import detection, segmentation
+from torchvision.models import detection, resnet, segmentation
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from pspnet_plugin.pretrained import LoadReport, PretrainedWeightsError, load_pretrained
 from pspnet_plugin.pretrained.match.conversions import CONVERSIONS
@@ -67,28 +69,61 @@ def check(tmp_path, network, layers, backbone, conversion, content=None, size=64
     return report
 
 
-RESNET18, RESNET50 = {'type': 'ResNet', 'depth': 18}, {'type': 'ResNet', 'depth': 50}
-RESNEXT50 = {'type': 'ResNeXt', 'depth': 50, 'groups': 32, 'base_width': 4}
-WIDE_RESNET50 = {'type': 'TIMMBackbone', 'model_name': 'wide_resnet50_2', 'pretrained': False}
-DILATED = {'replace_stride_with_dilation': [False, True, True]}
+class NarrowResNet(resnet.ResNet):
+    """torchvision's network with an eighth of the channels behind its stem."""
+
+    def _make_layer(self, block, planes, *args, **options):
+        return super()._make_layer(block, planes // 8, *args, **options)
+
+
+def torchvision_resnet(depth: int, num_classes: int = 5, **options) -> NarrowResNet:
+    block, layers = {
+        18: (resnet.BasicBlock, [2, 2, 2, 2]),
+        50: (resnet.Bottleneck, [3, 4, 6, 3]),
+    }[depth]
+    network = NarrowResNet(block, layers, **options)
+    network.fc = torch.nn.Linear(network.inplanes, num_classes)
+    return network
+
+
+WIDTHS = (8, 16, 32, 64)
+NARROW = {'base_channels': 8}
+RESNET18 = {'type': 'ResNet', 'depth': 18, **NARROW}
+RESNET50 = {**RESNET18, 'depth': 50}
+FULL_RESNET18 = {'type': 'ResNet', 'depth': 18}
+DILATED = {**RESNET50_D8, **NARROW}
+RESNEXT50 = {**RESNET50, 'type': 'ResNeXt', 'groups': 4, 'base_width': 4}
+WIDE_RESNET50 = {
+    **{'type': 'TIMMBackbone', 'model_name': 'wide_resnet50_2', 'pretrained': False},
+    'channels': WIDTHS,
+}
+AS_DILATED = {'replace_stride_with_dilation': [False, True, True]}
 
 
 @pytest.mark.parametrize(
     ('make', 'config', 'conversion'),
     [
-        (torchvision.models.resnet18, RESNET18, 'torchvision-resnet'),
-        (torchvision.models.resnext50_32x4d, RESNEXT50, 'torchvision-resnet'),
-        (torchvision.models.wide_resnet50_2, WIDE_RESNET50, 'torchvision-resnet'),
-        (partial(torchvision.models.resnet50, **DILATED), RESNET50_D8, 'torchvision-resnet'),
-        (partial(timm.create_model, 'resnet50'), RESNET50, 'torchvision-resnet'),
+        (partial(torchvision_resnet, 18), RESNET18, 'torchvision-resnet'),
         (
-            partial(timm.create_model, 'resnet50d'),
-            {'type': 'ResNetV1d', 'depth': 50},
+            partial(torchvision_resnet, 50, groups=4, width_per_group=32),
+            RESNEXT50,
+            'torchvision-resnet',
+        ),
+        (
+            partial(torchvision_resnet, 50, width_per_group=128),
+            WIDE_RESNET50,
+            'torchvision-resnet',
+        ),
+        (partial(torchvision_resnet, 50, **AS_DILATED), DILATED, 'torchvision-resnet'),
+        (partial(timm.create_model, 'resnet50', channels=WIDTHS), RESNET50, 'torchvision-resnet'),
+        (
+            partial(timm.create_model, 'resnet50d', channels=WIDTHS),
+            {**RESNET50, 'type': 'ResNetV1d'},
             'timm-deep-stem',
         ),
         (
-            partial(timm.create_model, 'resnet50c'),
-            {'type': 'ResNetV1c', 'depth': 50},
+            partial(timm.create_model, 'resnet50c', channels=WIDTHS),
+            {**RESNET50, 'type': 'ResNetV1c'},
             'timm-deep-stem',
         ),
     ],
@@ -98,16 +133,18 @@ def test_resnets_of_torchvision_and_timm_give_the_same_features(tmp_path, make, 
 
 
 def test_the_backbone_inside_a_torchvision_segmentation_model_is_found(tmp_path):
-    network = randomized(segmentation.fcn_resnet50(weights=None, weights_backbone=None))
+    body = IntermediateLayerGetter(torchvision_resnet(50, **AS_DILATED), {'layer4': 'out'})
+    network = randomized(segmentation.FCN(body, segmentation.fcn.FCNHead(256, 3)))
     layers = [f'backbone.{stage}' for stage in STAGES]
-    report = check(tmp_path, network, layers, build(**RESNET50_D8), 'torchvision-segmentation')
+    report = check(tmp_path, network, layers, build(**DILATED), 'torchvision-segmentation')
     assert 'classifier.0.weight' in report.unexpected
 
 
 def test_the_backbone_inside_a_torchvision_detection_model_is_found(tmp_path):
-    network = randomized(
-        detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
-    )
+    body = torchvision_resnet(50, norm_layer=torchvision.ops.FrozenBatchNorm2d)
+    levels = {stage: str(number) for number, stage in enumerate(STAGES)}
+    pyramid = BackboneWithFPN(body, levels, [4 * width for width in WIDTHS], out_channels=8)
+    network = randomized(detection.FasterRCNN(pyramid, num_classes=3))
     body, content = network.backbone.body, network.state_dict()
     check(tmp_path, body, STAGES, build(**RESNET50), 'torchvision-detection', content)
 
@@ -125,15 +162,12 @@ TINY_SWIN = {'embed_dim': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2),
         ('regnetz_b16', {}, 'timm-features'),
         ('mobilenetv3_small_050', {}, 'same-names'),
         ('regnety_002', {}, 'same-names'),
-        ('resnetaa50d', {}, 'same-names'),
-        ('resnetblur18', {}, 'torchvision-resnet'),
+        ('resnetaa50d', {'channels': WIDTHS}, 'same-names'),
+        ('resnetblur18', {'channels': WIDTHS}, 'torchvision-resnet'),
         ('vit_tiny_patch16_224', {'img_size': 64}, 'same-names'),
     ],
 )
-@pytest.mark.parametrize('prefix', ['', 'module.'])
-def test_timm_models_give_the_same_features_in_a_timm_backbone(
-    tmp_path, name, options, conversion, prefix
-):
+def test_timm_models_give_the_same_features_in_a_timm_backbone(tmp_path, name, options, conversion):
     network = randomized(timm.create_model(name, **options))
     file = saved(network, tmp_path / 'weights.pth')
     # timm's own way from a classifier's file to a feature extractor.
@@ -141,10 +175,13 @@ def test_timm_models_give_the_same_features_in_a_timm_backbone(
     own = timm.create_model(
         name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay, **options
     )
-    backbone = randomized(timm_backbone(name, **options), seed=9)
-    report = load_pretrained(backbone, saved(under(prefix, network), tmp_path / 'prefixed.pth'))
-    assert (report.conversion, report.prefix) == (conversion, prefix)
-    prove(report, features_of(backbone, image()), features_of(own, image()))
+    theirs = features_of(own, image())
+    backbone = timm_backbone(name, **options)
+    for prefix in ('', 'module.'):
+        content = saved(under(prefix, network), tmp_path / 'prefixed.pth')
+        report = load_pretrained(randomized(backbone.float(), seed=9), content)
+        assert (report.conversion, report.prefix) == (conversion, prefix)
+        prove(report, features_of(backbone, image()), theirs)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +221,9 @@ def test_mmpretrain_classifiers_give_the_same_features(tmp_path, backbone, conve
     network = MMENGINE_MODELS.build(
         {
             'type': 'mmpretrain.ImageClassifier',
-            'backbone': {'type': backbone, 'depth': 50, 'out_indices': (0, 1, 2, 3)},
+            'backbone': {'type': backbone, 'depth': 50, 'out_indices': (0, 1, 2, 3), **NARROW},
             'neck': {'type': 'GlobalAveragePooling'},
-            'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 2048},
+            'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 256},
         }
     )
     randomized(network)
@@ -194,7 +231,7 @@ def test_mmpretrain_classifiers_give_the_same_features(tmp_path, backbone, conve
         tmp_path,
         network.backbone,
         STAGES,
-        build(type=backbone, depth=50),
+        build(type=backbone, depth=50, **NARROW),
         conversion,
         content={'meta': {}, 'state_dict': network.state_dict()},
     )
@@ -202,8 +239,8 @@ def test_mmpretrain_classifiers_give_the_same_features(tmp_path, backbone, conve
 
 @pytest.mark.parametrize('prefix', ['encoder_q.', 'module.encoder_q.'])
 def test_moco_gives_the_features_of_its_query_encoder(tmp_path, prefix):
-    network = randomized(torchvision.models.resnet50(num_classes=128))
-    momentum = randomized(torchvision.models.resnet50(num_classes=128), seed=5)
+    network = randomized(torchvision_resnet(50, num_classes=128))
+    momentum = randomized(torchvision_resnet(50, num_classes=128), seed=5)
     content = {**under(prefix, network), **under(prefix.replace('_q', '_k'), momentum)}
     content['module.queue'] = torch.randn(128, 16)
     backbone = build(**RESNET50)
@@ -214,10 +251,10 @@ def test_moco_gives_the_features_of_its_query_encoder(tmp_path, prefix):
 
 
 def test_dino_gives_the_features_of_its_teacher(tmp_path):
-    teacher = randomized(torchvision.models.resnet50())
-    student = randomized(torchvision.models.resnet50(), seed=5)
+    teacher = randomized(torchvision_resnet(50))
+    student = randomized(torchvision_resnet(50), seed=5)
     teacher.fc, student.fc = torch.nn.Identity(), torch.nn.Identity()
-    head = {'head.mlp.0.weight': torch.randn(8, 2048), 'head.last_layer.weight_g': torch.ones(4, 1)}
+    head = {'head.mlp.0.weight': torch.randn(8, 256), 'head.last_layer.weight_g': torch.ones(4, 1)}
     content = {
         'student': {**under('module.backbone.', student), **{f'module.{k}': head[k] for k in head}},
         'teacher': {**under('backbone.', teacher), **head},
@@ -235,8 +272,8 @@ def test_dino_gives_the_features_of_its_teacher(tmp_path):
 @pytest.mark.parametrize(
     ('encoder', 'config', 'layers'),
     [
-        ('resnet18', RESNET18, [f'encoder.{stage}' for stage in STAGES]),
-        ('tu-resnet18', RESNET18, [f'encoder.model.{stage}' for stage in STAGES]),
+        ('resnet18', FULL_RESNET18, [f'encoder.{stage}' for stage in STAGES]),
+        ('tu-resnet18', FULL_RESNET18, [f'encoder.model.{stage}' for stage in STAGES]),
         (
             'efficientnet-b0',
             {'type': 'TIMMBackbone', 'model_name': 'tf_efficientnet_b0', 'pretrained': False},
@@ -245,7 +282,7 @@ def test_dino_gives_the_features_of_its_teacher(tmp_path):
     ],
 )
 def test_smp_encoders_give_the_same_features(tmp_path, encoder, config, layers):
-    network = randomized(smp.Unet(encoder, encoder_weights=None))
+    network = randomized(smp.Unet(encoder, encoder_weights=None, decoder_channels=(8,) * 5))
     conversion = 'efficientnet-pytorch' if 'efficientnet' in encoder else 'smp'
     check(tmp_path, network, layers, build(**config), conversion)
 
@@ -295,17 +332,17 @@ DETECTRON2 = (
 def test_resnets_of_transformers_and_detectron2_give_the_same_features(
     tmp_path, rules, conversion, depth
 ):
-    network = randomized(torchvision.models.get_model(f'resnet{depth}', weights=None))
+    network = randomized(torchvision_resnet(depth))
     content = {'model': renamed(network, *rules)}
     report = check(
-        tmp_path, network, STAGES, build(type='ResNet', depth=depth), conversion, content
+        tmp_path, network, STAGES, build(type='ResNet', depth=depth, **NARROW), conversion, content
     )
     assert ('BGR' in ' '.join(report.notes)) == (conversion == 'detectron2')
 
 
 @pytest.mark.parametrize('protocol', [2, 4, 5])
 def test_detectron2s_pickles_of_numpy_arrays_give_the_same_features(tmp_path, protocol):
-    network = randomized(torchvision.models.resnet18(weights=None))
+    network = randomized(torchvision_resnet(18))
     arrays = {name: tensor.numpy() for name, tensor in renamed(network, *DETECTRON2).items()}
     arrays['eps'] = np.float32(3)  # a number of numpy's
     file = tmp_path / 'R-18.pkl'
@@ -571,10 +608,12 @@ def test_the_stored_weights_go_before_the_raw_ones_that_mmcv_keeps_beside_them(t
 
 
 def test_semsegs_pspnet_gives_the_same_logits(tmp_path):
-    network = randomized(SemsegPSPNet50(classes=19))
+    with torch.device('meta'):
+        whole = under('module.', SemsegPSPNet50(classes=19))
     published = json.loads(SEMSEG_KEYS.read_text())
+    assert {name: list(tensor.shape) for name, tensor in whole.items()} == published
+    network = randomized(SemsegPSPNet50(classes=19, width=8))
     content = under('module.', network)
-    assert {name: list(tensor.shape) for name, tensor in content.items()} == published
     file = saved({'epoch': 200, 'state_dict': content}, tmp_path / 'weights.pth')
     ours = semseg_target()
     report = load_pretrained(ours, file)
@@ -584,7 +623,7 @@ def test_semsegs_pspnet_gives_the_same_logits(tmp_path):
     prove(report, logits_of(ours, image()), theirs)
     other_classes = load_pretrained(semseg_target(classes=5), file)
     assert (other_classes.coverage, len(other_classes.reinitialized)) == (1, 4)
-    alone = build(type='ResNetV1c', depth=50, stem_channels=128)
+    alone = build(type='ResNetV1c', depth=50, stem_channels=128, **NARROW)
     assert load_pretrained(alone, file).coverage == 1
     assert torch.equal(alone.layer4[2].conv3.weight, network.layer4[2].conv3.weight.float())
 
@@ -593,7 +632,7 @@ def test_semsegs_pspnet_gives_the_same_logits(tmp_path):
     'wrapper', ['_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module']
 )
 def test_names_that_wrappers_put_inside_others_make_no_difference(tmp_path, wrapper):
-    network = randomized(torchvision.models.resnet18())
+    network = randomized(torchvision_resnet(18))
     for layer in ('layer2', 'layer4.1', 'bn1'):
         parent, _, name = layer.rpartition('.')
         inner = torch.nn.Module()
@@ -620,7 +659,7 @@ def test_a_module_with_a_compiled_part_takes_what_was_saved_from_it(tmp_path):
 
 
 def test_a_key_map_goes_before_every_conversion(tmp_path):
-    network = randomized(torchvision.models.resnet18())
+    network = randomized(torchvision_resnet(18))
     content = {f'{name}_x': tensor for name, tensor in network.state_dict().items()}
     backbone = build(**RESNET18)
     key_map = [(r'_x$', '')]
@@ -628,10 +667,10 @@ def test_a_key_map_goes_before_every_conversion(tmp_path):
 
 
 def test_loading_does_not_change_the_checkpoint(tmp_path):
-    network = randomized(torchvision.models.resnet18())
+    network = randomized(torchvision_resnet(18))
     file = Path(saved(network, tmp_path / 'weights.pth'))
     before = copy.copy(file.read_bytes())
-    backbone = build(type='ResNet', depth=18, in_channels=4)
+    backbone = build(**RESNET18, in_channels=4)
     load_pretrained(backbone, str(file))
     with torch.no_grad():
         backbone.layer1[0].conv1.weight.zero_()

@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import socket
 import struct
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,6 @@ from torch import nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from tests.helpers.attacks import Payload
-from tests.helpers.processes import run_python
 from tests.helpers.torch_features import saved_without_checksums
 
 
@@ -417,28 +418,29 @@ def test_a_malicious_pickle_from_a_server_does_not_run(server, tmp_path):
 
 # --- the Hugging Face hub -----------------------------------------------------------------------
 
-# In a process of its own: the package reads its environment when it is imported.
-LOAD_EACH = """
-import sys, time
-from torch import nn
-from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 
-time.sleep = lambda seconds: None  # the hub's package waits 23 seconds between its tries
-for reference in sys.argv[1:]:
-    try:
-        ours = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3))
-        print('LOADED', load_pretrained(ours, reference).sha256)
-    except PretrainedWeightsError as error:
-        print('ERROR', error)
-"""
+def _load_each(references: tuple[str, ...], outcomes) -> None:
+    torch.set_num_threads(1)  # the threads of the parent are not here
+    # The package reads its environment when it is imported.
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'huggingface_hub']:
+        del sys.modules[name]
+    time.sleep = lambda seconds: None  # it waits 23 seconds between its tries
+    for reference in references:
+        try:
+            outcomes.put(('LOADED', load_pretrained(network(), reference).sha256))
+        except PretrainedWeightsError as error:
+            outcomes.put(('ERROR', str(error)))
 
 
 def load_each(*references: str) -> list[tuple[str, str]]:
-    """What became of each reference, loaded one after the other by a new Python process."""
-    code, output = run_python('-c', LOAD_EACH, *references)
-    assert code == 0, output
-    lines = [line.partition(' ') for line in output.splitlines()]
-    return [(word, rest) for word, _, rest in lines if word in ('LOADED', 'ERROR')]
+    """What became of each reference, loaded one after the other in a process of its own."""
+    context = multiprocessing.get_context('fork')
+    outcomes = context.SimpleQueue()
+    process = context.Process(target=_load_each, args=(references, outcomes))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return [outcomes.get() for _ in references]
 
 
 @pytest.fixture
