@@ -1,9 +1,11 @@
 """Runs of several processes: gloo without a GPU, and who writes the metrics."""
 
+import contextlib
 from unittest import mock
 
 import pytest
 import torch
+from mmengine import dist
 from mmengine.config import Config
 from mmengine.dist import utils
 from mmengine.hooks import LoggerHook
@@ -13,40 +15,36 @@ from mmseg.registry import METRICS
 
 from pspnet_plugin.compat import several_processes
 from pspnet_plugin.compat.several_processes import fit_to_processes
-from tests.helpers.processes import run_python
-
-EXCHANGE = """
-import os
-os.environ.update(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1')
-os.environ['MASTER_PORT'] = '0'
-import torch
-from mmengine.dist import all_reduce, get_backend, init_dist
-from pspnet_plugin.compat.several_processes import gloo_without_a_gpu
-with {context}:
-    init_dist('pytorch', backend={backend!r})
-value = torch.ones(3)
-all_reduce(value)
-print(get_backend(), value.tolist())
-"""
+from tests.helpers.processes import free_port, run_copy, torchrun_variables
 
 
-def exchange(backend, context='gloo_without_a_gpu()'):
-    return run_python('-c', EXCHANGE.format(backend=backend, context=context))
+def exchange(backend, context):
+    """Add a number up over one process, and print by what."""
+    with context():
+        dist.init_dist('pytorch', backend=backend)
+    value = torch.ones(3)
+    dist.all_reduce(value)
+    print(dist.get_backend(), value.tolist())
 
 
-def test_gloo_starts_exchanges_and_ends_cleanly():
-    code, output = exchange('gloo')
+def exchanged(folder, backend, context):
+    one = {**torchrun_variables(0, free_port()), 'WORLD_SIZE': 1}
+    return run_copy(exchange, backend, context, folder=folder, **one)
+
+
+def test_gloo_starts_exchanges_and_ends_cleanly(tmp_path):
+    code, output = exchanged(tmp_path, 'gloo', several_processes.gloo_without_a_gpu)
     assert code == 0, output[-4000:]
     assert output.splitlines()[-1] == 'gloo [1.0, 1.0, 1.0]'
 
 
 @pytest.mark.parametrize(
     ('backend', 'context'),
-    [('gloo', '__import__("contextlib").nullcontext()'), ('nccl', 'gloo_without_a_gpu()')],
+    [('gloo', contextlib.nullcontext), ('nccl', several_processes.gloo_without_a_gpu)],
     ids=['stock', 'nccl'],
 )
-def test_mmengine_by_itself_and_other_backends_ask_for_a_cuda_device(backend, context):
-    code, output = exchange(backend, context)
+def test_mmengine_by_itself_and_other_backends_ask_for_a_cuda_device(tmp_path, backend, context):
+    code, output = exchanged(tmp_path, backend, context)
     assert code != 0
     assert 'set_device' in output
 

@@ -12,7 +12,7 @@ from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import LayerFreezeHook
 from tests.helpers.communication import CountBytes, bytes_of
 from tests.helpers.freezing_runs import Net, watch
-from tests.helpers.processes import ROOT, run_python
+from tests.helpers.processes import ROOT, run_script, run_two
 from tests.helpers.street_scenes import small_run_options
 
 SCHEDULE = [
@@ -110,18 +110,13 @@ custom_hooks = [
 """
 
 
-def test_two_processes_of_the_train_tool(tmp_path, street_scenes, monkeypatch):
-    monkeypatch.setenv('PYTHONPATH', str(ROOT))
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+def test_two_processes_of_the_train_tool(tmp_path, street_scenes):
     config, out = tmp_path / 'config.py', tmp_path / 'record.json'
     base = str(ROOT / 'configs' / 'psp_r18_cityscapes.py')
     config.write_text(TWO_PROCESSES.format(base=base, out=str(out)))
-    code, output = run_python(
-        *('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2'),
-        *(ROOT / 'tools' / 'train.py', config, '--launcher', 'pytorch'),
-        *('--work-dir', tmp_path / 'work', *small_run_options(street_scenes, iterations=6)),
-        cwd=tmp_path,
-    )
+    rest = ['--work-dir', tmp_path / 'work', *small_run_options(street_scenes, iterations=6)]
+    train = [ROOT / 'tools' / 'train.py', config, '--launcher', 'pytorch', *rest]
+    code, output = run_two(run_script, *train, folder=tmp_path)
     assert code == 0, output[-4000:]
     record = json.loads(out.read_text())
     trains = [step['trains'] for step in record]

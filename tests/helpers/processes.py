@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing.connection
 import os
 import runpy
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,6 +69,88 @@ def run_script(script: Path, *arguments: object) -> int | str | None:
         except SystemExit as ended:
             return ended.code
     return 0
+
+
+# Copies are made of a process that has imported all, and never computed anything.
+_copies = multiprocessing.get_context('forkserver')
+_copies.set_forkserver_preload(
+    ['mmseg.apis', 'pspnet_plugin.app.training.launch', 'tests.helpers.processes']
+)
+
+
+def start_copy(
+    call: Callable[..., object], *arguments: object, output: Path, **variables: object
+) -> ForkServerProcess:
+    """Start a process that calls and prints into a file, without the seconds that imports take.
+
+    Args:
+        call: a function of a module, or of none, as ``pickle`` can name it.
+        variables: more of the environment.
+    """
+    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+    where = output, os.getcwd(), environment
+    process = _copies.Process(target=_in_copy, args=(call, arguments, *where))
+    process.start()
+    return process
+
+
+def _in_copy(call, arguments, output: Path, folder: str, environment: dict[str, str]) -> None:
+    torch.set_num_threads(1)
+    for descriptor in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    sys.stdout = sys.stderr = open(1, 'w', buffering=1, closefd=False)  # noqa: SIM115
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.exit(call(*arguments))
+
+
+def run_copy(
+    call: Callable[..., object], *arguments: object, folder: Path, **variables: object
+) -> tuple[int, str]:
+    """Call in such a process: its exit code, and all that it printed."""
+    output = folder / 'printed.txt'
+    output.write_text('')
+    process = start_copy(call, *arguments, output=output, **variables)
+    process.join(300)
+    process.kill()
+    return process.exitcode, output.read_text()
+
+
+def torchrun_variables(rank: int, port: int) -> dict[str, object]:
+    """What torchrun tells each of two processes."""
+    numbers = {'RANK': rank, 'LOCAL_RANK': rank, 'WORLD_SIZE': 2, 'LOCAL_WORLD_SIZE': 2}
+    return {**numbers, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
+
+
+def run_two(
+    call: Callable[..., object],
+    *arguments: object,
+    folder: Path,
+    variables: Callable[[int, int], dict[str, object]] = torchrun_variables,
+) -> tuple[int, str]:
+    """Call in two processes as torchrun numbers them: the code of a failure, and what they print.
+
+    Where one fails, the other is killed, as torchrun does.
+    """
+    port, output = free_port(), folder / 'printed.txt'
+    output.write_text('')
+    running = [
+        start_copy(call, *arguments, output=output, **variables(rank, port)) for rank in range(2)
+    ]
+    codes = []
+    while running and not any(codes):
+        ready = multiprocessing.connection.wait([p.sentinel for p in running], timeout=300)
+        for process in [p for p in running if p.sentinel in ready]:
+            process.join()
+            running.remove(process)
+            codes.append(process.exitcode)
+        if not ready:
+            codes.append('no end after five minutes')
+    for process in running:
+        process.join(5)
+        process.kill()
+    return next((code for code in codes if code), 0), output.read_text()
 
 
 def load_script(script: Path) -> ModuleType:

@@ -1,8 +1,6 @@
-"""A script: FlexibleRunner trains a tiny PSPNet, sharded by FSDP, in the folder of its argument."""
+"""FlexibleRunner trains a tiny PSPNet, sharded by FSDP."""
 
 from __future__ import annotations
-
-import sys
 
 import torch
 from mmengine.runner import FlexibleRunner
@@ -69,7 +67,3 @@ def make_runner(folder: str) -> FlexibleRunner:
         default_scope='mmseg',
         experiment_name='sharded',
     )
-
-
-if __name__ == '__main__':
-    main(sys.argv[1])

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pspnet_plugin.app.training import stock_tools
+from pspnet_plugin.app.training import launch, stock_tools
 from tests.helpers.attacks import Payload
 from tests.helpers.metrics import metrics_of_files
-from tests.helpers.processes import ROOT, free_port, run_python, run_script, start_python
+from tests.helpers.processes import ROOT, free_port, run_copy, run_script, run_two, start_copy
 from tests.helpers.street_scenes import NARROW_MODEL, make_street_scenes, small_run_options
 
 TOOLS = ROOT / 'tools'
@@ -47,11 +47,11 @@ def last_error(capsys):
     return capsys.readouterr().err.rpartition('error: ')[2]
 
 
-def wait_for(path, process):
+def wait_for(path, running):
     for _ in range(3000):
         if path.is_file():
             return
-        assert process.poll() is None, process.communicate()[0]
+        assert running()
         time.sleep(0.1)
     pytest.fail(f'{path} was not written')
 
@@ -59,23 +59,25 @@ def wait_for(path, process):
 @pytest.mark.parametrize('tools', [TOOLS, stock_tools()], ids=['ours', 'stock'])
 def test_a_killed_run_is_resumed_and_then_tested(tools, street_scenes, tmp_path):
     command = [tools / 'train.py', CONFIG, '--work-dir', tmp_path]
-    process = start_python(*command, *options(street_scenes, iterations=2000, interval=5))
-    wait_for(tmp_path / 'iter_10.pth', process)  # iter_5.pth is whole then
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    endless = options(street_scenes, iterations=2000, interval=5)
+    process = start_copy(run_script, *command, *endless, output=tmp_path / 'printed.txt')
+    wait_for(tmp_path / 'iter_10.pth', process.is_alive)  # iter_5.pth is whole then
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
     saved = (tmp_path / 'last_checkpoint').read_text()
     reached = int(re.search(r'iter_(\d+)\.pth', saved).group(1))
     longer = options(street_scenes, iterations=reached + 2)
-    code, output = run_python(*command, '--resume', *longer)
+    code, output = run_copy(run_script, *command, '--resume', *longer, folder=tmp_path)
     assert code == 0, output[-20000:]
     assert f'resumed epoch: 0, iter: {reached}\n' in output
 
     last, predictions = tmp_path / f'iter_{reached + 2}.pth', tmp_path / 'predictions'
     drawn = tmp_path / 'drawn'
-    folders = ['--work-dir', tmp_path, '--out', predictions, '--show-dir', drawn]
-    code, output = run_python(tools / 'test.py', CONFIG, last, *folders, *options(street_scenes))
+    rest = ['--work-dir', tmp_path, '--out', predictions, '--show-dir', drawn]
+    test = [tools / 'test.py', CONFIG, last, *rest, *options(street_scenes)]
+    code, output = run_copy(run_script, *test, folder=tmp_path)
     assert code == 0, output[-20000:]
     assert_metrics_are_those_of_the_predictions(tmp_path, predictions, street_scenes)
     pictures = {path.name.partition('.png')[0] for path in drawn.rglob('*.png')}
@@ -83,16 +85,14 @@ def test_a_killed_run_is_resumed_and_then_tested(tools, street_scenes, tmp_path)
 
 
 def test_two_processes_train_and_test_without_a_gpu(street_scenes, tmp_path):
-    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    work_dir = ['--launcher', 'pytorch', '--work-dir', tmp_path]
-    few = options(street_scenes, iterations=2)
-    code, output = run_python(*torchrun, TOOLS / 'train.py', CONFIG, *work_dir, *few)
+    rest = ['--launcher', 'pytorch', '--work-dir', tmp_path, *options(street_scenes, 2)]
+    code, output = run_two(run_script, TOOLS / 'train.py', CONFIG, *rest, folder=tmp_path)
     assert code == 0, output[-20000:]
     assert output.count('SyncBN in the config became BN') == 1
 
     predictions = tmp_path / 'predictions'
     command = [TOOLS / 'test.py', CONFIG, tmp_path / 'iter_2.pth', '--out', predictions]
-    code, output = run_python(*torchrun, *command, *work_dir, *few)
+    code, output = run_two(run_script, *command, *rest, folder=tmp_path)
     assert code == 0, output[-20000:]
     assert_metrics_are_those_of_the_predictions(tmp_path, predictions, street_scenes)
 
@@ -104,14 +104,15 @@ def test_a_killed_process_ends_the_others_and_leaves_a_whole_checkpoint(
     monkeypatch.setenv('PATH', f'{beside}:{os.environ["PATH"]}')
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setenv('PORT', str(free_port()))
-    script = [TOOLS / 'dist_train.sh', CONFIG, '3', '--work-dir', tmp_path / 'work']
+    script = [TOOLS / 'dist_train.sh', CONFIG, '2', '--work-dir', tmp_path / 'work']
     process = subprocess.Popen(
         ['bash', *map(str, script), *options(street_scenes, iterations=9999)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wait_for(tmp_path / 'work' / 'iter_4.pth', process)  # iter_2.pth is whole then
+    # iter_2.pth is whole then
+    wait_for(tmp_path / 'work' / 'iter_4.pth', lambda: process.poll() is None)
     workers = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
     os.kill(int(workers[1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
@@ -123,28 +124,21 @@ def test_a_killed_process_ends_the_others_and_leaves_a_whole_checkpoint(
     assert torch.load(last, weights_only=False)['meta']['iter'] >= 2
 
 
-ONE_RANK_LOOKS = """
-import os, sys
-from pathlib import Path
-from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.training import launch
-look = launch.check_datasets
-def noted(*arguments):
-    Path(sys.argv[3], 'looked' + os.environ['RANK']).touch()
-    look(*arguments)
-launch.check_datasets = noted
-sys.exit(main(['train', *sys.argv[1:]]))
-"""
+def train_noting_who_looks(folder, *arguments):
+    """``pspnet train``; the process that looks at the files of the datasets leaves its number."""
+    look = launch.check_datasets
+
+    def noted(*given):
+        Path(folder, f'looked{os.environ["RANK"]}').touch()
+        look(*given)
+
+    launch.check_datasets = noted
+    return run_script(TOOLS / 'train.py', *arguments)
 
 
-def test_one_process_looks_at_the_files_and_the_others_end_by_its_verdict(tmp_path, monkeypatch):
-    monkeypatch.setenv('PYTHONPATH', str(ROOT))
-    script = tmp_path / 'train.py'
-    script.write_text(ONE_RANK_LOOKS)
-    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    work_dir = ['--work-dir', tmp_path, '--launcher', 'pytorch']
-    missing = options(tmp_path / 'nowhere')
-    code, output = run_python(*torchrun, script, CONFIG, *work_dir, *missing)
+def test_one_process_looks_at_the_files_and_the_others_end_by_its_verdict(tmp_path):
+    rest = ['--work-dir', tmp_path, '--launcher', 'pytorch', *options(tmp_path / 'nowhere')]
+    code, output = run_two(train_noting_who_looks, tmp_path, CONFIG, *rest, folder=tmp_path)
     assert code == 1
     assert f'error: {tmp_path / "nowhere"} does not exist' in output
     assert [path.name for path in tmp_path.glob('looked*')] == ['looked0']
@@ -202,13 +196,13 @@ def test_resuming_from_a_cut_checkpoint_is_refused_and_the_whole_one_is_named(
     assert f'load_from={tmp_path / "iter_2.pth"}' in error
 
 
-def test_missing_dataset_is_an_error_before_anything_is_built(tmp_path):
+def test_missing_dataset_is_an_error_before_anything_is_built(tmp_path, capsys):
     work_dir = tmp_path / 'work'
     arguments = ['--work-dir', work_dir, *options(tmp_path / 'nowhere')]
-    code, output = run_python(TOOLS / 'train.py', CONFIG, *arguments)
-    assert code == 1
-    assert 'Traceback' not in output
-    error = output.strip().splitlines()[-1]
+    assert run_script(TOOLS / 'train.py', CONFIG, *arguments) == 1
+    printed = capsys.readouterr().err
+    assert 'Traceback' not in printed
+    error = printed.strip().splitlines()[-1]
     assert error.startswith(f'error: {tmp_path / "nowhere"} does not exist')
     assert 'cityscapes.py' in error
     assert not work_dir.exists()

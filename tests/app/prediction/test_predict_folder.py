@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -33,7 +31,7 @@ from tests.helpers.prediction import (
     unusual_files,
     write_photo,
 )
-from tests.helpers.processes import ROOT, start_python
+from tests.helpers.processes import ROOT, run_two, start_copy, torchrun_variables
 from tests.helpers.slurm import slurm
 
 
@@ -130,13 +128,13 @@ def test_killed_command_goes_on_to_the_files_of_an_undisturbed_run(trained, tmp_
     command = ['predict', *trained, str(images), *options, '--out']
     assert main([*command, str(undisturbed)]) == 0
 
-    process = start_python('-m', 'pspnet_plugin', *command, killed)
+    process = start_copy(main, [*command, str(killed)], output=tmp_path / 'printed.txt')
     while len(list(killed.glob('labels/*/*.png'))) < 5:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), (tmp_path / 'printed.txt').read_text()
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     expected, there = contents_of(undisturbed), contents_of(killed)
     assert 5 <= len([name for name in there if name.startswith('labels/')]) < 40
     for name, content in there.items():
@@ -164,17 +162,16 @@ def test_changed_image_is_predicted_again_and_another_model_is_refused(trained, 
     assert f'error: {out} holds predictions with another opacity' in capsys.readouterr().err
 
 
-TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-SRUN = ['srun', '--ntasks=2', sys.executable]
+def slurm_variables(rank, port):
+    """What srun tells each of two processes."""
+    return {'SLURM_PROCID': rank, 'SLURM_NTASKS': 2, 'SLURM_NODELIST': 'here', 'MASTER_PORT': port}
 
 
-@pytest.mark.parametrize('launcher', [TORCHRUN, SRUN], ids=['torchrun', 'srun'])
-def test_processes_divide_the_images_and_the_first_reports(trained, tmp_path, launcher):
-    environment = {
-        **slurm(tmp_path, os.environ['PATH']),
-        'PYTHONPATH': str(ROOT),
-        'CUDA_VISIBLE_DEVICES': '',
-    }
+@pytest.mark.parametrize('variables', [torchrun_variables, slurm_variables])
+def test_processes_divide_the_images_and_the_first_reports(
+    trained, tmp_path, monkeypatch, variables
+):
+    monkeypatch.setenv('PATH', slurm(tmp_path, os.environ['PATH'])['PATH'])
     images, alone, together = (tmp_path / name for name in ('images', 'alone', 'together'))
     for number in range(5):
         write_photo(images / f'{number}.png', 60, 90, number)
@@ -183,20 +180,18 @@ def test_processes_divide_the_images_and_the_first_reports(trained, tmp_path, la
     command = ['predict', *trained, str(images), '--device', 'cpu', '--out']
     assert main([*command, str(alone)]) == 1
 
-    def started(*options):
-        words = [*launcher, '-m', 'pspnet_plugin', *command, str(together), *options]
-        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
-        return subprocess.run(words, env={**os.environ, **environment}, timeout=300, **pipes)
+    def run(*options):
+        words = [*command, str(together), *options]
+        return run_two(main, words, folder=tmp_path, variables=variables)
 
-    done = started()
-    assert done.returncode == 1
-    assert done.stdout.count(' predicted: ') == done.stdout.count('5 predicted: ') == 1
-    assert done.stdout.count('1 bad.png: ') == done.stdout.count('2 bad.png: ') == 1
+    code, output = run()
+    assert code == 1
+    assert output.count(' predicted: ') == output.count('5 predicted: ') == 1
+    assert output.count('1 bad.png: ') == output.count('2 bad.png: ') == 1
     assert contents_of(together) == contents_of(alone)
-    if launcher is TORCHRUN:
-        refused = started('--opacity', '0.3')
-        assert refused.returncode == 1
-        assert 'holds predictions with another opacity' in refused.stdout
+    code, output = run('--opacity', '0.3')
+    assert code == 1
+    assert 'holds predictions with another opacity' in output
 
 
 def test_video_is_written_with_the_classes_over_each_frame(trained, tmp_path):

@@ -23,6 +23,7 @@ from torch import nn
 
 from pspnet_plugin.pretrained import PretrainedWeightsError, load_pretrained
 from tests.helpers.attacks import Payload
+from tests.helpers.processes import run_copy
 from tests.helpers.torch_features import saved_without_checksums
 
 
@@ -419,28 +420,29 @@ def test_a_malicious_pickle_from_a_server_does_not_run(server, tmp_path):
 # --- the Hugging Face hub -----------------------------------------------------------------------
 
 
-def _load_each(references: tuple[str, ...], outcomes) -> None:
-    torch.set_num_threads(1)  # the threads of the parent are not here
+def print_each(*references: str) -> None:
     # The package reads its environment when it is imported.
     for name in [name for name in sys.modules if name.partition('.')[0] == 'huggingface_hub']:
         del sys.modules[name]
     time.sleep = lambda seconds: None  # it waits 23 seconds between its tries
     for reference in references:
         try:
-            outcomes.put(('LOADED', load_pretrained(network(), reference).sha256))
+            print('LOADED', load_pretrained(network(), reference).sha256)
         except PretrainedWeightsError as error:
-            outcomes.put(('ERROR', str(error)))
+            print('ERROR', error)
 
 
-def load_each(*references: str) -> list[tuple[str, str]]:
+@pytest.fixture
+def load_each(tmp_path) -> Callable[..., list[tuple[str, str]]]:
     """What became of each reference, loaded one after the other in a process of its own."""
-    context = multiprocessing.get_context('fork')
-    outcomes = context.SimpleQueue()
-    process = context.Process(target=_load_each, args=(references, outcomes))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    return [outcomes.get() for _ in references]
+
+    def load(*references: str) -> list[tuple[str, str]]:
+        code, output = run_copy(print_each, *references, folder=tmp_path)
+        assert code == 0, output
+        lines = [line.partition(' ') for line in output.splitlines()]
+        return [(word, rest) for word, _, rest in lines if word in ('LOADED', 'ERROR')]
+
+    return load
 
 
 @pytest.fixture
@@ -468,7 +470,7 @@ def told_by_hand(server: Server, cache: Path, error: str) -> None:
     assert f'If you have the file, put it at {place}.' in error
 
 
-def test_a_file_of_the_hub_is_downloaded_once_into_its_own_cache(hub, cache, tmp_path):
+def test_a_file_of_the_hub_is_downloaded_once_into_its_own_cache(hub, load_each, cache, tmp_path):
     known, unknown = 'hf://org/repo@v1/weights.pth', 'hf://org/repo/folder/other.pth'
     first, second, (word, error) = load_each(known, known, unknown)
     assert first == second == ('LOADED', HASH)
@@ -480,7 +482,7 @@ def test_a_file_of_the_hub_is_downloaded_once_into_its_own_cache(hub, cache, tmp
     told_by_hand(hub, cache, error)
 
 
-def test_an_index_on_the_hub_brings_its_shards(hub):
+def test_an_index_on_the_hub_brings_its_shards(hub, load_each):
     tensors = list(network().state_dict().items())
     names, files = {}, {}
     for number, part in enumerate((tensors[:2], tensors[2:]), 1):
@@ -504,7 +506,9 @@ def test_an_index_on_the_hub_brings_its_shards(hub):
     assert (word, error.count('No weights from ')) == ('ERROR', 1)
 
 
-def test_a_file_of_the_hub_can_be_put_into_the_cache_by_hand_where_there_is_no_network(hub, cache):
+def test_a_file_of_the_hub_can_be_put_into_the_cache_by_hand_where_there_is_no_network(
+    hub, load_each, cache
+):
     hub.stop()
     reference = 'hf://org/repo/folder/other.pth'
     ((word, error),) = load_each(reference)
