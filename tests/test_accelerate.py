@@ -24,7 +24,7 @@ from pspnet_plugin.heads.convolutions import PyramidConv2d
 from pspnet_plugin.segmentors import LogitsTTAModel
 from pspnet_plugin.speed import ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook
 from pspnet_plugin.speed import hooks as speed_hooks
-from tests.helpers.processes import run_python
+from tests.helpers.processes import run_copy, run_python
 from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
 STOCK = {
@@ -75,12 +75,12 @@ def build_model():
     return model
 
 
-def test_stock_names_mean_stock_classes_in_a_process_that_does_not_import_it():
-    names = (
-        'import pspnet_plugin, mmseg.models; from mmseg.registry import MODELS; '
-        f'print([MODELS.get(name).__module__ for name in {list(STOCK)}])'
-    )
-    code, output = run_python('-c', names)
+def print_modules_of_stock_names():
+    print([MODELS.get(name).__module__ for name in STOCK])
+
+
+def test_stock_names_mean_stock_classes_in_a_process_that_does_not_import_it(tmp_path):
+    code, output = run_copy(print_modules_of_stock_names, folder=tmp_path)
     assert code == 0, output[-4000:]
     assert output.splitlines()[-1] == str([cls.__module__ for cls in STOCK.values()])
     assert all(cls.__module__.startswith('mmseg.') for cls in STOCK.values())

@@ -1,8 +1,8 @@
 """What the plugin changes in other packages, found in a process of its own and printed as JSON.
 
 ``python -m tests.helpers.patches [CODE [FIRST]]`` runs ``FIRST`` and imports the stock stack, then
-the plugin and ``pspnet_plugin.accelerate``, runs ``CODE``, and looks at every module and class that
-is loaded.
+the plugin and ``pspnet_plugin.accelerate``. It looks at every module and class that is loaded, once
+before and once after it runs ``CODE``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STOCK = [
 ]
 
 
-def find_patches(code: str = '', first: str = '') -> dict[str, list[str]]:
+def find_patches(code: str = '', first: str = '') -> Iterator[dict[str, list[str]]]:
     """Dotted names that are replaced (``patched``), and names of ``MODELS`` (``registered``)."""
     exec(first, {})
     for name in STOCK:
@@ -49,7 +49,12 @@ def find_patches(code: str = '', first: str = '') -> dict[str, list[str]]:
     importlib.import_module(PACKAGE)
     registered = dict(registrations())
     importlib.import_module(f'{PACKAGE}.accelerate')
+    yield differences(before, registered)
     exec(code, {})
+    yield differences(before, registered)
+
+
+def differences(before: dict, registered: dict) -> dict[str, list[str]]:
     patched = {
         name
         for name, value in attributes()
@@ -119,4 +124,4 @@ def registrations() -> Iterator[tuple[str, type]]:
 
 
 if __name__ == '__main__':
-    print(json.dumps(find_patches(*sys.argv[1:])))
+    print(json.dumps(list(find_patches(*sys.argv[1:]))))

@@ -1,42 +1,24 @@
-"""Stand-ins for Slurm's commands, on a machine without it."""
+"""Stand-ins for Slurm's commands, on a machine without it, and what it tells each process."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.helpers.processes import free_port
-
-SRUN = """#!/usr/bin/env bash
-# Stands in for srun: starts --ntasks processes, and ends with the first code that is not 0.
-printf '%s\\n' "$@" > "$SRUN_RECORD"
-while [ "${1#--}" != "$1" ]; do
-    case $1 in --ntasks=*) export SLURM_NTASKS=${1#*=} ;; esac
-    shift
-done
-export SLURM_NODELIST=this_machine
-processes=()
-for ((task = 0; task < SLURM_NTASKS; task++)); do
-    SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
-    processes+=($!)
-done
-code=0
-for process in "${processes[@]}"; do wait "$process" || code=$?; done
-exit "$code"
-"""
+SRUN = '#!/bin/sh\nprintf "%s\\n" "$@"\n'  # shows what it is asked for
+SCONTROL = '#!/bin/sh\necho 127.0.0.1\n'
 
 
-def slurm(folder: Path, path: str) -> dict[str, str]:
-    """Put the commands into ``folder``; the variables by which a shell finds them, then ``path``.
-
-    ``srun`` writes its arguments into the file ``SRUN_RECORD``.
-    """
+def slurm(folder: Path, path: str) -> str:
+    """Put ``srun`` and ``scontrol`` into ``folder``; the PATH by which they are found first."""
     commands = folder / 'bin'
     commands.mkdir()
-    for name, script in (('srun', SRUN), ('scontrol', '#!/bin/sh\necho 127.0.0.1\n')):
+    for name, script in (('srun', SRUN), ('scontrol', SCONTROL)):
         (commands / name).write_text(script)
         (commands / name).chmod(0o755)
-    return {
-        'PATH': f'{commands}:{path}',
-        'SRUN_RECORD': str(folder / 'record'),
-        'MASTER_PORT': str(free_port()),
-    }
+    return f'{commands}:{path}'
+
+
+def slurm_variables(rank: int, port: int) -> dict[str, object]:
+    """What srun tells each of two processes."""
+    numbers = {'SLURM_PROCID': rank, 'SLURM_LOCALID': rank, 'SLURM_NTASKS': 2}
+    return {**numbers, 'SLURM_NODELIST': 'this_machine', 'MASTER_PORT': port}

@@ -16,10 +16,10 @@ from tests.helpers.processes import ROOT, load_script
 
 @pytest.fixture
 def few_tiles(bluemarble, tmp_path):
-    """A copy of the dataset with eight tiles in each split."""
+    """A copy of the dataset with four tiles in each split."""
     folder = tmp_path / 'data' / 'bluemarble'
     for split in ('train', 'val'):
-        names = sorted(path.name for path in (bluemarble / 'images' / split).iterdir())[::3][:8]
+        names = sorted(path.name for path in (bluemarble / 'images' / split).iterdir())[::6][:4]
         for kind in ('images', 'labels'):
             (folder / kind / split).mkdir(parents=True)
             for name in names:
@@ -31,7 +31,7 @@ def few_tiles(bluemarble, tmp_path):
 def demo(few_tiles, tmp_path, monkeypatch):
     """The demo of one run from each start, on four tiles; it returns the lines of its table."""
     script = load_script(ROOT / 'tools' / 'demo.py')
-    short = ['train_cfg.max_iters=2', 'train_cfg.val_interval=1', 'param_scheduler.0.end=2']
+    short = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'param_scheduler.0.end=2']
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(script, 'FEW', (list(script.STARTS.values()), [4], [0]))
     monkeypatch.setattr(sys, 'argv', ['demo.py', '--work-dir', 'runs', '--cfg-options', *short])

@@ -216,23 +216,3 @@ def test_wrong_label_value_stops_training_and_keeps_the_checkpoints(tmp_path, ca
     error = last_error(capsys)
     assert error.startswith(f'{wrong} holds the label values 33')
     assert (tmp_path / 'iter_4.pth').is_file()
-
-
-@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
-def test_shell_scripts_hand_everything_to_torchrun(script, tmp_path):
-    fake = tmp_path / 'torchrun'
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
-    positional = ['config.py', '2'] if 'train' in script else ['config.py', 'last.pth', '2']
-    printed = subprocess.run(
-        ['bash', TOOLS / script, *positional, '--work-dir', 'with space'],
-        env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'PORT': '29511'},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    assert '--nproc_per_node=2' in printed
-    assert '--master_port=29511' in printed
-    tail = [*positional[:-1], '--launcher', 'pytorch', '--work-dir', 'with space']
-    assert printed[-len(tail) :] == tail
-    assert printed[-len(tail) - 1].endswith('/' + script[len('dist_') : -len('.sh')] + '.py')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import warnings
 
 import numpy as np
@@ -32,6 +33,7 @@ LOADERS = {
 def trained(tmp_path_factory):
     """Config and checkpoint by the loader and the number of bands."""
 
+    @functools.cache
     def written(loader, bands=BANDS):
         folder = tmp_path_factory.mktemp(loader)
         cfg = small_config(ROOT / 'configs' / 'psp_r18_cityscapes.py')
@@ -67,10 +69,18 @@ def expected_labels(model, pixels, has_data, **options):
     return np.where(has_data, found.label_map, 255)
 
 
-@pytest.mark.parametrize('window', [None, 64])
-@pytest.mark.parametrize('loader', LOADERS)
 @pytest.mark.parametrize(
-    ('value', 'nodata'), [(np.nan, None), (np.inf, None), (-9999, -9999), (np.nan, np.nan)]
+    ('value', 'nodata', 'loader', 'window'),
+    [
+        (np.nan, None, 'LoadRaster', 64),
+        (np.inf, None, 'LoadRaster', None),
+        (-9999, -9999, 'LoadRaster', None),
+        (-9999, -9999, 'LoadRaster', 64),
+        (np.nan, np.nan, 'LoadRaster', None),
+        (np.nan, None, 'LoadImageFromFile', None),
+        (-9999, -9999, 'LoadImageFromFile', None),
+        (-9999, -9999, 'LoadImageFromFile', 64),
+    ],
 )
 def test_pixels_without_data_have_no_label_and_the_mean_for_the_network(
     trained, scene, tmp_path, value, nodata, loader, window

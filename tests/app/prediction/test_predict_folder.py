@@ -32,7 +32,7 @@ from tests.helpers.prediction import (
     write_photo,
 )
 from tests.helpers.processes import ROOT, run_two, start_copy, torchrun_variables
-from tests.helpers.slurm import slurm
+from tests.helpers.slurm import slurm, slurm_variables
 
 
 @pytest.fixture(scope='module')
@@ -162,16 +162,11 @@ def test_changed_image_is_predicted_again_and_another_model_is_refused(trained, 
     assert f'error: {out} holds predictions with another opacity' in capsys.readouterr().err
 
 
-def slurm_variables(rank, port):
-    """What srun tells each of two processes."""
-    return {'SLURM_PROCID': rank, 'SLURM_NTASKS': 2, 'SLURM_NODELIST': 'here', 'MASTER_PORT': port}
-
-
 @pytest.mark.parametrize('variables', [torchrun_variables, slurm_variables])
 def test_processes_divide_the_images_and_the_first_reports(
     trained, tmp_path, monkeypatch, variables
 ):
-    monkeypatch.setenv('PATH', slurm(tmp_path, os.environ['PATH'])['PATH'])
+    monkeypatch.setenv('PATH', slurm(tmp_path, os.environ['PATH']))
     images, alone, together = (tmp_path / name for name in ('images', 'alone', 'together'))
     for number in range(5):
         write_photo(images / f'{number}.png', 60, 90, number)
