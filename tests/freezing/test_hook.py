@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 
 import pytest
 import torch
@@ -218,27 +219,6 @@ def test_norms_train_in_a_frozen_backbone_if_and_only_if_the_config_says_so(  # 
         ({'schedule': {'type': 'gradual'}}, ScheduleError, 'gradual_unfreeze'),
         ({'stage_lr_decay': {'backbon': 0.5}}, SelectionError, 'backbone'),
         ({'stage_lr_decay': 1.5}, ScheduleError, r'1\.5'),
-        *(({'stage_lr_decay': no}, ScheduleError, repr(no)) for no in NO_NUMBERS if no is not None),
-        *(({'stage_lr_decay': {'backbone': no}}, ScheduleError, repr(no)) for no in NO_NUMBERS),
-        *(
-            ({'schedule': [{'at': no, 'freeze': 'head'}]}, ScheduleError, repr(no))
-            for no in NO_NUMBERS
-        ),
-        *(
-            ({'schedule': [{'at': 1, 'unfreeze': 'head', key: no}]}, ScheduleError, repr(no))
-            for key in ('lr_mult', 'warmup')
-            for no in NO_NUMBERS
-        ),
-        *(
-            ({'schedule': {'type': preset, key: no}}, ScheduleError, repr(no))
-            for preset, key in (
-                ('gradual_unfreeze', 'end'),
-                ('gradual_unfreeze', 'lr_mult'),
-                ('probe_then_finetune', 'at'),
-                ('probe_then_finetune', 'warmup'),
-            )
-            for no in NO_NUMBERS
-        ),
     ],
 )
 def test_a_wrong_config_is_one_clear_error_before_the_first_iteration(
@@ -247,6 +227,36 @@ def test_a_wrong_config_is_one_clear_error_before_the_first_iteration(
     with pytest.raises(error, match=told) as raised:
         watch(tmp_path, LayerFreezeHook(**arguments))
     assert isinstance(raised.value, PspnetPluginError)
+
+
+@pytest.mark.parametrize(
+    'with_number',
+    [
+        lambda no: {'stage_lr_decay': no},
+        lambda no: {'stage_lr_decay': {'backbone': no}},
+        lambda no: {'schedule': [{'at': no, 'freeze': 'head'}]},
+        *(
+            lambda no, key=key: {'schedule': [{'at': 1, 'unfreeze': 'head', key: no}]}
+            for key in ('lr_mult', 'warmup')
+        ),
+        *(
+            lambda no, preset=preset, key=key: {'schedule': {'type': preset, key: no}}
+            for preset, key in (
+                ('gradual_unfreeze', 'end'),
+                ('gradual_unfreeze', 'lr_mult'),
+                ('probe_then_finetune', 'at'),
+                ('probe_then_finetune', 'warmup'),
+            )
+        ),
+    ],
+)
+def test_what_is_no_number_is_named(with_number):
+    for no in NO_NUMBERS:
+        arguments = with_number(no)
+        if arguments == {'stage_lr_decay': None}:
+            continue
+        with pytest.raises(ScheduleError, match=re.escape(repr(no))):
+            plan(Net(), RunLength(6, 1), **LayerFreezeHook(**arguments).config)
 
 
 def test_a_misspelt_argument_is_refused_with_its_near_miss():

@@ -75,7 +75,8 @@ def test_a_resumed_run_ends_bit_identical(tmp_path, kind, by_epoch, amp_on_cpu):
         assert reference['optimizer']['loss_scaler']['scale'] not in unused
     saved = sorted(tmp_path.glob('whole/*.pth'))
     assert len(saved) == (4 if by_epoch else ITERATIONS)
-    for checkpoint in saved[:-1]:
+    # Elsewhere than in the first kind, from where the schedule has a line.
+    for checkpoint in saved[:-1] if kind == 'sgd' else saved[1:-1:2]:
         resumed = tmp_path / f'from_{checkpoint.stem}'
         build(resumed, KINDS[kind], by_epoch, resume=True, load_from=str(checkpoint)).train()
         assert_same(reference, last_state(resumed), f'interrupted at {checkpoint.stem}')

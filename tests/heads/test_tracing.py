@@ -80,7 +80,12 @@ def test_mmengines_batch_norm_for_evaluation_finds_the_convolutions(case):
     assert_close(ours.forward([x]), stock.forward([x]))
 
 
-@pytest.mark.parametrize('mode', ['real', 'symbolic'])
+@pytest.mark.parametrize(
+    ('case', 'mode'),
+    [*((case, 'real') for case in CASES.values()), (CASES['factorized'], 'symbolic')],
+    ids=[*CASES, 'factorized, symbolic'],
+    indirect=['case'],
+)
 def test_make_fx_records_the_same_results(case, mode):
     stock, ours, x = case
     state = {**dict(ours.named_parameters()), **dict(ours.named_buffers())}
