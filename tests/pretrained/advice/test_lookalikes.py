@@ -119,7 +119,10 @@ def test_smps_efficientnets_go_into_timms_network_of_the_same_padding_only(
 
 @pytest.mark.parametrize('contracted', [True, False])
 def test_an_smp_encoder_is_exact_or_noted_in_a_dilated_resnet(tmp_path, contracted):
-    network = randomized(smp.DeepLabV3('resnet50', encoder_weights=None, encoder_output_stride=8))
+    network = smp.DeepLabV3(
+        'resnet50', encoder_weights=None, encoder_output_stride=8, decoder_channels=8
+    )
+    randomized(network)
     ours = build(**{**RESNET50_D8, 'contract_dilation': contracted})
     report = load_pretrained(ours, saved(network, tmp_path / 'weights.pth'))
     layers = [f'encoder.layer{stage}' for stage in (1, 2, 3, 4)]
@@ -130,9 +133,11 @@ def test_an_smp_encoder_is_exact_or_noted_in_a_dilated_resnet(tmp_path, contract
 
 @pytest.mark.parametrize('dilated', [True, False])
 def test_timms_resnet50d_is_exact_or_noted_in_a_resnetv1d(tmp_path, dilated):
-    network = randomized(timm.create_model('resnet50d', output_stride=8 if dilated else 32))
-    config = {**RESNET50_D8, 'type': 'ResNetV1d'} if dilated else {'type': 'ResNetV1d', 'depth': 50}
-    ours = build(**config)
+    stride, narrow = 8 if dilated else 32, (8, 16, 32, 64)
+    network = timm.create_model('resnet50d', output_stride=stride, channels=narrow)
+    randomized(network)
+    config = RESNET50_D8 if dilated else {'depth': 50}
+    ours = build(**{**config, 'type': 'ResNetV1d', 'base_channels': narrow[0]})
     report = load_pretrained(ours, saved(network, tmp_path / 'weights.pth'))
     layers = [f'layer{stage}' for stage in (1, 2, 3, 4)]
     apart = difference(features_of(ours, image()), outputs_of(network, layers, image()))
