@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import multiprocessing.connection
 import os
@@ -11,7 +12,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -71,16 +73,19 @@ def run_script(script: Path, *arguments: object) -> int | str | None:
     return 0
 
 
-# Copies are made of a process that has imported all, and never computed anything.
-_copies = multiprocessing.get_context('forkserver')
-_copies.set_forkserver_preload(
-    ['mmseg.apis', 'pspnet_plugin.app.training.launch', 'tests.helpers.processes']
-)
+@functools.cache
+def _copies() -> BaseContext:
+    """Makes copies of a process that has imported all, and never computed anything."""
+    context = multiprocessing.get_context('forkserver')  # which Windows has not
+    context.set_forkserver_preload(
+        ['mmseg.apis', 'pspnet_plugin.app.training.launch', 'tests.helpers.processes']
+    )
+    return context
 
 
 def start_copy(
     call: Callable[..., object], *arguments: object, output: Path, **variables: object
-) -> ForkServerProcess:
+) -> BaseProcess:
     """Start a process that calls and prints into a file, without the seconds that imports take.
 
     Args:
@@ -89,7 +94,7 @@ def start_copy(
     """
     environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
     where = output, os.getcwd(), environment
-    process = _copies.Process(target=_in_copy, args=(call, arguments, *where))
+    process = _copies().Process(target=_in_copy, args=(call, arguments, *where))
     process.start()
     return process
 
