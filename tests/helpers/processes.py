@@ -89,10 +89,11 @@ def start_copy(
     """Start a process that calls and prints into a file, without the seconds that imports take.
 
     Args:
-        call: a function of a module, or of none, as ``pickle`` can name it.
+        call: a function at the top of a module; its arguments and itself are pickled.
         variables: more of the environment.
     """
-    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+    more = {name: str(value) for name, value in variables.items()}
+    environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', **more}
     where = output, os.getcwd(), environment
     process = _copies().Process(target=_in_copy, args=(call, arguments, *where))
     process.start()
@@ -119,6 +120,7 @@ def run_copy(
     process = start_copy(call, *arguments, output=output, **variables)
     process.join(300)
     process.kill()
+    process.join()
     return process.exitcode, output.read_text()
 
 
