@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import functools
 import logging
-import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +47,7 @@ GUARDS: dict[str, list[type[Hook]]] = {
     'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, ScheduleEndHook],
     'test.py': [RequireAllWeightsHook],
 }
+CHECKPOINTS = 'best_*.pth', 'iter_*.pth', 'epoch_*.pth'  # as mmengine names them
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
 # Warnings of mmengine's about its own parts, which nobody who runs it can act on.
 NOT_FOR_USERS = ('will be deprecated', 'The prefix is not set in metric class')
@@ -112,7 +112,7 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
             require_read(cfg, options)
             prepare(cfg, LOADERS[name])
             if name == 'train.py':
-                on_first_rank(cfg, lambda: added.enter_context(only_run_in(cfg.work_dir)))
+                on_first_rank(cfg, lambda: added.enter_context(only_run_in(cfg)))
             prepared.append(cfg)
 
         added.enter_context(several_processes.gloo_without_a_gpu())
@@ -122,17 +122,26 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
         yield prepared
 
 
-def only_run_in(work_dir: str) -> IO[Any]:
+def only_run_in(cfg: Config) -> IO[Any]:
     """An open file by which no other run writes to the same folder until it is closed.
 
     Raises:
-        PspnetPluginError: another run does.
+        PspnetPluginError: another run does, or has left checkpoints there that this one, which does
+            not go on from them, would overwrite.
     """
-    os.makedirs(work_dir, exist_ok=True)
-    held = held_alone(Path(work_dir, '.lock'))
+    work_dir = Path(cfg.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    held = held_alone(work_dir / '.lock')
     if held is None:
         raise PspnetPluginError(
             f'Another run writes to {work_dir}: wait for its end, or name another --work-dir.'
+        )
+    there = [path for name in CHECKPOINTS for path in work_dir.glob(name)]
+    if there and not cfg.get('resume'):
+        held.close()
+        raise PspnetPluginError(
+            f'{there[0]} is of another run, whose checkpoints this one would overwrite: --resume '
+            'goes on with that run, --work-dir DIR keeps it and trains elsewhere.'
         )
     return held
 
