@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import functools
 import logging
+import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from ...utils.config_files import find_config, require_model, require_read
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import in_first_process, is_first_process
 from ...utils.files import held_alone
-from ...utils.text import did_you_mean, next_steps
+from ...utils.text import did_you_mean, next_steps, one_line
 from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
 from .datasets import DatasetError, check_datasets, is_missing
@@ -48,6 +49,13 @@ GUARDS: dict[str, list[type[Hook]]] = {
     'test.py': [RequireAllWeightsHook],
 }
 CHECKPOINTS = 'best_*.pth', 'iter_*.pth', 'epoch_*.pth'  # as mmengine names them
+# Parts of what mmengine says of a config that it cannot build.
+BY_CONFIG = (
+    ' registry. Please check',
+    '__init__() got an unexpected keyword argument',
+    ' should be either all None or not None',
+    ' arguments when initializing runner',
+)
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
 # Warnings of mmengine's about its own parts, which nobody who runs it can act on.
 NOT_FOR_USERS = ('will be deprecated', 'The prefix is not set in metric class')
@@ -70,7 +78,9 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
         if str(error).startswith('Caught '):
             raise PspnetPluginError(plain_message(error)) from error
         raise
-    except ValueError as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if any(part in str(error) for part in BY_CONFIG):
+            raise PspnetPluginError(f'{argv[0]}: {one_line(error)}') from error
         if 'Expected more than 1 value per channel' not in str(error):
             raise
         raise PspnetPluginError(
@@ -119,7 +129,13 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
         added.enter_context(runner.joined(runner.before_build, fit))
         added.enter_context(runner.joined(runner.logger_built, print_short_entries))
         added.enter_context(runner.joined(runner.added_hooks, *GUARDS[name]))
-        yield prepared
+        try:
+            yield prepared
+        except BaseException:
+            for cfg in prepared:
+                with contextlib.suppress(OSError):  # what holds anything stays
+                    os.removedirs(cfg.work_dir)
+            raise
 
 
 def only_run_in(cfg: Config) -> IO[Any]:
