@@ -82,18 +82,17 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
     return Classes(
         list(table.classes),
         values,
-        [list(value) for value in values] if table.in_colours else colours_of(table.classes),
+        [list(value) for value in values] if table.in_colours else colours_of(list(table.classes)),
         [counts[value] / labelled for value in values],
         {value: counts[value] / pixels for value in table.ignored if counts[value]},
     )
 
 
-def colours_of(classes: Mapping[str, Value]) -> list[list[int]]:
+def colours_of(classes: Sequence[str]) -> list[list[int]]:
     """A colour for each class; a background is grey, so that the others stand out from it."""
-    is_binary = list(classes.values()) == [(0,), (255,)]
     colours = spread_colours(len(classes))
     for number, name in enumerate(classes):
-        if name.lower() in BACKGROUND_NAMES or (is_binary and number == 0):
+        if name.lower() in BACKGROUND_NAMES:
             colours[number] = GREY
     return colours
 
@@ -127,7 +126,10 @@ def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Tab
         ignored.append((IGNORED,))
     if values and are_numbered([value[0] for value in values]):  # 0, 1, 3: 2 is in no mask yet
         values = [(number,) for number in range(values[0][0], values[-1][0] + 1)]
-    return Table({f'class_{value[0]}': value for value in values}, ignored)
+    names = [f'class_{value[0]}' for value in values]
+    if len(values) == 2 and (0,) in values:
+        names = ['background', 'foreground']
+    return Table(dict(zip(names, values)), ignored)
 
 
 def other_palettes(images: Sequence[ImageStatistics]) -> list[str]:
