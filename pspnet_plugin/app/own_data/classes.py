@@ -13,7 +13,7 @@ from PIL import Image
 from ...utils.datasets import spread_colours
 from ...utils.text import shortened
 from ..errors import DataError, refuse
-from ..images.reading import upright
+from ..images.reading import EXIF_ORIENTATION, upright
 from .annotations.class_tables import BORDER, entry_of_tool, is_header
 from .masks import NO_NUMBER, Value, palette_of, read_mask, remark_on_losses, strips
 from .statistics import ImageStatistics
@@ -284,7 +284,12 @@ def written(value: Value) -> str:
 
 
 def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Path) -> None:
-    """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored."""
+    """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored.
+
+    EXIF says that they are upright, which of masks without a mark is not known.
+    """
+    mark = Image.Exif()
+    mark[EXIF_ORIENTATION] = 1
     in_colours = len(classes.values[0]) == 3
     for image in images:
         mask = read_mask(image.pair.mask, in_colours)
@@ -297,4 +302,4 @@ def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Pa
         label_map = np.ascontiguousarray(upright(label_map, image.mask_orientation or 1))
         path = folder / f'{image.pair.name}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(label_map).save(path)
+        Image.fromarray(label_map).save(path, exif=mark)
