@@ -31,6 +31,7 @@ def project(street_scenes, tmp_path_factory):
     write_checkpoint(config, folder / 'weights.pth')
     (folder / 'pspnet').write_text(SCRIPT)
     (folder / 'file').touch()
+    (folder / 'photo.png').touch()
     (folder / 'data.py').write_text('data_root = "data"\n')
     return folder
 
@@ -159,6 +160,8 @@ TO_CONFIG = 'config', 'inspect', 'freezing', 'train', 'check'
         (('export', *FILES, '--out', 'file/x.onnx'), 'file/x.onnx: Not a directory'),
         (('check', 'config.py', '--out', 'file/x.png'), 'x.png: Not a directory'),
         (('check', 'config.py', '--out', 'grid'), '--out grid: is a picture'),
+        (('check', 'config.py', '--out', 'photo.png'), 'photo.png: is there already, and not'),
+        (('report', *FILES, '--out', 'photo.png'), 'photo.png: is there already, and not'),
         (('config', 'config.py', '--out', 'file/x.py'), 'file/x.py: Not a directory'),
         (('predict', *FILES, 'file', '--out', 'file/x'), 'x cannot be written: Not a'),
     ],
