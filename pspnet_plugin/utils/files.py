@@ -65,7 +65,7 @@ def require_own(path: str | Path, mark: str) -> None:
     """Raise PspnetPluginError for a file that is there without what its command leaves in it."""
     if os.path.isfile(path) and mark.encode() not in Path(path).read_bytes():
         raise PspnetPluginError(
-            f'{path}: is there already, and not from this command; name another file'
+            f'--out {path}: is there already, and not from this command; name another file'
         )
 
 
