@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from ..errors import PspnetPluginError
+
 if sys.platform == 'win32':
     import msvcrt
 else:
@@ -57,6 +59,14 @@ def replaced_when_whole(path: str | Path, suffix: str = '.part') -> Iterator[str
         if isinstance(error, OSError) and error.filename in (None, part):
             error.filename, error.filename2 = path, None
         raise
+
+
+def require_own(path: str | Path, mark: str) -> None:
+    """Raise PspnetPluginError for a file that is there without what its command leaves in it."""
+    if os.path.isfile(path) and mark.encode() not in Path(path).read_bytes():
+        raise PspnetPluginError(
+            f'--out {path}: is there already, and not from this command; name another file'
+        )
 
 
 def held_alone(path: str | Path) -> IO[Any] | None:

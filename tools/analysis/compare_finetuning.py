@@ -66,6 +66,8 @@ def train(recipe: str, options: list[str], work_dir: Path, threads: int) -> Resu
     result = work_dir / 'result.json'
     if not result.is_file():
         work_dir.mkdir(parents=True, exist_ok=True)
+        for left in work_dir.glob('*.pth'):  # of a run that was stopped: it begins anew
+            left.unlink()
         config = RECIPES / f'{recipe}.py'
         command = [sys.executable, TOOLS / 'train.py', config, '--work-dir', work_dir]
         command = [*map(str, command), '--cfg-options', *options]

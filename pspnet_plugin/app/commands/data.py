@@ -14,7 +14,7 @@ from ...errors import PspnetPluginError
 from ...pretrained.source.download import cached_path
 from ...pretrained.source.schemes import Address, resolve
 from ...utils.config_files import read_config
-from ...utils.files import write_whole
+from ...utils.files import require_own, write_whole
 from ...utils.text import next_steps, table_as_text
 from ..errors import DataError, refuse
 from ..own_data.annotations.formats import FORMATS
@@ -246,12 +246,4 @@ def require_picture(path: Path) -> None:
     """Raise DataError for a name that is not that of a PNG file, or of one made elsewhere."""
     if path.suffix.lower() != '.png':
         raise DataError(f'--out {path}: is a picture; name a file that ends in .png')
-    if not path.exists():
-        return
-    try:
-        with Image.open(path) as picture:
-            is_ours = picture.info.get(MARK[0]) == MARK[1]
-    except OSError:
-        is_ours = False
-    if not is_ours:
-        raise DataError(f'--out {path}: is there already, and not from this command; name another')
+    require_own(path, MARK[1])

@@ -63,17 +63,17 @@ def fraction(text: str) -> float:
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
+    from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sources_of
     from ..models import init_model
     from ..prediction.folder import predict_folder
     from ..prediction.predictor import PredictOptions
 
     require_one_checkpoint([arguments.checkpoint, *arguments.inputs])
-    model = init_model(
-        read_config(arguments.config, arguments.cfg_options),
-        arguments.checkpoint,
-        device_of_process(arguments.device),
-        arguments.dtype,
-    )
+    cfg = read_config(arguments.config, arguments.cfg_options)
+    # Before the model, whose building takes longer.
+    sources = list(sources_of(arguments.inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+    device = device_of_process(arguments.device)
+    model = init_model(cfg, arguments.checkpoint, device, arguments.dtype)
     options = PredictOptions(
         arguments.batch, arguments.probabilities, arguments.tta, arguments.window, arguments.overlap
     )
@@ -82,9 +82,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
     with Progress(*columns, console=Console(stderr=True), disable=not first) as progress:
         task = progress.add_task('predict', total=None)
         advance = partial(progress.update, task)
-        summary = predict_folder(
-            model, arguments.inputs, arguments.out, options, arguments.opacity, advance
-        )
+        summary = predict_folder(model, sources, arguments.out, options, arguments.opacity, advance)
     if not first:
         return 0
     print(f'{summary.predicted} predicted: {arguments.out}')

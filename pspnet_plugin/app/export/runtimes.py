@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import json
 import logging
 import tempfile
@@ -198,7 +199,9 @@ def write_program(network: ExportedNetwork, example: Tensor, metadata: Meta, pat
         dims = dict.fromkeys(OPEN, torch.export.Dim.DYNAMIC)
         shapes = None if network.settings.size else (dims,)
         program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
-        torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
+        content = io.BytesIO()  # torch's own writing ends the process where a disk is full
+        torch.export.save(program, content, extra_files={'metadata.json': json.dumps(metadata)})
+    path.write_bytes(content.getbuffer())
 
 
 def open_program(path: Path) -> Predict:

@@ -29,6 +29,7 @@ from .settings import SUFFIXES, ExportError, ExportSettings, as_export_error
 
 PREFIX = '.export-'  # of the folder that holds files that are not whole yet
 BLOCK = 1 << 20
+GRAPH = 4 * BLOCK  # what a file holds beside the weights, at most
 STOCK = (EncoderDecoder.encode_decode, CascadeEncoderDecoder.encode_decode)
 
 
@@ -110,7 +111,7 @@ def export_model(
     with folder_beside(out) as folder:
         path = Path(folder, out.name)
         copies = 1 + settings.int8 + (settings.to == 'openvino')  # which comes by way of ONNX
-        require_room(path, copies * size_of(exported))
+        require_room(path, copies * (size_of(exported) + GRAPH))
         with as_export_error(what, settings.way_out):
             runtime.write(ExportedNetwork(exported, settings), example, metadata, path)
             predict = runtime.open(path)

@@ -183,14 +183,14 @@ def read_by_gdal(content: bytes) -> bool:
         return False
 
 
-def orientation_of(file: BinaryIO) -> int:
+def orientation_of(file: BinaryIO, unsaid: int = 1) -> int:
     """How EXIF says that an image is stored, 1 (upright) to 8; a TIFF is read upright anyway."""
     file.seek(0)
     try:
         image = Image.open(file)
-        return 1 if image.format == 'TIFF' else image.getexif().get(EXIF_ORIENTATION, 1)
+        return 1 if image.format == 'TIFF' else image.getexif().get(EXIF_ORIENTATION, unsaid)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return 1
+        return unsaid
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

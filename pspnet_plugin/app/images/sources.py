@@ -46,7 +46,7 @@ class ImageSource(NamedTuple):
 
 
 def sources_of(images: Any, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[ImageSource]:
-    """The sources in one or many of: path, folder, glob, address, array, Pillow image.
+    """The sources in one or many of: path, folder, glob, address, array, Pillow image, source.
 
     Folders are searched for files of these suffixes with all below them, in the order of names;
     hidden files are left out.
@@ -58,7 +58,9 @@ def sources_of(images: Any, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterat
         images, (str, os.PathLike, np.ndarray, Image.Image)
     )
     for number, item in enumerate(images if many else [images]):
-        if isinstance(item, (np.ndarray, Image.Image)):
+        if isinstance(item, ImageSource):
+            yield item
+        elif isinstance(item, (np.ndarray, Image.Image)):
             yield ImageSource(f'image {number}', item, Path(f'{number:06}'))
         elif isinstance(item, (str, os.PathLike)):
             yield from _named(os.fspath(item), suffixes)

@@ -96,7 +96,9 @@ def check_config(cfg: Config) -> Found:
             lacking[path] = share_without_data(path, image)
             mark = orientation_of(io.BytesIO(read_bytes(path)))
             if mark != 1 and label_map is not None and label_map.shape[:2] == image.shape[:2]:
-                tells = mark >= 5 and image.shape[0] != image.shape[1]
+                labels = io.BytesIO(read_bytes(sample.listed['seg_map_path']))
+                says = orientation_of(labels, unsaid=0) == 1  # as pspnet init writes them
+                tells = says or (mark >= 5 and image.shape[0] != image.shape[1])
                 told = told or tells
                 doubts += [] if tells else [f'{sample.loader}: {doubt(path, mark)}']
             if label_map is None or label_map.shape != image.shape[:2] or len(pictures) == GRID:

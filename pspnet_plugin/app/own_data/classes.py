@@ -13,7 +13,7 @@ from PIL import Image
 from ...utils.datasets import spread_colours
 from ...utils.text import shortened
 from ..errors import DataError, refuse
-from ..images.reading import upright
+from ..images.reading import EXIF_ORIENTATION, upright
 from .annotations.class_tables import BORDER, entry_of_tool, is_header
 from .masks import NO_NUMBER, Value, palette_of, read_mask, remark_on_losses, strips
 from .statistics import ImageStatistics
@@ -82,18 +82,17 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
     return Classes(
         list(table.classes),
         values,
-        [list(value) for value in values] if table.in_colours else colours_of(table.classes),
+        [list(value) for value in values] if table.in_colours else colours_of(list(table.classes)),
         [counts[value] / labelled for value in values],
         {value: counts[value] / pixels for value in table.ignored if counts[value]},
     )
 
 
-def colours_of(classes: Mapping[str, Value]) -> list[list[int]]:
+def colours_of(classes: Sequence[str]) -> list[list[int]]:
     """A colour for each class; a background is grey, so that the others stand out from it."""
-    is_binary = list(classes.values()) == [(0,), (255,)]
     colours = spread_colours(len(classes))
     for number, name in enumerate(classes):
-        if name.lower() in BACKGROUND_NAMES or (is_binary and number == 0):
+        if name.lower() in BACKGROUND_NAMES:
             colours[number] = GREY
     return colours
 
@@ -127,7 +126,10 @@ def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Tab
         ignored.append((IGNORED,))
     if values and are_numbered([value[0] for value in values]):  # 0, 1, 3: 2 is in no mask yet
         values = [(number,) for number in range(values[0][0], values[-1][0] + 1)]
-    return Table({f'class_{value[0]}': value for value in values}, ignored)
+    names = [f'class_{value[0]}' for value in values]
+    if len(values) == 2 and (0,) in values:
+        names = ['background', 'foreground']
+    return Table(dict(zip(names, values)), ignored)
 
 
 def other_palettes(images: Sequence[ImageStatistics]) -> list[str]:
@@ -282,7 +284,12 @@ def written(value: Value) -> str:
 
 
 def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Path) -> None:
-    """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored."""
+    """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored.
+
+    EXIF says that they are upright, which of masks without a mark is not known.
+    """
+    mark = Image.Exif()
+    mark[EXIF_ORIENTATION] = 1
     in_colours = len(classes.values[0]) == 3
     for image in images:
         mask = read_mask(image.pair.mask, in_colours)
@@ -295,4 +302,4 @@ def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Pa
         label_map = np.ascontiguousarray(upright(label_map, image.mask_orientation or 1))
         path = folder / f'{image.pair.name}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(label_map).save(path)
+        Image.fromarray(label_map).save(path, exif=mark)

@@ -72,7 +72,7 @@ def predict_folder(
     predictor = Predictor(model, options)
     jobs = jobs_of(sources_of(inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES), out, options)
     if not jobs:
-        raise PredictionError(f'{inputs} names no image outside of {out}.')
+        raise PredictionError(f'There is no image outside of {out}, which gets the results.')
     try:
         with connected() as (rank, processes), contextlib.ExitStack() as stack:
             in_first_process(lambda: claim(out, record_of(predictor, opacity)))

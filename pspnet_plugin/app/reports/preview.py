@@ -24,6 +24,7 @@ from ...freezing.optimizer import fit_groups, lr_histories, restore_scheduled_lr
 from ...freezing.schedule import RunLength, Timeline
 from ...freezing.selection import SelectionError, select, stage_patterns
 from ...utils.config_tree import kind_of
+from ...utils.files import require_own
 from ...utils.text import near_misses, table_as_text
 
 # Iterations that a preview looks at besides those around transitions.
@@ -205,6 +206,7 @@ def draw(shown: Preview, path: str) -> None:
     axes = figure.subplots()
     draw_timeline(axes, shown)
     axes.set_xlabel('iteration (grey: frozen)')
+    require_own(path, 'atplotlib')
     figure.savefig(path, dpi=120, format=Path(path).suffix[1:] or 'png')
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ...errors import PspnetPluginError
+from ...utils.files import require_own
 from ..prediction import Prediction
 from .evaluation import Evaluation, evaluate, samples_in
 from .metrics import interval, ious_of, mean_of, percent, percents, resampled_ious
@@ -58,6 +59,7 @@ def require_place(out: Path) -> None:
     """Make the folder of a file; PspnetPluginError where the file cannot be there."""
     if out.is_dir():
         raise PspnetPluginError(f'{out} is a folder: name the file to write.')
+    require_own(out, 'content="pspnet report"')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from ...errors import PspnetPluginError
+from ...utils.files import require_own
 from ...utils.text import one_line
 from ..images.fonts import drawable, families_of
 from .preview import Preview, draw_timeline, freezes_layers, preview
@@ -150,6 +151,7 @@ def runs_figure(runs: Sequence[Run]) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write an image, PNG without a suffix; PspnetPluginError where it cannot be written there."""
+    require_own(path, 'atplotlib')
     try:
         figure.savefig(path, dpi=120, format=path.suffix[1:] or 'png')
     except (OSError, ValueError) as error:

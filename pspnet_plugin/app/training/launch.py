@@ -33,7 +33,7 @@ from ...utils.config_files import find_config, require_model, require_read
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import in_first_process, is_first_process
 from ...utils.files import held_alone
-from ...utils.text import did_you_mean, next_steps
+from ...utils.text import did_you_mean, next_steps, one_line
 from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
 from .datasets import DatasetError, check_datasets, is_missing
@@ -48,6 +48,14 @@ GUARDS: dict[str, list[type[Hook]]] = {
     'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, ScheduleEndHook],
     'test.py': [RequireAllWeightsHook],
 }
+CHECKPOINTS = 'best_*.pth', 'iter_*.pth', 'epoch_*.pth'  # as mmengine names them
+# Parts of what mmengine says of a config that it cannot build.
+BY_CONFIG = (
+    ' registry. Please check',
+    '__init__() got an unexpected keyword argument',
+    ' should be either all None or not None',
+    ' arguments when initializing runner',
+)
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
 # Warnings of mmengine's about its own parts, which nobody who runs it can act on.
 NOT_FOR_USERS = ('will be deprecated', 'The prefix is not set in metric class')
@@ -70,7 +78,9 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
         if str(error).startswith('Caught '):
             raise PspnetPluginError(plain_message(error)) from error
         raise
-    except ValueError as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if any(part in str(error) for part in BY_CONFIG):
+            raise PspnetPluginError(f'{argv[0]}: {one_line(error)}') from error
         if 'Expected more than 1 value per channel' not in str(error):
             raise
         raise PspnetPluginError(
@@ -112,27 +122,42 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
             require_read(cfg, options)
             prepare(cfg, LOADERS[name])
             if name == 'train.py':
-                on_first_rank(cfg, lambda: added.enter_context(only_run_in(cfg.work_dir)))
+                on_first_rank(cfg, lambda: added.enter_context(only_run_in(cfg)))
             prepared.append(cfg)
 
         added.enter_context(several_processes.gloo_without_a_gpu())
         added.enter_context(runner.joined(runner.before_build, fit))
         added.enter_context(runner.joined(runner.logger_built, print_short_entries))
         added.enter_context(runner.joined(runner.added_hooks, *GUARDS[name]))
-        yield prepared
+        try:
+            yield prepared
+        except BaseException:
+            for cfg in prepared:
+                with contextlib.suppress(OSError):  # what holds anything stays
+                    os.removedirs(cfg.work_dir)
+            raise
 
 
-def only_run_in(work_dir: str) -> IO[Any]:
+def only_run_in(cfg: Config) -> IO[Any]:
     """An open file by which no other run writes to the same folder until it is closed.
 
     Raises:
-        PspnetPluginError: another run does.
+        PspnetPluginError: another run does, or has left checkpoints there that this one, which does
+            not go on from them, would overwrite.
     """
-    os.makedirs(work_dir, exist_ok=True)
-    held = held_alone(Path(work_dir, '.lock'))
+    work_dir = Path(cfg.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    held = held_alone(work_dir / '.lock')
     if held is None:
         raise PspnetPluginError(
             f'Another run writes to {work_dir}: wait for its end, or name another --work-dir.'
+        )
+    there = [path for name in CHECKPOINTS for path in work_dir.glob(name)]
+    if there and not cfg.get('resume'):
+        held.close()
+        raise PspnetPluginError(
+            f'{there[0]} is of another run, whose checkpoints this one would overwrite: --resume '
+            'goes on with that run, --work-dir DIR keeps it and trains elsewhere.'
         )
     return held
 

@@ -1,4 +1,4 @@
-"""A hook that tells when the schedule of the learning rate ends before the run does."""
+"""A hook that tells where a run keeps its last learning rate, or has nothing left to train."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ class ScheduleEndHook(Hook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Compare the schedules, which by now are restored, with the length of the run."""
+        """Compare the length of the run with its schedules and its iteration, restored by now."""
+        if runner.iter >= runner.max_iters:
+            runner.logger.warning(
+                f'The run has trained all its {runner.max_iters} iterations before, and there is '
+                'nothing left to do. For more, raise its length in the config.'
+            )
         schedulers: Any = runner.param_schedulers or []
         lists = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
         for rates in ([s for s in some if s.param_name == 'lr'] for some in lists):

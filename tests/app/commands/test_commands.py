@@ -31,6 +31,7 @@ def project(street_scenes, tmp_path_factory):
     write_checkpoint(config, folder / 'weights.pth')
     (folder / 'pspnet').write_text(SCRIPT)
     (folder / 'file').touch()
+    (folder / 'photo.png').touch()
     (folder / 'data.py').write_text('data_root = "data"\n')
     return folder
 
@@ -125,6 +126,7 @@ def test_a_command_that_does_not_exist_is_told_with_the_near_ones(typed, meant, 
 
 
 FILES = 'config.py', 'weights.pth'
+WITHOUT_TEST = 'test_dataloader=None', 'test_cfg=None', 'test_evaluator=None'
 TO_CONFIG = 'config', 'inspect', 'freezing', 'train', 'check'
 
 
@@ -144,6 +146,12 @@ TO_CONFIG = 'config', 'inspect', 'freezing', 'train', 'check'
             'weight.pth does not exist. Did you mean weights.pth',
         ),
         (('train', 'config.py', '--cfg-options', 'load_from=gone.pth'), 'gone.pth does not exist'),
+        (('predict', 'config.py', 'gone.pth', 'nowhere', '--out', 'y'), 'match of nowhere'),
+        # What mmengine cannot build.
+        (('train', 'config.py', '--cfg-options', 'model.neck.type=Nix'), 'Nix is not in the'),
+        (('train', 'config.py', '--cfg-options', 'model.decode_head.nix=1'), "argument 'nix'"),
+        (('test', *FILES, '--cfg-options', 'test_cfg=None'), 'test_cfg=None'),
+        (('test', *FILES, '--cfg-options', *WITHOUT_TEST), '`test_dataloader`'),
         (('train', 'config.py', '--device', 'cuda'), 'CUDA_VISIBLE_DEVICES='),
         (('test', *FILES, '--device=cpu'), 'CUDA_VISIBLE_DEVICES='),
         # What cannot be written.
@@ -152,6 +160,8 @@ TO_CONFIG = 'config', 'inspect', 'freezing', 'train', 'check'
         (('export', *FILES, '--out', 'file/x.onnx'), 'file/x.onnx: Not a directory'),
         (('check', 'config.py', '--out', 'file/x.png'), 'x.png: Not a directory'),
         (('check', 'config.py', '--out', 'grid'), '--out grid: is a picture'),
+        (('check', 'config.py', '--out', 'photo.png'), 'photo.png: is there already, and not'),
+        (('report', *FILES, '--out', 'photo.png'), 'photo.png: is there already, and not'),
         (('config', 'config.py', '--out', 'file/x.py'), 'file/x.py: Not a directory'),
         (('predict', *FILES, 'file', '--out', 'file/x'), 'x cannot be written: Not a'),
     ],
@@ -159,6 +169,12 @@ TO_CONFIG = 'config', 'inspect', 'freezing', 'train', 'check'
 )
 def test_what_cannot_be_done_is_one_line(here, words, told, capsys):
     assert told in error_of(capsys, *words)
+
+
+def test_a_test_that_cannot_begin_leaves_no_folder(here, capsys):
+    words = ['test', *FILES, '--work-dir', 'new/run', '--cfg-options', 'test_cfg=None']
+    assert 'test_cfg=None' in error_of(capsys, *words)
+    assert not (here / 'new').exists()
 
 
 def test_a_command_finds_the_modules_of_the_current_folder_and_the_plugin_in_them(here):

@@ -63,7 +63,9 @@ def test_images_for_testing_are_not_trained_where_none_validate(here, capsys):
 def test_a_stated_split_with_images_beside_it_is_refused_and_can_be_made_anew(here, capsys):
     make_sides(here, ['train', 'val', 'more'])
     assert init() == 1
-    assert 'more/2.png: is neither in train nor in val, as others are' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert '.png: is neither in train nor in val, as others are' in error
+    assert 'images/more/2.png' in error
     assert not (here / 'mine').exists()
     assert init('--split', 'similar') == 0
     assert len(listed('train') | listed('val')) == 12

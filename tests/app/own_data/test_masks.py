@@ -329,7 +329,7 @@ def test_unknown_values_of_a_mask_are_one_line(init):
     assert code == 1
     assert 'masks/0.jpg: values ' in output
     assert '.jpg changes what was drawn: write masks as PNG' in output
-    assert len(output.splitlines()) == COUNT
+    assert len(output.splitlines()) <= COUNT
 
 
 def test_a_mask_that_mmsegmentation_cannot_open_is_refused(init, monkeypatch):

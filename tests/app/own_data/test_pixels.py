@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from pathlib import Path
@@ -213,6 +214,18 @@ def test_where_nothing_tells_how_masks_lie_init_and_check_say_so(here, capsys):
     Path('images/0.jpg').write_bytes(stored)
     assert check() == 1
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('orientation', [2, 3, 4])
+def test_label_maps_that_init_drew_lie_as_images_are_seen(here, capsys, orientation):
+    seen = turned_folders([orientation] * 5, masks_are_turned=False)
+    shapes = [{'label': 'car', 'points': [[2, 2], [30, 4], [20, 30]], 'shape_type': 'polygon'}]
+    for name in seen:
+        height, width = seen[name].shape
+        about = {'imagePath': name, 'imageHeight': height, 'imageWidth': width, 'shapes': shapes}
+        Path('images', name).with_suffix('.json').write_text(json.dumps(about))
+    assert main(['init', 'images', '--out', 'mine']) == 0, capsys.readouterr().err
+    assert check() == 0, capsys.readouterr().err
 
 
 def test_check_names_a_label_map_that_is_marked_as_turned(here, capsys):

@@ -87,17 +87,22 @@ def test_labels_from_0_are_used_as_they_are(folders):
 
 
 @pytest.mark.parametrize(
-    ('values', 'kept'),
+    ('values', 'kept', 'names'),
     [
-        ([0, 255, 255], [0, 255]),  # a binary mask
-        ([0, 1, 255], [0, 1]),  # 255 is ignored
-        ([0, 128, 200], [0, 128, 200]),
-        ([0, 1, 3], [0, 1, 2, 3]),  # class 2 is in no mask yet
+        ([0, 255, 255], [0, 255], 'background foreground'),  # a binary mask
+        ([0, 1, 1], [0, 1], 'background foreground'),
+        ([0, 1, 255], [0, 1], 'background foreground'),  # 255 is ignored
+        ([1, 2, 2], [1, 2], 'class_1 class_2'),
+        ([0, 2, 2], [0, 1, 2], 'class_0 class_1 class_2'),  # 1 is in no mask yet
+        ([0, 128, 200], [0, 128, 200], 'class_0 class_128 class_200'),
+        ([0, 1, 3], [0, 1, 2, 3], 'class_0 class_1 class_2 class_3'),
     ],
 )
-def test_values_become_classes(folders, values, kept):
+def test_values_become_classes(folders, values, kept, names):
     change_masks(folders, lambda mask: np.array(values, np.uint8)[mask])
-    assert [value for (value,) in find_classes(statistics_of(folders)).values] == kept
+    classes = find_classes(statistics_of(folders))
+    assert [value for (value,) in classes.values] == kept
+    assert classes.names == names.split()
 
 
 def test_masks_in_colours_need_a_table(folders):

@@ -245,7 +245,7 @@ def test_cut_video_is_named_and_leaves_nothing_behind(trained, tmp_path, capsys)
         (['one', 'two', '--out', 'out'], 'would both be written as a'),
         (['empty', '--out', 'out'], 'empty has no images'),
         (['one', '--out', 'one/a.png'], 'cannot be written'),
-        (['one', '--out', 'one'], "['one'] names no image outside of one."),
+        (['one', '--out', 'one'], 'There is no image outside of one, which gets the results.'),
         (['one', '--out', '/proc/out'], '/proc/out cannot be written: No such file'),
         (['new.pth', 'one', '--out', 'out'], 'new.pth are 2 checkpoints, and one predicts: name'),
         (['old.pth', 'new.pth', 'one', '--out', 'out'], 'The newest is new.pth.'),

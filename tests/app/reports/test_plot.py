@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.reports.runs import read_run, timeline_of
+from pspnet_plugin.app.reports.runs import read_run, save, timeline_of
+from pspnet_plugin.errors import PspnetPluginError
 from tests.helpers.logs import write_log
 from tests.helpers.processes import ROOT
 
@@ -176,3 +178,14 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, capsys, losses, end, more, o
     assert error.startswith(f'error: {told.format(tmp_path)}')
     assert error.count('\n') == 1
     assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize('suffix', ['png', 'svg', 'pdf'])
+def test_a_picture_is_drawn_again_but_not_over_a_file_from_elsewhere(tmp_path, suffix):
+    path = tmp_path / f'curves.{suffix}'
+    for _ in range(2):
+        save(Figure(), path)
+    path.write_bytes(b'a photo')
+    with pytest.raises(PspnetPluginError, match='is there already, and not from this command'):
+        save(Figure(), path)
+    assert path.read_bytes() == b'a photo'

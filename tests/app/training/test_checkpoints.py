@@ -30,6 +30,19 @@ OTHER_HEAD = {'model.decode_head.channels': 8}
 NO_AUXILIARY = {'model.auxiliary_head': None}
 
 
+def test_a_run_does_not_overwrite_the_checkpoints_of_another_and_a_finished_one_says_so(
+    trained, street_scenes, capfd
+):
+    before = trained.read_bytes()
+    assert run('train', street_scenes, trained.parent) == 1
+    error = capfd.readouterr().err
+    assert '--resume' in error
+    assert '--work-dir' in error
+    assert trained.read_bytes() == before
+    assert run('train', street_scenes, trained.parent, '--resume') == 0
+    assert capfd.readouterr().out.count('nothing left to do') == 1
+
+
 @pytest.mark.parametrize('more', [[], ['--tta']])
 def test_a_checkpoint_of_the_model_is_tested_also_without_its_auxiliary_head(
     trained, street_scenes, tmp_path, more
