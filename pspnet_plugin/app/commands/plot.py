@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..reports.confusion import confusion_figure, confusion_of
+from ..reports.figures import save
 from ..reports.metrics import areas_of, ious_of
-from ..reports.runs import LogError, Run, read_runs, runs_figure, save
+from ..reports.runs import LogError, Run, read_runs, runs_figure
 from ..training.datasets import check_datasets
 
 

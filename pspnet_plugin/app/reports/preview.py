@@ -24,7 +24,6 @@ from ...freezing.optimizer import fit_groups, lr_histories, restore_scheduled_lr
 from ...freezing.schedule import RunLength, Timeline
 from ...freezing.selection import SelectionError, select, stage_patterns
 from ...utils.config_tree import kind_of
-from ...utils.files import require_own
 from ...utils.text import near_misses, table_as_text
 
 # Iterations that a preview looks at besides those around transitions.
@@ -202,12 +201,13 @@ def draw(shown: Preview, path: str) -> None:
     """The preview as an image: parts by iterations, coloured by learning rate; grey is frozen."""
     from matplotlib.figure import Figure
 
+    from .figures import save
+
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(shown.parts)), layout='constrained')
     axes = figure.subplots()
     draw_timeline(axes, shown)
     axes.set_xlabel('iteration (grey: frozen)')
-    require_own(path, 'atplotlib')
-    figure.savefig(path, dpi=120, format=Path(path).suffix[1:] or 'png')
+    save(figure, Path(path))
 
 
 def draw_timeline(axes: Any, shown: Preview) -> None:

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from ...errors import PspnetPluginError
-from ...utils.files import require_own
 from ...utils.text import one_line
 from ..images.fonts import drawable, families_of
 from .preview import Preview, draw_timeline, freezes_layers, preview
@@ -147,15 +146,6 @@ def runs_figure(runs: Sequence[Run]) -> Figure:
         axes.set_title(title, fontsize='medium', family=fonts, parse_math=False)
     rows[-1].set(xlabel='iteration', xlim=(0, max(run.lines[-1]['step'] for run in runs)))
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write an image, PNG without a suffix; PspnetPluginError where it cannot be written there."""
-    require_own(path, 'atplotlib')
-    try:
-        figure.savefig(path, dpi=120, format=path.suffix[1:] or 'png')
-    except (OSError, ValueError) as error:
-        raise PspnetPluginError(f'{path} cannot be written: {error}') from error
 
 
 def timeline_of(run: Run) -> Preview | None:

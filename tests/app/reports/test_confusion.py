@@ -14,8 +14,9 @@ from PIL import Image
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.confusion import confusion_figure
+from pspnet_plugin.app.reports.figures import save
 from pspnet_plugin.app.reports.metrics import count_pairs
-from pspnet_plugin.app.reports.runs import read_run, save, timeline_of
+from pspnet_plugin.app.reports.runs import read_run, timeline_of
 from tests.helpers.folders import make_folders
 from tests.helpers.street_scenes import NARROW_OWN_DATA
 

@@ -11,7 +11,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.reports.runs import read_run, save, timeline_of
+from pspnet_plugin.app.reports.figures import save
+from pspnet_plugin.app.reports.runs import read_run, timeline_of
 from pspnet_plugin.errors import PspnetPluginError
 from tests.helpers.logs import write_log
 from tests.helpers.processes import ROOT
@@ -130,11 +131,12 @@ def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path, frozen_config
     assert two > 1.8 * one
 
 
-@pytest.mark.parametrize('name', ['x', 'x.y.png', 'x.jpg'])
-def test_the_file_that_is_told_is_the_one_that_is_written(tmp_path, frozen_config, capsys, name):
+@pytest.mark.parametrize('name', ['x', 'x.y.png', 'x.jpg', 'x.tif', 'x.webp'])
+def test_the_file_that_is_told_is_written_and_written_again(tmp_path, frozen_config, capsys, name):
     run = write_log(tmp_path / 'run', {1: 2.0})
-    assert f'written: {tmp_path / name}' in plot(capsys, run, out=tmp_path / name)[1]
-    assert main(['freezing', str(frozen_config), '--out', str(tmp_path / f'f{name}')]) == 0
+    for _ in range(2):
+        assert f'written: {tmp_path / name}' in plot(capsys, run, out=tmp_path / name)[1]
+        assert main(['freezing', str(frozen_config), '--out', str(tmp_path / f'f{name}')]) == 0
     for path in (tmp_path / name, tmp_path / f'f{name}'):
         assert picture(path).size
 
