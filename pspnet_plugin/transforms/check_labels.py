@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 from ..errors import PspnetPluginError
+
+MORE_BITS = ('I', 'I;16', 'I;16B', 'F')  # modes of Pillow
 
 
 class LabelError(PspnetPluginError):
@@ -17,7 +23,8 @@ class LabelError(PspnetPluginError):
 class CheckLabels(BaseTransform):
     """Stop at a label map of another size than its image, or with values outside the classes.
 
-    Its place is after ``LoadAnnotations``. Without it such a value is a device-side assert in
+    It also stops at values beyond 8 bits, of which ``LoadAnnotations`` makes others. Its place is
+    after that step. Without it such a value is a device-side assert in
     training on a GPU, an IndexError without a file name on a CPU, and silently left out by the
     evaluation; a label map of another size is scaled and cropped beside its image, and teaches
     wrong labels. Images without labels pass, so that a model predicts with the pipeline that it was
@@ -63,6 +70,8 @@ class CheckLabels(BaseTransform):
                 f'{path} is in colours, {label_map.shape[2]} numbers for each pixel; a label map '
                 'has one. Convert it, as pspnet init does.'
             )
+        if problem := altered_values(results):
+            raise LabelError(problem)
         wrong = values_outside(label_map, self.num_classes, self.ignore_index)
         if wrong.size:
             known = f'0 to {self.num_classes - 1}, and {self.ignore_index} for ignored pixels'
@@ -82,6 +91,34 @@ class CheckLabels(BaseTransform):
             f'{type(self).__name__}(num_classes={self.num_classes}, '
             f'ignore_index={self.ignore_index})'
         )
+
+
+def altered_values(results: Mapping) -> str:
+    """What to say where ``LoadAnnotations``, which keeps 8 bits, made others of a file's values.
+
+    Args:
+        results: of a pipeline, with ``gt_seg_map`` as it was loaded, (H, W).
+    """
+    path, label_map = results.get('seg_map_path') or '', results['gt_seg_map']
+    if label_map.dtype != np.uint8 or not os.path.isfile(path):
+        return ''
+    try:
+        with Image.open(path) as file:
+            if file.mode not in MORE_BITS:
+                return ''
+            values = np.asarray(file)
+    except (OSError, SyntaxError, ValueError):  # what another reader has read
+        return ''
+    if values.shape != label_map.shape:
+        return ''
+    with np.errstate(invalid='ignore'):  # NaN has no 8 bits
+        kept = values.astype(np.uint8)
+    # Of another loader nothing is said; one more is what reduce_zero_label has taken off.
+    is_read = results.get('label_map') or (label_map == kept) | (label_map + np.uint8(1) == kept)
+    lost = np.unique(values[(kept != values) & is_read])
+    shown = ', '.join(f'{value:g}' for value in lost[:4])
+    told = f'{path}: LoadAnnotations keeps 8 bits and makes others of {shown}: write 0 to 255'
+    return told if lost.size else ''
 
 
 def values_outside(label_map: np.ndarray, num_classes: int, ignore_index: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 from pspnet_plugin.transforms.check_labels import LabelError, values_outside
 
@@ -69,3 +70,28 @@ def test_label_map_that_nothing_has_loaded_is_an_error():
 
 def test_negative_values_are_outside():
     assert values_outside(np.array([-1, 3]), 19, 255).tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ('values', 'told'),
+    [
+        (np.array([[0, 1], [256, 258]], np.uint16), 'makes others of 256, 258: write 0 to 255'),
+        (np.array([[0, 1], [0.5, 2]], np.float32), 'makes others of 0.5: write 0 to 255'),
+        (np.array([[0, 1], [-1, 2]], np.int32), 'makes others of -1: write 0 to 255'),
+    ],
+    ids=['16 bits', 'fractions', 'negative'],
+)
+@pytest.mark.parametrize('reduce_zero_label', [False, True])
+def test_values_of_which_loading_keeps_8_bits_are_named(tmp_path, values, told, reduce_zero_label):
+    path = tmp_path / 'labels.tif'
+    Image.fromarray(values).save(path)
+    results = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=reduce_zero_label)
+    loaded = TRANSFORMS.build(dict(type='LoadAnnotations'))(results)
+    with pytest.raises(LabelError, match=f'labels.tif: LoadAnnotations keeps 8 bits and {told}'):
+        TRANSFORMS.build(TRANSFORM)(loaded)
+
+
+def test_another_loader_may_make_classes_of_16_bits(tmp_path):
+    Image.fromarray(np.array([[26001, 7000]], np.uint16)).save(tmp_path / 'a.png')
+    results = dict(gt_seg_map=np.array([[13, 0]], np.uint8), seg_map_path=str(tmp_path / 'a.png'))
+    assert TRANSFORMS.build(TRANSFORM)(results) is results

@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope
 from rich.progress import track
 
 from ...errors import ImageError, PspnetPluginError
-from ...transforms.check_labels import values_outside
+from ...transforms.check_labels import altered_values, values_outside
 from ...utils.datasets import class_info, datasets_of, listed_samples, scope_of, without_pipeline
 from ...utils.text import one_line
 from ..images.drawing import draw_label_map, to_rgb, with_legend
@@ -211,6 +211,8 @@ def sample_problems(
         yield f'{labels}: {there} pixels, but its image has {width} x {height}'
     elif label_map.ndim != 2:
         yield f'{labels}: is in colours; label maps have one number for each pixel'
+    elif problem := altered_values({**sample.listed, 'gt_seg_map': label_map}):
+        yield problem
     elif (wrong := values_outside(label_map, classes, ignored)).size:
         values = ', '.join(map(str, wrong[:8]))
         yield f'{labels}: holds the label values {values}, but there are {classes} classes'

@@ -15,10 +15,8 @@ from ...transforms.load_raster import Raster, rasterio, read_raster
 from ...utils import tiff
 from ..images.reading import PNG_START, orientation_of
 from ..images.sources import RASTER_SUFFIXES
-from .masks import read_mask
 
 ALPHA = {1, 2}  # kinds of extra samples
-MORE_BITS = ('I', 'I;16', 'I;16B', 'F')  # modes of Pillow
 
 
 def image_problems(path: str, content: bytes, image: np.ndarray, loader: str) -> Iterator[str]:
@@ -88,21 +86,10 @@ def share_without_data(path: str, image: np.ndarray) -> float:
 
 
 def label_problems(path: str, content: bytes) -> Iterator[str]:
-    """What LoadAnnotations, which keeps 8 bits and turns nothing, misreads of a label map."""
+    """What LoadAnnotations, which turns nothing, misreads of a label map."""
     turned = orientation_of(io.BytesIO(content))
     if turned != 1:
         yield (
             f'{path}: is stored turned (EXIF orientation {turned}), and is read as it is stored; '
             'write it upright, without that mark'
         )
-    try:
-        with Image.open(io.BytesIO(content)) as file:
-            if file.mode not in MORE_BITS:
-                return
-        numbers = np.unique(read_mask(Path(path)).numbers)
-    except (OSError, ValueError, ImageError):
-        return
-    lost = numbers[(numbers < 0) | (numbers > 255)]
-    if lost.size:
-        shown = ', '.join(f'{number} as {number % 256}' for number in lost[:4].tolist())
-        yield f'{path}: LoadAnnotations keeps 8 bits of its values and reads {shown}'
