@@ -18,11 +18,14 @@ about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_m
 if about['output']['kind'] == 'logits' or about['input']['mean']:
     sys.exit(f'{model}: export it with --normalize --output probabilities')
 
-colours = about['input']['channel_order'] == 'BGR'  # otherwise the image is taken as it is
+# Colours of 8 bits; otherwise the image is taken as it is.
+colours = about['input']['channel_order'] == 'BGR' and about['input']['dtype'] == 'uint8'
 kind = cv2.IMREAD_COLOR if colours else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 pixels = cv2.imread(image, kind)  # upright, where EXIF says how
 if pixels is None:
     sys.exit(f'{image}: OpenCV cannot read it')
+if not np.isfinite(pixels).all():
+    sys.exit(f'{image}: has pixels without data (NaN, infinite): put a value there')
 height, width = pixels.shape[:2]
 for resize in about['input']['resize']:  # as the network was trained and tested
     size = np.array(resize['scale'])

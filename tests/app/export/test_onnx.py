@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -97,19 +98,23 @@ def test_other_networks_are_written_too(network, tmp_path):
     assert (in_onnxruntime(path, as_input(images)) == expected).mean() >= 0.999
 
 
-def test_the_example_reads_images_of_one_channel_and_16_bits(tmp_path):
+@pytest.mark.parametrize('channels', [1, 3])
+def test_the_example_reads_images_of_16_bits_and_names_what_is_no_number(tmp_path, channels):
     config = small_config(
         data_preprocessor=dict(
-            type='SegDataPreProcessor', mean=[30000], std=[20000], bgr_to_rgb=False, size=(64, 64)
+            type='SegDataPreProcessor',
+            mean=[30000] * channels,
+            std=[20000] * channels,
+            bgr_to_rgb=channels == 3,
+            size=(64, 64),
         )
     )
-    config.model.backbone = {**config.model.backbone, 'in_channels': 1}
-    load = dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)
-    config.test_pipeline = [load, dict(type='PackSegInputs')]
-    grey = pixels((50, 70))[0, ..., 0].astype(np.uint16) * 257
+    config.model.backbone = {**config.model.backbone, 'in_channels': channels}
+    config.test_pipeline = [dict(type='LoadRaster'), dict(type='PackSegInputs')]
+    stored = pixels((50, 70))[0, ..., :channels].astype(np.uint16) * 257
     (tmp_path / 'images').mkdir()
-    image = tmp_path / 'images' / 'grey.png'
-    Image.fromarray(grey).save(image)
+    image = tmp_path / 'images' / 'a.png'
+    cv2.imwrite(str(image), stored)
     checkpoint, path = write_checkpoint(config, tmp_path / 'x.pth'), tmp_path / 'network.onnx'
     settings = ExportSettings(normalize=True, output='labels')
     export_model(config, checkpoint, path, settings, check_images=image.parent)
@@ -120,3 +125,10 @@ def test_the_example_reads_images_of_one_channel_and_16_bits(tmp_path):
     assert len(np.unique(expected)) > 1
     with Image.open(tmp_path / 'labels.png') as labels:
         assert (np.asarray(labels) == expected).mean() >= 0.999
+    broken = stored.astype(np.float32)
+    broken[0, 0] = np.nan
+    cv2.imwrite(str(tmp_path / 'b.tif'), broken)
+    words = [sys.executable, script, path, tmp_path / 'b.tif', tmp_path / 'b.png']
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert 'b.tif: has pixels without data' in done.stderr
+    assert not (tmp_path / 'b.png').exists()
