@@ -21,7 +21,7 @@ PLAIN_MODES = ('L', 'P', 'I', 'I;16')
 IN_COLOURS = ('RGBA', 'CMYK', 'PA', 'YCbCr')  # what becomes RGB
 NO_NUMBER = int(np.iinfo(np.int32).min)  # stands for NaN, infinities and what is far too large
 MOST_VALUES = 256
-STRIP = 1 << 22  # pixels
+STRIP = 1 << 20  # pixels
 LOSSY = ('.jpg', '.jpeg', '.webp')
 
 Value = tuple[int, ...]  # one number, or red, green and blue
@@ -87,7 +87,7 @@ def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
                 return np.asarray(file.convert('RGB')), False
             if file.mode in ('1', 'LA'):
                 return np.asarray(file.convert('L')), False
-            return np.asarray(file), plain
+            return pixels_of(file), plain
     except Image.DecompressionBombError as error:
         raise ImageError(str(path), too_large()) from error
     except (OSError, ValueError, SyntaxError) as error:
@@ -109,6 +109,18 @@ def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
     except PredictionError as error:  # rasterio is missing
         raise ImageError(str(path), str(error)) from error
     return (bands[..., 0] if bands.shape[2] == 1 else bands[..., ::-1]), False
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """``np.asarray(image)`` without two more copies of all pixels on the way."""
+    width, height = image.size
+    pixel = np.asarray(image.crop((0, 0, 1, 1)))
+    pixels = np.empty((height, width, *pixel.shape[2:]), pixel.dtype)
+    top = 0
+    for strip in strips(pixels):
+        strip[:] = np.asarray(image.crop((0, top, width, top + len(strip))))
+        top += len(strip)
+    return pixels
 
 
 def largest_mask() -> int:
@@ -190,7 +202,7 @@ def remark_on_losses(path: Path) -> str:
 
 
 def strips(pixels: np.ndarray) -> Iterator[np.ndarray]:
-    """Views of (H, W, ...) some rows at a time, about four million pixels each."""
+    """Views of (H, W, ...) some rows at a time, about a million pixels each."""
     rows = max(STRIP // max(pixels.shape[1], 1), 1)
     for top in range(0, pixels.shape[0], rows):
         yield pixels[top : top + rows]

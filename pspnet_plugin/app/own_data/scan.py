@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,8 @@ SUFFIXES = frozenset(
     ['.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
 )
 SAMPLE = 256  # names
+LARGE = 16 << 20  # bytes of a file; those that are larger are read one at a time
+one_at_a_time = threading.Lock()
 
 
 def pair_files(images: Path, masks: Path) -> list[Pair]:
@@ -205,9 +209,11 @@ def statistics_or_problem(
 ) -> ImageStatistics | str:
     """The statistics of one pair; a line that names the file where that fails."""
     try:
-        image = image_statistics(pair)
-        mask = read_mask(pair.mask, in_colours)
-        in_mask = count_values(mask, pair.mask)
+        is_large = pair.image.stat().st_size > LARGE
+        with one_at_a_time if is_large else contextlib.nullcontext():
+            image = image_statistics(pair)
+            mask = read_mask(pair.mask, in_colours)
+            in_mask = count_values(mask, pair.mask)
     except ImageError as error:
         return str(error)
     except PredictionError as error:
