@@ -95,7 +95,7 @@ class Raster(contextlib.AbstractContextManager):
         bgr: give three bands in the order blue, green, red, as mmcv reads images.
 
     Raises:
-        ImageError: it cannot be opened, is stored turned, or has several pages.
+        ImageError: it cannot be opened, is stored turned, has several pages or complex numbers.
         PredictionError: ``rasterio`` is not installed.
     """
 
@@ -110,6 +110,9 @@ class Raster(contextlib.AbstractContextManager):
         except (rasterio.errors.RasterioError, UnicodeEncodeError) as error:
             self.files.close()
             raise ImageError(path, f'cannot be opened as a raster ({error}).') from error
+        if any('complex' in kind for kind in self.file.dtypes):
+            self.files.close()
+            raise ImageError(path, 'has complex numbers: write their amplitudes.')
         kinds = list(zip(self.file.indexes, self.file.colorinterp))
         self.alpha = [n for n, kind in kinds if kind == rasterio.enums.ColorInterp.alpha]
         bands = [n for n in self.file.indexes if n not in self.alpha]

@@ -65,6 +65,6 @@ def write_raster(path: str | Path, bands: np.ndarray, **options: object) -> str 
     """Write (bands, H, W) as GeoTIFF; the path."""
     count, height, width = bands.shape
     shape = {'count': count, 'height': height, 'width': width, 'dtype': bands.dtype.name}
-    with rasterio.open(path, 'w', driver='GTiff', **shape, **options) as file:
+    with rasterio.open(path, 'w', **{'driver': 'GTiff', **shape, **options}) as file:
         file.write(bands)
     return path

@@ -29,6 +29,7 @@ TIMEOUT = 30  # seconds
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
 PNG_START = b'\x89PNG'
 EXIF_ORIENTATION = 0x0112
+SEVERAL = 'has several images: write each as a file of its own.'
 PNG_MODES = ('1', 'L', 'LA', 'I', 'I;16', 'P', 'RGB', 'RGBA')
 
 
@@ -130,7 +131,17 @@ def require_complete(file: BinaryIO, name: str) -> None:
 
 
 def require_whole_png(file: BinaryIO, name: str) -> None:
-    """Raise ImageError where a PNG lacks its end, or a part of its pixels is broken."""
+    """Raise ImageError where a PNG lacks its end, has broken pixels, or is an animation."""
+    for kind, content in png_chunks(file, name):
+        is_needed = kind[:1].isupper()
+        if is_needed and zlib.crc32(kind + content[:-4]) != int.from_bytes(content[-4:], 'big'):
+            raise ImageError(name, 'is cut or broken: the checksum of its pixels is another.')
+        if kind == b'acTL' and int.from_bytes(content[:4], 'big') > 1:
+            raise ImageError(name, SEVERAL)
+
+
+def png_chunks(file: BinaryIO, name: str) -> Iterator[tuple[bytes, bytes]]:
+    """The kinds of the parts of a PNG, and what is in them, with the checksum at the end."""
     file.seek(8)
     kind = b''
     while kind != b'IEND':
@@ -139,9 +150,7 @@ def require_whole_png(file: BinaryIO, name: str) -> None:
         content = file.read(length + 4)
         if len(content) != length + 4:
             raise ImageError(name, 'is cut or broken: its end is missing.')
-        is_needed = kind[:1].isupper()
-        if is_needed and zlib.crc32(kind + content[:-4]) != int.from_bytes(content[-4:], 'big'):
-            raise ImageError(name, 'is cut or broken: the checksum of its pixels is another.')
+        yield kind, content
 
 
 def pages_of(file: BinaryIO, name: str) -> list[Tags]:
@@ -160,7 +169,7 @@ def require_whole_for_pillow(file: BinaryIO, name: str) -> None:
     try:
         image = Image.open(file)
         if image.format != 'MPO' and getattr(image, 'is_animated', False):
-            raise ImageError(name, 'has several images: write each as a file of its own.')
+            raise ImageError(name, SEVERAL)
         image.load()
     except Image.UnidentifiedImageError:
         return  # mmcv may know it, or says that it is none.
@@ -168,6 +177,9 @@ def require_whole_for_pillow(file: BinaryIO, name: str) -> None:
         return  # too large for Pillow
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if 'not available' in str(error):  # Pillow was built without this decoder
+            return
+        file.seek(0)
+        if read_by_gdal(file.read()):
             return
         raise ImageError(name, f'is cut or broken ({first_line(error)}).') from error
 
@@ -184,13 +196,25 @@ def read_by_gdal(content: bytes) -> bool:
 
 
 def orientation_of(file: BinaryIO, unsaid: int = 1) -> int:
-    """How EXIF says that an image is stored, 1 (upright) to 8; a TIFF is read upright anyway."""
+    """How EXIF says that an image is stored, 1 (upright) to 8, where OpenCV turns it upright.
+
+    Pillow's own answer counts what OpenCV does not, such as XMP, and decodes a PNG for it.
+    """
     file.seek(0)
     try:
         image = Image.open(file)
-        return 1 if image.format == 'TIFF' else image.getexif().get(EXIF_ORIENTATION, unsaid)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        if image.format == 'TIFF':  # read upright anyway
+            return 1
+        found = image.info.get('exif', b'') if image.format in ('JPEG', 'MPO', 'WEBP') else b''
+        if image.format == 'PNG':
+            parts = png_chunks(file, str(image))
+            found = next((content for kind, content in parts if kind == b'eXIf'), b'')
+        exif = Image.Exif()
+        exif.load(found)
+        marked = exif.get(EXIF_ORIENTATION, unsaid)
+    except (ImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return unsaid
+    return marked if marked in range(1, 9) else unsaid
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..images.reading import orientation_of, require_complete
 from ..images.sources import RASTER_SUFFIXES
 
 THUMBNAIL = (16, 16)
-STRIP = 1 << 20  # pixels
+STRIP = 1 << 18  # pixels
 OPENCV_UNPACKS = (1, 5, 7, 8, 32773, 32946)  # none, LZW, JPEG, deflate, PackBits and deflate again
 BLACK_IS_0, RGB, YCBCR = 1, 2, 6
 MASK = 4  # the kind of a page
@@ -136,7 +136,7 @@ def strips_of(
 
 
 def areas(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
-    """Row, column, height and width of strips of about a million pixels."""
+    """Row, column, height and width of strips of about 260 thousand pixels."""
     rows = max(STRIP // width, 1)
     for top in range(0, height, rows):
         yield top, 0, min(rows, height - top), width
@@ -147,7 +147,7 @@ def opencv_is_right(path: Path, pages: Sequence[tiff.Tags]) -> bool:
     page = pages[0]
     colours = page.get(tiff.PHOTOMETRIC) in (RGB, YCBCR)
     return (
-        tiff.bits(page) <= 8
+        tiff.bits(page) in (1, 8)
         and page.get(tiff.SAMPLES, 1) == (3 if colours else 1)
         and page.get(tiff.SAMPLE_FORMAT, (1,))[0] == 1
         and page.get(tiff.COMPRESSION, 1) in OPENCV_UNPACKS

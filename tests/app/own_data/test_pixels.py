@@ -15,6 +15,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.own_data.statistics import Pair, image_statistics
@@ -202,6 +203,26 @@ def test_photos_that_are_stored_turned_train_with_upright_masks(
         np.testing.assert_array_equal(image, cv2.imread(f'images/{name}'))
 
 
+@pytest.mark.parametrize('name', ['xmp', 'text'])
+def test_marks_that_opencv_does_not_follow_do_not_turn_an_image(here, name):
+    make_folders(here, 6)
+    chunks = PngInfo()
+    if name == 'xmp':
+        chunks.add_itxt('XML:com.adobe.xmp', '<x tiff:Orientation="3"/>')
+    else:
+        exif = Image.Exif()
+        exif[ORIENTATION] = 3
+        chunks.add_text('Raw profile type exif', f'\nexif\n8\n{exif.tobytes().hex()}\n')
+    for path in Path('images').iterdir():
+        Image.open(path).save(path, pnginfo=chunks)
+        assert Image.open(path).getexif()[ORIENTATION] == 3
+    assert init() == 0
+    assert check() == 0
+    for name, (image, label_map) in training_samples().items():
+        np.testing.assert_array_equal(label_map, mask_of(int(Path(name).stem)))
+        np.testing.assert_array_equal(image, np.asarray(Image.open(f'images/{name}'))[..., ::-1])
+
+
 def test_where_nothing_tells_how_masks_lie_init_and_check_say_so(here, capsys):
     turned_folders([3, 1, 1, 1, 1], masks_are_turned=True)
     assert init() == 1
@@ -335,6 +356,25 @@ def test_whole_files_are_read_whatever_else_is_in_them(here, change):
     assert check() == 0
 
 
+@pytest.mark.parametrize('bits', [2, 4, 12])
+def test_rasters_of_a_few_bits_are_read_as_they_are(here, bits):
+    def cut(pixels):
+        pixels >>= pixels.dtype.itemsize * 8 - bits
+
+    dtype, scale = ('uint8', 1) if bits < 8 else ('uint16', 256.0)
+    pixels = rasters(dtype, 1, scale=scale, change=cut, nbits=bits)
+    assert init() == 0
+    assert check() == 0
+    for name, (image, _) in training_samples().items():
+        np.testing.assert_array_equal(image, pixels[int(Path(name).stem)].astype(np.float32))
+
+
+def test_complex_numbers_are_named(here, capsys):
+    rasters('complex64')
+    assert init() == 1
+    assert 'images/0.tif: has complex numbers: write their amplitudes' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('share', [0.1, 0.5, 0.99])
 def test_a_cut_raster_is_named(here, capsys, share):
     rasters('uint16', compress='lzw', tiled=True, blockxsize=16, blockysize=16)
@@ -345,7 +385,7 @@ def test_a_cut_raster_is_named(here, capsys, share):
     assert 'images/2.tif: is cut or broken' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('suffix', ['.tif', '.gif', '.webp'])
+@pytest.mark.parametrize('suffix', ['.tif', '.gif', '.webp', '.png'])
 def test_several_pages_are_named_and_smaller_copies_are_none(here, capsys, suffix):
     make_folders(here, 4)
     pages = [Image.fromarray(image_of(mask_of(n), n)) for n in range(3)]

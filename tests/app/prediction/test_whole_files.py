@@ -93,3 +93,14 @@ def test_what_is_broken_within_a_tiff_is_named_though_opencv_reads_something(tmp
     content[middle : middle + 40] = bytes(range(40))
     with pytest.raises(ImageError, match='is cut or broken'):
         decode(bytes(content), 'a.tif')
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16'])
+def test_jpeg_2000_is_whole_where_gdal_reads_it_though_pillow_does_not(tmp_path, dtype):
+    pixels = np.moveaxis(image_of(mask_of(1), 1, dtype=dtype), -1, 0)
+    lossless = {'driver': 'JP2OpenJPEG', 'QUALITY': '100', 'REVERSIBLE': 'YES'}
+    path = write_raster(tmp_path / 'a.jp2', pixels, **lossless)
+    content = path.read_bytes()
+    require_whole(content, 'a.jp2')
+    with pytest.raises(ImageError, match='is cut or broken'):
+        require_whole(content[: len(content) // 2], 'a.jp2')
