@@ -67,6 +67,8 @@ NOT_FOR_USERS = (
     'The draw is False',
     'Detected call of `lr_scheduler',
     'For binary segmentation, we suggest',
+    'Image size .* could be decompression bomb',  # of Pillow; it refuses what is twice as large
+    'Dataset has no geotransform',
 )
 INTERRUPTED = 130  # the exit code of what Ctrl-C has ended
 HOW_TO_GO_ON = {
