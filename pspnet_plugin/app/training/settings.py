@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmseg.models.decode_heads import ASPPHead, PSPHead, UPerHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.losses import CrossEntropyLoss
+from mmseg.models.losses import CrossEntropyLoss, DiceLoss, TverskyLoss
 from mmseg.models.losses.utils import get_class_weight
 from mmseg.registry import MODELS
 
@@ -18,12 +18,15 @@ from ...utils.datasets import datasets_of, metainfo_of, registered, scope_of
 from ...utils.text import one_line
 from .datasets import LOADERS
 
+# The losses that may have a softmax, and whether they take the sigmoid by themselves.
+SIGMOID = {CrossEntropyLoss: False, DiceLoss: True, TverskyLoss: False}
 NEED_WORKERS = 'persistent_workers', 'prefetch_factor', 'timeout'
 
 
 def setting_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
     """A line for each pair of settings that contradict each other, of those that a run reads."""
     problems = [*class_problems(cfg, loaders), *loader_problems(cfg, loaders)]
+    problems += prediction_problems(cfg)
     if LOADERS[0] in loaders:
         problems += [*loss_problems(cfg), *length_problems(cfg), *batch_problems(cfg)]
     return [*problems, *ignored_problems(cfg, loaders)]
@@ -74,7 +77,18 @@ def loss_problems(cfg: Config) -> Iterator[str]:
             kind = registered(loss.get('type'), MODELS, scope_of(cfg))
             if str(getattr(kind, '__module__', '')).startswith('mmseg.'):
                 yield from weight_problems(f'{name}.loss_decode', loss, outputs, kind)
-            if kind is not CrossEntropyLoss or outputs > 1 or loss.get('use_sigmoid'):
+            if 'loss' not in loss.get('loss_name', 'loss'):
+                yield (
+                    f'{name}: loss_name {loss["loss_name"]!r} is without "loss" in it, and such a '
+                    f'loss is left out of what is trained: call it loss_{loss["loss_name"]}'
+                )
+            if kind is DiceLoss and head.get('sampler'):
+                yield (
+                    f'{name} has a sampler of pixels beside DiceLoss, which takes no weights of '
+                    'pixels: leave one of them out'
+                )
+            has_softmax = not loss.get('use_sigmoid', SIGMOID.get(kind, True))
+            if outputs > 1 or not has_softmax:
                 continue
             if head['num_classes'] == 1:
                 yield (
@@ -83,8 +97,8 @@ def loss_problems(cfg: Config) -> Iterator[str]:
                 )
             else:
                 yield (
-                    f'{name}.out_channels is 1, which needs use_sigmoid=True in its '
-                    'CrossEntropyLoss: set it, or leave out_channels out'
+                    f'{name}.out_channels is 1, of which {kind.__name__} makes a softmax; it needs '
+                    'a CrossEntropyLoss with use_sigmoid=True: set it, or leave out_channels out'
                 )
 
 
@@ -97,6 +111,8 @@ def weight_problems(name: str, loss: dict, outputs: int, kind: Any) -> Iterator[
         return
     if not hasattr(weights, '__len__'):
         return
+    if not (min(weights, default=1) >= 0 and max(weights, default=1) > 0):  # NaN is neither
+        yield f'{name}.class_weight={weights} is below 0, or 0 for all: nothing would be learnt'
     if len(weights) != outputs:
         yield (
             f'{name}.class_weight has {len(weights)} values, but the head has {outputs} outputs: '
@@ -110,9 +126,15 @@ def weight_problems(name: str, loss: dict, outputs: int, kind: Any) -> Iterator[
 
 
 def loader_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
-    """What PyTorch's data loaders refuse without workers."""
+    """What PyTorch's data loaders refuse without workers, and samplers that find no end."""
     for loader in loaders:
         settings = cfg.get(loader) or {}
+        ends = loader != LOADERS[0] or 'max_epochs' in (cfg.get('train_cfg') or {})
+        if ends and kind_of(settings.get('sampler') or {'type': ''}) == 'InfiniteSampler':
+            yield (
+                f'{loader}.sampler is an InfiniteSampler, with which its epoch never ends: use '
+                'DefaultSampler, or count iterations (IterBasedTrainLoop, max_iters)'
+            )
         for name in NEED_WORKERS if not settings.get('num_workers') else ():
             if settings.get(name):
                 yield (
@@ -122,11 +144,40 @@ def loader_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
 
 
 def length_problems(cfg: Config) -> Iterator[str]:
-    """Runs without an iteration."""
+    """Runs without an iteration, and what waits for the end of an epoch where there is but one."""
     for name in ('max_iters', 'max_epochs'):
         length = (cfg.get('train_cfg') or {}).get(name)
         if length is not None and length < 1:
             yield f'train_cfg.{name} is {length}: nothing would be trained'
+    if 'max_iters' not in (cfg.get('train_cfg') or {}):
+        return
+    hooks = (cfg.get('default_hooks') or {}).values()
+    parts = [part for part in dicts_within(cfg.get('param_scheduler')) if 'type' in part]
+    parts += [hook for hook in hooks if hook and kind_of(hook) == 'CheckpointHook']
+    for part in parts:
+        is_asked = part.get('convert_to_iter_based') or 'Plateau' in kind_of(part)
+        if part.get('by_epoch', True) and not is_asked:
+            yield (
+                f'{kind_of(part)} counts epochs, but train_cfg iterations, so that it does nothing '
+                'before the end: set by_epoch=False'
+            )
+
+
+def prediction_problems(cfg: Config) -> Iterator[str]:
+    """What would stop the first validation, after all that was trained until then."""
+    test_cfg = cfg.model.get('test_cfg') or {}
+    if test_cfg.get('mode') == 'slide':
+        stride, crop = test_cfg['stride'], test_cfg['crop_size']
+        if any(step > side for step, side in zip(stride, crop)):
+            yield (
+                f'model.test_cfg has a stride of {tuple(stride)} between windows of {tuple(crop)}, '
+                'which leaves gaps: set a smaller one, such as two thirds'
+            )
+    for name in ('val_evaluator', 'test_evaluator'):
+        for metric in dicts_within(cfg.get(name)):
+            unknown = set(metric.get('iou_metrics') or ()) - {'mIoU', 'mDice', 'mFscore'}
+            if unknown:
+                yield f'{name}.iou_metrics has {unknown.pop()!r}: mIoU, mDice and mFscore are known'
 
 
 def batch_problems(cfg: Config) -> Iterator[str]:
@@ -152,6 +203,9 @@ def ignored_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
     """Where one part of a config ignores another value of the labels than the next."""
     heads = dict(usual_heads(cfg))
     values = {f'{name}.ignore_index': head.get('ignore_index', 255) for name, head in heads.items()}
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    if LOADERS[0] in loaders and (preprocessor.get('size') or preprocessor.get('size_divisor')):
+        values['seg_pad_val of the data_preprocessor'] = preprocessor.get('seg_pad_val', 255)
     for loader, dataset in datasets_of(cfg, loaders):
         for step in dicts_within(dataset.get('pipeline')):
             if step.get('type') == 'CheckLabels':

@@ -48,7 +48,13 @@ FIT = {
         'val_dataloader.dataset.pipeline.3.ignore_index': 200,
         'val_evaluator.ignore_index': 200,
         'test_evaluator.ignore_index': 200,
+        'model.data_preprocessor.seg_pad_val': 200,
     },
+    'gaps of nothing': {
+        'model.test_cfg': dict(mode='slide', crop_size=(64, 64), stride=(64, 64))},
+    'epochs': {
+        'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2),
+        'train_dataloader.sampler.type': 'DefaultSampler', 'param_scheduler.0.by_epoch': True},
     'batch of one': {'train_dataloader.batch_size': 1, **both(norm_cfg=dict(type='GN'))},
     'one worker': {'train_dataloader.num_workers': 1},
     'no workers': {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False},
@@ -68,7 +74,33 @@ DIFFER = [
     (with_loss(class_weight='no.json'), r"class_weight='no\.json' cannot be read"),
     (with_loss(class_weight=WEIGHTS, use_sigmoid=True), 'class_weight beside use_sigmoid=True'),
     (both(num_classes=1), 'decode_head has one class, so its softmax is 1 everywhere'),
-    (both(num_classes=2, out_channels=1), r'head\.out_channels is 1, which needs use_sigmoid=True'),
+    (both(num_classes=2, out_channels=1), r'head\.out_channels is 1, .* needs .* use_sigmoid=True'),
+    (both(num_classes=1, loss_decode=dict(type='TverskyLoss')), 'has one class, so its softmax'),
+    (
+        both(num_classes=2, out_channels=1, loss_decode=dict(type='DiceLoss', use_sigmoid=False)),
+        'out_channels is 1, of which DiceLoss makes a softmax',
+    ),
+    (with_loss(class_weight=[0.0] * 19), 'is below 0, or 0 for all'),
+    (with_loss(class_weight=[-1.0, *WEIGHTS[1:]]), 'is below 0, or 0 for all'),
+    (with_loss(loss_name='ce'), "loss_name 'ce' is without .* call it loss_ce"),
+    (
+        {'model.decode_head.sampler': dict(type='OHEMPixelSampler', thresh=0.7),
+         'model.decode_head.loss_decode': [dict(type='CrossEntropyLoss'), dict(type='DiceLoss')]},
+        'has a sampler of pixels beside DiceLoss',
+    ),
+    ({'val_dataloader.sampler.type': 'InfiniteSampler'}, 'val_dataloader.*its epoch never ends'),
+    (
+        {'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)},
+        'train_dataloader.sampler is an InfiniteSampler, with which its epoch never ends',
+    ),
+    ({'param_scheduler.0.by_epoch': True}, 'PolyLR counts epochs, but train_cfg iterations'),
+    ({'default_hooks.checkpoint.by_epoch': True}, 'CheckpointHook counts epochs, but train_cfg'),
+    (
+        {'model.test_cfg': dict(mode='slide', crop_size=(64, 64), stride=(64, 65))},
+        r'a stride of \(64, 65\) between windows of \(64, 64\), which leaves gaps',
+    ),
+    ({'val_evaluator.iou_metrics': ['mIOU']}, "iou_metrics has 'mIOU': mIoU, mDice and mFscore"),
+    ({'model.data_preprocessor.seg_pad_val': 0}, 'seg_pad_val of the data_preprocessor is 0'),
     (
         {'train_dataloader.num_workers': 0},
         'train_dataloader.num_workers is 0, but persistent_workers is True',
