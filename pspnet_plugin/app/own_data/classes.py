@@ -117,7 +117,7 @@ def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Tab
             'table with --classes: a line NAME RED GREEN BLUE for each class'
             f'{remark_on_losses(coloured[0].pair.mask)}'
         )
-    refuse(other_palettes(images))
+    refuse([*other_palettes(images), *other_objects(images)])
     ignored = [value for value in counts if value < (0,)]
     values = sorted(counts.keys() - set(ignored))
     refuse_noise(images, [value[0] for value in values], counts)
@@ -148,6 +148,19 @@ def other_palettes(images: Sequence[ImageStatistics]) -> list[str]:
                 )
                 break
     return problems
+
+
+def other_objects(images: Sequence[ImageStatistics]) -> list[str]:
+    """A line where some masks are binary, of 0 and 255, and no other one has 255."""
+    binary = [image.pair.mask for image in images if image.values.keys() == {(0,), (IGNORED,)}]
+    others = [image for image in images if image.values.keys() - {(0,), (IGNORED,)}]
+    if len(binary) < 2 or not others or any((IGNORED,) in image.values for image in others):
+        return []
+    return [
+        f'{binary[0]}: holds 0 and {IGNORED}, as {len(binary)} masks do, but {others[0].pair.mask} '
+        f'{shortened([written(value) for value in sorted(others[0].values)])}; if {IGNORED} is a '
+        'class, write it as in the others, and if it is none, name a table with --classes'
+    ]
 
 
 def are_numbered(values: Sequence[int]) -> bool:

@@ -18,6 +18,11 @@ from ..images.reading import orientation_of, require_complete, upright
 from ..images.sources import RASTER_SUFFIXES
 
 PLAIN_MODES = ('L', 'P', 'I', 'I;16')
+EIGHT_BITS = ('LA', 'RGB', 'RGBA', 'CMYK')
+HALVED = (
+    'has colours or alpha of 16 bits, of which Pillow and MMSegmentation keep 8; write one number '
+    'for each pixel, or 8 bits'
+)
 IN_COLOURS = ('RGBA', 'CMYK', 'PA', 'YCbCr')  # what becomes RGB
 NO_NUMBER = int(np.iinfo(np.int32).min)  # stands for NaN, infinities and what is far too large
 MOST_VALUES = 256
@@ -71,6 +76,8 @@ def as_numbers(pixels: np.ndarray, plain: bool, path: Path, in_colours: bool) ->
     require_bands(pixels.shape[2], path)
     if not in_colours and all((strip == strip[..., :1]).all() for strip in strips(pixels)):
         return Mask(pixels[..., 0], False, False)
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise ImageError(str(path), 'has colours beyond 0 to 255; write them with 8 bits')
     packed = pixels[..., 0].astype(np.int32)
     for channel in (1, 2):
         packed <<= 8
@@ -83,6 +90,8 @@ def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
     try:
         with Image.open(path) as file:
             plain = file.mode in PLAIN_MODES
+            if file.mode in EIGHT_BITS and any(';16' in str(part[3]) for part in file.tile):
+                raise ImageError(str(path), HALVED)
             if (in_colours and file.mode in ('1', 'L', 'LA', 'P')) or file.mode in IN_COLOURS:
                 return np.asarray(file.convert('RGB')), False
             if file.mode in ('1', 'LA'):

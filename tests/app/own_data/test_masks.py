@@ -97,6 +97,22 @@ def raster(change, **options):
     return write
 
 
+def with_cv2(suffix, step):
+    """Writes greys of 16 bits in three channels."""
+
+    def write(path, mask):
+        grey = mask.astype(np.uint16) * step
+        cv2.imwrite(str(path.with_suffix(suffix)), np.dstack([grey, grey, grey]))
+
+    return write
+
+
+def mixed(path, mask):
+    """0 and 255 in some masks, 0 and 1 in others."""
+    value = 1 if int(path.name) % 2 else 255
+    Image.fromarray((mask > 0).astype(np.uint8) * value).save(path.with_suffix('.png'))
+
+
 def of_shape(count, side):
     """Writes rasters of that many bands and pixels, of which none is stored."""
 
@@ -131,6 +147,9 @@ def of_shape(count, side):
         (objects(3), 'seem to number objects'),
         (raster(lambda mask: np.arange(mask.size, dtype=np.uint16).reshape(mask.shape)), 'objects'),
         (raster(lambda mask: (mask / 3).astype(np.float32)), 'which is no whole number'),
+        (with_cv2('.png', 200), 'colours or alpha of 16 bits, of which Pillow and MMSegmentation'),
+        (with_cv2('.tif', 200), 'colours or alpha of 16 bits'),
+        (mixed, '0.png: holds 0 and 255, as 3 masks do, but masks/1.png 0, 1; if 255 is a class'),
     ],
 )
 def test_masks_that_hold_something_else_than_classes_are_refused_with_what_was_meant(
