@@ -118,7 +118,8 @@ class Raster(contextlib.AbstractContextManager):
         bands = [n for n in self.file.indexes if n not in self.alpha]
         self.bands = bands[::-1] if bgr and len(bands) == 3 else bands
         self.size = self.file.height, self.file.width
-        flags = (self.file.mask_flag_enums[band - 1] for band in self.bands)
+        of_all = self.file.mask_flag_enums  # asked once: each time it looks at every band
+        flags = (of_all[band - 1] for band in self.bands)
         self.has_mask = any(rasterio.enums.MaskFlags.all_valid not in kinds for kinds in flags)
 
     def __exit__(self, *error: object) -> None:
