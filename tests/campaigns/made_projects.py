@@ -218,8 +218,11 @@ def _run(project: Project, init: list[str]) -> str:
     if refused := step(*init):
         return refused
     (config,) = Path(project.out).glob('*.py')
-    text = config.read_text(encoding='utf-8')  # no download
-    config.write_text(re.sub('(?m)^pretrained = .*', 'pretrained = None', text), encoding='utf-8')
+    text = config.read_text(encoding='utf-8')
+    text = re.sub(r'(?m)^pretrained = .*', 'pretrained = None', text)  # no download
+    text = re.sub(r'num_workers=\d+', 'num_workers=0', text)
+    text = text.replace('persistent_workers=True', 'persistent_workers=False')
+    config.write_text(text, encoding='utf-8')
     if refused := step('check', str(config)):
         return refused
     if refused := step('train', str(config), '--work-dir', 'run'):
