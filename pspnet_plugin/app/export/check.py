@@ -163,7 +163,8 @@ def images_to_check(
         samples, origin = dataset_samples(config, 'val_dataloader'), 'the validation set'
     if not samples:
         return NOISE, [noise(channels, EXAMPLE_SIZE, number) for number in range(CHECKED)]
-    return origin, [sample['inputs'] for sample in read(config, evenly(samples, CHECKED))]
+    images = [sample['inputs'] for sample in read(config, evenly(samples, CHECKED))]
+    return f'{len(images)} of the images of {origin}', images
 
 
 def images_to_calibrate(config: Config) -> Iterator[Tensor]:

@@ -92,11 +92,12 @@ def write_project(
 
 def require_new(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
     """Raise DataError for what is there already, and within a folder of images or of masks."""
+    there = [str(path) for path in paths if os.path.lexists(path)]
+    if there:
+        raise DataError(
+            f'{", ".join(there)}: is there already; remove it, or name another folder with --out'
+        )
     for path in paths:
-        if os.path.lexists(path):
-            raise DataError(
-                f'{path}: is there already; remove it, or name another folder with --out'
-            )
         for folder in inputs:
             if folder.resolve() in path.resolve().parents:
                 raise DataError(
