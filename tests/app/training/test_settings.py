@@ -6,6 +6,7 @@ import json
 
 import pytest
 from mmengine.config import Config
+from mmseg.datasets import CityscapesDataset
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.training import stock_tools
@@ -34,6 +35,7 @@ def with_loss(**settings):
     return {'model.decode_head.loss_decode': dict(type='CrossEntropyLoss', **settings)}
 
 
+CITYSCAPES = CityscapesDataset.METAINFO['classes']
 WEIGHTS = [1.0] * 19
 FIT = {
     'weights': with_loss(class_weight=WEIGHTS),
@@ -64,6 +66,10 @@ DIFFER = [
     ({'model.decode_head.num_classes': 150}, 'of train_dataloader has 19 classes: road, side'),
     ({'train_dataloader.dataset.metainfo': {'classes': ('road', 'car')}}, 'has 2 classes: road, c'),
     ({'train_dataloader.dataset.pipeline.2.num_classes': 4}, 'train_dataloader has num_clas'),
+    (
+        {'val_dataloader.dataset.metainfo': {'classes': CITYSCAPES[::-1]}},
+        'val_dataloader has the classes bicycle, .* in the order road, .* means two classes',
+    ),
     (with_loss(class_weight=WEIGHTS[1:]), 'class_weight has 18 values, but the head has 19'),
     (with_loss(class_weight=[*WEIGHTS, 1.0]), 'class_weight has 20 values, but the head has 19'),
     (
