@@ -27,7 +27,11 @@ class RequireAllWeightsHook(Hook):
     """Before a test: each weight of the model is in the checkpoint, and no others of its parts."""
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Raise AnotherModelError for weights that would stay random, or would not be used."""
+        """Raise AnotherModelError for weights that would stay random, or would not be used.
+
+        Raises:
+            PspnetPluginError: weights are NaN or infinite.
+        """
         model, found = segmentor_of(runner), weights_in(checkpoint)
         own = model.state_dict()
         shapes = {n for n, value in found.items() if n in own and own[n].shape != value.shape}
@@ -50,6 +54,13 @@ class RequireAllWeightsHook(Hook):
                 f'The checkpoint {runner._load_from} is of another model than the config '
                 f'({"; ".join(told)}), so its metrics would mean nothing. Use the config that it '
                 'was trained with.'
+            )
+        broken = [n for n, value in fitting.items() if n in own and not value.isfinite().all()]
+        if broken:
+            raise PspnetPluginError(
+                f'The checkpoint {runner._load_from} has NaN or infinite values in '
+                f'{shortened(broken)}: the training that made it had diverged, and its metrics '
+                'would mean nothing. Take an earlier checkpoint.'
             )
 
 

@@ -78,6 +78,18 @@ def test_weights_that_the_model_does_not_use_are_refused(trained, street_scenes,
     assert 'unused: backbone.layer1.2.conv1.weight' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_no_numbers_are_refused(trained, street_scenes, tmp_path, capsys, value):
+    checkpoint = torch.load(trained, weights_only=False)
+    checkpoint['state_dict']['decode_head.conv_seg.weight'][3] = value
+    path = tmp_path / 'diverged.pth'
+    torch.save(checkpoint, path)
+    assert run('test', street_scenes, tmp_path, path) == 1
+    printed = capsys.readouterr()
+    assert 'NaN or infinite values in decode_head.conv_seg.weight: the training' in printed.err
+    assert 'mIoU' not in printed.out
+
+
 @pytest.mark.parametrize(('changed', 'code'), [(OTHER_HEAD, 0), (DEEPER, 1)])
 def test_training_starts_from_another_head_but_not_from_another_backbone(
     trained, street_scenes, tmp_path, capsys, changed, code
