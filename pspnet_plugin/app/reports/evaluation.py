@@ -104,9 +104,9 @@ def labelled_predictions(
     Raises:
         PspnetPluginError: there are no images, or no labels, or a file cannot be read.
     """
-    for problem in order_problems(cfg, (loader,)):
-        raise PspnetPluginError(problem)
     model: Any = init_model(cfg, checkpoint, device)
+    for problem in order_problems(cfg, (loader,), model.dataset_meta['classes']):
+        raise PspnetPluginError(problem)
     ignored = getattr(last_head(model), 'ignore_index', IGNORED)
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         samples = samples_in(cfg, loader)

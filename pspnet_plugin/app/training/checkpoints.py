@@ -14,6 +14,7 @@ from ...errors import PspnetPluginError
 from ...pretrained.planned_loads import planned_loads
 from ...utils.distributed import unwrapped
 from ...utils.text import shortened
+from .settings import order_problems
 
 AUXILIARY = 'auxiliary_head.'  # which predicts nothing
 DIFFERENT = 0.1  # share of a backbone's tensors; a first convolution or a stem may be another
@@ -62,6 +63,9 @@ class RequireAllWeightsHook(Hook):
                 f'{shortened(broken)}: the training that made it had diverged, and its metrics '
                 'would mean nothing. Take an earlier checkpoint.'
             )
+        classes = (checkpoint.get('meta', {}).get('dataset_meta') or {}).get('classes') or ()
+        for problem in order_problems(runner.cfg, ('test_dataloader',), classes):
+            raise AnotherModelError(f'{runner._load_from}: {problem}.')
 
 
 class RequireSameBackboneHook(Hook):

@@ -52,19 +52,25 @@ def class_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
                 )
 
 
-def order_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
+def order_problems(
+    cfg: Config, loaders: Sequence[str], trained: Sequence[str] = ()
+) -> Iterator[str]:
     """Datasets with the classes of the training images in another order: their labels mean others.
 
     Other names may be other words for the same, which nobody but the user knows.
+
+    Args:
+        trained: the classes as a checkpoint tells them, in place of the training images.
     """
-    orders: dict[frozenset, list[str]] = {}
-    for loader, dataset in datasets_of(cfg, dict.fromkeys((LOADERS[0], *loaders))):
+    orders = {frozenset(trained): list(trained)}
+    read = loaders if trained else dict.fromkeys((LOADERS[0], *loaders))
+    for loader, dataset in datasets_of(cfg, read):
         names = list(map(str, metainfo_of(dataset, scope_of(cfg)).get('classes') or ()))
         first = orders.setdefault(frozenset(names), names)
         if len(first) == len(names) and first != names:
             yield (
-                f'{loader} has the classes {", ".join(names[:8])}, and another dataset the same in '
-                f'the order {", ".join(first[:8])}, so that the same label means two classes'
+                f'{loader} has the classes {", ".join(names[:8])}, but training the same in the '
+                f'order {", ".join(first[:8])}, so that a label means another class'
             )
 
 

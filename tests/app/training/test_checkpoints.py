@@ -90,6 +90,17 @@ def test_weights_that_are_no_numbers_are_refused(trained, street_scenes, tmp_pat
     assert 'mIoU' not in printed.out
 
 
+def test_metrics_of_classes_in_another_order_are_refused(trained, street_scenes, tmp_path, capsys):
+    checkpoint = torch.load(trained, weights_only=False)
+    meta = checkpoint['meta']['dataset_meta']
+    meta['classes'] = meta['classes'][::-1]
+    torch.save(checkpoint, tmp_path / 'reversed.pth')
+    assert run('test', street_scenes, tmp_path, tmp_path / 'reversed.pth') == 1
+    printed = capsys.readouterr()
+    assert 'reversed.pth: test_dataloader has the classes road, ' in printed.err
+    assert 'mIoU' not in printed.out
+
+
 @pytest.mark.parametrize(('changed', 'code'), [(OTHER_HEAD, 0), (DEEPER, 1)])
 def test_training_starts_from_another_head_but_not_from_another_backbone(
     trained, street_scenes, tmp_path, capsys, changed, code
