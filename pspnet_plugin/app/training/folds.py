@@ -72,12 +72,19 @@ def folds_of(cfg: Config, lists: Path, work_dir: Path, share: float = 1.0) -> li
     folds = []
     for number in numbers:
         name = f'fold_{number}' if share == 1 else f'fold_{number}_{100 * share:.0f}_percent'
-        texts = {name: (lists / str(number) / name).read_text(encoding='utf-8') for name in LISTS}
+        texts = {name: text_of(lists / str(number) / name) for name in LISTS}
         texts[LISTS[0]] = part_of(texts[LISTS[0]], share)
         fold = fold_of(cfg, (work_dir / name).resolve(), texts, lists.resolve() / str(number))
         require_same(fold)
         folds.append(fold)
     return folds
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as error:
+        raise FoldError(f'{path}: is no UTF-8 ({error}); save it so.') from error
 
 
 def part_of(listed: str, share: float) -> str:

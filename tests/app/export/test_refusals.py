@@ -100,6 +100,14 @@ def test_an_image_that_no_file_can_be_checked_on_is_named(tmp_path, name, pixels
     assert not (tmp_path / 'out.onnx').exists()
 
 
+def test_weights_of_another_program_are_not_overwritten(tmp_path):
+    theirs = tmp_path / 'network.bin'
+    theirs.write_text('mine')
+    with pytest.raises(ExportError, match=r'network\.bin is not of an earlier network\.xml'):
+        export_model(*tiny(tmp_path), tmp_path / 'network.xml', ExportSettings(to='openvino'))
+    assert theirs.read_text() == 'mine'
+
+
 def test_a_list_of_images_in_another_encoding_is_named(tmp_path):
     path, checkpoint = tiny(tmp_path)
     config = Config.fromfile(path)

@@ -102,6 +102,16 @@ def test_each_fold_is_trained_once_and_predicts_what_it_has_not_seen(here, capsy
     assert 'is of another config or of other folds' in capsys.readouterr().err
 
 
+def test_a_list_in_another_encoding_is_one_line(here, capsys):
+    Path('mine.py').write_text('model = dict()\n')
+    for number in '12':
+        Path('folds', number).mkdir(parents=True)
+        for name in ('train.txt', 'val.txt'):
+            Path('folds', number, name).write_bytes(b'caf\xe9\n')
+    assert main(['folds', 'mine.py']) == 1
+    assert capsys.readouterr().err.startswith('error: folds/1/train.txt: is no UTF-8 (')
+
+
 @pytest.mark.parametrize(
     ('words', 'environment', 'told'),
     [
