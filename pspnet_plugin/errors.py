@@ -17,6 +17,7 @@ class ImageError(PredictionError):
         reason: what is wrong with it.
     """
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f'{name}: {reason}')
+    def __init__(self, name: str, reason: str = '') -> None:
+        # A worker of a data loader hands on the message alone.
+        super().__init__(f'{name}: {reason}' if reason else name)
         self.name, self.reason = name, reason

@@ -164,8 +164,8 @@ def load_weights(model: nn.Module, checkpoint: str) -> tuple[dict[str, Any], str
     try:
         report = load_pretrained(model, checkpoint, first_conv='error', min_coverage=1.0)
     except PretrainedWeightsError as error:
-        if error.report is None:
-            raise
+        if error.report is None or not (error.report.missing or error.report.mismatched):
+            raise  # what is wrong may be the values
         missing, unused = error.report.missing, error.report.unexpected
         shapes = [f'{name} {a} for {b}' for name, (a, b) in error.report.mismatched.items()]
         groups = {'missing': missing, 'of another shape': shapes, 'unused': unused}

@@ -26,9 +26,19 @@ def scope_of(cfg: Config) -> str:
 
 
 def datasets_of(cfg: Config, loaders: Iterable[str]) -> Iterator[tuple[str, dict]]:
-    """The names of data loaders with the configs of the plain datasets in each."""
+    """The names of data loaders with the configs of the plain datasets in each.
+
+    Raises:
+        PspnetPluginError: one is a list.
+    """
     for loader in loaders:
-        for dataset in datasets_within((cfg.get(loader) or {}).get('dataset')):
+        settings = cfg.get(loader) or {}
+        if not isinstance(settings, dict):
+            raise PspnetPluginError(
+                f'{loader} is a list, of which a run reads none: join its datasets in a '
+                'ConcatDataset, or test each with a config of its own'
+            )
+        for dataset in datasets_within(settings.get('dataset')):
             yield loader, dataset
 
 

@@ -186,6 +186,14 @@ def test_checkpoint_without_some_weights_is_refused_with_their_names(
         init_model(trained[0], tmp_path / 'partly.pth', device='cpu')
 
 
+def test_what_is_said_of_a_checkpoint_of_a_run_that_diverged_is_that(trained, tmp_path):
+    content = torch.load(trained[1], weights_only=False)['state_dict']
+    content['decode_head.conv_seg.weight'][0] = float('nan')
+    torch.save(content, tmp_path / 'diverged.pth')
+    with pytest.raises(PspnetPluginError, match=r'conv_seg\.weight NaN or infinite .* diverged'):
+        init_model(trained[0], tmp_path / 'diverged.pth', device='cpu')
+
+
 def test_checkpoint_without_an_auxiliary_head_and_names_will_do(trained, tmp_path):
     content = torch.load(trained[1], weights_only=False)['state_dict']
     main = {name: value for name, value in content.items() if not name.startswith('auxiliary')}

@@ -23,6 +23,7 @@ CONDITIONS = {  # as they stand in the table, and whether they hold here
     'with onedl-mmengine': is_installed('onedl-mmengine'),
     'without a GPU': False,  # of `pspnet train` and `test` alone
     'by `pspnet export`': False,
+    'by `pspnet train` and `pspnet test`': False,
     'on torch 2.1': VERSION < (2, 2),
     'on torch before 2.6': VERSION < (2, 6),
 }

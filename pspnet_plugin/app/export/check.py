@@ -16,7 +16,7 @@ from mmseg.evaluation import IoUMetric
 from rich.progress import track
 from torch import Tensor
 
-from ...utils.datasets import datasets_of, scope_of, without_pipeline
+from ...utils.datasets import datasets_of, listed_samples, scope_of, without_pipeline
 from ..images.sources import IMAGE_SUFFIXES, files_below
 from ..models import last_head
 from ..prediction.pipeline import stated_pipeline, without_labels
@@ -163,7 +163,18 @@ def images_to_check(
         samples, origin = dataset_samples(config, 'val_dataloader'), 'the validation set'
     if not samples:
         return NOISE, [noise(channels, EXAMPLE_SIZE, number) for number in range(CHECKED)]
-    images = [sample['inputs'] for sample in read(config, evenly(samples, CHECKED))]
+    chosen = evenly(samples, CHECKED)
+    images = [sample['inputs'] for sample in read(config, chosen)]
+    for sample, image in zip(chosen, images):
+        if len(image) != channels:
+            found = f'has {len(image)} channels, but the model reads {channels}'
+        elif image.dtype != images[0].dtype:
+            found = f'is read as {image.dtype}, but {chosen[0]["img_path"]} as {images[0].dtype}'
+        elif not image.float().isfinite().all():
+            found = 'has pixels that are NaN or infinite, of which no label follows'
+        else:
+            continue
+        raise ExportError(f'{sample["img_path"]} {found}: check on others, --check-images FOLDER.')
     return f'{len(images)} of the images of {origin}', images
 
 
@@ -184,7 +195,7 @@ def dataset_samples(config: Config, loader: str) -> list[dict]:
     for _, dataset in datasets_of(config, (loader,)):
         built = without_pipeline(dataset, scope_of(config))
         try:
-            listed = built.load_data_list() if built is not None else []
+            listed = listed_samples(built) if built is not None else []
         except (OSError, AssertionError):  # mmseg asserts that a list of images is there
             return []
         samples += [sample for sample in listed if Path(sample['img_path']).is_file()]

@@ -98,6 +98,9 @@ def export_model(
         raise ExportError(f'A file for {settings.to} ends in {suffix}, unlike {out.name}.')
     if out.is_dir():
         raise ExportError(f'{out} is a folder: name a file in it.')
+    weights = out.with_suffix('.bin')  # of OpenVINO
+    if settings.to == 'openvino' and weights.exists() and not out.exists():
+        raise ExportError(f'{weights} is not of an earlier {out.name}: name another file.')
     config = read_config(config)
     init_default_scope(scope_of(config))
     segmentor, exported = load_segmentors(config, checkpoint)

@@ -214,7 +214,7 @@ def sample_problems(
     elif problem := altered_values({**sample.listed, 'gt_seg_map': label_map}):
         yield problem
     elif (wrong := values_outside(label_map, classes, ignored)).size:
-        values = ', '.join(map(str, wrong[:8]))
+        values = ', '.join(map(str, wrong[:8] + bool(sample.listed.get('reduce_zero_label'))))
         yield f'{labels}: holds the label values {values}, but there are {classes} classes'
     if 'LoadAnnotations' in sample.loads:
         yield from label_problems(labels, read_bytes(labels))

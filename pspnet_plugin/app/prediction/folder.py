@@ -22,7 +22,7 @@ from ...utils.distributed import connected, in_first_process
 from ...utils.files import UNFINISHED, write_text
 from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sources_of
 from ..models import model_settings
-from .jobs import FOLDERS, Job, jobs_of
+from .jobs import FOLDERS, RECORDS, Job, jobs_of
 from .large import predict_raster, predict_video
 from .pipeline import stated_pipeline
 from .predictor import PredictOptions, Predictor, ahead, failure
@@ -113,10 +113,10 @@ def claim(out: Path, record: dict[str, Any]) -> None:
     """
     path = out / 'prediction.json'
     if not path.is_file():
-        if os.path.lexists(out / SHARES):
+        for there in filter(os.path.lexists, (out / SHARES, out / RECORDS)):
             raise PredictionError(
-                f'{out / SHARES} is not of pspnet predict, and is not overwritten. Name another '
-                'folder, or move it away.'
+                f'{there} is not of pspnet predict, or {path.name} is missing, which says by which '
+                'model it was made: it is not overwritten. Name another folder, or move this one.'
             )
         write_text(path, json.dumps(record, indent=1))
         return

@@ -18,6 +18,7 @@ from ..images.sources import ImageSource
 
 JPEG_QUALITY, JPEG_SIDE = 90, 65500  # pixels, which is what libjpeg takes
 FULL = 2**16 - 1  # the value of probability 1
+FORMULAS = '=', '+', '-', '@', '\t', '\r'  # beginnings of cells that spreadsheets compute
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,13 +113,21 @@ def write_prediction(files: Mapping[str, str], prediction: Prediction, opacity: 
 def write_table(
     path: str | Path, first: str, classes: Sequence[str], rows: Iterable[tuple[Any, Sequence[str]]]
 ) -> None:
-    """Write a CSV file of a row for each image or frame, and a column for each class."""
+    """Write a CSV file of a row for each image or frame, and a column for each class.
+
+    What a spreadsheet would compute begins with ``./``, names of classes with an apostrophe.
+    """
     # Names of files need not be UTF-8.
     options = {'encoding': 'utf-8', 'errors': 'surrogateescape', 'newline': ''}
     with write_whole(path, 'w', **options) as file:
         table = csv.writer(file, lineterminator='\n')
-        table.writerow([first, *classes])
-        table.writerows([name, *values] for name, values in rows)
+        table.writerow([first, *(inert(name, "'") for name in classes)])
+        table.writerows([inert(str(name), './'), *values] for name, values in rows)
+
+
+def inert(cell: str, mark: str) -> str:
+    """A cell that is no formula, behind ``mark`` where it would be one."""
+    return f'{mark}{cell}' if cell.startswith(FORMULAS) else cell
 
 
 def count_labels(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -14,9 +14,11 @@ from rich.progress import track
 
 from ...errors import PspnetPluginError
 from ...utils.datasets import scope_of
-from ..models import init_model
+from ..models import init_model, last_head
 from ..own_data.check import Sample, load_sample, samples_of
+from ..own_data.classes import IGNORED
 from ..prediction import Prediction, predict
+from ..training.settings import order_problems
 from .metrics import (
     BINS,
     areas_of,
@@ -32,6 +34,7 @@ SURE = 0.9  # confidence from which a model that disagrees makes a label doubtfu
 AGREEMENT = 0.9  # part of the other pixels that must agree with the label for that
 LEAST = 3e-4  # part of the image that is worth a look
 EDGE = 5  # pixels; a region that is thinner is a matter of where a border runs
+NO_CLASS = np.uint16(2**16 - 1)
 
 
 class Doubt(NamedTuple):
@@ -96,10 +99,15 @@ def labelled_predictions(
 ) -> Iterator[tuple[np.ndarray, Prediction]]:
     """Predict the images of a data loader; yield the label map of each with its prediction.
 
+    What the model ignores in training is no class in a label map, whichever value it has.
+
     Raises:
         PspnetPluginError: there are no images, or no labels, or a file cannot be read.
     """
     model: Any = init_model(cfg, checkpoint, device)
+    for problem in order_problems(cfg, (loader,), model.dataset_meta['classes']):
+        raise PspnetPluginError(problem)
+    ignored = getattr(last_head(model), 'ignore_index', IGNORED)
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         samples = samples_in(cfg, loader)
         paths = [sample.listed['img_path'] for sample in samples]
@@ -113,7 +121,7 @@ def labelled_predictions(
                     f'{prediction.path} has {prediction.label_map.shape} rows and columns, but its '
                     f'label map {labels.shape}: pspnet check names all such files.'
                 )
-            yield labels, prediction
+            yield np.where(labels == ignored, NO_CLASS, labels), prediction
 
 
 def evaluate(

@@ -153,7 +153,7 @@ def calibration_figure(bins: np.ndarray) -> Figure:
 def page_data(evaluations: Sequence[Evaluation], pictures: Sequence[Pictures]) -> dict[str, Any]:
     """What the page's script needs, as plain values."""
     first = evaluations[0]
-    paths = [image.path for image in first.images]
+    paths = [os.path.abspath(image.path) for image in first.images]
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
     doubts = [
         {'image': number, **doubt._asdict()}

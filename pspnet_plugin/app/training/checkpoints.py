@@ -14,6 +14,7 @@ from ...errors import PspnetPluginError
 from ...pretrained.planned_loads import planned_loads
 from ...utils.distributed import unwrapped
 from ...utils.text import shortened
+from .settings import order_problems
 
 AUXILIARY = 'auxiliary_head.'  # which predicts nothing
 DIFFERENT = 0.1  # share of a backbone's tensors; a first convolution or a stem may be another
@@ -27,7 +28,11 @@ class RequireAllWeightsHook(Hook):
     """Before a test: each weight of the model is in the checkpoint, and no others of its parts."""
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Raise AnotherModelError for weights that would stay random, or would not be used."""
+        """Raise AnotherModelError for weights that would stay random, or would not be used.
+
+        Raises:
+            PspnetPluginError: weights are NaN or infinite.
+        """
         model, found = segmentor_of(runner), weights_in(checkpoint)
         own = model.state_dict()
         shapes = {n for n, value in found.items() if n in own and own[n].shape != value.shape}
@@ -51,6 +56,16 @@ class RequireAllWeightsHook(Hook):
                 f'({"; ".join(told)}), so its metrics would mean nothing. Use the config that it '
                 'was trained with.'
             )
+        broken = [n for n, value in fitting.items() if n in own and not value.isfinite().all()]
+        if broken:
+            raise PspnetPluginError(
+                f'The checkpoint {runner._load_from} has NaN or infinite values in '
+                f'{shortened(broken)}: the training that made it had diverged, and its metrics '
+                'would mean nothing. Take an earlier checkpoint.'
+            )
+        classes = (checkpoint.get('meta', {}).get('dataset_meta') or {}).get('classes') or ()
+        for problem in order_problems(runner.cfg, ('test_dataloader',), classes):
+            raise AnotherModelError(f'{runner._load_from}: {problem}.')
 
 
 class RequireSameBackboneHook(Hook):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import queue
 import subprocess
@@ -18,9 +19,11 @@ from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 from ...errors import PspnetPluginError
+from ...utils.datasets import datasets_of, listed_samples, scope_of, without_pipeline
 from ...utils.files import write_text, write_whole
 from ..reports.evaluation import labelled_predictions
 from ..reports.metrics import areas_of, count_pairs
+from .datasets import LOADERS
 
 LISTS = 'train.txt', 'val.txt'
 
@@ -35,11 +38,12 @@ class Fold(NamedTuple):
     work_dir: Path
     lists: dict[str, str]  # the text of each of LISTS
     text: str  # of its config
+    data: str  # a digest, see data_of
 
     @property
     def files(self) -> dict[Path, str]:
         """What it is asked for, in a folder in which mmengine writes nothing: paths and texts."""
-        texts = {**self.lists, 'config.py': self.text}
+        texts = {**self.lists, 'config.py': self.text, 'data.txt': self.data}
         return {self.work_dir / 'fold' / name: text for name, text in texts.items()}
 
     @property
@@ -68,12 +72,19 @@ def folds_of(cfg: Config, lists: Path, work_dir: Path, share: float = 1.0) -> li
     folds = []
     for number in numbers:
         name = f'fold_{number}' if share == 1 else f'fold_{number}_{100 * share:.0f}_percent'
-        texts = {name: (lists / str(number) / name).read_text(encoding='utf-8') for name in LISTS}
+        texts = {name: text_of(lists / str(number) / name) for name in LISTS}
         texts[LISTS[0]] = part_of(texts[LISTS[0]], share)
-        fold = fold_of(cfg, (work_dir / name).resolve(), texts)
+        fold = fold_of(cfg, (work_dir / name).resolve(), texts, lists.resolve() / str(number))
         require_same(fold)
         folds.append(fold)
     return folds
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as error:
+        raise FoldError(f'{path}: is no UTF-8 ({error}); save it so.') from error
 
 
 def part_of(listed: str, share: float) -> str:
@@ -84,8 +95,8 @@ def part_of(listed: str, share: float) -> str:
     return ''.join(line for number, line in enumerate(lines) if number in kept)
 
 
-def fold_of(cfg: Config, work_dir: Path, texts: dict[str, str]) -> Fold:
-    """The fold with these lists, which are copied to its folder."""
+def fold_of(cfg: Config, work_dir: Path, texts: dict[str, str], lists: Path) -> Fold:
+    """The fold with these lists, of the folder ``lists``, which are copied to its own folder."""
     own = cfg.copy()
     loaders = ('train_dataloader', LISTS[0]), ('val_dataloader', LISTS[1])
     for loader, listed in (*loaders, ('test_dataloader', LISTS[1])):
@@ -94,7 +105,21 @@ def fold_of(cfg: Config, work_dir: Path, texts: dict[str, str]) -> Fold:
                 f'{loader}.dataset has no ann_file: folds are lists of the images of one dataset.'
             )
         own[loader].dataset.ann_file = str(work_dir / 'fold' / listed)
-    return Fold(work_dir, texts, own.pretty_text)
+    return Fold(work_dir, texts, own.pretty_text, data_of(cfg, lists))
+
+
+def data_of(cfg: Config, lists: Path) -> str:
+    """A digest of path, size and time of each image and label map in the lists of a fold."""
+    digest = hashlib.sha256()
+    for loader, name in zip(LOADERS, LISTS):
+        for _, dataset in datasets_of(cfg, (loader,)):
+            built = without_pipeline({**dataset, 'ann_file': str(lists / name)}, scope_of(cfg))
+            for sample in listed_samples(built) if built is not None else ():
+                for path in (sample['img_path'], sample.get('seg_map_path') or ''):
+                    if os.path.isfile(path):
+                        stat = os.stat(path)
+                        digest.update(repr((path, stat.st_size, stat.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def require_same(fold: Fold) -> None:
@@ -102,8 +127,8 @@ def require_same(fold: Fold) -> None:
     for path, text in fold.files.items():
         if path.exists() and path.read_text(encoding='utf-8') != text:
             raise FoldError(
-                f'{path} is of another config or of other folds than asked for now: name another '
-                '--work-dir, or remove this one.'
+                f'{path} is of another config or of other folds than asked for now, or images or '
+                'label maps have changed: name another --work-dir, or remove this one.'
             )
 
 

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 
-from ...compat import runner, several_processes
+from ...compat import named_files, runner, several_processes
 from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
@@ -55,6 +56,7 @@ BY_CONFIG = (
     '__init__() got an unexpected keyword argument',
     ' should be either all None or not None',
     ' arguments when initializing runner',
+    ' does not match meta information of the first dataset',
 )
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
 # Warnings of mmengine's about its own parts, which nobody who runs it can act on.
@@ -126,6 +128,7 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
             prepared.append(cfg)
 
         added.enter_context(several_processes.gloo_without_a_gpu())
+        added.enter_context(named_files.files_named())
         added.enter_context(runner.joined(runner.before_build, fit))
         added.enter_context(runner.joined(runner.logger_built, print_short_entries))
         added.enter_context(runner.joined(runner.added_hooks, *GUARDS[name]))
@@ -200,7 +203,7 @@ def print_short_entries(logger: logging.Logger) -> None:
 
 def plain_message(error: Exception) -> str:
     """What ``error`` says, where a worker of a data loader has put its traceback around it."""
-    return str(error).strip().rpartition(f'{type(error).__name__}: ')[2]
+    return re.split(rf'(?m)^(?:\w+\.)*{type(error).__name__}: ', str(error).strip())[-1]
 
 
 def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:

@@ -25,8 +25,8 @@ NEED_WORKERS = 'persistent_workers', 'prefetch_factor', 'timeout'
 
 def setting_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]:
     """A line for each pair of settings that contradict each other, of those that a run reads."""
-    problems = [*class_problems(cfg, loaders), *loader_problems(cfg, loaders)]
-    problems += prediction_problems(cfg)
+    problems = [*class_problems(cfg, loaders), *order_problems(cfg, loaders)]
+    problems += [*loader_problems(cfg, loaders), *prediction_problems(cfg)]
     if LOADERS[0] in loaders:
         problems += [*loss_problems(cfg), *length_problems(cfg), *batch_problems(cfg)]
     return [*problems, *ignored_problems(cfg, loaders)]
@@ -50,6 +50,28 @@ def class_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
                     f'CheckLabels in {loader} has num_classes={step["num_classes"]}, but the '
                     f'model {wanted}'
                 )
+
+
+def order_problems(
+    cfg: Config, loaders: Sequence[str], trained: Sequence[str] = ()
+) -> Iterator[str]:
+    """Datasets with the classes of the training images in another order: their labels mean others.
+
+    Other names may be other words for the same, which nobody but the user knows.
+
+    Args:
+        trained: the classes as a checkpoint tells them, in place of the training images.
+    """
+    orders = {frozenset(trained): list(trained)}
+    read = loaders if trained else dict.fromkeys((LOADERS[0], *loaders))
+    for loader, dataset in datasets_of(cfg, read):
+        names = list(map(str, metainfo_of(dataset, scope_of(cfg)).get('classes') or ()))
+        first = orders.setdefault(frozenset(names), names)
+        if len(first) == len(names) and first != names:
+            yield (
+                f'{loader} has the classes {", ".join(names[:8])}, but training the same in the '
+                f'order {", ".join(first[:8])}, so that a label means another class'
+            )
 
 
 def usual_heads(cfg: Config) -> Iterator[tuple[str, dict]]:

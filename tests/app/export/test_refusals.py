@@ -1,5 +1,7 @@
 """What cannot be exported, or gives other labels, is one error, and no file is lost by it."""
 
+import cv2
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -14,6 +16,7 @@ from pspnet_plugin.app.export.check import NOISE
 from pspnet_plugin.app.export.network import first_tensor
 from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER, require
 from pspnet_plugin.app.export.settings import SUFFIXES
+from pspnet_plugin.errors import PspnetPluginError
 from tests.helpers.exports import small_config, write_checkpoint
 
 
@@ -70,6 +73,49 @@ def test_what_cannot_be_recorded_is_one_line(tmp_path, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('error: onnx cannot record this network (LooksAtTheImage and FCNHead')
     assert not (tmp_path / 'out.onnx').exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'pixels', 'told'),
+    [
+        ('a.png', np.zeros((20, 30, 4), np.uint8), 'a.png has 4 channels, but the model reads 3'),
+        ('z.png', np.zeros((20, 30), np.uint8), 'z.png has 1 channels, but the model reads 3'),
+        ('z.png', np.zeros((20, 30, 3), np.uint16), 'z.png is read as torch.uint16, but '),
+        ('z.tif', np.full((20, 30, 3), np.nan, np.float32), 'z.tif is read as torch.float32, but'),
+        ('m.tif', np.full((20, 30, 3), np.nan, np.float32), 'm.tif has pixels that are NaN or'),
+    ],
+)
+def test_an_image_that_no_file_can_be_checked_on_is_named(tmp_path, name, pixels, told):
+    path, checkpoint = tiny(tmp_path)
+    config = Config.fromfile(path)
+    config.test_pipeline[0].color_type = 'unchanged'
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    cv2.imwrite(str(folder / name), pixels)
+    if name[0] != 'm':
+        cv2.imwrite(str(folder / 'b.png'), np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(ExportError) as raised:
+        export_model(config, checkpoint, tmp_path / 'out.onnx', check_images=folder)
+    assert str(raised.value).startswith(f'{folder}/{told}')
+    assert not (tmp_path / 'out.onnx').exists()
+
+
+def test_weights_of_another_program_are_not_overwritten(tmp_path):
+    theirs = tmp_path / 'network.bin'
+    theirs.write_text('mine')
+    with pytest.raises(ExportError, match=r'network\.bin is not of an earlier network\.xml'):
+        export_model(*tiny(tmp_path), tmp_path / 'network.xml', ExportSettings(to='openvino'))
+    assert theirs.read_text() == 'mine'
+
+
+def test_a_list_of_images_in_another_encoding_is_named(tmp_path):
+    path, checkpoint = tiny(tmp_path)
+    config = Config.fromfile(path)
+    (tmp_path / 'val.txt').write_bytes(b'caf\xe9\n')
+    dataset = {'data_root': str(tmp_path), 'ann_file': 'val.txt'}
+    config.val_dataloader.dataset.update(dataset)
+    with pytest.raises(PspnetPluginError, match=r'val\.txt: is no UTF-8'):
+        export_model(config, checkpoint, tmp_path / 'out.onnx')
 
 
 def test_masks_and_their_classes_are_no_logits():

@@ -55,6 +55,13 @@ HEAD = 'num_classes={},\n    norm_cfg'
             lambda name: cv2.imwrite(f'masks/{name}.png', np.full((40, 56, 3), (1, 2, 0))),
             'masks/{}.png: is in colours; label maps have one number for each pixel',
         ),
+        (
+            lambda name: (
+                rewrite('reduce_zero_label=False', 'reduce_zero_label=True'),
+                cv2.imwrite(f'masks/{name}.png', np.full((40, 56), 4, np.uint8)),
+            ),
+            'masks/{}.png: holds the label values 4, but there are 3 classes',
+        ),
         (lambda name: Path(f'images/{name}.png').write_bytes(b'\x89PNG'), 'images/{}.png: '),
         (lambda name: cut(f'masks/{name}.png'), 'masks/{}.png: is cut'),
         (
@@ -81,6 +88,7 @@ HEAD = 'num_classes={},\n    norm_cfg'
         'size',
         'value',
         'colours',
+        'value with a shift',
         'cut',
         'cut mask',
         'broken mask',

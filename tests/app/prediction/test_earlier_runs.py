@@ -43,6 +43,7 @@ def expected(plain_model, tmp_path):
 def test_file_of_another_program_is_named_and_stays(run, tmp_path, place):
     for name in 'abc':
         write_photo(tmp_path / 'images' / f'{name}.png')
+    run(tmp_path / 'images' / 'a.png')
     theirs = Path(write_photo((tmp_path / 'out' / place).with_suffix('.png'))).rename(
         tmp_path / 'out' / place
     )
@@ -98,6 +99,21 @@ def test_table_of_another_program_is_refused_before_anything_is_written(run, tmp
     with pytest.raises(PredictionError, match=r'shares\.csv is not of pspnet predict'):
         run(write_photo(tmp_path / 'a.png'))
     assert contents_of(tmp_path / 'out') == {'shares.csv': b'mine'}
+
+
+def test_results_whose_record_of_the_model_is_missing_are_not_taken_for_those_of_another(
+    run, plain_model, tmp_path
+):
+    write_photo(tmp_path / 'images' / 'a.png')
+    run(tmp_path / 'images')
+    for name in ('prediction.json', 'shares.csv'):
+        (tmp_path / 'out' / name).unlink()
+    before = contents_of(tmp_path / 'out')
+    with pytest.raises(PredictionError, match=r'out/sources is not of .* prediction\.json is miss'):
+        predict_folder(
+            plain_model, tmp_path / 'images', tmp_path / 'out', PredictOptions(window=32)
+        )
+    assert contents_of(tmp_path / 'out') == before
 
 
 # --- the same input -----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.models import init_model
 from pspnet_plugin.app.prediction import predict
 from pspnet_plugin.app.prediction.folder import predict_folder
+from pspnet_plugin.app.prediction.results import write_table
 from pspnet_plugin.errors import PredictionError
 from tests.helpers.folders import contents_of
 from tests.helpers.prediction import (
@@ -91,6 +92,15 @@ def test_folder_is_predicted_with_its_tree(trained, tmp_path, capsys):
         assert np.allclose(np.array(pages) / 65535, expected, atol=1e-4)
         overlay = Image.open(out / 'overlays' / f'{name}.jpg')
         assert overlay.height > labels.shape[0]  # the legend
+
+
+@pytest.mark.parametrize('start', ['=', '+', '-', '@', '\t'])
+def test_a_spreadsheet_computes_nothing_in_a_table(tmp_path, start):
+    name = f'{start}HYPERLINK("x")'
+    write_table(tmp_path / 'shares.csv', 'image', [name, 'a=b'], [(f'{name}.png', ['1', '0'])])
+    header, row = table(tmp_path / 'shares.csv')
+    assert header == ['image', f"'{name}", 'a=b']
+    assert row == [f'./{name}.png', '1', '0']  # the same file
 
 
 def test_bad_images_are_named_at_the_end_and_the_others_predicted(trained, tmp_path, capsys):

@@ -78,6 +78,29 @@ def test_weights_that_the_model_does_not_use_are_refused(trained, street_scenes,
     assert 'unused: backbone.layer1.2.conv1.weight' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_no_numbers_are_refused(trained, street_scenes, tmp_path, capsys, value):
+    checkpoint = torch.load(trained, weights_only=False)
+    checkpoint['state_dict']['decode_head.conv_seg.weight'][3] = value
+    path = tmp_path / 'diverged.pth'
+    torch.save(checkpoint, path)
+    assert run('test', street_scenes, tmp_path, path) == 1
+    printed = capsys.readouterr()
+    assert 'NaN or infinite values in decode_head.conv_seg.weight: the training' in printed.err
+    assert 'mIoU' not in printed.out
+
+
+def test_metrics_of_classes_in_another_order_are_refused(trained, street_scenes, tmp_path, capsys):
+    checkpoint = torch.load(trained, weights_only=False)
+    meta = checkpoint['meta']['dataset_meta']
+    meta['classes'] = meta['classes'][::-1]
+    torch.save(checkpoint, tmp_path / 'reversed.pth')
+    assert run('test', street_scenes, tmp_path, tmp_path / 'reversed.pth') == 1
+    printed = capsys.readouterr()
+    assert 'reversed.pth: test_dataloader has the classes road, ' in printed.err
+    assert 'mIoU' not in printed.out
+
+
 @pytest.mark.parametrize(('changed', 'code'), [(OTHER_HEAD, 0), (DEEPER, 1)])
 def test_training_starts_from_another_head_but_not_from_another_backbone(
     trained, street_scenes, tmp_path, capsys, changed, code

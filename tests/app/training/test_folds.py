@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -94,8 +95,21 @@ def test_each_fold_is_trained_once_and_predicts_what_it_has_not_seen(here, capsy
     assert again.partition('10 images')[2] == told.rpartition('10 images')[2]
     assert [result.stat().st_mtime_ns for result in results] == before
 
+    os.utime(f'masks/{Path("mine/folds/1/val.txt").read_text().split()[0]}.png')
+    assert main(command) == 1
+    assert 'or images or label maps have changed' in capsys.readouterr().err
     assert main([*command, 'train_cfg.max_iters=3']) == 1
     assert 'is of another config or of other folds' in capsys.readouterr().err
+
+
+def test_a_list_in_another_encoding_is_one_line(here, capsys):
+    Path('mine.py').write_text('model = dict()\n')
+    for number in '12':
+        Path('folds', number).mkdir(parents=True)
+        for name in ('train.txt', 'val.txt'):
+            Path('folds', number, name).write_bytes(b'caf\xe9\n')
+    assert main(['folds', 'mine.py']) == 1
+    assert capsys.readouterr().err.startswith('error: folds/1/train.txt: is no UTF-8 (')
 
 
 @pytest.mark.parametrize(

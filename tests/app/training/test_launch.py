@@ -2,16 +2,19 @@
 
 import copy
 import sys
+from pathlib import Path
 
 import pytest
 from torch._utils import ExceptionWrapper
 
+from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.training import launch
 from pspnet_plugin.compat import runner as callbacks
 from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
 from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from pspnet_plugin.transforms.check_labels import LabelError
-from tests.helpers.street_scenes import cityscapes_at
+from tests.helpers.folders import make_folders
+from tests.helpers.street_scenes import NARROW_OWN_DATA, cityscapes_at
 
 
 def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
@@ -24,6 +27,45 @@ def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
         handed_over.reraise()
     assert launch.plain_message(raised.value) == message
     assert launch.plain_message(LabelError(message)) == message
+
+
+@pytest.mark.parametrize(
+    ('folder', 'spoil', 'workers'),
+    [
+        ('images', lambda content: b'no image', 0),
+        ('images', lambda content: b'', 1),
+        ('masks', lambda content: content[: len(content) // 2], 0),
+        ('masks', lambda content: b'no image', 1),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_by_the_run(here, capfd, folder, spoil, workers):
+    make_folders(here)
+    assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
+    for path in Path(folder).iterdir():
+        path.write_bytes(spoil(path.read_bytes()))
+    options = {**NARROW_OWN_DATA, 'train_dataloader.num_workers': workers}
+    words = [f'{key}={value}' for key, value in options.items()]
+    assert main(['train', 'mine/mine.py', '--cfg-options', *words]) == 1
+    error = capfd.readouterr().err.rpartition('error: ' + str(here / folder))[2]
+    assert 'png: cannot be loaded (' in error
+    assert error.endswith('pspnet check names all such files\n')
+    assert error.count('\n') == 1
+
+
+def test_datasets_that_mmengine_does_not_join_are_one_line(here, capsys):
+    make_folders(here)
+    assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
+    with open('mine/mine.py', 'a') as file:
+        file.write(
+            "one = train_dataloader['dataset']\n"
+            "other = {**one, 'metainfo': dict(classes=('x', 'y', 'z'))}\n"
+            "train_dataloader['dataset'] = dict(type='ConcatDataset', datasets=[one, other])\n"
+        )
+    words = [f'{key}={value}' for key, value in NARROW_OWN_DATA.items()]
+    assert main(['train', 'mine/mine.py', '--cfg-options', *words]) == 1
+    error = capsys.readouterr().err
+    assert 'error: mine/mine.py: ValueError: The meta information of the 2-th dataset' in error
+    assert error.count('\n') == 1
 
 
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])

@@ -6,12 +6,16 @@ import json
 
 import pytest
 from mmengine.config import Config
+from mmseg.datasets import CityscapesDataset
 
 from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.own_data.check import check_config
 from pspnet_plugin.app.training import stock_tools
 from pspnet_plugin.app.training.datasets import DatasetError
 from pspnet_plugin.app.training.launch import prepare
 from pspnet_plugin.app.training.settings import setting_problems
+from pspnet_plugin.errors import PspnetPluginError
+from pspnet_plugin.utils.datasets import class_info
 from tests.helpers.folders import make_folders
 from tests.helpers.street_scenes import NARROW_MODEL, cityscapes_at, small_run_options
 
@@ -34,6 +38,7 @@ def with_loss(**settings):
     return {'model.decode_head.loss_decode': dict(type='CrossEntropyLoss', **settings)}
 
 
+CITYSCAPES = CityscapesDataset.METAINFO['classes']
 WEIGHTS = [1.0] * 19
 FIT = {
     'weights': with_loss(class_weight=WEIGHTS),
@@ -64,6 +69,10 @@ DIFFER = [
     ({'model.decode_head.num_classes': 150}, 'of train_dataloader has 19 classes: road, side'),
     ({'train_dataloader.dataset.metainfo': {'classes': ('road', 'car')}}, 'has 2 classes: road, c'),
     ({'train_dataloader.dataset.pipeline.2.num_classes': 4}, 'train_dataloader has num_clas'),
+    (
+        {'val_dataloader.dataset.metainfo': {'classes': CITYSCAPES[::-1]}},
+        'val_dataloader has the classes bicycle, .* in the order road, .* means another class',
+    ),
     (with_loss(class_weight=WEIGHTS[1:]), 'class_weight has 18 values, but the head has 19'),
     (with_loss(class_weight=[*WEIGHTS, 1.0]), 'class_weight has 20 values, but the head has 19'),
     (
@@ -121,6 +130,15 @@ DIFFER = [
     ),
     ({'val_evaluator.ignore_index': 0}, 'val_evaluator.ignore_index is 0'),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'what', [setting_problems, check_config, lambda cfg: class_info(cfg, {}, 19)]
+)
+def test_several_data_loaders_in_a_list_are_named(cityscapes, what):
+    cityscapes.val_dataloader = [cityscapes.val_dataloader] * 2
+    with pytest.raises(PspnetPluginError, match='val_dataloader is a list, .* ConcatDataset'):
+        what(cityscapes)
 
 
 @pytest.mark.parametrize('name', FIT)
