@@ -14,6 +14,7 @@ from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
 from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from pspnet_plugin.transforms.check_labels import LabelError
 from tests.helpers.folders import make_folders
+from tests.helpers.processes import run_copy
 from tests.helpers.street_scenes import NARROW_OWN_DATA, cityscapes_at
 
 
@@ -38,15 +39,17 @@ def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
         ('masks', lambda content: b'no image', 1),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_by_the_run(here, capfd, folder, spoil, workers):
+def test_a_file_that_cannot_be_read_is_named_by_the_run(here, folder, spoil, workers):
     make_folders(here)
     assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
     for path in Path(folder).iterdir():
         path.write_bytes(spoil(path.read_bytes()))
     options = {**NARROW_OWN_DATA, 'train_dataloader.num_workers': workers}
     words = [f'{key}={value}' for key, value in options.items()]
-    assert main(['train', 'mine/mine.py', '--cfg-options', *words]) == 1
-    error = capfd.readouterr().err.rpartition('error: ' + str(here / folder))[2]
+    command = ['train', 'mine/mine.py', '--cfg-options', *words]
+    code, printed = run_copy(main, command, folder=here)
+    assert code == 1, printed[-4000:]
+    error = printed.rpartition('error: ' + str(here / folder))[2]
     assert 'png: cannot be loaded (' in error
     assert error.endswith('pspnet check names all such files\n')
     assert error.count('\n') == 1
