@@ -10,6 +10,7 @@ from torch._utils import ExceptionWrapper
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.training import launch
 from pspnet_plugin.compat import runner as callbacks
+from pspnet_plugin.errors import ImageError
 from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
 from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from pspnet_plugin.transforms.check_labels import LabelError
@@ -18,34 +19,38 @@ from tests.helpers.processes import run_copy
 from tests.helpers.street_scenes import NARROW_OWN_DATA, cityscapes_at
 
 
-def test_error_from_a_data_loader_worker_is_told_without_its_traceback():
-    message = 'aachen_0.png holds the label values 33: see the docs'
+@pytest.mark.parametrize(
+    'told',
+    [
+        LabelError('aachen_0.png holds the label values 33: see the docs'),
+        ImageError('aachen_0.png', 'cannot be loaded (UnidentifiedImageError: none)'),
+    ],
+)
+def test_error_from_a_data_loader_worker_is_told_without_its_traceback(told):
     try:
-        raise LabelError(message)
-    except LabelError:
+        raise told
+    except type(told):
         handed_over = ExceptionWrapper(where='in DataLoader worker process 0')
-    with pytest.raises(LabelError, match='Original Traceback') as raised:
+    with pytest.raises(type(told), match='Original Traceback') as raised:
         handed_over.reraise()
-    assert launch.plain_message(raised.value) == message
-    assert launch.plain_message(LabelError(message)) == message
+    assert launch.plain_message(raised.value) == launch.plain_message(told) == str(told)
 
 
 @pytest.mark.parametrize(
-    ('folder', 'spoil', 'workers'),
+    ('folder', 'spoil'),
     [
-        ('images', lambda content: b'no image', 0),
-        ('images', lambda content: b'', 1),
-        ('masks', lambda content: content[: len(content) // 2], 0),
-        ('masks', lambda content: b'no image', 1),
+        ('images', lambda content: b'no image'),
+        ('images', lambda content: b''),
+        ('masks', lambda content: content[: len(content) // 2]),
+        ('masks', lambda content: b'no image'),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_by_the_run(here, folder, spoil, workers):
+def test_a_file_that_cannot_be_read_is_named_by_the_run(here, folder, spoil):
     make_folders(here)
     assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
     for path in Path(folder).iterdir():
         path.write_bytes(spoil(path.read_bytes()))
-    options = {**NARROW_OWN_DATA, 'train_dataloader.num_workers': workers}
-    words = [f'{key}={value}' for key, value in options.items()]
+    words = [f'{key}={value}' for key, value in NARROW_OWN_DATA.items()]
     command = ['train', 'mine/mine.py', '--cfg-options', *words]
     code, printed = run_copy(main, command, folder=here)
     assert code == 1, printed[-4000:]
