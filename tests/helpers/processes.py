@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -80,6 +81,9 @@ def _copies() -> BaseContext:
     context.set_forkserver_preload(
         ['mmseg.apis', 'pspnet_plugin.app.training.launch', 'tests.helpers.processes']
     )
+    # A test may have changed the current folder, where these tests are not found.
+    with mock.patch.dict(os.environ, PYTHONPATH=str(ROOT)):
+        forkserver.ensure_running()
     return context
 
 
