@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = '0.1.0'
 
-# What a training run does not need is imported when it is asked for.
+# What a training run, or a command that does without torch, does not need is imported when it is
+# asked for.
 LOOKED_UP = {
-    'ExportSettings': 'app.export',
+    'config_path': 'utils.config_files',
+    'ExportSettings': 'app.export.settings',
     'Prediction': 'app.prediction',
-    'export_model': 'app.export',
+    'export_model': 'app.export.write',
     'init_model': 'app.models',
     'predict': 'app.prediction',
 }
@@ -48,7 +50,8 @@ if TYPE_CHECKING or not _starts_the_command():
     if importlib.util.find_spec('mmseg') is not None:
         __all__ += ['ExportSettings', 'Prediction', 'export_model', 'init_model', 'predict']
 if TYPE_CHECKING:
-    from .app.export import ExportSettings, export_model
+    from .app.export.settings import ExportSettings
+    from .app.export.write import export_model
     from .app.models import init_model
     from .app.prediction import Prediction, predict
 

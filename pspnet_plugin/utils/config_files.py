@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 
 from ..errors import PspnetPluginError
 from .text import did_you_mean, one_line
@@ -107,11 +106,14 @@ def read_config(
         if isinstance(config, Config):
             read = copy.deepcopy(config)
         elif '::' in name and not name.startswith(SCOPE):
+            from mmengine.hub import get_config  # and with it torch
+
             read = get_config(name)
         else:
             read = Config.fromfile(find_config(name))
         read.merge_from_dict(options or {})
-        require_read(read, options or {})
+        if options:
+            require_read(read, options)
     except PspnetPluginError:
         raise
     except Exception as error:  # whatever the code in the file raises

@@ -1,8 +1,9 @@
 """The console command ``pspnet``; the scripts in ``tools/`` are doors to the same functions.
 
-A module has ``add_NAME`` for each of its sub-commands, which fills its parser, and ``run_NAME``,
-which does the work and returns the exit code. ``train``, ``test`` and ``benchmark`` hand their
-arguments to another command line as they are.
+Each has a module of its name: ``add_NAME`` fills its parser, and ``run_NAME`` does
+the work and returns the exit code; what it needs of torch it imports there, so that its help does
+not wait for it. ``train``, ``test`` and ``benchmark`` hand their arguments to another command line
+as they are.
 """
 
 from __future__ import annotations
@@ -36,12 +37,8 @@ COMMANDS = {
     'freezing': 'show which layers a config freezes, and when',
     'benchmark': 'measure the plugin against stock MMSegmentation on this machine',
 }
-# The modules of this folder, imported when one of their sub-commands is asked for.
-MODULES = {
-    **dict.fromkeys(('init', 'prepare', 'check'), 'data'),
-    **dict.fromkeys(('config', 'inspect', 'freezing'), 'configs'),
-    **{name: name for name in ('predict', 'export', 'plot', 'report', 'folds')},
-}
+# Of the others all need what the plugin registers, and with it torch.
+WITHOUT_TORCH = ('init', 'prepare', 'config')
 EXAMPLES = """\
 your own images:
   pspnet init photos masks --out mine
@@ -95,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int | str | None:
         if command not in COMMANDS:
             return _run(argv)
         _ignore_warnings_of_others()
-        importlib.import_module('pspnet_plugin.registered')
+        if command not in WITHOUT_TORCH and not {'-h', '--help'} & {*argv}:
+            importlib.import_module('pspnet_plugin.registered')
         with _importable(os.getcwd()), _quiet_logs():
             return _run(argv)
     except (Exception, KeyboardInterrupt) as error:
@@ -140,7 +138,7 @@ def _run(argv: list[str]) -> int | str | None:
         sentence = f'{summary[0].upper()}{summary[1:]}.'
         command = commands.add_parser(name, help=summary, description=sentence)
         if name == named:
-            module = importlib.import_module(f'.{MODULES[name]}', __package__)
+            module = importlib.import_module(f'.{name}', __package__)
             getattr(module, f'add_{name}')(command)
             command.set_defaults(run=getattr(module, f'run_{name}'))
     if named and named not in COMMANDS and not named.startswith('-'):

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from ...utils.config_files import read_config, shipped
-from ..export.settings import DTYPES, OUTPUTS, SUFFIXES
-from .configs import add_config_arguments
+from ..export.settings import DTYPES, OUTPUTS, SUFFIXES, ExportSettings
+from .options import add_config_arguments
 
 # The scripts that run a file which takes pixels and gives labels or probabilities.
 EXAMPLES = {'onnx': 'onnxruntime_predict.py', 'openvino': 'openvino_predict.py'}
@@ -74,7 +74,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Export, and say what was written."""
-    from ..export import ExportSettings, export_model
+    from ..export.write import export_model
 
     settings = ExportSettings(
         to=arguments.to,

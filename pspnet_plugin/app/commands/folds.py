@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ...errors import PspnetPluginError
 from ...utils.config_files import read_config
-from ...utils.distributed import world_size
-from .configs import add_config_arguments
+from .options import add_config_arguments
 
 SHARES = 0.25, 0.5  # of the labels, for the learning curve
 
@@ -41,6 +40,7 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
 def run_folds(arguments: argparse.Namespace) -> int:
     """Train each fold, and tell how good the network is on images that it has not seen."""
     from ...utils.datasets import class_info
+    from ...utils.distributed import world_size
     from ..reports.folds import learning_curve, table_of_classes
     from ..training.folds import folds_of
     from ..training.folds import run_folds as run

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..reports.confusion import confusion_figure, confusion_of
-from ..reports.figures import save
-from ..reports.metrics import areas_of, ious_of
-from ..reports.runs import LogError, Run, read_runs, runs_figure
-from ..training.datasets import check_datasets
+if TYPE_CHECKING:
+    from ..reports.runs import Run
 
 
 def add_plot(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +24,11 @@ def add_plot(parser: argparse.ArgumentParser) -> None:
 
 def run_plot(arguments: argparse.Namespace) -> int:
     """Draw the runs and tell the best and the last mIoU of each; or draw a confusion matrix."""
+    import numpy as np
+
+    from ..reports.figures import save
+    from ..reports.runs import LogError, read_runs, runs_figure
+
     runs = read_runs(arguments.work_dirs)
     if arguments.confusion is None:
         save(runs_figure(runs), arguments.out)
@@ -49,6 +50,14 @@ def run_plot(arguments: argparse.Namespace) -> int:
 
 def plot_confusion(run: Run, checkpoint: str, out: Path) -> None:
     """Predict the validation images of a run, and draw which class is taken for which."""
+    import numpy as np
+
+    from ..reports.confusion import confusion_figure, confusion_of
+    from ..reports.figures import save
+    from ..reports.metrics import areas_of, ious_of
+    from ..reports.runs import LogError
+    from ..training.datasets import check_datasets
+
     config = run.read_config()
     if config is None:
         raise LogError(f'{run.name}: no vis_data/config.py beside the log')

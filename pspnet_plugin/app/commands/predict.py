@@ -13,9 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ...errors import PredictionError
 from ...utils.config_files import read_config
-from ...utils.distributed import device_of_process, is_first_process
 from ...utils.text import next_steps
-from .configs import add_config_arguments
+from .options import add_config_arguments
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +62,7 @@ def fraction(text: str) -> float:
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """Predict, and tell what became of the images; 1 if one of them could not be predicted."""
+    from ...utils.distributed import device_of_process, is_first_process
     from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sources_of
     from ..models import init_model
     from ..prediction.folder import predict_folder

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from ...utils.config_files import read_config
-from .configs import add_config_arguments
+from .options import add_config_arguments
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:

@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import cv2
-import mmcv
 import numpy as np
 import requests
 from mmengine import fileio
 from PIL import Image, ImageOps
 
 from ...errors import ImageError
-from ...transforms.load_raster import rasterio
+from ...utils.rasters import rasterio
 from ...utils.text import first_line
 from ...utils.tiff import Tags, is_mixed_by_opencv, require_one_page, tiff_pages
 
@@ -72,6 +71,8 @@ def decode(content: bytes, name: str, color_type: str = 'color', backend: str = 
     pages = require_whole(content, name)
     if pages and backend == 'cv2' and is_mixed_by_opencv(pages[0]):
         raise ImageError(name, 'has its bands apart, which OpenCV mixes up: use LoadRaster.')
+    import mmcv  # and with it torch, which the statistics of images do without
+
     problem = None
     for each in dict.fromkeys((backend, 'pillow')):
         try:

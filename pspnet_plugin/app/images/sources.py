@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import PredictionError
-from ...transforms.load_raster import SUFFIXES as RASTER_SUFFIXES
+from ...utils.rasters import SUFFIXES as RASTER_SUFFIXES
 from .reading import is_address
 
 IMAGE_SUFFIXES = frozenset(

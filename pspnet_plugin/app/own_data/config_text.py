@@ -6,7 +6,6 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import mmcv
 import numpy as np
 
 from ...utils.config_files import shipped
@@ -127,7 +126,7 @@ def config_text(
     mean, std = (start.mean, start.std) if in_colours else channel_statistics(training)
     heights, widths = zip(*(image.size for image in images))
     size = int(np.median(widths)), int(np.median(heights))
-    scaled = [min(mmcv.rescale_size(sides, size)) for sides in zip(widths, heights)]
+    scaled = [shorter_side(sides, size) for sides in zip(widths, heights)]
     if iterations is None:
         iterations = min(max(IMAGES_SEEN * len(training) // 4, FEWEST), MOST)
     load_image = "dict(type='LoadImageFromFile')"
@@ -181,6 +180,12 @@ def channel_statistics(images: Sequence[ImageStatistics]) -> tuple[list[float], 
     std = np.where(std > 0, std, 1)
     # Six digits, as the values may have any unit.
     return [float(f'{m:.6g}') for m in mean], [float(f'{s:.6g}') for s in std]
+
+
+def shorter_side(size: tuple[int, int], largest: tuple[int, int]) -> int:
+    """That of an image which is resized to fit, in either direction, as by mmcv's ``Resize``."""
+    scale = min(max(largest) / max(size), min(largest) / min(size))
+    return int(min(size) * scale + 0.5)
 
 
 def crop_size(shorter_side: int) -> tuple[int, int]:

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ...errors import ImageError
-from ...transforms.load_raster import Raster, rasterio, read_raster
 from ...utils import tiff
+from ...utils.rasters import Raster, rasterio, read_raster
 from ..images.reading import PNG_START, orientation_of
 from ..images.sources import RASTER_SUFFIXES
 

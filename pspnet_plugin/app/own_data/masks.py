@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import ImageError, PredictionError
-from ...transforms.load_raster import AS_IT_IS, Raster, read_raster
+from ...utils.rasters import AS_IT_IS, Raster, read_raster
 from ..images.reading import orientation_of, require_complete, upright
 from ..images.sources import RASTER_SUFFIXES
 

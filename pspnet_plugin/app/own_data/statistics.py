@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from ...errors import ImageError
-from ...transforms.load_raster import AS_IT_IS, Raster, rasterio
 from ...utils import tiff
+from ...utils.rasters import AS_IT_IS, Raster, rasterio
 from ..images.reading import orientation_of, require_complete
 from ..images.sources import RASTER_SUFFIXES
 
@@ -175,3 +175,20 @@ def require_alpha(raster: Raster, area: tuple[int, int, int, int]) -> None:
                 'values. If it is measured, say so: rio edit-info --colorinterp '
                 f'{",".join(marks)} FILE; otherwise write it as 0 and 255',
             )
+
+
+def lacking_line(shares: Mapping[str, float]) -> str:
+    """What is told of the parts of images that have no data; nothing where all have.
+
+    Args:
+        shares: for the path of each image the part of it without data, 0 to 1.
+    """
+    lacking = {path: share for path, share in shares.items() if share > 0}
+    if not lacking:
+        return ''
+    most = max(lacking, key=lacking.__getitem__)
+    mean = sum(lacking.values()) / len(lacking)
+    return (
+        f'without data (NaN, infinite, nodata): {len(lacking)} images, {mean:.2%} of their pixels; '
+        f'most in {most}, {lacking[most]:.2%}\n'
+    )

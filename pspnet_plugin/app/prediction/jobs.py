@@ -15,8 +15,8 @@ from typing import Any
 import pooch
 
 from ...errors import ImageError, PredictionError
-from ...transforms.load_raster import Raster
 from ...utils.files import replaced_when_whole, write_whole
+from ...utils.rasters import Raster
 from ..images.reading import is_address
 from ..images.sources import ImageSource
 from .predictor import PredictOptions

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ...errors import ImageError
-from ...transforms.load_raster import Raster, gdal_window, rasterio
+from ...utils.rasters import Raster, gdal_window, rasterio
 from ..images.drawing import with_legend
 from ..images.sources import ImageSource
 from ..images.videos import require_whole_video

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...errors import ImageError, PredictionError
 from ...speed.examples import input_channels
-from ...transforms.load_raster import Raster, decode_as_it_is, rasterio, read_raster
 from ...utils.datasets import scope_of
+from ...utils.rasters import Raster, decode_as_it_is, rasterio, read_raster
 from ...utils.text import first_line, one_line
 from ..images.reading import decode, encode, is_address, read_bytes, require_whole
 from ..images.sources import ImageSource

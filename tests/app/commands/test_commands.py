@@ -14,6 +14,7 @@ from mmengine.config import Config
 from pspnet_plugin import config_path
 from pspnet_plugin.app.commands import COMMANDS, main
 from tests.helpers.exports import small_config, write_checkpoint
+from tests.helpers.folders import make_folders
 from tests.helpers.processes import run_python, start_python
 from tests.helpers.street_scenes import NARROW_MODEL, make_street_scenes, small_run_options
 
@@ -115,6 +116,23 @@ def test_help_and_version_do_not_wait_for_torch(here, command, option):
     imported = {line.rpartition('|')[2].strip() for line in output.splitlines()}
     assert 'pspnet_plugin.app.commands' in imported
     assert not imported & {'torch', 'mmengine', 'numpy', 'rich'}
+
+
+def test_the_help_of_sub_commands_and_a_look_at_images_do_not_wait_for_torch(tmp_path):
+    make_folders(tmp_path, mask_values=(3, 3, 3))
+    (tmp_path / 'pspnet').write_text(
+        'import contextlib, sys\n'
+        'from pspnet_plugin.app.commands import COMMANDS, main\n'
+        "for name in sorted(COMMANDS.keys() - {'train', 'test', 'benchmark'}):\n"
+        '    with contextlib.suppress(SystemExit):\n'
+        "        main([name, '--help'])\n"
+        "assert main(['init', 'images', 'masks', '--out', 'new']) == 1\n"
+        "print('imported:', {'torch', 'mmcv', 'mmseg'} & sys.modules.keys())\n"
+    )
+    code, output = run_python('pspnet', cwd=tmp_path)
+    assert code == 0, output
+    assert 'one class only, 3' in output
+    assert output.splitlines()[-1] == 'imported: set()'
 
 
 @pytest.mark.parametrize(('typed', 'meant'), [('int', 'init'), ('trian', 'train')])

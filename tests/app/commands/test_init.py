@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import mmcv
 import numpy as np
 import pytest
 import rasterio
@@ -16,7 +17,7 @@ from mmseg.registry import MODELS
 from PIL import Image
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.own_data.config_text import BACKBONES
+from pspnet_plugin.app.own_data.config_text import BACKBONES, shorter_side
 from tests.helpers.folders import contents_of, make_folders
 from tests.helpers.street_scenes import NARROW_OWN_DATA
 
@@ -54,6 +55,12 @@ def test_the_config_of_two_folders_trains_and_validates(here, capsys, kind):
     assert runner.model.decode_head.num_classes == 3
     assert len(runner.val_dataloader.dataset) == 2
     assert len(runner.train_dataloader.dataset) == 8
+
+
+@pytest.mark.parametrize('size', [(96, 64), (64, 97), (50, 50), (2731, 33)])
+@pytest.mark.parametrize('largest', [(96, 64), (64, 64), (1021, 2048)])
+def test_the_shorter_side_is_that_of_mmcv(size, largest):
+    assert shorter_side(size, largest) == min(mmcv.rescale_size(size, largest))
 
 
 def test_the_config_holds_wherever_it_is_run_from_and_what_is_next_can_be_pasted(

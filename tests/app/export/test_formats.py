@@ -13,7 +13,7 @@ import torch
 from mmseg.apis import inference_model, init_model
 from PIL import Image
 
-from pspnet_plugin.app.export import ExportSettings, export_model
+from pspnet_plugin import ExportSettings, export_model
 from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER
 from tests.helpers.exports import (
     CLASSES,

@@ -10,12 +10,12 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from torch import nn
 
+from pspnet_plugin import ExportSettings, export_model
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.export import ExportError, ExportSettings, export_model
 from pspnet_plugin.app.export.check import NOISE
 from pspnet_plugin.app.export.network import first_tensor
 from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER, require
-from pspnet_plugin.app.export.settings import SUFFIXES
+from pspnet_plugin.app.export.settings import SUFFIXES, ExportError
 from pspnet_plugin.errors import PspnetPluginError
 from tests.helpers.exports import small_config, write_checkpoint
 

@@ -9,7 +9,7 @@ import pytest
 from pspnet_plugin.app.images.reading import decode, require_whole
 from pspnet_plugin.app.images.videos import require_whole_video
 from pspnet_plugin.errors import ImageError
-from pspnet_plugin.transforms.load_raster import read_raster
+from pspnet_plugin.utils.rasters import read_raster
 from tests.helpers.folders import image_of, mask_of, write_raster
 
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ....errors import PredictionError
-from ....transforms.load_raster import Raster
+from ....utils.rasters import Raster
 from ...images.reading import orientation_of
 from ...images.sources import RASTER_SUFFIXES, files_below
 from ..scan import SUFFIXES

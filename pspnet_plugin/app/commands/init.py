@@ -1,35 +1,20 @@
-"""``pspnet init``, ``prepare`` and ``check``: from images and masks to data that trains."""
+"""``pspnet init``: from images with masks or annotations to a config."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin
 from rich.table import Column, Table
 
-from ...errors import PspnetPluginError
-from ...pretrained.source.download import cached_path
-from ...pretrained.source.schemes import Address, resolve
-from ...utils.config_files import read_config
-from ...utils.files import require_own, write_whole
 from ...utils.text import next_steps, table_as_text
-from ..errors import DataError, refuse
 from ..own_data.annotations.formats import FORMATS
 from ..own_data.annotations.source import Choices
-from ..own_data.check import check_config
 from ..own_data.classes import written
 from ..own_data.config_text import BACKBONES
 from ..own_data.division import SplitChoices
 from ..own_data.project import write_project
-from ..published.datasets import PUBLISHED
-from ..published.prepare import prepare
-from ..training.datasets import check_datasets
-from .configs import add_config_arguments
-
-MARK = 'Software', 'pspnet check'  # in the pictures of ``pspnet check``
+from ..own_data.statistics import lacking_line
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
@@ -150,21 +135,11 @@ def run_init(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def lacking_line(shares: Mapping[str, float]) -> str:
-    """What is told of the parts of images that have no data; nothing where all have."""
-    lacking = {path: share for path, share in shares.items() if share > 0}
-    if not lacking:
-        return ''
-    most = max(lacking, key=lacking.__getitem__)
-    mean = sum(lacking.values()) / len(lacking)
-    return (
-        f'without data (NaN, infinite, nodata): {len(lacking)} images, {mean:.2%} of their pixels; '
-        f'most in {most}, {lacking[most]:.2%}\n'
-    )
-
-
 def start_of_training(backbone: str) -> str:
     """Where the weights of a backbone come from, and what else to do without a network."""
+    from ...pretrained.source.download import cached_path  # which imports torch
+    from ...pretrained.source.schemes import Address, resolve
+
     weights = resolve(BACKBONES[backbone].pretrained)
     if not isinstance(weights, Address) or (path := cached_path(weights)).is_file():
         return 'weights: on this machine, training needs no network'
@@ -173,77 +148,3 @@ def start_of_training(backbone: str) -> str:
         'set pretrained in the config to another file or to None (random weights), or take '
         '--backbone efficientnet_lite0, whose weights come in a package'
     )
-
-
-def add_prepare(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add('name', choices=PUBLISHED, help='dataset')
-    add(
-        'archives',
-        nargs='+',
-        type=Path,
-        metavar='ARCHIVE',
-        help='zip or tar files as they were published, or folders with what was in them',
-    )
-    add('--out', type=Path, metavar='DIR', help='folder to write to (default: data/NAME)')
-
-
-def run_prepare(arguments: argparse.Namespace) -> int:
-    """Prepare a dataset, and tell what differs from the published one."""
-    dataset, out = PUBLISHED[arguments.name], arguments.out or Path('data', arguments.name)
-    try:
-        counts, problems, warnings = prepare(dataset, arguments.archives, out)
-    except OSError as error:
-        raise PspnetPluginError(
-            f'{error.filename or out}: {error.strerror}; the same command goes on from here'
-        ) from error
-    in_splits = ', '.join(f'{counts[split]} {split}' for split in sorted(counts))
-    print(f'{out}: images with labels: {in_splits}')
-    for warning in warnings:
-        print(f'warning: {warning}', file=sys.stderr)
-    refuse(problems)
-    return 0
-
-
-def add_check(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser)
-    parser.add_argument(
-        '--out',
-        type=Path,
-        metavar='GRID.png',
-        help='also write a picture of some images over their labels',
-    )
-
-
-def run_check(arguments: argparse.Namespace) -> int:
-    """Load all images and labels, and tell what is there and what is wrong."""
-    if arguments.out is not None:
-        require_picture(arguments.out)
-    cfg = read_config(arguments.config, arguments.cfg_options)
-    check_datasets(cfg)
-    found = check_config(cfg)
-    right = [Column(heading, justify='right') for heading in ('label', 'pixels')]
-    table = Table(right[0], 'name', right[1], title='classes in the training images')
-    for number, (name, count) in enumerate(zip(found.classes, found.counts)):
-        table.add_row(str(number), name, f'{100 * count / max(found.counts.sum(), 1):.2f} %')
-    if found.ignored > 0:
-        table.add_row('', 'ignored', f'{100 * found.ignored:.2f} % of all')
-    print(', '.join(f'{loader}: {count} images' for loader, count in found.images.items()))
-    print(table_as_text(table))
-    print(lacking_line(found.lacking), end='')
-    if arguments.out is not None:
-        mark = PngImagePlugin.PngInfo()
-        mark.add_text(*MARK)
-        with write_whole(arguments.out, 'wb') as file:
-            Image.fromarray(found.grid).save(file, 'PNG', pnginfo=mark)
-        print(f'written: {arguments.out}')
-    refuse(found.problems)
-    print(next_steps(('train', arguments.config)))
-    return 0
-
-
-def require_picture(path: Path) -> None:
-    """Raise DataError for a name that is not that of a PNG file, or of one made elsewhere."""
-    if path.suffix.lower() != '.png':
-        raise DataError(f'--out {path}: is a picture; name a file that ends in .png')
-    require_own(path, MARK[1])

@@ -1,0 +1,31 @@
+"""Options that several sub-commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mmengine.config import DictAction
+
+
+class KeyValueAction(DictAction):
+    """mmengine's ``KEY=VALUE ...``, where anything else is an error of the command line."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__call__(parser, *args, **kwargs)
+        except ValueError:
+            parser.error('--cfg-options takes KEY=VALUE')
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``config`` and ``--cfg-options``, as in MMSegmentation's tools."""
+    parser.add_argument('config', help="a config file, or the name of one of the plugin's")
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=KeyValueAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='change settings of the config, such as model.backbone.depth=18',
+    )
