@@ -6,20 +6,30 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import HOOKS
+from mmseg.evaluation import IoUMetric
 from mmseg.models.decode_heads import ASPPHead, PSPHead, UPerHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import CrossEntropyLoss, DiceLoss, TverskyLoss
 from mmseg.models.losses.utils import get_class_weight
-from mmseg.registry import MODELS
+from mmseg.registry import METRICS, MODELS
 
 from ...heads.chunked_loss import ChunkedLossMixin
 from ...utils.config_tree import dicts_within, kind_of
 from ...utils.datasets import datasets_of, metainfo_of, registered, scope_of
-from ...utils.text import one_line
+from ...utils.text import did_you_mean, one_line, shortened
+from ...validation import ClassIoUMetric, ValidationLossHook
 from .datasets import LOADERS
 
 # The losses that may have a softmax, and whether they take the sigmoid by themselves.
 SIGMOID = {CrossEntropyLoss: False, DiceLoss: True, TverskyLoss: False}
+# What IoUMetric gives for each of its ``iou_metrics``, besides aAcc.
+GIVEN = {
+    'mIoU': ('mIoU', 'mAcc'),
+    'mDice': ('mDice', 'mAcc'),
+    'mFscore': ('mFscore', 'mPrecision', 'mRecall'),
+}
+KNOWN = 'mmengine', 'mmseg', 'pspnet_plugin'  # packages whose hooks give no other metrics
 NEED_WORKERS = 'persistent_workers', 'prefetch_factor', 'timeout'
 
 
@@ -29,6 +39,7 @@ def setting_problems(cfg: Config, loaders: Sequence[str] = LOADERS) -> list[str]
     problems += [*loader_problems(cfg, loaders), *prediction_problems(cfg)]
     if LOADERS[0] in loaders:
         problems += [*loss_problems(cfg), *length_problems(cfg), *batch_problems(cfg)]
+        problems += best_problems(cfg)
     return [*problems, *ignored_problems(cfg, loaders)]
 
 
@@ -197,9 +208,40 @@ def prediction_problems(cfg: Config) -> Iterator[str]:
             )
     for name in ('val_evaluator', 'test_evaluator'):
         for metric in dicts_within(cfg.get(name)):
-            unknown = set(metric.get('iou_metrics') or ()) - {'mIoU', 'mDice', 'mFscore'}
+            unknown = set(metric.get('iou_metrics') or ()) - GIVEN.keys()
             if unknown:
                 yield f'{name}.iou_metrics has {unknown.pop()!r}: mIoU, mDice and mFscore are known'
+
+
+def best_problems(cfg: Config) -> Iterator[str]:
+    """A ``save_best`` that no validation gives; nothing where unknown metrics or hooks may."""
+    scope = scope_of(cfg)
+    given: set[str] = set()
+    for metric in dicts_within(cfg.get('val_evaluator')):
+        kind = registered(metric.get('type'), METRICS, scope)
+        if kind not in (IoUMetric, ClassIoUMetric):
+            return
+        names = {'aAcc'}.union(*(GIVEN.get(one, ()) for one in metric.get('iou_metrics', ['mIoU'])))
+        for _, dataset in datasets_of(cfg, ['val_dataloader'] if kind is ClassIoUMetric else []):
+            names |= {f'IoU/{one}' for one in metainfo_of(dataset, scope).get('classes') or ()}
+        prefix = f'{metric["prefix"]}/' if metric.get('prefix') else ''
+        given |= {f'{prefix}{name}' for name in names}
+    default_hooks = [hook for hook in (cfg.get('default_hooks') or {}).values() if hook]
+    for hook in [*default_hooks, *(cfg.get('custom_hooks') or ())]:
+        kind = registered(hook.get('type'), HOOKS, scope) if isinstance(hook, dict) else type(hook)
+        if kind is ValidationLossHook:
+            given.add('val_loss')
+        elif str(getattr(kind, '__module__', '')).partition('.')[0] not in KNOWN:
+            return
+    for hook in default_hooks:
+        wanted = hook.get('save_best') or []
+        for name in {wanted} if isinstance(wanted, str) else wanted:
+            if given and name not in {'auto', *given}:
+                means_first = sorted(given, key=lambda one: ('IoU/' in one, one))
+                yield (
+                    f'save_best={name!r} is none of what a validation gives: '
+                    f'{shortened(means_first, 6)}.{did_you_mean(name, given)}'
+                )
 
 
 def batch_problems(cfg: Config) -> Iterator[str]:

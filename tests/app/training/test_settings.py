@@ -40,6 +40,13 @@ def with_loss(**settings):
 
 CITYSCAPES = CityscapesDataset.METAINFO['classes']
 WEIGHTS = [1.0] * 19
+OF_CLASSES = {'val_evaluator.type': 'ClassIoUMetric'}
+
+
+def best(name) -> dict:
+    return {'default_hooks.checkpoint.save_best': name}
+
+
 FIT = {
     'weights': with_loss(class_weight=WEIGHTS),
     'sigmoid': with_loss(use_sigmoid=True),
@@ -60,6 +67,11 @@ FIT = {
     'epochs': {
         'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2),
         'train_dataloader.sampler.type': 'DefaultSampler', 'param_scheduler.0.by_epoch': True},
+    'best of a class': {**best(['IoU/road', 'mIoU']), **OF_CLASSES},
+    'best of several': {**best('mPrecision'), 'val_evaluator.iou_metrics': ['mIoU', 'mFscore']},
+    'lowest loss': {**best('val_loss'), 'custom_hooks': [dict(type='ValidationLossHook')]},
+    'metric of others': {**best('mine'), 'val_evaluator.type': 'CityscapesMetric'},
+    'best': best('auto'),
     'batch of one': {'train_dataloader.batch_size': 1, **both(norm_cfg=dict(type='GN'))},
     'one worker': {'train_dataloader.num_workers': 1},
     'no workers': {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False},
@@ -129,6 +141,12 @@ DIFFER = [
         'model.decode_head.ignore_index is 200, model.auxiliary_head.ignore_index is 255',
     ),
     ({'val_evaluator.ignore_index': 0}, 'val_evaluator.ignore_index is 0'),
+    (best('miou'), "save_best='miou' is none of .*: aAcc, mAcc, mIoU"),
+    ({**best(['mIoU', 'IoU/road']), 'val_evaluator.type': 'IoUMetric'},
+     "save_best='IoU/road' is none of what a validation gives"),
+    (best('mDice'), "save_best='mDice' is none of"),
+    ({**best('IoU/rode'), **OF_CLASSES}, 'Did you mean IoU/road'),
+    ({**best('mIoU'), 'val_evaluator.prefix': 'val'}, 'Did you mean val/mIoU'),
 ]  # fmt: skip
 
 
