@@ -92,8 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int | str | None:
         if command not in COMMANDS:
             return _run(argv)
         _ignore_warnings_of_others()
-        if command not in WITHOUT_TORCH and not {'-h', '--help'} & {*argv}:
-            importlib.import_module('pspnet_plugin.registered')
         with _importable(os.getcwd()), _quiet_logs():
             return _run(argv)
     except (Exception, KeyboardInterrupt) as error:
@@ -120,10 +118,12 @@ def _quiet_logs() -> Iterator[None]:
 def _run(argv: list[str]) -> int | str | None:
     named = argv[0] if argv else None
     if named in ('train', 'test'):
+        _register(next(iter(argv[1:]), None))
         from ..training.launch import run_stock_tool
 
         return run_stock_tool(f'{named}.py', argv[1:])
     if named == 'benchmark':
+        _register()
         return _run_benchmark(argv[1:])
     parser = argparse.ArgumentParser(
         prog='pspnet',
@@ -146,7 +146,18 @@ def _run(argv: list[str]) -> int | str | None:
 
         parser.error(f'{named} is no command.{did_you_mean(named, COMMANDS)}')
     arguments = parser.parse_args(argv, argparse.Namespace(argv=argv))
+    if named not in WITHOUT_TORCH:
+        _register(getattr(arguments, 'config', None))
     return arguments.run(arguments)
+
+
+def _register(config: str | None = None) -> None:
+    """Import what the plugin registers, and torch, unless the config of a command is no file."""
+    if config and not config.startswith('-') and '::' not in config:
+        from ...utils.config_files import find_config
+
+        find_config(config)
+    importlib.import_module('pspnet_plugin.registered')
 
 
 def _run_benchmark(argv: list[str]) -> int:

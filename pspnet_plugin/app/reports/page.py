@@ -195,4 +195,10 @@ def reports_of_loads(work_dir: Path) -> list[dict[str, Any]]:
     """The reports of pretrained weights that the newest start of a run has left in its folder."""
     files = sorted(work_dir.glob('*/pretrained_*.json'))
     newest = [file for file in files if file.parent == files[-1].parent]
-    return [json.loads(file.read_text(encoding='utf-8')) for file in newest]
+    reports = []
+    for file in newest:
+        try:
+            reports.append(json.loads(file.read_text(encoding='utf-8')))
+        except ValueError as error:  # of JSON, or of UTF-8
+            raise PspnetPluginError(f'{file} is damaged ({error}): remove it.') from error
+    return reports

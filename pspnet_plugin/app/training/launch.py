@@ -216,6 +216,8 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     """
     require_model(cfg)
     checkpoint = cfg.get('load_from')
+    if checkpoint and os.path.isdir(checkpoint):
+        raise PspnetPluginError(f'The checkpoint {checkpoint} is a folder: name a file in it.')
     if checkpoint and is_missing(checkpoint, {}):
         beside = [str(path) for path in Path(checkpoint).parent.glob('*.pth')]
         hint = did_you_mean(checkpoint, beside)

@@ -32,6 +32,7 @@ def project(street_scenes, tmp_path_factory):
     write_checkpoint(config, folder / 'weights.pth')
     (folder / 'pspnet').write_text(SCRIPT)
     (folder / 'file').touch()
+    (folder / 'folder').mkdir()
     (folder / 'photo.png').touch()
     (folder / 'data.py').write_text('data_root = "data"\n')
     return folder
@@ -124,8 +125,11 @@ def test_the_help_of_sub_commands_and_a_look_at_images_do_not_wait_for_torch(tmp
         'import contextlib, sys\n'
         'from pspnet_plugin.app.commands import COMMANDS, main\n'
         "for name in sorted(COMMANDS.keys() - {'train', 'test', 'benchmark'}):\n"
-        '    with contextlib.suppress(SystemExit):\n'
-        "        main([name, '--help'])\n"
+        "    for option in ('--help', '--nix'):\n"
+        '        with contextlib.suppress(SystemExit):\n'
+        '            main([name, option])\n'
+        "for name in ('train', 'test', 'check'):\n"
+        "    assert main([name, 'nix.py']) == 1\n"
         "assert main(['init', 'images', 'masks', '--out', 'new']) == 1\n"
         "print('imported:', {'torch', 'mmcv', 'mmseg'} & sys.modules.keys())\n"
     )
@@ -172,6 +176,8 @@ TO_CONFIG = 'config', 'inspect', 'freezing', 'train', 'check'
         (('test', *FILES, '--cfg-options', *WITHOUT_TEST), '`test_dataloader`'),
         (('train', 'config.py', '--device', 'cuda'), 'CUDA_VISIBLE_DEVICES='),
         (('test', *FILES, '--device=cpu'), 'CUDA_VISIBLE_DEVICES='),
+        (('test', 'config.py', 'folder'), 'The checkpoint folder is a folder'),
+        (('train', 'config.py', '--cfg-options', 'load_from=folder'), 'is a folder: name a file'),
         # What cannot be written.
         (('train', 'config.py', '--work-dir', 'file/run'), 'file/run: Not a directory'),
         (('test', *FILES, '--work-dir', 'file/run'), 'file/run: Not a directory'),

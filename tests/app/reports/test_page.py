@@ -12,8 +12,15 @@ from PIL import Image
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.evaluation import Doubt, Evaluation, ImageResult
 from pspnet_plugin.app.reports.metrics import areas_of, boundary_areas, confidence_bins, count_pairs
-from pspnet_plugin.app.reports.page import Origin, Pictures, page_text, write_page
+from pspnet_plugin.app.reports.page import (
+    Origin,
+    Pictures,
+    page_text,
+    reports_of_loads,
+    write_page,
+)
 from pspnet_plugin.app.reports.pictures import encoded_image, encoded_map, room_for
+from pspnet_plugin.errors import PspnetPluginError
 from tests.helpers.browser import browser, needs_browser
 from tests.helpers.folders import image_of, mask_of
 
@@ -250,3 +257,12 @@ def test_a_page_of_2000_images_is_small_and_makes_its_cards_when_they_are_looked
     assert len(window.run(NAMES)) < 200
     window.run("document.getElementById('more').scrollIntoView()")
     window.wait("document.querySelectorAll('.card').length > 24")
+
+
+@pytest.mark.parametrize('text', [b'{"module": "back', b'\xff'])
+def test_a_damaged_report_of_weights_is_named(tmp_path, text):
+    file = tmp_path / '2026' / 'pretrained_backbone.json'
+    file.parent.mkdir()
+    file.write_bytes(text)
+    with pytest.raises(PspnetPluginError, match='pretrained_backbone.json is damaged .* remove it'):
+        reports_of_loads(tmp_path)
