@@ -26,9 +26,10 @@ from mmseg.registry import DATASETS, MODELS
 
 import pspnet_plugin
 from pspnet_plugin import freezing, pretrained, speed
-from pspnet_plugin.app import export, prediction
+from pspnet_plugin.app import prediction
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.training import launch, stock_tools
+from pspnet_plugin.utils import config_files
 from pspnet_plugin.utils.config_tree import datasets_within, dicts_within
 from tests.helpers.documents import (
     DOCUMENTS,
@@ -161,7 +162,8 @@ def parsing_alone(monkeypatch):
         raise UnderstoodError
 
     monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_stop)
-    monkeypatch.setattr(launch, 'find_config', str)  # The reader's configs are not here.
+    for module in (config_files, launch):
+        monkeypatch.setattr(module, 'find_config', str)  # The reader's configs are not here.
 
 
 @documents
@@ -287,7 +289,7 @@ def test_reference_has_every_public_name():
     pages = (ROOT / 'website' / 'reference').glob('*.md')
     paths = re.findall(r'^::: (.+)', '\n'.join(page.read_text() for page in pages), re.M)
     listed = [pkgutil.resolve_name(path) for path in paths]
-    packages = (pspnet_plugin, export, freezing, pretrained, prediction, speed)
+    packages = (pspnet_plugin, freezing, pretrained, prediction, speed)
     names = {(package, name) for package in packages for name in package.__all__}
     objects = [getattr(package, name) for package, name in names if name != '__version__']
     assert [thing for thing in objects if thing not in listed] == []

@@ -90,6 +90,7 @@ class L2SPHook(Hook):
         while self._handles:
             self._handles.pop().remove()
         for wrapper in wrappers:
+            require_step_hooks(type(wrapper.optimizer))
             self._handles.append(wrapper.optimizer.register_step_pre_hook(self._pull))
         if runner.cfg.get('compile'):
             leave_steps_uncompiled(wrappers)
@@ -131,3 +132,19 @@ class L2SPHook(Hook):
                     parameter.grad -= self.alpha * distance
                 else:
                     parameter.grad += self.alpha * distance
+
+
+def require_step_hooks(kind: type[Optimizer]) -> None:
+    """Raise UnsupportedRunError where an optimizer calls no hooks before its steps.
+
+    In PyTorch before 2.4 none does once anything has been compiled.
+    """
+    called: list[bool] = []
+    probe = kind([torch.zeros(1, requires_grad=True)], lr=1.0)  # type: ignore[call-arg]
+    probe.register_step_pre_hook(lambda *_: called.append(True))
+    probe.step()
+    if not called:
+        raise UnsupportedRunError(
+            f'L2SPHook cannot pull: PyTorch {torch.__version__} calls no hooks of optimizers once '
+            'something has been compiled. Leave out compile, or use PyTorch 2.4 or later.'
+        )

@@ -13,7 +13,10 @@ from pspnet_plugin import L2SPHook, LayerFreezeHook
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import ScheduleError, SelectionError, UnsupportedRunError
 from tests.helpers.freezing_runs import Net, loader, make_runner, saving
+from tests.helpers.torch_features import VERSION
 
+# As other tests do, in the same process.
+pytestmark = pytest.mark.skipif(VERSION < (2, 4), reason='its compiler takes hooks from optimizers')
 ALPHA, BETA = 0.3, 0.02
 OPTIMIZERS = [
     {'type': 'SGD', 'lr': 0.1, 'weight_decay': BETA},
@@ -160,3 +163,13 @@ def test_what_cannot_be_pulled_is_refused(tmp_path, hook, optimizer, error, told
     with pytest.raises(error, match=told):
         run(tmp_path, {**OPTIMIZERS[0], **optimizer}, [L2SPHook(**hook)])
     assert issubclass(error, PspnetPluginError)
+
+
+def test_an_optimizer_whose_hooks_are_not_called_is_refused(tmp_path, monkeypatch):
+    """As torch before 2.4 leaves it once something has been compiled."""
+    run(tmp_path, hooks=[])
+    step = torch.optim.SGD.step.__wrapped__
+    monkeypatch.setattr(step, 'hooked', True, raising=False)
+    monkeypatch.setattr(torch.optim.SGD, 'step', step)
+    with pytest.raises(UnsupportedRunError, match='calls no hooks of optimizers once'):
+        run(tmp_path)

@@ -13,6 +13,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER
 from pspnet_plugin.ops import pyramid, stacked_levels
 from pspnet_plugin.ops.label_map import label_map
 from pspnet_plugin.ops.stacked_levels import conv2d_over_stacked, fine_and_coarse
@@ -45,6 +46,10 @@ def gpu():
         stack.enter_context(mock.patch(unavailable, return_value=False))
         stack.enter_context(mock.patch('torch.cuda.is_bf16_supported', return_value=True))
         stack.enter_context(FakeTensorMode())
+        try:
+            torch.empty(1, device='cuda')
+        except RuntimeError as error:  # of torch 2.1
+            pytest.skip(f'fake tensors need the driver of a GPU here: {error}')
         yield
 
 
@@ -98,6 +103,7 @@ def test_a_level_as_fine_as_the_map_is_never_convolved_first():
     assert fine_and_coarse(x, [finest, *levels], weight) == ([finest], levels)
 
 
+@pytest.mark.skipif(not HAS_DYNAMO_EXPORTER, reason='older torch exports no open sizes')
 def test_an_export_away_from_cpus_takes_any_size():
     (_, head), (x,), _ = heads_and_inputs('psp', 'meta')
     sizes = {0: torch.export.Dim('n', min=2), 2: torch.export.Dim('h'), 3: torch.export.Dim('w')}

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
 from .heads import Build, Shapes, other_heads, psp_head
@@ -46,7 +46,7 @@ class Operations(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+        tensors = [t for t in tree_flatten((args, kwargs, out))[0] if isinstance(t, Tensor)]
         if len({t.device for t in tensors if t.dim()}) > 1:
             raise RuntimeError(f'{name} takes tensors of several devices')
         aliases = [result.alias_info for result in func._schema.returns]

@@ -35,12 +35,13 @@ PNG_MODES = ('1', 'L', 'LA', 'I', 'I;16', 'P', 'RGB', 'RGBA')
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
     """Within this context OpenCV does not print what it cannot read."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    log = getattr(cv2.utils, 'logging', cv2)  # OpenCV 5 or 4
+    level = log.getLogLevel()
+    log.setLogLevel(0)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        log.setLogLevel(level)
 
 
 def is_address(item: Any) -> bool:

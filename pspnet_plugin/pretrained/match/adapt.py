@@ -62,9 +62,11 @@ def adaptation(
 
     None where the weight goes in as it is, or cannot go in.
     """
-    if not (weight.dim() == own.dim() == 4 and weight[:, 0].shape == own[:, 0].shape):
+    if not weight.dim() == own.dim() == 4:
         return None
-    theirs, count = weight.shape[1], own.shape[1]
+    (outputs, theirs, *kernel), (own_outputs, count, *own_kernel) = weight.shape, own.shape
+    if (outputs, kernel) != (own_outputs, own_kernel):
+        return None
     if first_conv == 'error' and theirs != count:
         raise PretrainedWeightsError(
             f'The module has {count} input channels and the weights {theirs} '

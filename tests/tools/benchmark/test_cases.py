@@ -158,7 +158,7 @@ def test_half_precision_runs_under_autocast(dtype):
     settings = Settings(channels=64, classes=3, sizes=((4, 4),), dtype=dtype)
     for case in heads.psp_cases(settings):
         for step in case.build().values():
-            (result,) = torch.utils._pytree.tree_leaves(step())
+            ((result,), _) = torch.utils._pytree.tree_flatten(step())
             assert str(result.dtype) == f'torch.{dtype}'
 
 
