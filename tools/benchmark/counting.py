@@ -13,9 +13,9 @@ import torch
 from rich import box
 from rich.table import Table
 from torch import Tensor
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import flop_registry
 
 from .heads import Build, Shapes, other_heads, psp_head
 
@@ -39,6 +39,10 @@ class Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        if not hasattr(flop_counter, 'flop_registry'):
+            raise RuntimeError(
+                f'torch {torch.__version__} counts no multiply-adds: take a newer one'
+            )
         self.counted: list[Operation] = []
 
     def __torch_dispatch__(
@@ -52,7 +56,7 @@ class Operations(TorchDispatchMode):
         aliases = [result.alias_info for result in func._schema.returns]
         is_view = any(alias and not alias.is_write for alias in aliases) or name == '_unsafe_view'
         if tensors and not is_view and 'empty' not in name:
-            flops = flop_registry.get(getattr(torch.ops.aten, name.rstrip('_'), None))
+            flops = flop_counter.flop_registry.get(getattr(torch.ops.aten, name.rstrip('_'), None))
             size = sum(t.numel() * t.element_size() for t in tensors)
             multiplied = flops(*args, **(kwargs or {}), out_val=out) if flops else 0
             self.counted.append(Operation(name, size, multiplied))

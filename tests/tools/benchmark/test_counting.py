@@ -10,7 +10,8 @@ from pspnet_plugin.app.commands import main
 from tests.helpers.heads import FAMILIES
 from tests.helpers.maps import LAYOUTS
 
-pytest.importorskip('torch.utils.flop_counter')
+counter = pytest.importorskip('torch.utils.flop_counter')
+pytestmark = pytest.mark.skipif(not hasattr(counter, 'flop_registry'), reason='torch >= 2.2')
 SHAPES = [(36, 128, 128), (72, 64, 64), (144, 32, 32)]
 WIDE = {'channels': 256, 'num_classes': 19, 'norm_cfg': {'type': 'BN'}}
 
