@@ -37,8 +37,9 @@ from ...utils.files import held_alone
 from ...utils.text import did_you_mean, next_steps, one_line
 from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
-from .datasets import DatasetError, check_datasets, is_missing
+from .datasets import DatasetError, check_datasets, check_outputs, is_missing
 from .pictures import AnyImageVisualizationHook
+from .resumed import SameRunHook
 from .schedule_end import ScheduleEndHook
 from .settings import setting_problems
 
@@ -46,7 +47,7 @@ from .settings import setting_problems
 LOADERS = {'train.py': ('train_dataloader', 'val_dataloader'), 'test.py': ('test_dataloader',)}
 # Which hooks each run of it gets.
 GUARDS: dict[str, list[type[Hook]]] = {
-    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, ScheduleEndHook],
+    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, SameRunHook, ScheduleEndHook],
     'test.py': [RequireAllWeightsHook],
 }
 CHECKPOINTS = 'best_*.pth', 'iter_*.pth', 'epoch_*.pth'  # as mmengine names them
@@ -123,6 +124,7 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
         def fit(cfg: Config) -> None:
             require_read(cfg, options)
             prepare(cfg, LOADERS[name])
+            keep_file_of(cfg)
             if name == 'train.py':
                 on_first_rank(cfg, lambda: added.enter_context(only_run_in(cfg)))
             prepared.append(cfg)
@@ -139,6 +141,16 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
                 with contextlib.suppress(OSError):  # what holds anything stays
                     os.removedirs(cfg.work_dir)
             raise
+
+
+def keep_file_of(cfg: Config) -> None:
+    """Let a run in the folder of its config write its copy under the time of its start.
+
+    mmengine would replace the file that the user has written by the whole config.
+    """
+    copied = os.path.join(cfg.work_dir, os.path.basename(cfg.filename or ''))
+    if cfg.filename and os.path.exists(copied) and os.path.samefile(copied, cfg.filename):
+        object.__setattr__(cfg, '_filename', None)
 
 
 def only_run_in(cfg: Config) -> IO[Any]:
@@ -228,6 +240,8 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     problems = setting_problems(cfg, loaders)
     if problems:
         raise DatasetError('. '.join(problems))
+    if 'test_dataloader' in loaders:
+        on_first_rank(cfg, functools.partial(check_outputs, cfg))
     for hook in dicts_within(cfg.get('default_hooks')):
         if 'test_dataloader' in loaders and hook.get('type') == 'SegVisualizationHook':
             hook['type'] = AnyImageVisualizationHook.__name__

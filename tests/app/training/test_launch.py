@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from torch._utils import ExceptionWrapper
 
 from pspnet_plugin.app.commands import main
@@ -58,6 +59,20 @@ def test_a_file_that_cannot_be_read_is_named_by_the_run(here, folder, spoil):
     assert 'png: cannot be loaded (' in error
     assert error.endswith('pspnet check names all such files\n')
     assert error.count('\n') == 1
+
+
+def test_a_run_in_the_folder_of_its_config_leaves_the_config_as_it_was_written(here):
+    make_folders(here)
+    assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
+    written = Path('mine/mine.py').read_text()
+    words = ['--work-dir', 'mine', '--cfg-options']
+    words += [f'{key}={value}' for key, value in NARROW_OWN_DATA.items()]
+    assert main(['train', 'mine/mine.py', *words, 'train_cfg.max_iters=1']) == 0
+    assert Path('mine/mine.py').read_text() == written
+    (copied,) = [path for path in Path('mine').glob('*.py') if path.name != 'mine.py']
+    assert Config.fromfile(copied).train_cfg.max_iters == 1
+    assert main(['test', 'mine/mine.py', 'mine/iter_1.pth', *words]) == 0
+    assert Path('mine/mine.py').read_text() == written
 
 
 def test_datasets_that_mmengine_does_not_join_are_one_line(here, capsys):
