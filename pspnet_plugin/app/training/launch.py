@@ -30,7 +30,7 @@ from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
 from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
-from ...utils.config_files import find_config, require_model, require_read
+from ...utils.config_files import KeyValueAction, find_config, require_model, require_read
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import in_first_process, is_first_process
 from ...utils.files import held_alone
@@ -194,8 +194,8 @@ def after_training(config: str, work_dir: Path) -> str:
 def options_in(argv: Sequence[str]) -> list[str]:
     """The keys of ``--cfg-options`` on the command line of a stock tool."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument('--cfg-options', nargs='+', default=[])
-    return [option.partition('=')[0] for option in parser.parse_known_args(argv)[0].cfg_options]
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction, default={})
+    return list(parser.parse_known_args(argv)[0].cfg_options)
 
 
 def print_short_entries(logger: logging.Logger) -> None:

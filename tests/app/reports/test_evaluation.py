@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmseg.evaluation import IoUMetric
+from mmseg.registry import DATASETS
 from PIL import Image
 
 from pspnet_plugin.app.reports.evaluation import evaluate, labelled_predictions
@@ -39,6 +40,16 @@ def test_whichever_label_is_ignored_areas_are_those_of_mmseg(files, ignored):
         np.testing.assert_array_equal(found, torch.stack([both, of_label, predicted]))
         count += 1
     assert count == 2
+
+
+@pytest.mark.parametrize(('indices', 'kept'), [(None, [0, 1]), (1, [0]), (-1, [1]), ([1], [1])])
+def test_the_images_are_those_that_a_run_of_the_config_reads(files, indices, kept):
+    config = copy.deepcopy(files[0])
+    dataset = DATASETS.build({**config.val_dataloader.dataset, '_scope_': 'mmseg'})
+    whole = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
+    config.val_dataloader.dataset.indices = indices
+    found = [prediction.path for _, prediction in labelled_predictions(config, files[1])]
+    assert found == [whole[number] for number in kept]
 
 
 def test_images_are_named_by_relative_and_by_absolute_paths(files, street_scenes, monkeypatch):
