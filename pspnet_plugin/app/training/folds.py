@@ -210,6 +210,10 @@ def areas_of_fold(fold: Fold) -> np.ndarray:
     """
     if not fold.result.exists():
         checkpoint: Any = find_latest_checkpoint(str(fold.work_dir))
+        if checkpoint is None:
+            raise FoldError(
+                f'{fold.work_dir} has no checkpoint: let a CheckpointHook write the last.'
+            )
         predictions = labelled_predictions(Config.fromfile(fold.config), checkpoint)
         areas = [
             areas_of(count_pairs(labels, prediction.label_map, len(prediction.classes)))

@@ -123,6 +123,7 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
 
         def fit(cfg: Config) -> None:
             require_read(cfg, options)
+            go_on_with_own_run(cfg, options)
             prepare(cfg, LOADERS[name])
             keep_file_of(cfg)
             if name == 'train.py':
@@ -141,6 +142,22 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
                 with contextlib.suppress(OSError):  # what holds anything stays
                     os.removedirs(cfg.work_dir)
             raise
+
+
+def go_on_with_own_run(cfg: Config, options: Sequence[str]) -> None:
+    """Let ``--resume`` go on with the run in the work folder, where ``load_from`` is its beginning.
+
+    mmengine would go back to ``load_from`` each time, and take over its iteration and optimizer.
+    That is done for a checkpoint in the folder itself, and for one that an option names where the
+    folder has none.
+    """
+    beginning, work_dir = cfg.get('load_from'), Path(cfg.work_dir)
+    if not cfg.get('resume') or not beginning:
+        return
+    if not (work_dir / 'last_checkpoint').is_file():
+        cfg.resume = 'load_from' in options
+    elif Path(beginning).resolve().parent != work_dir.resolve():
+        cfg.load_from = None
 
 
 def keep_file_of(cfg: Config) -> None:

@@ -179,3 +179,33 @@ def test_settings_without_effect_in_a_resumed_run_are_told(trained, street_scene
     assert 'lr is 0.01 and not 0.5, weight_decay is 0.0005 and not 0.125.' in line
     (group,) = torch.load(tmp_path / 'iter_2.pth', weights_only=False)['optimizer']['param_groups']
     assert (group['initial_lr'], group['weight_decay']) == (0.01, 0.0005)
+
+
+@pytest.mark.parametrize('said', ['in the config', 'on the command line'])
+def test_a_run_that_began_from_weights_is_resumed_where_it_was(
+    trained, street_scenes, tmp_path, said
+):
+    """mmengine goes back to load_from, with its iteration, each time that such a run is resumed."""
+    checkpoint = torch.load(trained, weights_only=False)
+    checkpoint['meta']['iter'] = 100
+    weights = tmp_path / 'weights.pth'
+    torch.save(checkpoint, weights)
+    config, folder = tmp_path / 'mine.py', tmp_path / 'run'
+    base = "_base_ = __import__('pspnet_plugin').config_path('psp_r50_cityscapes.py')\n"
+    options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL]
+    if said == 'in the config':
+        base += f'load_from = {str(weights)!r}\n'
+    else:
+        options.append(f'load_from={weights}')
+    config.write_text(base)
+    command = ['train', str(config), '--work-dir', str(folder)]
+    first = [*command, '--resume'] if said == 'in the config' else command
+    assert main([*first, *options]) == 0
+    assert main([*command, '--resume', *options, 'train_cfg.max_iters=2']) == 0
+    assert torch.load(folder / 'iter_2.pth', weights_only=False)['meta']['iter'] == 2
+
+
+def test_a_checkpoint_of_another_folder_that_is_named_is_resumed(trained, street_scenes, tmp_path):
+    options = {'load_from': trained, 'train_cfg.max_iters': 2}
+    assert run('train', street_scenes, tmp_path, '--resume', **options) == 0
+    assert [path.name for path in tmp_path.glob('iter_*.pth')] == ['iter_2.pth']
