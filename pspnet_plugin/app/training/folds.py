@@ -211,9 +211,7 @@ def areas_of_fold(fold: Fold) -> np.ndarray:
     if not fold.result.exists():
         checkpoint: Any = find_latest_checkpoint(str(fold.work_dir))
         if checkpoint is None:
-            raise FoldError(
-                f'{fold.work_dir} has no checkpoint: let a CheckpointHook write the last.'
-            )
+            raise FoldError(f'{fold.work_dir} has no checkpoint: let the CheckpointHook save_last.')
         predictions = labelled_predictions(Config.fromfile(fold.config), checkpoint)
         areas = [
             areas_of(count_pairs(labels, prediction.label_map, len(prediction.classes)))
