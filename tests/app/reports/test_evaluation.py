@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -50,6 +51,18 @@ def test_the_images_are_those_that_a_run_of_the_config_reads(files, indices, kep
     config.val_dataloader.dataset.indices = indices
     found = [prediction.path for _, prediction in labelled_predictions(config, files[1])]
     assert found == [whole[number] for number in kept]
+
+
+def test_a_label_that_is_no_class_is_refused_as_in_a_test(files, street_scenes, tmp_path):
+    root = shutil.copytree(street_scenes, tmp_path / 'scenes')
+    config = copy.deepcopy(files[0])
+    config.val_dataloader.dataset.data_root = str(root)
+    path = sorted(root.glob('gtFine/val/*/*.png'))[1]
+    labels = np.asarray(Image.open(path)).copy()
+    labels[:8] = 33
+    Image.fromarray(labels).save(path)
+    with pytest.raises(PspnetPluginError, match=rf'{path.name} holds the label values 33, but'):
+        list(labelled_predictions(config, files[1]))
 
 
 def test_images_are_named_by_relative_and_by_absolute_paths(files, street_scenes, monkeypatch):
