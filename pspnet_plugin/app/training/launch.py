@@ -34,9 +34,10 @@ from ...utils.config_files import KeyValueAction, find_config, require_model, re
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import in_first_process, is_first_process
 from ...utils.files import held_alone
-from ...utils.text import did_you_mean, next_steps, one_line
+from ...utils.text import did_you_mean, next_steps
 from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
+from .config_errors import told_of_config
 from .datasets import DatasetError, check_datasets, check_outputs, is_missing
 from .pictures import AnyImageVisualizationHook
 from .resumed import SameRunHook
@@ -51,14 +52,6 @@ GUARDS: dict[str, list[type[Hook]]] = {
     'test.py': [RequireAllWeightsHook],
 }
 CHECKPOINTS = 'best_*.pth', 'iter_*.pth', 'epoch_*.pth'  # as mmengine names them
-# Parts of what mmengine says of a config that it cannot build.
-BY_CONFIG = (
-    ' registry. Please check',
-    '__init__() got an unexpected keyword argument',
-    ' should be either all None or not None',
-    ' arguments when initializing runner',
-    ' does not match meta information of the first dataset',
-)
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
 # Warnings of mmengine's about its own parts, which nobody who runs it can act on.
 NOT_FOR_USERS = ('will be deprecated', 'The prefix is not set in metric class')
@@ -72,7 +65,7 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     prints at the start of each run, stand in the log file alone. An error of the plugin has one
     message, also where a worker of a data loader raised it. Returns the exit code.
     """
-    argv_before = list(sys.argv)
+    argv_before, prepared = list(sys.argv), list[Config]()
     sys.argv[:] = [f'pspnet {name[:-3]}', *checked(argv)]
     try:
         with additions(name, options_in(argv)) as prepared:
@@ -81,16 +74,11 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
         if str(error).startswith('Caught '):
             raise PspnetPluginError(plain_message(error)) from error
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if any(part in str(error) for part in BY_CONFIG):
-            raise PspnetPluginError(f'{argv[0]}: {one_line(error)}') from error
-        if 'Expected more than 1 value per channel' not in str(error):
+    except Exception as error:
+        told = told_of_config(error, bool(prepared))
+        if told is None:
             raise
-        raise PspnetPluginError(
-            f'{error}: one image that is pooled to one value is too little for batch norm. Set '
-            'batch_size to 2 or more, drop_last=True where the last batch of an epoch has one '
-            "image, or norm_cfg=dict(type='GN', num_groups=32)."
-        ) from error
+        raise PspnetPluginError(f'{argv[0]}: {told}') from error
     finally:
         sys.argv[:] = argv_before
     if name == 'train.py' and prepared and is_first_process():
