@@ -149,7 +149,7 @@ def config(name: str) -> Path:
 # --- commands -----------------------------------------------------------------------------------
 
 
-class UnderstoodError(Exception):
+class UnderstoodError(BaseException):  # no command takes it for an error of a config
     """Raised where a tool has parsed its command line, so that it does nothing more."""
 
 

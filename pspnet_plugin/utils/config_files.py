@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import inspect
 import os
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 
 from ..errors import PspnetPluginError
 from .text import did_you_mean, one_line
@@ -121,6 +122,25 @@ def read_config(
     if with_model:
         require_model(read)
     return read
+
+
+class KeyValueAction(DictAction):
+    """mmengine's ``--cfg-options KEY=VALUE ...``, where anything else ends the command line.
+
+    mmengine takes a dict for text or for a list of texts, or finds no end of it.
+    """
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *args: Any
+    ) -> None:
+        for word in values:
+            key, _, value = word.partition('=')
+            if value.lstrip('[(\'" ').startswith(('dict(', '{')):
+                parser.error(f'--cfg-options {key} takes no dict: set {key}.NAME=VALUE for each')
+        try:
+            super().__call__(parser, namespace, values, *args)
+        except (ValueError, AssertionError):  # no "=", or brackets without their others
+            parser.error('--cfg-options takes KEY=VALUE')
 
 
 def require_read(cfg: Config, options: Iterable[str]) -> None:

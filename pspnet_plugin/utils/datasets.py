@@ -90,6 +90,9 @@ def listed_samples(built: Any) -> list[dict]:
         samples = built.load_data_list()
     except UnicodeDecodeError as error:
         raise PspnetPluginError(f'{built.ann_file}: is no UTF-8 ({error}); save it so') from error
+    if built._indices is not None:  # which samples of the list a run reads
+        built.data_list = samples
+        samples = built._get_unserialized_subset(built._indices)
     if samples and '\ufeff' in samples[0]['img_path']:
         raise PspnetPluginError(
             f'{built.ann_file}: begins with a byte-order mark, which mmengine takes for a part of '

@@ -22,6 +22,7 @@ def write_log(
         for step, loss in losses.items()
     ]
     lines += [{'mIoU': score, 'step': step} for step, score in (scores or {}).items()]
+    lines.sort(key=lambda line: line['step'])
     text = ''.join(f'{json.dumps(line)}\n' for line in lines)
     (folder / 'scalars.json').write_text(text + end)
     if config is not None:

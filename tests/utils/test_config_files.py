@@ -46,6 +46,31 @@ def test_an_option_that_changes_nothing_is_refused(mine, capsys, command, option
     assert error.count('\n') == 1
 
 
+@pytest.mark.parametrize('command', ['check', 'train', 'inspect'])
+@pytest.mark.parametrize(
+    ('option', 'told'),
+    [
+        (
+            "optim_wrapper.optimizer=dict(type='AdamW',lr=1e-4)",
+            'no dict: set optim_wrapper.opt',
+        ),
+        (
+            'optim_wrapper.clip_grad="{\'max_norm\': 1}"',
+            'no dict: set optim_wrapper.clip_grad.',
+        ),
+        ("custom_hooks=[dict(type='EMAHook')]", 'no dict: set custom_hooks.'),
+        ('test_pipeline', 'takes KEY=VALUE'),
+        ('train_dataloader.dataset.pipeline.4.crop_size=[(32,32]', 'takes KEY=VALUE'),
+    ],
+)
+def test_a_value_that_mmengine_reads_as_another_is_refused(mine, capsys, command, option, told):
+    with pytest.raises(SystemExit):
+        main([command, mine, '--cfg-options', option])
+    error = capsys.readouterr().err
+    assert 'error: --cfg-options ' in error
+    assert told in error
+
+
 @pytest.mark.parametrize(
     'option', ['optimizer.lr', 'crop_size', 'norm_cfg.type', 'data_preprocessor.size', 'data_root']
 )

@@ -3,19 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from mmengine.config import DictAction
-
-
-class KeyValueAction(DictAction):
-    """mmengine's ``KEY=VALUE ...``, where anything else is an error of the command line."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().__call__(parser, *args, **kwargs)
-        except ValueError:
-            parser.error('--cfg-options takes KEY=VALUE')
+from ...utils.config_files import KeyValueAction
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,9 @@ from mmengine.registry import DefaultScope
 from rich.progress import track
 
 from ...errors import PspnetPluginError
+from ...transforms.check_labels import values_outside
 from ...utils.datasets import scope_of
+from ...utils.text import shortened
 from ..models import init_model, last_head
 from ..own_data.check import Sample, load_sample, samples_of
 from ..own_data.classes import IGNORED
@@ -113,15 +115,28 @@ def labelled_predictions(
         paths = [sample.listed['img_path'] for sample in samples]
         found = predict(model, paths, probabilities=probabilities)
         for sample, prediction in zip(track(samples, 'predicting', transient=True), found):
-            _, labels = load_sample(sample)
-            if labels is None:
-                raise PspnetPluginError(f'{prediction.path} has no labels to compare with.')
-            if labels.shape != prediction.label_map.shape:
-                raise PspnetPluginError(
-                    f'{prediction.path} has {prediction.label_map.shape} rows and columns, but its '
-                    f'label map {labels.shape}: pspnet check names all such files.'
-                )
+            labels = labels_of(sample, prediction, ignored)
             yield np.where(labels == ignored, NO_CLASS, labels), prediction
+
+
+def labels_of(sample: Sample, prediction: Prediction, ignored: int) -> np.ndarray:
+    """The label map of an image, (H, W); PspnetPluginError where it cannot be compared."""
+    classes, shape = len(prediction.classes), prediction.label_map.shape
+    _, labels = load_sample(sample)
+    if labels is None:
+        raise PspnetPluginError(f'{prediction.path} has no labels to compare with.')
+    if labels.shape != shape:
+        raise PspnetPluginError(
+            f'{prediction.path} has {shape} rows and columns, but its label map {labels.shape}: '
+            'pspnet check names all such files.'
+        )
+    outside = values_outside(labels, classes, ignored)
+    if told := [str(value) for value in outside if value != IGNORED]:
+        raise PspnetPluginError(
+            f'{sample.listed["seg_map_path"]} holds the label values {shortened(told, 8)}, but '
+            f'there are {classes} classes: pspnet check names all such files.'
+        )
+    return labels
 
 
 def evaluate(

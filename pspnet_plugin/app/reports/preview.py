@@ -12,7 +12,8 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.runner import Runner
 from rich import box
 from rich.table import Table
 from torch import nn
@@ -159,12 +160,11 @@ def _run_length(config: Config, by_epoch: bool) -> RunLength:
     if train.get('max_iters') and not by_epoch:
         return RunLength(train.max_iters, 1, by_epoch)
     try:
-        samples = len(DATASETS.build(config.train_dataloader.dataset))
+        epoch_length = len(Runner.build_dataloader(config.train_dataloader))
     except Exception as error:
         raise PreviewError(
             f'Epochs cannot be counted, because the training data cannot be read: {error}'
         ) from error
-    epoch_length = -(-samples // config.train_dataloader.batch_size)
     max_iters = train.get('max_iters') or train.max_epochs * epoch_length
     return RunLength(max_iters, epoch_length, by_epoch)
 

@@ -87,7 +87,8 @@ def read_runs(work_dirs: Sequence[Path]) -> list[Run]:
 def read_lines(log: Path) -> list[Line]:
     """The lines of a log, with the iteration as their ``step``.
 
-    Lines that a killed run left unfinished are skipped. Runs by epochs log their metrics by epoch.
+    Lines that a killed run left unfinished are skipped. With ``log_metric_by_epoch`` the ``step``
+    of metrics is the epoch, which runs by iterations leave at 0; the line before has the iteration.
     """
     found: list[Line] = []
     for text in log.read_text(encoding='utf-8', errors='replace').splitlines():
@@ -96,9 +97,8 @@ def read_lines(log: Path) -> list[Line]:
         except ValueError:
             continue
         if isinstance(line, dict) and isinstance(line.get('step'), int):
-            last = found[-1] if found else {}
-            if 'loss' not in line and 'epoch' in last and line['step'] == last['epoch']:
-                line.update(step=last['step'], epoch=last['epoch'])
+            if 'loss' not in line and found:
+                line['step'] = max(line['step'], found[-1]['step'])
             found.append(line)
     return found
 

@@ -34,29 +34,14 @@ class RequireAllWeightsHook(Hook):
             PspnetPluginError: weights are NaN or infinite.
         """
         model, found = segmentor_of(runner), weights_in(checkpoint)
-        own = model.state_dict()
-        shapes = {n for n, value in found.items() if n in own and own[n].shape != value.shape}
-        fitting = {name: value for name, value in found.items() if name not in shapes}
-        # The modules know older names of their weights.
-        missing, unexpected = model.load_state_dict(fitting, strict=False)
-        parts = dict(model.named_children())
-        groups = {
-            'missing': [name for name in missing if name not in shapes],
-            'of another shape': sorted(shapes),
-            'unused': [name for name in unexpected if name.partition('.')[0] in parts],
-        }
-        told = [
-            f'{what}: {shortened(counted)}'
-            for what, names in groups.items()
-            if (counted := [name for name in names if not name.startswith(AUXILIARY)])
-        ]
+        told = differences(model, found, AUXILIARY)
         if told:
             raise AnotherModelError(
-                f'The checkpoint {runner._load_from} is of another model than the config '
-                f'({"; ".join(told)}), so its metrics would mean nothing. Use the config that it '
-                'was trained with.'
+                f'The checkpoint {runner._load_from} is of another model than the config ({told}), '
+                'so its metrics would mean nothing. Use the config that it was trained with.'
             )
-        broken = [n for n, value in fitting.items() if n in own and not value.isfinite().all()]
+        own = model.state_dict()
+        broken = [n for n, value in found.items() if n in own and not value.isfinite().all()]
         if broken:
             raise PspnetPluginError(
                 f'The checkpoint {runner._load_from} has NaN or infinite values in '
@@ -76,22 +61,45 @@ class RequireSameBackboneHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Raise AnotherModelError where many tensors of the backbones differ."""
-        model = segmentor_of(runner)
-        own, found = (
-            shapes_in_backbone(model.state_dict()),
-            shapes_in_backbone(weights_in(checkpoint)),
-        )
+        if runner._resume:
+            return
+        model, weights = segmentor_of(runner), weights_in(checkpoint)
+        own, found = shapes_in_backbone(model.state_dict()), shapes_in_backbone(weights)
         differing = {name for name, shape in found.items() if own.get(name) != shape}
-        if not planned_loads(runner.cfg, model):
+        # A file of parts of this model alone may leave the backbone to pretrained weights.
+        parts = dict(model.named_children())
+        names = {name.partition('.')[0] for name in weights}
+        if not (names and names <= parts.keys() and planned_loads(runner.cfg, model)):
             differing |= own.keys() - found.keys()
         total = len({**own, **found})
         if own and len(differing) > DIFFERENT * total:
             raise AnotherModelError(
                 f'load_from={runner._load_from!r} is of another model than the config: of '
-                f'{total} tensors of the backbones {len(differing)} differ, and would stay random. '
-                'Use the config that it was trained with, or give it to PretrainedBackbone '
+                f'{total} tensors of the backbones {len(differing)} differ, and would not be '
+                'loaded. Use the config that it was trained with, or give it to PretrainedBackbone '
                 '(init_cfg of the backbone), which says what fits.'
             )
+
+
+def differences(model: nn.Module, found: dict[str, Tensor], besides: str = '') -> str:
+    """Which weights of ``found`` do not fit ``model``, and which it lacks; empty where all fit.
+
+    Args:
+        besides: the beginning of names that do not count.
+    """
+    own, parts = model.state_dict(), dict(model.named_children())
+    shapes = {n for n, value in found.items() if n in own and own[n].shape != value.shape}
+    fitting = {name: value for name, value in found.items() if name not in shapes}
+    # The modules know older names of their weights.
+    missing, unexpected = model.load_state_dict(fitting, strict=False)
+    groups = {
+        'missing': [name for name in missing if name not in shapes],
+        'of another shape': sorted(shapes),
+        'unused': [name for name in unexpected if name.partition('.')[0] in parts],
+    }
+    if besides:
+        groups = {k: [n for n in names if not n.startswith(besides)] for k, names in groups.items()}
+    return '; '.join(f'{what}: {shortened(names)}' for what, names in groups.items() if names)
 
 
 def shapes_in_backbone(weights: dict[str, Tensor]) -> dict[str, torch.Size]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 
@@ -63,6 +64,29 @@ def check_samples(dataset: dict, scope: str, way_out: str) -> None:
                 f'The label map {os.path.abspath(label_map)} does not exist but the image {image} '
                 f'does. Add it, or take the image out. {way_out}'
             )
+
+
+def check_outputs(cfg: Config) -> None:
+    """Raise :class:`DatasetError` where label maps of a test would replace files, or each other.
+
+    mmseg names them after their images, without the folders of these.
+    """
+    metrics = dicts_within(cfg.get('test_evaluator'))
+    folders = [metric['output_dir'] for metric in metrics if metric.get('output_dir')]
+    images: dict[str, str] = {}
+    for _, dataset in datasets_of(cfg, LOADERS[2:] if folders else ()):
+        built = without_pipeline(dataset, scope_of(cfg))
+        for sample in listed_samples(built) if built is not None else ():
+            image = sample['img_path']
+            name = f'{Path(image).stem}.png'
+            if images.setdefault(name, image) != image:
+                raise DatasetError(
+                    f'{images[name]} and {image} have one name, and so would their label maps in '
+                    f'{folders[0]}: pspnet predict keeps the folders apart.'
+                )
+    for path in (Path(folder, name) for folder in folders for name in images):
+        if path.exists():
+            raise DatasetError(f'{path} is there already and would be lost: name another --out.')
 
 
 def reads_labels(dataset: dict) -> bool:

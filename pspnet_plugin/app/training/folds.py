@@ -63,16 +63,19 @@ def folds_of(cfg: Config, lists: Path, work_dir: Path, share: float = 1.0) -> li
     Raises:
         FoldError: there are none, or a folder in ``work_dir`` is that of another fold.
     """
-    numbers = sorted(int(path.parent.name) for path in lists.glob(f'[0-9]*/{LISTS[0]}'))
+    names = [path.parent.name for path in lists.glob(f'*/{LISTS[0]}')]
+    numbers = sorted(int(name) for name in names if name.isdecimal())
     if len(numbers) < 2:
         raise FoldError(
             f'{lists} holds no two folds (NUMBER/train.txt and NUMBER/val.txt, a name in each '
             'line): pspnet init --folds 5 writes them.'
         )
-    folds = []
+    folds: list[Fold] = []
+    validated: dict[str, Path] = {}
     for number in numbers:
         name = f'fold_{number}' if share == 1 else f'fold_{number}_{100 * share:.0f}_percent'
         texts = {name: text_of(lists / str(number) / name) for name in LISTS}
+        require_unseen(texts, lists / str(number), validated)
         texts[LISTS[0]] = part_of(texts[LISTS[0]], share)
         fold = fold_of(cfg, (work_dir / name).resolve(), texts, lists.resolve() / str(number))
         require_same(fold)
@@ -85,6 +88,23 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding='utf-8')
     except UnicodeDecodeError as error:
         raise FoldError(f'{path}: is no UTF-8 ({error}); save it so.') from error
+
+
+def require_unseen(texts: dict[str, str], folder: Path, validated: dict[str, Path]) -> None:
+    """Raise FoldError where an image of ``val.txt`` is trained on, or validates another fold.
+
+    Args:
+        validated: the images that validate, with the folders of their folds; those of this join.
+    """
+    trained, own = ([line.strip() for line in texts[name].splitlines()] for name in LISTS)
+    for image in dict.fromkeys(own):
+        if image in trained or image in validated:
+            other = folder / LISTS[0] if image in trained else validated[image] / LISTS[1]
+            raise FoldError(
+                f'{folder / LISTS[1]} and {other} both have {image}: an image validates one fold '
+                'and is not trained on in it, or the table would flatter.'
+            )
+        validated[image] = folder
 
 
 def part_of(listed: str, share: float) -> str:
@@ -190,6 +210,8 @@ def areas_of_fold(fold: Fold) -> np.ndarray:
     """
     if not fold.result.exists():
         checkpoint: Any = find_latest_checkpoint(str(fold.work_dir))
+        if checkpoint is None:
+            raise FoldError(f'{fold.work_dir} has no checkpoint: let the CheckpointHook save_last.')
         predictions = labelled_predictions(Config.fromfile(fold.config), checkpoint)
         areas = [
             areas_of(count_pairs(labels, prediction.label_map, len(prediction.classes)))

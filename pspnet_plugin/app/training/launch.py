@@ -30,15 +30,17 @@ from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
 from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
-from ...utils.config_files import find_config, require_model, require_read
+from ...utils.config_files import KeyValueAction, find_config, require_model, require_read
 from ...utils.config_tree import dicts_within
 from ...utils.distributed import in_first_process, is_first_process
 from ...utils.files import held_alone
-from ...utils.text import did_you_mean, next_steps, one_line
+from ...utils.text import did_you_mean, next_steps
 from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
-from .datasets import DatasetError, check_datasets, is_missing
+from .config_errors import told_of_config
+from .datasets import DatasetError, check_datasets, check_outputs, is_missing
 from .pictures import AnyImageVisualizationHook
+from .resumed import SameRunHook
 from .schedule_end import ScheduleEndHook
 from .settings import setting_problems
 
@@ -46,18 +48,10 @@ from .settings import setting_problems
 LOADERS = {'train.py': ('train_dataloader', 'val_dataloader'), 'test.py': ('test_dataloader',)}
 # Which hooks each run of it gets.
 GUARDS: dict[str, list[type[Hook]]] = {
-    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, ScheduleEndHook],
+    'train.py': [StopAtNonFiniteLossHook, RequireSameBackboneHook, SameRunHook, ScheduleEndHook],
     'test.py': [RequireAllWeightsHook],
 }
 CHECKPOINTS = 'best_*.pth', 'iter_*.pth', 'epoch_*.pth'  # as mmengine names them
-# Parts of what mmengine says of a config that it cannot build.
-BY_CONFIG = (
-    ' registry. Please check',
-    '__init__() got an unexpected keyword argument',
-    ' should be either all None or not None',
-    ' arguments when initializing runner',
-    ' does not match meta information of the first dataset',
-)
 LONGEST = 6  # lines; what the runner logs of a run in progress is shorter
 # Warnings of mmengine's about its own parts, which nobody who runs it can act on.
 NOT_FOR_USERS = ('will be deprecated', 'The prefix is not set in metric class')
@@ -71,7 +65,7 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
     prints at the start of each run, stand in the log file alone. An error of the plugin has one
     message, also where a worker of a data loader raised it. Returns the exit code.
     """
-    argv_before = list(sys.argv)
+    argv_before, prepared = list(sys.argv), list[Config]()
     sys.argv[:] = [f'pspnet {name[:-3]}', *checked(argv)]
     try:
         with additions(name, options_in(argv)) as prepared:
@@ -80,16 +74,11 @@ def run_stock_tool(name: str, argv: Sequence[str]) -> int:
         if str(error).startswith('Caught '):
             raise PspnetPluginError(plain_message(error)) from error
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if any(part in str(error) for part in BY_CONFIG):
-            raise PspnetPluginError(f'{argv[0]}: {one_line(error)}') from error
-        if 'Expected more than 1 value per channel' not in str(error):
+    except Exception as error:
+        told = told_of_config(error, bool(prepared))
+        if told is None:
             raise
-        raise PspnetPluginError(
-            f'{error}: one image that is pooled to one value is too little for batch norm. Set '
-            'batch_size to 2 or more, drop_last=True where the last batch of an epoch has one '
-            "image, or norm_cfg=dict(type='GN', num_groups=32)."
-        ) from error
+        raise PspnetPluginError(f'{argv[0]}: {told}') from error
     finally:
         sys.argv[:] = argv_before
     if name == 'train.py' and prepared and is_first_process():
@@ -122,7 +111,9 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
 
         def fit(cfg: Config) -> None:
             require_read(cfg, options)
+            go_on_with_own_run(cfg, options)
             prepare(cfg, LOADERS[name])
+            keep_file_of(cfg)
             if name == 'train.py':
                 on_first_rank(cfg, lambda: added.enter_context(only_run_in(cfg)))
             prepared.append(cfg)
@@ -139,6 +130,32 @@ def additions(name: str, options: Sequence[str]) -> Iterator[list[Config]]:
                 with contextlib.suppress(OSError):  # what holds anything stays
                     os.removedirs(cfg.work_dir)
             raise
+
+
+def go_on_with_own_run(cfg: Config, options: Sequence[str]) -> None:
+    """Let ``--resume`` go on with the run in the work folder, where ``load_from`` is its beginning.
+
+    mmengine would go back to ``load_from`` each time, and take over its iteration and optimizer.
+    That is done for a checkpoint in the folder itself, and for one that an option names where the
+    folder has none.
+    """
+    beginning, work_dir = cfg.get('load_from'), Path(cfg.work_dir)
+    if not cfg.get('resume') or not beginning:
+        return
+    if not (work_dir / 'last_checkpoint').is_file():
+        cfg.resume = 'load_from' in options
+    elif Path(beginning).resolve().parent != work_dir.resolve():
+        cfg.load_from = None
+
+
+def keep_file_of(cfg: Config) -> None:
+    """Let a run in the folder of its config write its copy under the time of its start.
+
+    mmengine would replace the file that the user has written by the whole config.
+    """
+    copied = os.path.join(cfg.work_dir, os.path.basename(cfg.filename or ''))
+    if cfg.filename and os.path.exists(copied) and os.path.samefile(copied, cfg.filename):
+        object.__setattr__(cfg, '_filename', None)
 
 
 def only_run_in(cfg: Config) -> IO[Any]:
@@ -182,8 +199,8 @@ def after_training(config: str, work_dir: Path) -> str:
 def options_in(argv: Sequence[str]) -> list[str]:
     """The keys of ``--cfg-options`` on the command line of a stock tool."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument('--cfg-options', nargs='+', default=[])
-    return [option.partition('=')[0] for option in parser.parse_known_args(argv)[0].cfg_options]
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction, default={})
+    return list(parser.parse_known_args(argv)[0].cfg_options)
 
 
 def print_short_entries(logger: logging.Logger) -> None:
@@ -228,6 +245,8 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
     problems = setting_problems(cfg, loaders)
     if problems:
         raise DatasetError('. '.join(problems))
+    if 'test_dataloader' in loaders:
+        on_first_rank(cfg, functools.partial(check_outputs, cfg))
     for hook in dicts_within(cfg.get('default_hooks')):
         if 'test_dataloader' in loaders and hook.get('type') == 'SegVisualizationHook':
             hook['type'] = AnyImageVisualizationHook.__name__

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+
+from ...errors import PspnetPluginError
 
 
 class ScheduleEndHook(Hook):
@@ -16,7 +19,18 @@ class ScheduleEndHook(Hook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Compare the length of the run with its schedules and its iteration, restored by now."""
+        """Compare the length of the run with its schedules and its iteration, restored by now.
+
+        Raises:
+            PspnetPluginError: there is no batch to train on.
+        """
+        images: Any = runner.train_dataloader
+        if not len(images) and not isinstance(images.sampler, InfiniteSampler):
+            raise PspnetPluginError(
+                f'train_dataloader has no batch: {len(images.dataset)} images are fewer than its '
+                'batch_size, and drop_last=True leaves them out. Set a smaller batch_size, or '
+                'drop_last=False.'
+            )
         if runner.iter >= runner.max_iters:
             runner.logger.warning(
                 f'The run has trained all its {runner.max_iters} iterations before, and there is '

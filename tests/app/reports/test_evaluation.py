@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from mmseg.evaluation import IoUMetric
+from mmseg.registry import DATASETS
 from PIL import Image
 
 from pspnet_plugin.app.reports.evaluation import evaluate, labelled_predictions
@@ -39,6 +41,28 @@ def test_whichever_label_is_ignored_areas_are_those_of_mmseg(files, ignored):
         np.testing.assert_array_equal(found, torch.stack([both, of_label, predicted]))
         count += 1
     assert count == 2
+
+
+@pytest.mark.parametrize(('indices', 'kept'), [(None, [0, 1]), (1, [0]), (-1, [1]), ([1], [1])])
+def test_the_images_are_those_that_a_run_of_the_config_reads(files, indices, kept):
+    config = copy.deepcopy(files[0])
+    dataset = DATASETS.build({**config.val_dataloader.dataset, '_scope_': 'mmseg'})
+    whole = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
+    config.val_dataloader.dataset.indices = indices
+    found = [prediction.path for _, prediction in labelled_predictions(config, files[1])]
+    assert found == [whole[number] for number in kept]
+
+
+def test_a_label_that_is_no_class_is_refused_as_in_a_test(files, street_scenes, tmp_path):
+    root = shutil.copytree(street_scenes, tmp_path / 'scenes')
+    config = copy.deepcopy(files[0])
+    config.val_dataloader.dataset.data_root = str(root)
+    path = sorted(root.glob('gtFine/val/*/*.png'))[1]
+    labels = np.asarray(Image.open(path)).copy()
+    labels[:8] = 33
+    Image.fromarray(labels).save(path)
+    with pytest.raises(PspnetPluginError, match=rf'{path.name} holds the label values 33, but'):
+        list(labelled_predictions(config, files[1]))
 
 
 def test_images_are_named_by_relative_and_by_absolute_paths(files, street_scenes, monkeypatch):

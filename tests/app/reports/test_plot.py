@@ -96,9 +96,17 @@ def test_a_resumed_run_is_one_curve_without_what_was_lost_or_left_unfinished(tmp
     assert run.values('mIoU') == {4: 60.0}
 
 
-def test_metrics_that_were_logged_by_epoch_stand_at_their_iteration(tmp_path):
-    lines = [{'loss': 2.0, 'epoch': 1, 'step': 50}, {'mIoU': 40.0, 'step': 1}]
-    lines += [{'loss': 1.0, 'epoch': 2, 'step': 100}, {'mIoU': 50.0, 'step': 2}]
+@pytest.mark.parametrize(
+    ('epochs', 'logged'),
+    [
+        ((1, 2), [{'epoch': 1}, {'epoch': 2}]),
+        ((1, 2), [{}, {}]),  # by mmseg's log processor
+        ((0, 0), [{}, {}]),  # a run by iterations with mmengine's log_metric_by_epoch=True
+    ],
+)
+def test_metrics_that_were_logged_by_epoch_stand_at_their_iteration(tmp_path, epochs, logged):
+    lines = [{'loss': 2.0, 'step': 50, **logged[0]}, {'mIoU': 40.0, 'step': epochs[0]}]
+    lines += [{'loss': 1.0, 'step': 100, **logged[1]}, {'mIoU': 50.0, 'step': epochs[1]}]
     log = ''.join(f'{json.dumps(line)}\n' for line in lines)
     run = read_run(write_log(tmp_path / 'run', {}, end=log))
     assert run.values('mIoU') == {50: 40.0, 100: 50.0}

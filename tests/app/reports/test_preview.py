@@ -11,7 +11,7 @@ from PIL import Image
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.preview import PreviewError, as_table, draw, parts_of, preview
 from pspnet_plugin.freezing import LayerFreezeHook
-from tests.helpers.freezing_runs import Net, under, watch
+from tests.helpers.freezing_runs import Net, loader, under, watch
 from tests.helpers.processes import ROOT
 
 HOOK = {
@@ -72,6 +72,23 @@ def test_the_preview_is_what_the_run_does(config, tmp_path):
                 assert rate == max(run.lrs[iteration][name] for name in changed)
             else:
                 assert np.isnan(rate)
+
+
+@pytest.mark.parametrize('drop_last', [False, True])
+def test_epochs_are_as_long_as_those_of_the_run(tmp_path, drop_last):
+    hook = {'freeze': 'backbone', 'schedule': [{'at': 2, 'unfreeze': 'backbone'}], 'by_epoch': True}
+    epochs = {
+        'train_dataloader': {**loader(), 'batch_size': 5, 'drop_last': drop_last},
+        'train_cfg': {'by_epoch': True, 'max_epochs': 3},
+    }
+    MODELS.register_module(name='TinyNet', module=Net, force=True)
+    rest = {'model': {'type': 'TinyNet'}, 'optim_wrapper': WRAPPER}
+    shown = preview(
+        Config({**epochs, **rest, 'custom_hooks': [{'type': 'LayerFreezeHook', **hook}]})
+    )
+    _, run = watch(tmp_path, LayerFreezeHook(**hook), optim_wrapper=WRAPPER, **epochs)
+    begin = min(iteration for iteration, names in run.changed.items() if under('backbone', names))
+    assert (shown.starts, shown.end) == ([0, begin], len(run.changed))
 
 
 def test_the_table_has_a_column_for_each_stretch(config):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -107,3 +109,103 @@ def test_training_starts_from_another_head_but_not_from_another_backbone(
 ):
     assert run('train', street_scenes, tmp_path, load_from=trained, **changed) == code
     assert ('tensors of the backbones' in capsys.readouterr().err) == bool(code)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        lambda weights: {'optimizer': {'state': {0: dict(exp_avg=torch.zeros(2))}}},
+        lambda weights: {'state_dict': {f'model.{name}': t for name, t in weights.items()}},
+        lambda weights: {f'module._orig_mod.{name}': t for name, t in weights.items()},
+        lambda weights: {'model': weights},
+        lambda weights: {n.replace('backbone', 'encoder'): t for n, t in weights.items()},
+        lambda weights: {n[9:]: t for n, t in weights.items() if n.startswith('backbone.')},
+    ],
+    ids=['optimizer alone', 'Lightning', 'compiled', 'nested', 'other names', 'backbone alone'],
+)
+def test_a_file_that_gives_nothing_is_refused_also_beside_pretrained_weights(
+    trained, street_scenes, tmp_path, capsys, content
+):
+    weights = torch.load(trained, weights_only=False)['state_dict']
+    torch.save(content(weights), tmp_path / 'other.pth')
+    options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL]
+    options.remove('model.backbone.init_cfg=None')
+    options += [f'model.backbone.init_cfg.checkpoint={trained}', f'load_from={tmp_path}/other.pth']
+    assert main(['train', CONFIG, '--work-dir', str(tmp_path / 'run'), *options]) == 1
+    assert 'would not be loaded' in capsys.readouterr().err
+    assert not list(tmp_path.glob('run/*.pth'))
+
+
+def resumed(trained, street_scenes, folder, **changed):
+    shutil.copy(trained, folder)
+    (folder / 'last_checkpoint').write_text(str(folder / trained.name))
+    return run('train', street_scenes, folder, '--resume', **{'train_cfg.max_iters': 2, **changed})
+
+
+@pytest.mark.parametrize(
+    ('changed', 'told'),
+    [
+        (DEEPER, 'has another model (missing: backbone.layer1.2.conv1.weight'),
+        (OTHER_HEAD, 'has another model (of another shape: decode_head.'),
+        (NO_AUXILIARY, 'has another optimizer, or other parameters in its groups'),
+        ({'optim_wrapper.paramwise_cfg.custom_keys.head.lr_mult': 10}, 'has another optimizer'),
+        ({'optim_wrapper.optimizer.type': 'RMSprop'}, 'has another optimizer'),
+        ({'param_scheduler': None}, 'has other schedules (param_scheduler)'),
+    ],
+)
+def test_a_run_is_resumed_as_the_one_that_it_was(
+    trained, street_scenes, tmp_path, capsys, changed, told
+):
+    assert resumed(trained, street_scenes, tmp_path, **changed) == 1
+    error = capsys.readouterr().err
+    assert f'error: The checkpoint to resume from {told}' in error
+    assert 'load_from, without resume' in error
+
+
+def test_the_weights_alone_are_not_resumed(trained, street_scenes, tmp_path, capsys):
+    checkpoint = torch.load(trained, weights_only=False)
+    del checkpoint['optimizer'], checkpoint['param_schedulers']  # as mmengine saves the best
+    torch.save(checkpoint, tmp_path / 'best_mIoU_iter_1.pth')
+    folder = tmp_path / 'run'
+    options = {'load_from': tmp_path / 'best_mIoU_iter_1.pth', 'train_cfg.max_iters': 2}
+    assert run('train', street_scenes, folder, '--resume', **options) == 1
+    assert 'no optimizer and no schedules in it' in capsys.readouterr().err
+
+
+def test_settings_without_effect_in_a_resumed_run_are_told(trained, street_scenes, tmp_path, capfd):
+    changed = {'optim_wrapper.optimizer.lr': 0.5, 'optim_wrapper.optimizer.weight_decay': 0.125}
+    assert resumed(trained, street_scenes, tmp_path, **changed) == 0
+    (line,) = [n for n in capfd.readouterr().out.splitlines() if 'optimizer of its check' in n]
+    assert 'lr is 0.01 and not 0.5, weight_decay is 0.0005 and not 0.125.' in line
+    (group,) = torch.load(tmp_path / 'iter_2.pth', weights_only=False)['optimizer']['param_groups']
+    assert (group['initial_lr'], group['weight_decay']) == (0.01, 0.0005)
+
+
+@pytest.mark.parametrize('said', ['in the config', 'on the command line'])
+def test_a_run_that_began_from_weights_is_resumed_where_it_was(
+    trained, street_scenes, tmp_path, said
+):
+    """mmengine goes back to load_from, with its iteration, each time that such a run is resumed."""
+    checkpoint = torch.load(trained, weights_only=False)
+    checkpoint['meta']['iter'] = 100
+    weights = tmp_path / 'weights.pth'
+    torch.save(checkpoint, weights)
+    config, folder = tmp_path / 'mine.py', tmp_path / 'run'
+    base = "_base_ = __import__('pspnet_plugin').config_path('psp_r50_cityscapes.py')\n"
+    options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL]
+    if said == 'in the config':
+        base += f'load_from = {str(weights)!r}\n'
+    else:
+        options.append(f'load_from={weights}')
+    config.write_text(base)
+    command = ['train', str(config), '--work-dir', str(folder)]
+    first = [*command, '--resume'] if said == 'in the config' else command
+    assert main([*first, *options]) == 0
+    assert main([*command, '--resume', *options, 'train_cfg.max_iters=2']) == 0
+    assert torch.load(folder / 'iter_2.pth', weights_only=False)['meta']['iter'] == 2
+
+
+def test_a_checkpoint_of_another_folder_that_is_named_is_resumed(trained, street_scenes, tmp_path):
+    options = {'load_from': trained, 'train_cfg.max_iters': 2}
+    assert run('train', street_scenes, tmp_path, '--resume', **options) == 0
+    assert [path.name for path in tmp_path.glob('iter_*.pth')] == ['iter_2.pth']

@@ -1,13 +1,14 @@
 """The files of datasets, which are looked for before anything is built."""
 
 import copy
+import shutil
 
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from pspnet_plugin.app.training import stock_tools
-from pspnet_plugin.app.training.datasets import DatasetError, check_datasets
+from pspnet_plugin.app.training.datasets import DatasetError, check_datasets, check_outputs
 from pspnet_plugin.utils.config_files import shipped
 from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import cityscapes_at, make_street_scenes
@@ -89,3 +90,20 @@ def test_datasets_inside_wrappers_are_looked_at(cityscapes, tmp_path):
     cityscapes.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=concatenated)
     with pytest.raises(DatasetError, match='elsewhere does not exist'):
         check_datasets(cityscapes, TRAIN)
+
+
+def test_label_maps_of_a_test_replace_no_files_and_not_each_other(tmp_path):
+    """mmseg writes them to ``test --out`` under the names of their images, without a word."""
+    root, out = make_street_scenes(tmp_path / 'data'), tmp_path / 'out'
+    cfg = cityscapes_at(root)
+    out.mkdir()
+    (out / 'frankfurt_000004_000019_leftImg8bit.png').write_text('drawn by hand')
+    check_outputs(cfg)
+    cfg.test_evaluator.output_dir = str(out)
+    with pytest.raises(DatasetError, match=r'out/frankfurt_000004_\S+png is there already'):
+        check_outputs(cfg)
+    cfg.test_evaluator.output_dir = str(tmp_path / 'new')
+    check_outputs(cfg)
+    shutil.copytree(root / 'leftImg8bit/val/frankfurt', root / 'leftImg8bit/val/munster')
+    with pytest.raises(DatasetError, match='frankfurt.* and .*munster.* have one name'):
+        check_outputs(cfg)

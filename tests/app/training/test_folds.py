@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -110,6 +111,35 @@ def test_a_list_in_another_encoding_is_one_line(here, capsys):
             Path('folds', number, name).write_bytes(b'caf\xe9\n')
     assert main(['folds', 'mine.py']) == 1
     assert capsys.readouterr().err.startswith('error: folds/1/train.txt: is no UTF-8 (')
+
+
+@pytest.mark.parametrize(
+    ('lists', 'told'),
+    [
+        ({'1/train.txt': 'c\na b\n', '2/train.txt': 'd\n'}, 'val.txt and folds/1/train.txt both'),
+        ({'2/train.txt': 'd\n', '2/val.txt': 'a b\n'}, 'folds/2/val.txt and folds/1/val.txt both'),
+    ],
+)
+def test_an_image_that_a_run_has_seen_or_another_has_predicted_is_refused(
+    here, capsys, lists, told
+):
+    loader = dict(dataset=dict(type='X', ann_file=''))
+    names = 'train_dataloader', 'val_dataloader', 'test_dataloader'
+    Path('mine.json').write_text(json.dumps({'model': {}, **dict.fromkeys(names, loader)}))
+    lists = {
+        '1/train.txt': 'c\n',
+        '1/val.txt': 'a b\n',
+        '2/train.txt': 'a b\n',
+        '2/val.txt': 'c\n',
+        **lists,
+    }
+    for name, text in {**lists, '1_old/train.txt': 'b\n'}.items():
+        Path('folds', name).parent.mkdir(parents=True, exist_ok=True)
+        Path('folds', name).write_text(text)
+    assert main(['folds', 'mine.json']) == 1
+    error = capsys.readouterr().err
+    assert f'{told} have a b: ' in error
+    assert error.count('\n') == 1
 
 
 @pytest.mark.parametrize(

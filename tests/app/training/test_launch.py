@@ -5,18 +5,24 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from torch._utils import ExceptionWrapper
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.training import launch
 from pspnet_plugin.compat import runner as callbacks
-from pspnet_plugin.errors import ImageError
+from pspnet_plugin.errors import ImageError, PspnetPluginError
 from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
 from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from pspnet_plugin.transforms.check_labels import LabelError
 from tests.helpers.folders import make_folders
 from tests.helpers.processes import run_copy
-from tests.helpers.street_scenes import NARROW_OWN_DATA, cityscapes_at
+from tests.helpers.street_scenes import (
+    NARROW_MODEL,
+    NARROW_OWN_DATA,
+    cityscapes_at,
+    small_run_options,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,20 @@ def test_a_file_that_cannot_be_read_is_named_by_the_run(here, folder, spoil):
     assert error.count('\n') == 1
 
 
+def test_a_run_in_the_folder_of_its_config_leaves_the_config_as_it_was_written(here):
+    make_folders(here)
+    assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
+    written = Path('mine/mine.py').read_text()
+    words = ['--work-dir', 'mine', '--cfg-options']
+    words += [f'{key}={value}' for key, value in NARROW_OWN_DATA.items()]
+    assert main(['train', 'mine/mine.py', *words, 'train_cfg.max_iters=1']) == 0
+    assert Path('mine/mine.py').read_text() == written
+    (copied,) = [path for path in Path('mine').glob('*.py') if path.name != 'mine.py']
+    assert Config.fromfile(copied).train_cfg.max_iters == 1
+    assert main(['test', 'mine/mine.py', 'mine/iter_1.pth', *words]) == 0
+    assert Path('mine/mine.py').read_text() == written
+
+
 def test_datasets_that_mmengine_does_not_join_are_one_line(here, capsys):
     make_folders(here)
     assert main(['init', 'images', 'masks', '--out', 'mine', '--iterations', '2']) == 0
@@ -76,6 +96,41 @@ def test_datasets_that_mmengine_does_not_join_are_one_line(here, capsys):
     assert error.count('\n') == 1
 
 
+@pytest.mark.parametrize('command', [['train'], ['test', 'x.pth']])
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ('model = dict(', "SyntaxError: '(' was never closed"),
+        ('model = dict(type=nothing)', "NameError: name 'nothing' is not defined"),
+        ('import nothing\nmodel = nothing.model', "No module named 'nothing'"),
+        ('model = dict(decode_head=3)', "TypeError: 'int' object is not iterable"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_one_line(here, capsys, command, text, told):
+    Path('x.pth').touch()
+    Path('mine.py').write_text(f'{text}\n')
+    assert main([command[0], 'mine.py', *command[1:]]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: mine.py: ')
+    assert told in error
+    assert error.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('option', 'told'),
+    [
+        ('model.backbone.depth=50', 'model.decode_head.psp_modules.0.1.conv does not fit'),
+        ('model.backbone.in_channels=4', 'model.backbone.stem.0 does not fit what it gets'),
+        ('model.auxiliary_head.in_index=3', 'model.auxiliary_head.convs.0.conv does not fit'),
+        ('model.decode_head.in_index=4', 'model.decode_head does not fit what it gets'),
+    ],
+)
+def test_parts_of_a_model_that_do_not_fit_are_named(street_scenes, tmp_path, capsys, option, told):
+    options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL, option]
+    assert main(['train', 'psp_r50_cityscapes', '--work-dir', str(tmp_path), *options]) == 1
+    assert f'error: psp_r50_cityscapes: {told}' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])
 @pytest.mark.parametrize('ended_by', [SystemExit(0), KeyboardInterrupt(), ValueError('no')])
 def test_stock_tool_that_has_ended_leaves_no_check_behind(name, ended_by, monkeypatch):
@@ -87,7 +142,9 @@ def test_stock_tool_that_has_ended_leaves_no_check_behind(name, ended_by, monkey
         raise ended_by
 
     monkeypatch.setattr(launch.runpy, 'run_path', run)
-    with pytest.raises(type(ended_by)):
+    # An error before the config is looked at is one of the config.
+    raised = PspnetPluginError if isinstance(ended_by, ValueError) else type(ended_by)
+    with pytest.raises(raised):
         launch.run_stock_tool(name, ['--help'])
     assert all(len(now) > len(then) for now, then in zip(during, before))
     assert [list(getattr(callbacks, one)) for one in lists] == before

@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from pspnet_plugin.app.training.schedule_end import ScheduleEndHook
-from tests.helpers.freezing_runs import make_runner
+from pspnet_plugin.errors import PspnetPluginError
+from tests.helpers.freezing_runs import loader, make_runner
 
 
 def run(work_dir, caplog, end, max_iters, **settings):
@@ -37,3 +38,17 @@ def test_a_resumed_run_is_told_that_its_schedule_is_that_of_the_checkpoint(tmp_p
     (told,) = run(tmp_path, caplog, 5, 5, resume=True)
     assert 'ends at iteration 2 of 5' in told
     assert 'load_from in place of resume' in told
+
+
+@pytest.mark.parametrize('epochs', [False, True])
+def test_a_run_without_a_batch_is_no_run(tmp_path, epochs):
+    length = {'by_epoch': True, 'max_epochs': 2} if epochs else {'by_epoch': False, 'max_iters': 2}
+    settings = {'train_cfg': length, 'default_hooks': {'logger': None}}
+    images = {**loader(), 'batch_size': 13, 'drop_last': True}
+    runner = make_runner(tmp_path, ScheduleEndHook(), train_dataloader=images, **settings)
+    with pytest.raises(PspnetPluginError, match='no batch: 12 images are fewer'):
+        runner.train()
+    endless = {**images, 'sampler': {'type': 'InfiniteSampler', 'shuffle': False}}
+    runner = make_runner(tmp_path, ScheduleEndHook(), train_dataloader=endless, max_iters=1)
+    runner.train()
+    assert runner.iter == 1
