@@ -163,8 +163,11 @@ def draw_all(
     if len(present - {IGNORED}) < 2:
         raise DataError(f'{source.images}: no two classes, background among them, have a pixel')
     order = 'it is smaller' if choices.smaller_on_top else form.order
+    named: dict[int, str] = {}
+    for label, value in table.items():  # the first of several labels of the background is its name
+        named.setdefault(value, label)
     classes: dict[str, Value] = {
-        name: (value,) for name, value in table.items() if value != IGNORED
+        name: (value,) for value, name in named.items() if value != IGNORED
     }
     stated = Table(classes, [(IGNORED,)])
     return source._replace(table=stated), report_lines(odd, order)
