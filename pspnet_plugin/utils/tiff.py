@@ -61,6 +61,12 @@ def bits(page: Tags) -> int:
     return max(page.get(BITS, (1,)))
 
 
+def declared_nodata(page: Tags) -> float | None:
+    """The value that GDAL takes for no data; None where the file declares none."""
+    text = page.get(GDAL_NODATA)
+    return None if text is None else float(text.rstrip('\0'))
+
+
 def is_mixed_by_opencv(page: Tags) -> bool:
     """Whether bands of more than 8 bits stand apart, of which OpenCV mixes up the pixels."""
     return page.get(PLANES, 1) == 2 and page.get(SAMPLES, 1) > 1 and bits(page) > 8

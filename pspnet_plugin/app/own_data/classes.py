@@ -15,7 +15,7 @@ from ...utils.text import shortened
 from ..errors import DataError, refuse
 from ..images.reading import EXIF_ORIENTATION, upright
 from .annotations.class_tables import BORDER, entry_of_tool, is_header
-from .masks import NO_NUMBER, Value, palette_of, read_mask, remark_on_losses, strips
+from .masks import NO_NUMBER, Value, nodata_of, palette_of, read_mask, remark_on_losses, strips
 from .statistics import ImageStatistics
 
 IGNORED = 255
@@ -60,7 +60,8 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
     """The classes that the masks hold, by their values or by a table.
 
     Without a table each value is a class, except that negative ones and 255 are ignored, the latter
-    unless the masks hold nothing but 0 and 255.
+    unless the masks hold nothing but 0 and 255. What is no number, or what masks declare as nodata,
+    is ignored in any case, unless it is 0 or a class of the table.
 
     Raises:
         DataError: without a table, masks in colours or values that are hardly classes; with one, a
@@ -69,8 +70,12 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
     counts: Counter = Counter()
     for image in images:
         counts.update(image.values)
-    table = table or guess(images, counts)
-    known = {*table.classes.values(), *table.ignored}
+    if table is None or not table.in_colours:
+        refuse(other_palettes(images))
+    nodata = {(NO_NUMBER,), *filter(None, (nodata_of(image.pair.mask) for image in images))}
+    table = table or guess(images, counts, nodata)
+    ignored = [*table.ignored, *(nodata - {*table.classes.values()})]
+    known = {*table.classes.values(), *ignored}
     refuse([line for image in images for line in unknown_values(image, known)])
     values = list(table.classes.values())
     if len(values) < 2 or sum(counts[value] > 0 for value in values) < 2:
@@ -84,7 +89,7 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
         values,
         [list(value) for value in values] if table.in_colours else colours_of(list(table.classes)),
         [counts[value] / labelled for value in values],
-        {value: counts[value] / pixels for value in table.ignored if counts[value]},
+        {value: counts[value] / pixels for value in ignored if counts[value]},
     )
 
 
@@ -107,7 +112,9 @@ def unknown_values(image: ImageStatistics, known: set[Value]) -> list[str]:
     return [f'{path}: {what} none of the classes{remark_on_losses(path)}']
 
 
-def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Table:
+def guess(
+    images: Sequence[ImageStatistics], counts: Mapping[Value, int], nodata: set[Value]
+) -> Table:
     """The table of classes where only the masks are known."""
     coloured = [image for image in images if any(len(value) == 3 for value in image.values)]
     if coloured:
@@ -117,8 +124,8 @@ def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Tab
             'table with --classes: a line NAME RED GREEN BLUE for each class'
             f'{remark_on_losses(coloured[0].pair.mask)}'
         )
-    refuse([*other_palettes(images), *other_objects(images)])
-    ignored = [value for value in counts if value < (0,)]
+    refuse(other_objects(images))
+    ignored = [value for value in counts if value < (0,) or value in nodata]
     values = sorted(counts.keys() - set(ignored))
     refuse_noise(images, [value[0] for value in values], counts)
     if values != [(0,), (IGNORED,)] and (IGNORED,) in values:
@@ -144,7 +151,8 @@ def other_palettes(images: Sequence[ImageStatistics]) -> list[str]:
             if usual != colour:
                 problems.append(
                     f'{path}: value {value[0]} is {tuple(colour)} in its palette, but '
-                    f'{tuple(usual)} in {there}; name a table of the colours with --classes'
+                    f'{tuple(usual)} in {there}; name a table of the colours with --classes, or '
+                    'write the masks without a palette'
                 )
                 break
     return problems
