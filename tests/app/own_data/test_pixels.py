@@ -10,12 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from rasterio.rio.main import main_group
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.own_data.statistics import Pair, image_statistics
@@ -114,6 +116,29 @@ def test_pixels_without_data_are_named_left_out_and_the_mean_in_training(
         assert np.array_equal(image[kept], pixels[int(Path(name).stem)][kept].astype(np.float32))
         mean = pixels[int(Path(name).stem)][kept].mean(0, dtype=float)
         np.testing.assert_allclose(image[~kept], np.tile(mean, (81, 1)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('value', 'dtype'),
+    [(-9999, 'float32'), (-9999, 'int16'), (-32768, 'int16'), (np.finfo('f4').min, 'float32')],
+)
+def test_a_usual_nodata_is_to_be_declared(here, capsys, value, dtype):
+    rasters(dtype, change=spoil_with(value))
+    assert init() == 1
+    error = capsys.readouterr().err
+    assert f'images/0.tif: holds {value:.9g}, a usual nodata' in error
+    declare = re.search(r'rio (edit-info --nodata=\S+) FILE', error)[1].split()
+    for path in Path('images').iterdir():
+        assert CliRunner().invoke(main_group, [*declare, str(path)]).exit_code == 0
+    assert init() == 0
+    assert f'5 images, {81 / (SIZE[0] * SIZE[1]):.2%} of their pixels' in capsys.readouterr().out
+
+
+def test_the_numbers_of_a_palette_are_refused_where_training_would_read_them(here, capsys):
+    make_folders(here, 5, image_name='{}.tif', channels=1)
+    write_raster('images/3.tif', mask_of(3)[None], photometric='palette', nodata=255)
+    assert init() == 1
+    assert 'images/3.tif: holds the numbers of a palette' in capsys.readouterr().err
 
 
 def test_one_image_without_any_data_is_refused_by_name(here, capsys):
