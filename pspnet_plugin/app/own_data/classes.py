@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,16 @@ from ...utils.text import shortened
 from ..errors import DataError, refuse
 from ..images.reading import EXIF_ORIENTATION, upright
 from .annotations.class_tables import BORDER, entry_of_tool, is_header
-from .masks import NO_NUMBER, Value, nodata_of, palette_of, read_mask, remark_on_losses, strips
+from .masks import (
+    NO_NUMBER,
+    Value,
+    nodata_of,
+    palette_of,
+    read_mask,
+    remark_on_losses,
+    strips,
+    traces_of_jpeg,
+)
 from .statistics import ImageStatistics
 
 IGNORED = 255
@@ -71,12 +80,15 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
     for image in images:
         counts.update(image.values)
     if table is None or not table.in_colours:
-        refuse(other_palettes(images))
+        numbers = {image.pair.mask: [value[0] for value in image.values] for image in images}
+        refuse(other_palettes(numbers))
     nodata = {(NO_NUMBER,), *filter(None, (nodata_of(image.pair.mask) for image in images))}
     table = table or guess(images, counts, nodata)
     ignored = [*table.ignored, *(nodata - {*table.classes.values()})]
     known = {*table.classes.values(), *ignored}
     refuse([line for image in images for line in unknown_values(image, known)])
+    masks = [(image.pair.mask, len(image.values)) for image in images]
+    refuse([line for mask, count in masks if (line := traces_of_jpeg(mask, count))])
     values = list(table.classes.values())
     if len(values) < 2 or sum(counts[value] > 0 for value in values) < 2:
         raise DataError(
@@ -139,20 +151,24 @@ def guess(
     return Table(dict(zip(names, values)), ignored)
 
 
-def other_palettes(images: Sequence[ImageStatistics]) -> list[str]:
-    """A line for each mask whose palette shows one of its values in a colour of its own."""
-    first: dict[Value, tuple[list[int], Path]] = {}
+def other_palettes(values: Mapping[Any, Iterable[int]]) -> list[str]:
+    """A line for each mask whose palette shows one of its values in a colour of its own.
+
+    Args:
+        values: those in each mask, by its path.
+    """
+    first: dict[int, tuple[list[int], Any]] = {}
     problems = []
-    for image in images:
-        path, palette = image.pair.mask, palette_of(image.pair.mask)
-        for value in image.values if palette else ():
-            colour = palette[3 * value[0] : 3 * value[0] + 3]
-            usual, there = first.setdefault(value, (colour, path))
+    for path, numbers in values.items():
+        palette = palette_of(path)
+        for number in numbers if palette else ():
+            colour = palette[3 * number : 3 * number + 3]
+            usual, there = first.setdefault(number, (colour, path))
             if usual != colour:
                 problems.append(
-                    f'{path}: value {value[0]} is {tuple(colour)} in its palette, but '
-                    f'{tuple(usual)} in {there}; name a table of the colours with --classes, or '
-                    'write the masks without a palette'
+                    f'{path}: value {number} is {tuple(colour)} in its palette, but '
+                    f'{tuple(usual)} in {there}; name a table of the colours with --classes of '
+                    'pspnet init, or, where they do not count, write the masks without a palette'
                 )
                 break
     return problems

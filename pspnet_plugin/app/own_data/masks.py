@@ -15,7 +15,7 @@ from PIL import Image
 from ...errors import ImageError, PredictionError
 from ...utils import tiff
 from ...utils.rasters import AS_IT_IS, Raster, read_raster
-from ..images.reading import orientation_of, require_complete, upright
+from ..images.reading import JPEG_START, orientation_of, require_complete, upright
 from ..images.sources import RASTER_SUFFIXES
 
 PLAIN_MODES = ('L', 'P', 'I', 'I;16')
@@ -223,6 +223,21 @@ def remark_on_losses(path: Path) -> str:
     """What is to be said of a mask in a format that changes its values."""
     suffix = path.suffix.lower()
     return f'; {suffix} changes what was drawn: write masks as PNG' if suffix in LOSSY else ''
+
+
+def traces_of_jpeg(path: Path | str, values: int) -> str:
+    """What to say of a mask that has this many values where its file is a JPEG."""
+    try:
+        with open(path, 'rb') as file:
+            is_jpeg = file.read(len(JPEG_START)) == JPEG_START
+    except OSError:  # an address
+        return ''
+    if values < 3 or not is_jpeg:
+        return ''
+    return (
+        f'{path}: is a JPEG of {values} values, of which some are traces of others at edges; write '
+        'masks as PNG, from what was drawn'
+    )
 
 
 def strips(pixels: np.ndarray) -> Iterator[np.ndarray]:

@@ -153,6 +153,7 @@ def of_shape(count, side):
             'hardly one',
         ),
         (saved(lambda mask: COLOURS[mask], '.jpg'), 'changes what was drawn: write'),
+        (saved(lambda mask: binary(mask) // 100, '.jpg'), 'is a JPEG of '),
         (photo, 'looks like a photo, or numbers objects; are the folders of images'),
         (lambda path, mask: photo(path, mask, 1), 'looks like a photo. Are the folders'),
         (objects(0), 'seem to number objects'),
