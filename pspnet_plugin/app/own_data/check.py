@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope
 from rich.progress import track
 
 from ...errors import ImageError, PspnetPluginError
-from ...transforms.check_labels import altered_values, values_outside
+from ...transforms.check_labels import altered_values, values_in, values_outside
 from ...utils.config_tree import kind_of
 from ...utils.datasets import class_info, datasets_of, listed_samples, scope_of, without_pipeline
 from ...utils.text import one_line
@@ -97,7 +97,7 @@ def check_config(cfg: Config) -> Found:
             add_to(loaded[sample.loader], sample, image, label_map, ignored)
             is_changed = sample.listed.get('reduce_zero_label') or sample.listed.get('label_map')
             if label_map is not None and not is_changed:
-                shown[sample.listed['seg_map_path']] = np.unique(label_map).tolist()
+                shown[sample.listed['seg_map_path']] = values_in(label_map).tolist()
             path = sample.listed['img_path']
             lacking[path] = share_without_data(path, image)
             mark = orientation_of(io.BytesIO(read_bytes(path)))
@@ -228,7 +228,7 @@ def sample_problems(
     elif (wrong := values_outside(label_map, classes, ignored)).size:
         values = ', '.join(map(str, wrong[:8] + bool(sample.listed.get('reduce_zero_label'))))
         yield f'{labels}: holds the label values {values}, but there are {classes} classes'
-    elif problem := traces_of_jpeg(labels, len(np.unique(label_map))):
+    elif problem := traces_of_jpeg(labels, len(values_in(label_map))):
         yield problem
     if 'LoadAnnotations' in sample.loads:
         yield from label_problems(labels, read_bytes(labels))
