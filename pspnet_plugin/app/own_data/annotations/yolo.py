@@ -53,8 +53,10 @@ def read_yolo(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotat
             found.labels = found.labels or names
             if names != found.labels:
                 raise AnnotationError(f'has other names than {files[0]}; keep one of them there')
+    used: set[Path | None] = set()
     for name, path in images.paths.items() if found.labels else ():
         labels = label_file(where, name)
+        used.add(labels)
         with found.noting(str(labels or path)):
             image = found.add_image(path, None, None, None)
             for number, words in enumerate(read_lines(labels) if labels else [], 1):
@@ -62,6 +64,11 @@ def read_yolo(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotat
                     if words:
                         scale = np.array(image.size[::-1])
                         image.shapes.append(shape_of(words, found.labels, scale))
+    for folder in sorted({file.parent for file in used if file}):
+        for file in sorted({*folder.glob('*.txt')} - used):
+            with found.noting(str(file)):
+                if any(len(words) > 6 and words[0].isdecimal() for words in read_lines(file)):
+                    raise AnnotationError('has polygons, but there is no image of this name')
     return found
 
 

@@ -115,3 +115,14 @@ def test_names_that_differ_between_files_of_one_folder_are_refused(here, refused
     refused('data', where='data/old.yaml: ', told=told)
     (here / 'data' / 'old.yaml').write_text(NAMES)
     assert main(['init', 'data', '--out', 'mine']) == 0
+
+
+def test_labels_of_no_image_are_a_line_and_other_texts_are_not(here, refused):
+    write_dataset(here / 'data')
+    labels = here / 'data' / 'labels' / 'train'
+    (labels / 'classes.txt').write_text('traffic light\ncar\n')
+    (labels / '1.txt').rename(labels / 'IMG_1.txt')
+    told = 'has polygons, but there is no image of this name'
+    refused('data', where='data/labels/train/IMG_1.txt: ', told=told)
+    (labels / 'IMG_1.txt').rename(labels / '1.txt')
+    assert main(['init', 'data', '--out', 'mine']) == 0
