@@ -26,7 +26,8 @@ from ..images.drawing import draw_label_map, to_rgb, with_legend
 from ..images.reading import orientation_of, read_bytes, require_whole
 from ..training.datasets import LOADERS
 from ..training.settings import setting_problems
-from .classes import IGNORED, other_palettes
+from .annotations.class_tables import IGNORED
+from .classes import other_palettes
 from .loading import image_problems, label_problems, share_without_data
 from .masks import traces_of_jpeg
 from .scan import doubt

@@ -15,8 +15,8 @@ from rich.progress import track
 from ...errors import PspnetPluginError
 from ...utils.datasets import scope_of
 from ..models import init_model, last_head
+from ..own_data.annotations.class_tables import IGNORED
 from ..own_data.check import Sample, load_sample, samples_of
-from ..own_data.classes import IGNORED
 from ..prediction import Prediction, predict
 from ..training.settings import order_problems
 from .metrics import (

@@ -12,11 +12,11 @@ from rich.progress import track
 
 from ...errors import DataError, refuse
 from ...images.sources import files_at
-from ..classes import BACKGROUND_NAMES, IGNORED, Table, read_table
+from ..classes import BACKGROUND_NAMES
 from ..masks import Value
 from ..scan import path_stem
 from ..statistics import Pair
-from .class_tables import TABLES, find_table
+from .class_tables import IGNORED, TABLES, Table, find_table, read_table
 from .draw import Oddities, draw
 from .formats import FORMATS, Format
 from .json_files import is_broken
