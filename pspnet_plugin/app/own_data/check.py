@@ -29,7 +29,7 @@ from ..training.settings import setting_problems
 from .annotations.class_tables import IGNORED
 from .classes import other_palettes
 from .loading import image_problems, label_problems, share_without_data
-from .masks import traces_of_jpeg
+from .masks import traces_of_losses
 from .scan import doubt
 
 GRID = 6  # images in a grid
@@ -229,7 +229,7 @@ def sample_problems(
     elif (wrong := values_outside(label_map, classes, ignored)).size:
         values = ', '.join(map(str, wrong[:8] + bool(sample.listed.get('reduce_zero_label'))))
         yield f'{labels}: holds the label values {values}, but there are {classes} classes'
-    elif problem := traces_of_jpeg(labels, len(values_in(label_map))):
+    elif problem := traces_of_losses(labels, len(values_in(label_map))):
         yield problem
     if 'LoadAnnotations' in sample.loads:
         yield from label_problems(labels, read_bytes(labels))

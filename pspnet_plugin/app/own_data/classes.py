@@ -23,7 +23,7 @@ from .masks import (
     read_mask,
     remark_on_losses,
     strips,
-    traces_of_jpeg,
+    traces_of_losses,
 )
 from .statistics import ImageStatistics
 
@@ -75,7 +75,7 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
     known = {*table.classes.values(), *ignored}
     refuse([line for image in images for line in unknown_values(image, known)])
     masks = [(image.pair.mask, len(image.values)) for image in images]
-    refuse([line for mask, count in masks if (line := traces_of_jpeg(mask, count))])
+    refuse([line for mask, count in masks if (line := traces_of_losses(mask, count))])
     values = list(table.classes.values())
     if len(values) < 2 or sum(counts[value] > 0 for value in values) < 2:
         raise DataError(

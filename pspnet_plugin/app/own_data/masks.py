@@ -225,18 +225,18 @@ def remark_on_losses(path: Path) -> str:
     return f'; {suffix} changes what was drawn: write masks as PNG' if suffix in LOSSY else ''
 
 
-def traces_of_jpeg(path: Path | str, values: int) -> str:
-    """What to say of a mask that has this many values where its file is a JPEG."""
+def traces_of_losses(path: Path | str, values: int) -> str:
+    """What to say of a mask that has this many values where its file is a JPEG or a lossy WebP."""
     try:
         with open(path, 'rb') as file:
-            is_jpeg = file.read(len(JPEG_START)) == JPEG_START
+            start = file.read(16)
     except OSError:  # an address
         return ''
-    if values < 3 or not is_jpeg:
+    if values < 3 or not (start.startswith(JPEG_START) or start.endswith(b'WEBPVP8 ')):
         return ''
     return (
-        f'{path}: is a JPEG of {values} values, of which some are traces of others at edges; write '
-        'masks as PNG, from what was drawn'
+        f'{path}: was compressed with losses and holds {values} values, some of which are traces '
+        'of others at edges; write masks as PNG, from what was drawn'
     )
 
 

@@ -56,6 +56,10 @@ def binary(mask):
     return np.roll(mask > 1, (3, 2), (0, 1)).astype(np.uint8) * 255
 
 
+def values(*numbers, kind=np.uint8):
+    return lambda mask: np.array(numbers, kind)[mask]
+
+
 def soft(mask):
     """A mask of two values, its edges blurred."""
     return cv2.GaussianBlur(binary(mask), (3, 3), 1)
@@ -153,7 +157,8 @@ def of_shape(count, side):
             'hardly one',
         ),
         (saved(lambda mask: COLOURS[mask], '.jpg'), 'changes what was drawn: write'),
-        (saved(lambda mask: binary(mask) // 100, '.jpg'), 'is a JPEG of '),
+        (saved(lambda mask: binary(mask) // 100, '.jpg'), 'was compressed with losses and holds '),
+        (saved(values(0, 1, 2), '.webp', quality=50), 'was compressed with losses and holds '),
         (photo, 'looks like a photo, or numbers objects; are the folders of images'),
         (lambda path, mask: photo(path, mask, 1), 'looks like a photo. Are the folders'),
         (objects(0), 'seem to number objects'),
@@ -208,16 +213,13 @@ def test_a_background_is_grey_and_the_other_classes_have_colours(init, values, t
     assert found == grey
 
 
-def values(*numbers, kind=np.uint8):
-    return lambda mask: np.array(numbers, kind)[mask]
-
-
 @pytest.mark.parametrize(
     ('write', 'table', 'labels', 'ignored'),
     [
         (saved(values(0, 127, 255)), None, (0, 1, 255), '255'),
         (saved(values(0, 127, 255)), 'a 0\nb 127\nc 255', (0, 1, 2), None),
         (saved(values(1, 2, 3)), None, (0, 1, 2), None),
+        (saved(values(1, 2, 3), '.webp', lossless=True), None, (0, 1, 2), None),
         (saved(values(1, 2, 255)), None, (0, 1, 255), '255'),
         (raster(values(0, 1, 2, kind=np.float32)), None, (0, 1, 2), None),
         (raster(values(0, 1, np.nan, kind=np.float32)), None, (0, 1, 255), 'no number'),
