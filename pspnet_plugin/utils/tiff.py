@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -41,7 +42,7 @@ def tiff_pages(file: BinaryIO) -> list[Tags]:
             page = TiffImagePlugin.ImageFileDirectory_v2(header)
             page.load(file)
             pages.append(page)
-        end = max(end_of(page) for page in pages)
+        end = max(end_of(page) for page in pages if page[WIDTH] and page[HEIGHT])
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
         raise ValueError('its directory cannot be read') from error
     if end > file.seek(0, 2):
@@ -63,8 +64,9 @@ def bits(page: Tags) -> int:
 
 def declared_nodata(page: Tags) -> float | None:
     """The value that GDAL takes for no data; None where the file declares none."""
-    text = page.get(GDAL_NODATA)
-    return None if text is None else float(text.rstrip('\0'))
+    with contextlib.suppress(ValueError):  # of what is no number
+        return float(str(page.get(GDAL_NODATA)).rstrip('\0'))
+    return None
 
 
 def is_mixed_by_opencv(page: Tags) -> bool:

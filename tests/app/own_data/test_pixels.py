@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zlib
 from pathlib import Path
 
@@ -408,6 +409,18 @@ def test_a_cut_raster_is_named(here, capsys, share):
     path.write_bytes(content[: int(len(content) * share)])
     assert init() == 1
     assert 'images/2.tif: is cut or broken' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('folder', ['images', 'masks'])
+@pytest.mark.parametrize('tag', [256, 257])
+def test_a_tiff_without_a_width_or_a_height_is_named(here, capsys, folder, tag):
+    rasters('uint16')
+    Path('masks/2.png').unlink()
+    write_raster('masks/2.tif', mask_of(2)[None])
+    path = Path(folder, '2.tif')
+    path.write_bytes(path.read_bytes().replace(struct.pack('<HH', tag, 3), b'\xff\xff\3\0', 1))
+    assert init() == 1
+    assert f'{path}: is cut or broken: its directory cannot be read' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('suffix', ['.tif', '.gif', '.webp', '.png'])
