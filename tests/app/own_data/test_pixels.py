@@ -19,10 +19,11 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rasterio.rio.main import main_group
+from rasterio.transform import from_origin
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.own_data.statistics import Pair, image_statistics
-from tests.helpers.folders import SIZE, image_of, make_folders, mask_of, write_raster
+from tests.helpers.folders import PLACE, SIZE, image_of, make_folders, mask_of, write_raster
 
 ORIENTATION = 0x0112
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
@@ -393,6 +394,19 @@ def test_rasters_of_a_few_bits_are_read_as_they_are(here, bits):
     assert check() == 0
     for name, (image, _) in training_samples().items():
         np.testing.assert_array_equal(image, pixels[int(Path(name).stem)].astype(np.float32))
+
+
+@pytest.mark.parametrize(('shift', 'pixel', 'is_refused'), [(0, 0.5, 0), (9, 0.5, 1), (0, 0.6, 1)])
+def test_masks_of_another_place_are_named(here, capsys, shift, pixel, is_refused):
+    rasters('uint16', **PLACE)
+    for number in range(5):
+        Path(f'masks/{number}.png').unlink()
+        place = from_origin(600000 + shift * (number == 3), 5300000, pixel, pixel)
+        place = {**PLACE, 'transform': place if number == 3 else PLACE['transform']}
+        write_raster(f'masks/{number}.tif', mask_of(number)[None], **place)
+    assert init() == is_refused
+    told = 'masks/3.tif: shows another place than its image' in capsys.readouterr().err
+    assert told == is_refused
 
 
 def test_complex_numbers_are_named(here, capsys):
