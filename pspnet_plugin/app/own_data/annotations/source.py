@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from ....utils.text import shortened
 from ...errors import DataError, refuse
 from ...images.sources import files_at
 from ..classes import BACKGROUND_NAMES
@@ -79,7 +80,10 @@ def find_source(
     labels = found.labels if choices.table is None else labels_of_table(found, choices.table)
     drawn, report = draw_all(drawn, taken, labels, form, choices)
     unannotated = without_shapes_lines(found, files, choices.unannotated)
-    for line in (*left_out_lines(found), *unannotated, *report):
+    elsewhere = [f'in other folders than stated: {shortened(files.elsewhere)}'] * bool(
+        files.elsewhere
+    )
+    for line in (*elsewhere, *left_out_lines(found), *unannotated, *report):
         tell(line)
     return drawn
 

@@ -215,6 +215,16 @@ def test_an_image_that_is_not_in_the_folder_is_a_line_with_the_file(here, refuse
     refused('images', 'made.json', where='made.json: image ', told=told)
 
 
+@pytest.mark.parametrize(('stated', 'is_told'), [('a/', 0), ('', 0), ('x/images/a/', 0), ('b/', 1)])
+def test_images_that_lie_in_another_folder_than_stated_are_told(here, capsys, stated, is_told):
+    names = [path.name for path in write_images(here / 'images' / 'a')]
+    content = coco_of([f'{stated}{name}' for name in names], [('a', [flat(SQUARE)])])
+    write_json(here / 'made.json', content)
+    assert init('made.json') == 0
+    told = 'in other folders than stated: b/0.png at images/a/0.png' in capsys.readouterr().out
+    assert told == is_told
+
+
 def test_a_cut_file_and_one_of_another_size_are_named(here, refused):
     names = [path.name for path in write_images(here / 'images')]
     content = coco_of(names, [('a', [flat(SQUARE)])])
