@@ -80,10 +80,9 @@ def find_source(
     labels = found.labels if choices.table is None else labels_of_table(found, choices.table)
     drawn, report = draw_all(drawn, taken, labels, form, choices)
     unannotated = without_shapes_lines(found, files, choices.unannotated)
-    elsewhere = [f'in other folders than stated: {shortened(files.elsewhere)}'] * bool(
-        files.elsewhere
-    )
-    for line in (*elsewhere, *left_out_lines(found), *unannotated, *report):
+    if files.elsewhere:
+        tell(f'in other folders than stated: {shortened(files.elsewhere)}')
+    for line in (*left_out_lines(found), *unannotated, *report):
         tell(line)
     return drawn
 
