@@ -123,9 +123,13 @@ def altered_values(results: Mapping) -> str:
 
 def values_outside(label_map: np.ndarray, num_classes: int, ignore_index: int) -> np.ndarray:
     """The sorted values in ``label_map`` (H, W), integers, that are no class and not ignored."""
-    if label_map.dtype == np.uint8:
-        present = np.flatnonzero(np.bincount(label_map.ravel(), minlength=256))
-    else:
-        present = np.unique(label_map)
+    present = values_in(label_map)
     is_class = (present >= 0) & (present < num_classes)
     return present[~is_class & (present != ignore_index)]
+
+
+def values_in(label_map: np.ndarray) -> np.ndarray:
+    """The sorted values in ``label_map`` (H, W), integers; those of 8 bits are counted faster."""
+    if label_map.dtype == np.uint8:
+        return np.flatnonzero(np.bincount(label_map.ravel(), minlength=256))
+    return np.unique(label_map)

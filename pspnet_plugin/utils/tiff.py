@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import TiffImagePlugin
 
 from ..errors import ImageError
@@ -13,7 +16,7 @@ from ..errors import ImageError
 STARTS = (b'II*\0', b'MM\0*', b'II+\0')  # the last is BigTIFF
 KIND, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 ORIENTATION, SAMPLES, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 277, 284, 338, 339
-GDAL_NODATA = 42113
+PIXEL_SCALE, TIE_POINT, GDAL_NODATA = 33550, 33922, 42113
 PARTS = ((273, 279), (324, 325))  # offsets and numbers of bytes, of strips and of tiles
 OF_OTHERS = 1 | 4  # the kinds of pages that are a smaller copy or a mask of another
 
@@ -41,7 +44,7 @@ def tiff_pages(file: BinaryIO) -> list[Tags]:
             page = TiffImagePlugin.ImageFileDirectory_v2(header)
             page.load(file)
             pages.append(page)
-        end = max(end_of(page) for page in pages)
+        end = max(end_of(page) for page in pages if page[WIDTH] and page[HEIGHT])
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
         raise ValueError('its directory cannot be read') from error
     if end > file.seek(0, 2):
@@ -59,6 +62,36 @@ def end_of(page: Tags) -> int:
 def bits(page: Tags) -> int:
     """How many bits a value has."""
     return max(page.get(BITS, (1,)))
+
+
+def declared_nodata(page: Tags) -> float | None:
+    """The value that GDAL takes for no data; None where the file declares none."""
+    with contextlib.suppress(ValueError):  # of what is no number
+        return float(str(page.get(GDAL_NODATA)).rstrip('\0'))
+    return None
+
+
+def lie_apart(path: Path, other: Path) -> bool:
+    """Whether two GeoTIFFs say that they show two places: their corners differ by over a pixel."""
+    corners = corners_of(path), corners_of(other)
+    if not (corners[0] and corners[1]):
+        return False
+    *_, width, height = corners[0]
+    return max(abs(a - b) for a, b in zip(*corners)) > max(width, height)
+
+
+def corners_of(path: Path) -> tuple[float, ...]:
+    """Left, top, right, bottom of a GeoTIFF, and width and height of a pixel; empty if unsaid."""
+    with open(path, 'rb') as file:
+        pages = tiff_pages(file)
+    page: Tags = pages[0] if pages else {}
+    scale, tie = (np.ravel(page.get(tag, ())) for tag in (PIXEL_SCALE, TIE_POINT))
+    if len(scale) < 2 or len(tie) < 5:
+        return ()
+    (width, height), (column, row, _, x, y) = scale[:2], tie[:5]
+    left, top = x - column * width, y + row * height
+    right, bottom = left + page[WIDTH] * width, top - page[HEIGHT] * height
+    return left, top, right, bottom, width, height
 
 
 def is_mixed_by_opencv(page: Tags) -> bool:

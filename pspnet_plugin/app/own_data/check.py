@@ -18,15 +18,18 @@ from mmengine.registry import DefaultScope
 from rich.progress import track
 
 from ...errors import ImageError, PspnetPluginError
-from ...transforms.check_labels import altered_values, values_outside
+from ...transforms.check_labels import altered_values, values_in, values_outside
+from ...utils.config_tree import kind_of
 from ...utils.datasets import class_info, datasets_of, listed_samples, scope_of, without_pipeline
 from ...utils.text import one_line
 from ..images.drawing import draw_label_map, to_rgb, with_legend
 from ..images.reading import orientation_of, read_bytes, require_whole
 from ..training.datasets import LOADERS
 from ..training.settings import setting_problems
-from .classes import IGNORED
+from .annotations.class_tables import IGNORED
+from .classes import other_palettes
 from .loading import image_problems, label_problems, share_without_data
+from .masks import traces_of_losses
 from .scan import doubt
 
 GRID = 6  # images in a grid
@@ -43,7 +46,7 @@ class Sample(NamedTuple):
     @property
     def loads(self) -> list[str]:
         """The types of the steps that read files."""
-        return [kind for step in self.pipeline if 'Load' in (kind := str(step.get('type')))]
+        return [kind for step in self.pipeline if 'Load' in (kind := kind_of(step))]
 
 
 class Found(NamedTuple):
@@ -79,6 +82,7 @@ def check_config(cfg: Config) -> Found:
     pictures: list[np.ndarray] = []
     loaded = {name: Loaded(np.zeros(count, np.int64)) for name in LOADERS}
     lacking: dict[str, float] = {}
+    shown: dict[str, list[int]] = {}  # the values in each label map that stay as they are
     doubts: list[str] = []  # about images that are stored turned
     told = False  # whether one of them shows by its sides that its label map lies as it does
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
@@ -92,6 +96,9 @@ def check_config(cfg: Config) -> Found:
             found = sample_problems(sample, image, label_map, count, ignored)
             problems += [f'{sample.loader}: {problem}' for problem in found]
             add_to(loaded[sample.loader], sample, image, label_map, ignored)
+            is_changed = sample.listed.get('reduce_zero_label') or sample.listed.get('label_map')
+            if label_map is not None and not is_changed:
+                shown[sample.listed['seg_map_path']] = values_in(label_map).tolist()
             path = sample.listed['img_path']
             lacking[path] = share_without_data(path, image)
             mark = orientation_of(io.BytesIO(read_bytes(path)))
@@ -105,6 +112,7 @@ def check_config(cfg: Config) -> Found:
                 continue
             pictures.append(over_labels(image, label_map, palette))
     problems += loader_problems(loaded)
+    problems += other_palettes(shown)
     problems += [] if told else doubts
     images = {name: part.images for name, part in loaded.items() if part.images}
     trained = loaded[LOADERS[0]]
@@ -183,7 +191,7 @@ def load_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
         require_whole(read_bytes(path), path)
     results: Any = dict(sample.listed)
     for step in sample.pipeline:
-        if 'Load' not in (kind := str(step.get('type'))):
+        if 'Load' not in (kind := kind_of(step)):
             continue
         try:
             results = Compose([step])(results)
@@ -192,6 +200,11 @@ def load_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
         except Exception as error:  # whatever a loader raises
             path = labels if labels and 'Annotation' in kind else image
             raise ImageError(path, f'cannot be loaded ({one_line(error)})') from error
+    if 'img' not in results:
+        raise PspnetPluginError(
+            f'The pipeline of {sample.loader} cannot be checked: none of its steps with "Load" in '
+            'their names loads images.'
+        )
     return results['img'], results.get('gt_seg_map')
 
 
@@ -216,6 +229,8 @@ def sample_problems(
     elif (wrong := values_outside(label_map, classes, ignored)).size:
         values = ', '.join(map(str, wrong[:8] + bool(sample.listed.get('reduce_zero_label'))))
         yield f'{labels}: holds the label values {values}, but there are {classes} classes'
+    elif problem := traces_of_losses(labels, len(values_in(label_map))):
+        yield problem
     if 'LoadAnnotations' in sample.loads:
         yield from label_problems(labels, read_bytes(labels))
 
@@ -223,11 +238,11 @@ def sample_problems(
 def crop_too_large(width: int, height: int, pipeline: list) -> str | None:
     """What to say where a crop is larger than an image of this size, resized."""
     for step in pipeline:
-        if step.get('type') in ('Resize', 'RandomResize') and step.get('scale'):
+        if kind_of(step) in ('Resize', 'RandomResize') and step.get('scale'):
             scale = tuple(step['scale'])
             keeps = step.get('keep_ratio', False)
             width, height = mmcv.rescale_size((width, height), scale) if keeps else scale
-        if step.get('type') == 'RandomCrop':
+        if kind_of(step) == 'RandomCrop':
             sides = step['crop_size']
             rows, columns = (sides, sides) if isinstance(sides, int) else sides
             if rows > height or columns > width:

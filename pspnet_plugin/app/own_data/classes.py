@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,11 +14,19 @@ from ...utils.datasets import spread_colours
 from ...utils.text import shortened
 from ..errors import DataError, refuse
 from ..images.reading import EXIF_ORIENTATION, upright
-from .annotations.class_tables import BORDER, entry_of_tool, is_header
-from .masks import NO_NUMBER, Value, palette_of, read_mask, remark_on_losses, strips
+from .annotations.class_tables import IGNORED, Table
+from .masks import (
+    NO_NUMBER,
+    Value,
+    nodata_of,
+    palette_of,
+    read_mask,
+    remark_on_losses,
+    strips,
+    traces_of_losses,
+)
 from .statistics import ImageStatistics
 
-IGNORED = 255
 DOZENS = 24  # more values need a table
 TRACE = 0.00005  # the part of the pixels that is shown as 0.00 %
 # How far from a value JPEG leaves others, and soft edges most of theirs.
@@ -44,23 +52,12 @@ class Classes(NamedTuple):
         return self.values == labels and self.ignored.keys() <= {(IGNORED,)}
 
 
-class Table(NamedTuple):
-    """What a table of classes says, see :func:`read_table`."""
-
-    classes: dict[str, Value]  # their names and values
-    ignored: list[Value]
-
-    @property
-    def in_colours(self) -> bool:
-        """Whether the values are colours."""
-        return any(len(value) == 3 for value in self.classes.values())
-
-
 def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) -> Classes:
     """The classes that the masks hold, by their values or by a table.
 
     Without a table each value is a class, except that negative ones and 255 are ignored, the latter
-    unless the masks hold nothing but 0 and 255.
+    unless the masks hold nothing but 0 and 255. What is no number, or what masks declare as nodata,
+    is ignored in any case, unless it is 0 or a class of the table.
 
     Raises:
         DataError: without a table, masks in colours or values that are hardly classes; with one, a
@@ -69,9 +66,16 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
     counts: Counter = Counter()
     for image in images:
         counts.update(image.values)
-    table = table or guess(images, counts)
-    known = {*table.classes.values(), *table.ignored}
+    if table is None or not table.in_colours:
+        numbers = {image.pair.mask: [value[0] for value in image.values] for image in images}
+        refuse(other_palettes(numbers))
+    nodata = {(NO_NUMBER,), *filter(None, (nodata_of(image.pair.mask) for image in images))}
+    table = table or guess(images, counts, nodata)
+    ignored = [*table.ignored, *(nodata - {*table.classes.values()})]
+    known = {*table.classes.values(), *ignored}
     refuse([line for image in images for line in unknown_values(image, known)])
+    masks = [(image.pair.mask, len(image.values)) for image in images]
+    refuse([line for mask, count in masks if (line := traces_of_losses(mask, count))])
     values = list(table.classes.values())
     if len(values) < 2 or sum(counts[value] > 0 for value in values) < 2:
         raise DataError(
@@ -84,7 +88,7 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
         values,
         [list(value) for value in values] if table.in_colours else colours_of(list(table.classes)),
         [counts[value] / labelled for value in values],
-        {value: counts[value] / pixels for value in table.ignored if counts[value]},
+        {value: counts[value] / pixels for value in ignored if counts[value]},
     )
 
 
@@ -107,7 +111,9 @@ def unknown_values(image: ImageStatistics, known: set[Value]) -> list[str]:
     return [f'{path}: {what} none of the classes{remark_on_losses(path)}']
 
 
-def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Table:
+def guess(
+    images: Sequence[ImageStatistics], counts: Mapping[Value, int], nodata: set[Value]
+) -> Table:
     """The table of classes where only the masks are known."""
     coloured = [image for image in images if any(len(value) == 3 for value in image.values)]
     if coloured:
@@ -117,8 +123,8 @@ def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Tab
             'table with --classes: a line NAME RED GREEN BLUE for each class'
             f'{remark_on_losses(coloured[0].pair.mask)}'
         )
-    refuse([*other_palettes(images), *other_objects(images)])
-    ignored = [value for value in counts if value < (0,)]
+    refuse(other_objects(images))
+    ignored = [value for value in counts if value < (0,) or value in nodata]
     values = sorted(counts.keys() - set(ignored))
     refuse_noise(images, [value[0] for value in values], counts)
     if values != [(0,), (IGNORED,)] and (IGNORED,) in values:
@@ -132,19 +138,24 @@ def guess(images: Sequence[ImageStatistics], counts: Mapping[Value, int]) -> Tab
     return Table(dict(zip(names, values)), ignored)
 
 
-def other_palettes(images: Sequence[ImageStatistics]) -> list[str]:
-    """A line for each mask whose palette shows one of its values in a colour of its own."""
-    first: dict[Value, tuple[list[int], Path]] = {}
+def other_palettes(values: Mapping[Any, Iterable[int]]) -> list[str]:
+    """A line for each mask whose palette shows one of its values in a colour of its own.
+
+    Args:
+        values: those in each mask, by its path.
+    """
+    first: dict[int, tuple[list[int], Any]] = {}
     problems = []
-    for image in images:
-        path, palette = image.pair.mask, palette_of(image.pair.mask)
-        for value in image.values if palette else ():
-            colour = palette[3 * value[0] : 3 * value[0] + 3]
-            usual, there = first.setdefault(value, (colour, path))
+    for path, numbers in values.items():
+        palette = palette_of(path)
+        for number in numbers if palette else ():
+            colour = palette[3 * number : 3 * number + 3]
+            usual, there = first.setdefault(number, (colour, path))
             if usual != colour:
                 problems.append(
-                    f'{path}: value {value[0]} is {tuple(colour)} in its palette, but '
-                    f'{tuple(usual)} in {there}; name a table of the colours with --classes'
+                    f'{path}: value {number} is {tuple(colour)} in its palette, but '
+                    f'{tuple(usual)} in {there}; name a table of the colours with --classes of '
+                    'pspnet init, or, where they do not count, write the masks without a palette'
                 )
                 break
     return problems
@@ -221,72 +232,6 @@ def likely_meaning(shares: Mapping[int, float]) -> str:
     if max(shares.values()) < 0.2:
         return 'it looks like a photo. Are the folders of images and masks swapped?'
     return 'they seem to number objects, or to be soft edges. Write one value for a class, as PNG.'
-
-
-def read_table(path: Path) -> Table:
-    """Names and values of classes: lines ``NAME VALUE`` or ``NAME RED GREEN BLUE``, or as tools
-    write them: VOC's ``labelmap.txt``, ``class_dict.csv``, Roboflow's ``_classes.csv``.
-
-    A name may have blanks. Lines that begin with the name ``ignored`` are for values without a
-    class. Commas count as spaces; empty lines and those that begin with ``#`` are left out.
-
-    Raises:
-        DataError: the file cannot be read, or one of its lines.
-    """
-    try:
-        lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f'{path}: is no UTF-8 ({error}); save it so') from error
-    except OSError as error:
-        raise DataError(f'{path}: cannot be read ({error.strerror})') from error
-    table = Table({}, [])
-    for number, line in enumerate(lines, 1):
-        if not line.strip(' ,\t') or line.lstrip().startswith('#') or is_header(line):
-            continue
-        entry = entry_of_tool(line, lines[0]) or name_and_value(line)
-        if entry is None:
-            raise DataError(
-                f'{path}: line {number} is not NAME VALUE or NAME RED GREEN BLUE: {line}'
-            )
-        name, value = entry
-        if name in table.classes or value in (*table.classes.values(), *table.ignored):
-            raise DataError(f'{path}: line {number} repeats a name or a value: {line}')
-        if name == 'ignored':
-            table.ignored.append(value)
-        else:
-            table.classes[name] = value
-    if len({len(value) for value in (*table.classes.values(), *table.ignored)}) > 1:
-        raise DataError(f'{path}: either all lines have one value, or all have three')
-    if not 0 < len(table.classes) <= IGNORED:
-        count = len(table.classes) or 'no'
-        raise DataError(f'{path}: names {count} classes; label maps hold 1 to {IGNORED}')
-    if path.name == 'labelmap.txt' and BORDER not in table.classes.values():
-        table.ignored.append(BORDER)
-    if not table.in_colours and (IGNORED,) not in table.classes.values():
-        table.ignored.append((IGNORED,))
-    return table
-
-
-def name_and_value(line: str) -> tuple[str, Value] | None:
-    """What a line of a table says; None where that is not clear."""
-    name, _, after = line.partition(',')
-    numbers = after.replace(',', ' ').split()
-    if not are_value(numbers):  # no name before a comma: all before the numbers at the end
-        words = line.replace(',', ' ').split()
-        start = 1 + max((n for n, word in enumerate(words) if not is_number(word)), default=0)
-        name, numbers = ' '.join(words[:start]), words[start:]
-    is_clear = name.strip() and are_value(numbers)
-    return (name.strip(), tuple(map(int, numbers))) if is_clear else None
-
-
-def are_value(words: Sequence[str]) -> bool:
-    """Whether they are one number, or a colour."""
-    return len(words) in (1, 3) and all(map(is_number, words))
-
-
-def is_number(word: str) -> bool:
-    """Whether a word is a whole number."""
-    return word.removeprefix('-').isdecimal()
 
 
 def written(value: Value) -> str:

@@ -58,8 +58,8 @@ def has_no_numbers(image: np.ndarray, pages: list[tiff.Tags]) -> bool:
     if not np.isfinite(image).all():
         return True
     is_signed = bool(pages) and pages[0].get(tiff.SAMPLE_FORMAT, (1,))[0] != 1
-    nodata = pages[0].get(tiff.GDAL_NODATA) if is_signed else None
-    return nodata is not None and bool((image == float(nodata.rstrip('\0'))).any())
+    nodata = tiff.declared_nodata(pages[0]) if is_signed else None
+    return nodata is not None and bool((image == nodata).any())
 
 
 def has_16_bits(content: bytes) -> bool:

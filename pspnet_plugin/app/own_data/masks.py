@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from ...errors import ImageError, PredictionError
+from ...utils import tiff
 from ...utils.rasters import AS_IT_IS, Raster, read_raster
-from ..images.reading import orientation_of, require_complete, upright
+from ..images.reading import JPEG_START, orientation_of, require_complete, upright
 from ..images.sources import RASTER_SUFFIXES
 
 PLAIN_MODES = ('L', 'P', 'I', 'I;16')
@@ -90,8 +91,11 @@ def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
     try:
         with Image.open(path) as file:
             plain = file.mode in PLAIN_MODES
-            if file.mode in EIGHT_BITS and any(';16' in str(part[3]) for part in file.tile):
+            stored = str([part[3] for part in file.tile])
+            if file.mode in EIGHT_BITS and ';16' in stored:
                 raise ImageError(str(path), HALVED)
+            if 'LX' in stored:  # a second band that is no alpha
+                require_bands(2, path)
             if (in_colours and file.mode in ('1', 'L', 'LA', 'P')) or file.mode in IN_COLOURS:
                 return np.asarray(file.convert('RGB')), False
             if file.mode in ('1', 'LA'):
@@ -148,6 +152,17 @@ def require_bands(count: int, path: Path) -> None:
     """Raise ImageError for what is neither one number for each pixel nor a colour."""
     if count not in (1, 3):
         raise ImageError(str(path), f'has {count} bands; a mask has one, or colours.')
+
+
+def nodata_of(path: Path) -> Value | None:
+    """What a mask declares as no data, but 0, which is the background of many; None without."""
+    try:
+        with open(path, 'rb') as file:
+            pages = tiff.tiff_pages(file)
+        number = int((pages and tiff.declared_nodata(pages[0])) or 0)
+    except (ValueError, OverflowError):  # NaN, an infinity
+        return None
+    return (number,) if number else None
 
 
 def palette_of(path: Path) -> list[int]:
@@ -208,6 +223,21 @@ def remark_on_losses(path: Path) -> str:
     """What is to be said of a mask in a format that changes its values."""
     suffix = path.suffix.lower()
     return f'; {suffix} changes what was drawn: write masks as PNG' if suffix in LOSSY else ''
+
+
+def traces_of_losses(path: Path | str, values: int) -> str:
+    """What to say of a mask that has this many values where its file is a JPEG or a lossy WebP."""
+    try:
+        with open(path, 'rb') as file:
+            start = file.read(16)
+    except OSError:  # an address
+        return ''
+    if values < 3 or not (start.startswith(JPEG_START) or start.endswith(b'WEBPVP8 ')):
+        return ''
+    return (
+        f'{path}: was compressed with losses and holds {values} values, some of which are traces '
+        'of others at edges; write masks as PNG, from what was drawn'
+    )
 
 
 def strips(pixels: np.ndarray) -> Iterator[np.ndarray]:

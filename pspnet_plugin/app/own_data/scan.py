@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.progress import track
 
 from ...errors import ImageError, PredictionError
+from ...utils import tiff
 from ..errors import DataError, refuse
 from ..images.reading import quiet_opencv
 from ..images.sources import files_below
@@ -214,6 +215,7 @@ def statistics_or_problem(
             image = image_statistics(pair)
             mask = read_mask(pair.mask, in_colours)
             in_mask = count_values(mask, pair.mask)
+            is_elsewhere = tiff.lie_apart(pair.image, pair.mask)
     except ImageError as error:
         return str(error)
     except PredictionError as error:
@@ -226,6 +228,8 @@ def statistics_or_problem(
         mask_orientation = image.orientation
     elif (rows, columns) != (height, width):
         return f'{pair.mask}: {columns} x {rows} pixels, but its image has {width} x {height}'
+    elif is_elsewhere:
+        return f'{pair.mask}: shows another place than its image, as the georeferences of both say'
     elif not is_known and (height == width or not is_quarter):
         mask_orientation = None
     return image._replace(values=in_mask, plain_mask=mask.plain, mask_orientation=mask_orientation)

@@ -73,7 +73,7 @@ def names_of_val(pairs: Sequence[Pair], val: Path, images: Path) -> set[str]:
             raise DataError(f'{val}: none of the images is below this folder')
         return chosen
     try:
-        lines = [line.strip() for line in val.read_text(encoding='utf-8').splitlines()]
+        lines = [line.strip() for line in val.read_text(encoding='utf-8-sig').splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f'--val {val}: no folder, and no list of names ({error})') from error
     known: dict[str, set[str]] = {}

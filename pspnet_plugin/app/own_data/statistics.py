@@ -19,7 +19,9 @@ from ..images.sources import RASTER_SUFFIXES
 THUMBNAIL = (16, 16)
 STRIP = 1 << 18  # pixels
 OPENCV_UNPACKS = (1, 5, 7, 8, 32773, 32946)  # none, LZW, JPEG, deflate, PackBits and deflate again
-BLACK_IS_0, RGB, YCBCR = 1, 2, 6
+BLACK_IS_0, RGB, PALETTE, YCBCR = 1, 2, 3, 6
+# What GIS write where they have no data; float32 has nothing below the last.
+USUAL_NODATA = (-9999.0, -32768.0, float(np.finfo(np.float32).min))
 MASK = 4  # the kind of a page
 
 
@@ -69,11 +71,15 @@ def image_statistics(pair: Pair) -> ImageStatistics:
     if pages and path.suffix.lower() not in RASTER_SUFFIXES:
         raise ImageError(str(path), 'is a TIFF: let its name end in .tif')
     is_right = not pages or opencv_is_right(path, pages)
+    if not is_right and pages[0].get(tiff.PHOTOMETRIC) == PALETTE:
+        raise ImageError(str(path), 'holds the numbers of a palette: write its colours, as RGB')
     height, with_data, total, squares = 0, 0, np.zeros(1), np.zeros(1)
     greys, masks = [], []  # as narrow as the thumbnail
     low, high = np.inf, -np.inf
     for strip, has_data in strips_of(path, pages, is_right):
         values = strip[has_data].astype(np.float64)
+        if strip.dtype.kind != 'u':
+            require_declared_nodata(path, values)
         total, squares = total + values.sum(0), squares + np.einsum('nc,nc->c', values, values)
         height, with_data = height + len(strip), with_data + len(values)
         with np.errstate(over='ignore', invalid='ignore'):  # in what has no data
@@ -161,6 +167,17 @@ def has_mask_beside(path: Path) -> bool:
     """Whether GDAL finds another file that says where a raster has no data."""
     with Raster(str(path)) as raster:
         return raster.has_mask
+
+
+def require_declared_nodata(path: Path, values: np.ndarray) -> None:
+    """Raise ImageError where pixels with data, (N, C), are a usual nodata in all channels."""
+    found = [f'{usual:.9g}' for usual in USUAL_NODATA if (values == usual).all(1).any()]
+    if found:
+        raise ImageError(
+            str(path),
+            f'holds {found[0]}, a usual nodata, which would count as measured: declare it, '
+            f'rio edit-info --nodata={found[0]} FILE; if it is none, write another value',
+        )
 
 
 def require_alpha(raster: Raster, area: tuple[int, int, int, int]) -> None:

@@ -31,14 +31,15 @@ class Prepared(NamedTuple):
 def prepare(dataset: PublishedDataset, archives: Sequence[Path], out: Path) -> Prepared:
     """Write the images and label maps of a dataset, each file whole or not at all.
 
-    A line in ``out/prepared.jsonl`` names what has been written, and a second call goes on there.
+    ``out/prepared.jsonl`` names the dataset and, in a line each, what has been written; a second
+    call goes on there.
 
     Raises:
         DataError: the archives cannot be read, or hold nothing of this dataset; or there are images
-            in ``out`` that were not made here.
+            in ``out`` that were not made here, or are another dataset's.
     """
     problems: list[str] = []
-    require_own_folder(archives, out)
+    require_own_folder(archives, out, dataset.title)
     scratch = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
     with open_archives(archives, scratch) as members:
         images = dataset.find_images(members)
@@ -48,7 +49,9 @@ def prepare(dataset: PublishedDataset, archives: Sequence[Path], out: Path) -> P
                 f'{named}: no images with labels of {dataset.title} in it; name {dataset.archives}'
             )
         out.mkdir(parents=True, exist_ok=True)
-        (out / JOURNAL).touch()
+        with open(out / JOURNAL, 'a', encoding='utf-8') as journal:
+            if not journal.tell():
+                journal.write(f'{dataset.title}\n')
         done = read_journal(out, dataset.suffix)
         missing = [image for image in images if image.name not in done]
         for image in track(missing, f'preparing {out}', transient=True):
@@ -61,14 +64,17 @@ def prepare(dataset: PublishedDataset, archives: Sequence[Path], out: Path) -> P
     return Prepared(pieces, problems, differences(dataset, counts))
 
 
-def require_own_folder(archives: Sequence[Path], out: Path) -> None:
-    """Raise DataError where ``out`` is read, or has images but no journal of an earlier call."""
+def require_own_folder(archives: Sequence[Path], out: Path, title: str) -> None:
+    """Raise DataError where ``out`` is read, or has images of no earlier call for this dataset."""
     for archive in archives:
         if archive.is_dir() and archive.resolve() in (out.resolve(), *out.resolve().parents):
             raise DataError(f'{out}: lies in {archive}, which is read; name another --out')
     there = [out / name for name in ('img_dir', 'ann_dir') if (out / name).exists()]
     if there and not (out / JOURNAL).is_file():
         raise DataError(f'{there[0]}: is there already, and not from here; name another --out')
+    begun = journal_lines(out)[:1]
+    if begun not in ([], [title]):
+        raise DataError(f'{out}: was prepared for {begun[0]}, not {title}; name another --out')
 
 
 def write_image(image: LabelledImage, out: Path, suffix: str) -> list[str]:
@@ -88,11 +94,15 @@ def write_image(image: LabelledImage, out: Path, suffix: str) -> list[str]:
     return names
 
 
+def journal_lines(out: Path) -> list[str]:
+    journal = out / JOURNAL
+    return journal.read_text(encoding='utf-8').splitlines() if journal.is_file() else []
+
+
 def read_journal(out: Path, suffix: str) -> dict[str, tuple[str, list[str]]]:
     """Images whose files are all there -> their split and the names of their pieces."""
     found = {}
-    journal = out / JOURNAL
-    for line in journal.read_text(encoding='utf-8').splitlines() if journal.is_file() else ():
+    for line in journal_lines(out)[1:]:
         try:
             image, split, names = json.loads(line)
         except ValueError:  # the process was killed while it wrote the line

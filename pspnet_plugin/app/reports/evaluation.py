@@ -17,8 +17,8 @@ from ...transforms.check_labels import values_outside
 from ...utils.datasets import scope_of
 from ...utils.text import shortened
 from ..models import init_model, last_head
+from ..own_data.annotations.class_tables import IGNORED
 from ..own_data.check import Sample, load_sample, samples_of
-from ..own_data.classes import IGNORED
 from ..prediction import Prediction, predict
 from ..training.settings import order_problems
 from .metrics import (

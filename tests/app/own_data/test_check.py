@@ -245,6 +245,47 @@ def test_an_image_that_is_its_own_label_map_is_told(halves, capsys):
     assert 'train/0.png: is an image and its own label map' in output
 
 
+def turned(path, mask, number):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.rot90(mask, 2).copy()).save(path, exif=exif)
+
+
+def with_palette(path, mask, number):
+    order = np.roll(np.arange(3), number)
+    indexed = Image.fromarray(np.argsort(order)[mask].astype(np.uint8))
+    indexed.putpalette(np.diag([255, 128, 64])[order].ravel().tolist())
+    indexed.save(path)
+
+
+@pytest.mark.parametrize(
+    ('write', 'told'),
+    [
+        (turned, 'train_masks/0.png: is stored turned (EXIF orientation 3)'),
+        (with_palette, 'train_masks/2.png: value 0 is '),
+        (lambda path, mask, _: Image.fromarray(mask).save(path, 'JPEG'), 'compressed with losses'),
+    ],
+)
+@pytest.mark.parametrize('scope', ['', 'mmseg.'])
+def test_label_maps_that_load_as_other_classes_than_were_drawn_are_told(
+    halves, capsys, write, told, scope
+):
+    for loader in halves:
+        loader['dataset']['pipeline'][1] = dict(type=f'{scope}LoadAnnotations')
+        for path in Path(loader['dataset']['data_prefix']['seg_map_path']).iterdir():
+            write(path, np.asarray(Image.open(path)), int(path.stem))
+    code, output = check(capsys, *halves, classes=6)
+    assert code == 1
+    assert told in output
+
+
+def test_a_pipeline_without_a_step_that_loads_is_one_line(halves, capsys):
+    halves[0]['dataset']['pipeline'] = [dict(type='RandomFlip', prob=0.5)]
+    code, output = check(capsys, *halves)
+    assert code == 1
+    assert 'error: The pipeline of train_dataloader cannot be checked: none of its steps' in output
+
+
 @pytest.mark.parametrize('name', ['grid', 'grid.jpg', 'train/0.png', 'made.py', 'val'])
 def test_a_picture_that_is_not_ours_or_has_another_suffix_is_not_written(halves, capsys, name):
     assert check(capsys, *halves)[0] == 0

@@ -89,7 +89,7 @@ def test_classes_that_one_side_lacks_are_told(here, capsys):
 
 
 @pytest.mark.parametrize(
-    'lines', ['3\n8\n', '3.png\n8.png\n', 'day/3\nday/8.png\n\n', ' 3\r\n8\r\n']
+    'lines', ['3\n8\n', '\ufeff3\n8\n', '3.png\n8.png\n', 'day/3\nday/8.png\n\n', ' 3\r\n8\r\n']
 )
 def test_a_list_says_which_images_validate(here, lines):
     make_sides(here, ['day'])

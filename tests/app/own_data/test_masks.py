@@ -56,6 +56,10 @@ def binary(mask):
     return np.roll(mask > 1, (3, 2), (0, 1)).astype(np.uint8) * 255
 
 
+def values(*numbers, kind=np.uint8):
+    return lambda mask: np.array(numbers, kind)[mask]
+
+
 def soft(mask):
     """A mask of two values, its edges blurred."""
     return cv2.GaussianBlur(binary(mask), (3, 3), 1)
@@ -97,6 +101,16 @@ def raster(change, **options):
     return write
 
 
+def one_hot(count):
+    """Writes a band for each class, 8 bits."""
+
+    def write(path, mask):
+        bands = np.stack([mask == number for number in range(count)])
+        write_raster(path.with_suffix('.tif'), bands.astype(np.uint8), photometric='minisblack')
+
+    return write
+
+
 def with_cv2(suffix, step):
     """Writes greys of 16 bits in three channels."""
 
@@ -128,6 +142,8 @@ def of_shape(count, side):
     ('write', 'told'),
     [
         (of_shape(2, 64), 'has 2 bands; a mask has one, or colours'),
+        (one_hot(2), 'has 2 bands; a mask has one, or colours'),
+        (one_hot(3), 'a mask in colours, such as (0, 0, 1)'),
         (of_shape(3000, 2000), 'has 3000 bands'),
         (of_shape(1, 20000), 'has more than 178 megapixels'),
         (saved(soft), 'two, 0 and 255, with soft edges or traces of JPEG. Write 255 where a mask'),
@@ -141,6 +157,8 @@ def of_shape(count, side):
             'hardly one',
         ),
         (saved(lambda mask: COLOURS[mask], '.jpg'), 'changes what was drawn: write'),
+        (saved(lambda mask: binary(mask) // 100, '.jpg'), 'was compressed with losses and holds '),
+        (saved(values(0, 1, 2), '.webp', quality=50), 'was compressed with losses and holds '),
         (photo, 'looks like a photo, or numbers objects; are the folders of images'),
         (lambda path, mask: photo(path, mask, 1), 'looks like a photo. Are the folders'),
         (objects(0), 'seem to number objects'),
@@ -195,16 +213,13 @@ def test_a_background_is_grey_and_the_other_classes_have_colours(init, values, t
     assert found == grey
 
 
-def values(*numbers, kind=np.uint8):
-    return lambda mask: np.array(numbers, kind)[mask]
-
-
 @pytest.mark.parametrize(
     ('write', 'table', 'labels', 'ignored'),
     [
         (saved(values(0, 127, 255)), None, (0, 1, 255), '255'),
         (saved(values(0, 127, 255)), 'a 0\nb 127\nc 255', (0, 1, 2), None),
         (saved(values(1, 2, 3)), None, (0, 1, 2), None),
+        (saved(values(1, 2, 3), '.webp', lossless=True), None, (0, 1, 2), None),
         (saved(values(1, 2, 255)), None, (0, 1, 255), '255'),
         (raster(values(0, 1, 2, kind=np.float32)), None, (0, 1, 2), None),
         (raster(values(0, 1, np.nan, kind=np.float32)), None, (0, 1, 255), 'no number'),
@@ -217,6 +232,16 @@ def values(*numbers, kind=np.uint8):
             'a 0\nb 1\nignored 65535',
             (0, 1, 255),
             '65535',
+        ),
+        (raster(values(0, 1, 65535, kind=np.uint16), nodata=65535), None, (0, 1, 255), '65535'),
+        (raster(values(0, 1, 99), nodata=99), 'a 0\nb 1', (0, 1, 255), '99'),
+        (raster(values(0, 1, 99), nodata=99), 'a 0\nb 1\nc 99', (0, 1, 2), None),
+        (raster(values(0, 1, 2), nodata=0), None, (0, 1, 2), None),
+        (
+            raster(values(0, 1, np.nan, kind=np.float32), nodata=np.nan),
+            'a 0\nb 1',
+            (0, 1, 255),
+            'no number',
         ),
         (saved(values(0, 1, 2)), 'a 1\nb 2\nignored 0', (255, 0, 1), '0'),
         (saved(lambda mask: COLOURS[mask]), COLOUR_TABLE, (0, 1, 2), None),
@@ -299,8 +324,9 @@ def test_palettes_of_any_order_are_read_by_a_table_of_colours(init, in_order, ta
         np.testing.assert_array_equal(labels_of(number), mask_of(number, size=(64, 80)))
 
 
-def test_palettes_that_differ_are_refused_without_a_table(init):
-    code, output = init(with_palette(in_order=False))
+@pytest.mark.parametrize('table', [None, 'a 0\nb 1\nc 2'])
+def test_palettes_that_differ_are_refused_without_a_table_of_colours(init, table):
+    code, output = init(with_palette(in_order=False), table)
     assert code == 1
     assert 'masks/1.png: value 0 is (0, 0, 255) in its palette, but (0, 0, 0) in masks/0' in output
     assert 'table of the colours with --classes' in output

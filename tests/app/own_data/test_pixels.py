@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from rasterio.rio.main import main_group
+from rasterio.transform import from_origin
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.own_data.statistics import Pair, image_statistics
-from tests.helpers.folders import SIZE, image_of, make_folders, mask_of, write_raster
+from tests.helpers.folders import PLACE, SIZE, image_of, make_folders, mask_of, write_raster
 
 ORIENTATION = 0x0112
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
@@ -114,6 +118,29 @@ def test_pixels_without_data_are_named_left_out_and_the_mean_in_training(
         assert np.array_equal(image[kept], pixels[int(Path(name).stem)][kept].astype(np.float32))
         mean = pixels[int(Path(name).stem)][kept].mean(0, dtype=float)
         np.testing.assert_allclose(image[~kept], np.tile(mean, (81, 1)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('value', 'dtype'),
+    [(-9999, 'float32'), (-9999, 'int16'), (-32768, 'int16'), (np.finfo('f4').min, 'float32')],
+)
+def test_a_usual_nodata_is_to_be_declared(here, capsys, value, dtype):
+    rasters(dtype, change=spoil_with(value))
+    assert init() == 1
+    error = capsys.readouterr().err
+    assert f'images/0.tif: holds {value:.9g}, a usual nodata' in error
+    declare = re.search(r'rio (edit-info --nodata=\S+) FILE', error)[1].split()
+    for path in Path('images').iterdir():
+        assert CliRunner().invoke(main_group, [*declare, str(path)]).exit_code == 0
+    assert init() == 0
+    assert f'5 images, {81 / (SIZE[0] * SIZE[1]):.2%} of their pixels' in capsys.readouterr().out
+
+
+def test_the_numbers_of_a_palette_are_refused_where_training_would_read_them(here, capsys):
+    make_folders(here, 5, image_name='{}.tif', channels=1)
+    write_raster('images/3.tif', mask_of(3)[None], photometric='palette', nodata=255)
+    assert init() == 1
+    assert 'images/3.tif: holds the numbers of a palette' in capsys.readouterr().err
 
 
 def test_one_image_without_any_data_is_refused_by_name(here, capsys):
@@ -369,6 +396,19 @@ def test_rasters_of_a_few_bits_are_read_as_they_are(here, bits):
         np.testing.assert_array_equal(image, pixels[int(Path(name).stem)].astype(np.float32))
 
 
+@pytest.mark.parametrize(('shift', 'pixel', 'is_refused'), [(0, 0.5, 0), (9, 0.5, 1), (0, 0.6, 1)])
+def test_masks_of_another_place_are_named(here, capsys, shift, pixel, is_refused):
+    rasters('uint16', **PLACE)
+    for number in range(5):
+        Path(f'masks/{number}.png').unlink()
+        place = from_origin(600000 + shift * (number == 3), 5300000, pixel, pixel)
+        place = {**PLACE, 'transform': place if number == 3 else PLACE['transform']}
+        write_raster(f'masks/{number}.tif', mask_of(number)[None], **place)
+    assert init() == is_refused
+    told = 'masks/3.tif: shows another place than its image' in capsys.readouterr().err
+    assert told == is_refused
+
+
 def test_complex_numbers_are_named(here, capsys):
     rasters('complex64')
     assert init() == 1
@@ -383,6 +423,18 @@ def test_a_cut_raster_is_named(here, capsys, share):
     path.write_bytes(content[: int(len(content) * share)])
     assert init() == 1
     assert 'images/2.tif: is cut or broken' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('folder', ['images', 'masks'])
+@pytest.mark.parametrize('tag', [256, 257])
+def test_a_tiff_without_a_width_or_a_height_is_named(here, capsys, folder, tag):
+    rasters('uint16')
+    Path('masks/2.png').unlink()
+    write_raster('masks/2.tif', mask_of(2)[None])
+    path = Path(folder, '2.tif')
+    path.write_bytes(path.read_bytes().replace(struct.pack('<HH', tag, 3), b'\xff\xff\3\0', 1))
+    assert init() == 1
+    assert f'{path}: is cut or broken: its directory cannot be read' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('suffix', ['.tif', '.gif', '.webp', '.png'])

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pspnet_plugin.app.errors import DataError
-from pspnet_plugin.app.own_data.classes import find_classes, read_table
+from pspnet_plugin.app.own_data.annotations.class_tables import read_table
+from pspnet_plugin.app.own_data.classes import find_classes
 from pspnet_plugin.app.own_data.scan import best_keys, pair_files, scan
 from tests.helpers.folders import SIZE, make_folders, mask_of
 

@@ -253,6 +253,14 @@ def test_a_folder_with_images_that_were_not_made_here_is_left_alone(
     assert 'is there already, and not from here; name another --out' in error
 
 
+def test_two_datasets_do_not_become_one(tmp_path, prepare, archive):
+    _, _, before = prepare('ksdd2', archive)
+    code, error, written = prepare('camvid', *camvid(tmp_path).archives)
+    assert (code, written) == (1, before)
+    assert 'data: was prepared for KolektorSDD2, not CamVid; name another --out' in error
+    assert prepare('ksdd2', archive)[0] == 0
+
+
 def test_nothing_is_written_into_a_folder_that_is_read(tmp_path, prepare, archive):
     folder = tmp_path / 'data'
     with zipfile.ZipFile(archive) as file:

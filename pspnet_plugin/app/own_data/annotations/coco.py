@@ -75,15 +75,15 @@ def read_categories(
     export has such a one.
     """
     entries = field(content, 'categories', list)
-    used = {entry.get('category_id') for entry in annotations if isinstance(entry, dict)}
-    above = {entry.get('supercategory') for entry in entries if isinstance(entry, dict)}
+    used = {str(entry.get('category_id')) for entry in annotations if isinstance(entry, dict)}
+    above = {str(entry.get('supercategory')) for entry in entries if isinstance(entry, dict)}
     labels: dict[Any, str] = {}
     for entry in entries:
         with found.noting(f'{file}: category {name_of(entry)}'):
             number = field(entry, 'id', int, str)
             if number in labels:
                 raise AnnotationError('another category has this id')
-            if number in used or entry.get('name') not in above:
+            if str(number) in used or str(entry.get('name')) not in above:
                 labels[number] = label_of(entry.get('name'))
     for _, label in sorted(labels.items(), key=lambda item: (isinstance(item[0], str), item[0])):
         found.add_label(label)

@@ -65,39 +65,49 @@ def mask_of(shape: Shape, size: tuple[int, int]) -> tuple[tuple[slice, slice], n
     """The part of the image around a shape, the shape's mask there, and whether it is thin."""
     if shape.runs is not None:
         return mask_of_runs(shape.runs, size)
-    points = np.concatenate([*shape.rings])
-    limits = np.array([size[1], size[0]])
-    first = np.clip(np.floor(points.min(0)), 0, limits).astype(int)
-    last = np.clip(np.floor(points.max(0)) + 1, 0, limits).astype(int)
-    window = slice(first[1], last[1]), slice(first[0], last[0])
+    first, window = around(np.concatenate([*shape.rings]), size)
     rings = [ring - first for ring in shape.rings]
-    rows, columns = last[1] - first[1], last[0] - first[0]
+    rows, columns = (part.stop - part.start for part in window)
     mask = fill_rings(rings, (rows, columns))
     is_thin = False
     for ring in rings:
         if width_of(ring) < 1:
             is_thin = True
-            outline = np.zeros((rows, columns), np.uint8)
+            corner, part = around(ring, mask.shape)
+            outline = np.zeros(mask[part].shape, np.uint8)
             if outline.size:
-                cv2.polylines(outline, [np.floor(ring).astype(np.int32)], True, 1)
-            mask |= outline.astype(bool)
+                cv2.polylines(outline, [np.floor(ring - corner).astype(np.int32)], True, 1)
+            mask[part] |= outline.astype(bool)
     return window, mask, is_thin
 
 
+def around(points: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """The first corner, (x, y), of the part of an image around points, and that part."""
+    limits = np.array([size[1], size[0]])
+    first = np.clip(np.floor(points.min(0)), 0, limits).astype(int)
+    last = np.clip(np.floor(points.max(0)) + 1, 0, limits).astype(int)
+    return first, (slice(first[1], last[1]), slice(first[0], last[0]))
+
+
 def fill_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """The union of rings, less those that lie inside others."""
+    """The union of rings, less those that lie inside others; one that comes twice counts once."""
     mask, covered = np.zeros(size, bool), np.zeros(size, bool)
+    drawn = set()
     for ring in sorted(rings, key=ring_area, reverse=True):
-        inside = fill(ring, size)
-        if (inside & ~covered).any():
-            mask |= inside
-        elif (inside != mask).any():  # not the same ring once more
-            mask ^= inside
-        covered |= inside
+        first, window = around(ring, size)
+        within, known = mask[window], covered[window]  # views
+        inside = fill(ring - first, within.shape)
+        pixels = *first.tolist(), within.shape, inside.tobytes()
+        if (inside & ~known).any():
+            within |= inside
+        elif pixels not in drawn:
+            within ^= inside
+        drawn.add(pixels)
+        known |= inside
     return mask
 
 
-def fill(ring: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fill(ring: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """The pixels whose centres are inside a ring, by the even-odd rule: (H, W) bool.
 
     Polygons that share an edge share no pixel and leave none between them, whereas OpenCV and

@@ -74,13 +74,20 @@ def told_apart(folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[str
 def sides_of_lists(images: Path, masks: Path, pairs: Sequence[Pair]) -> dict[str, str]:
     """``train``, ``val`` or ``test`` by the names of pairs, as VOC's lists say.
 
-    They are ``ImageSets/Segmentation/train.txt`` and others beside the folder of masks.
+    They are ``ImageSets/Segmentation/train.txt`` and others beside the folder of masks, a name in
+    each line, which may have folders, a suffix and more words.
+
+    Raises:
+        DataError: one of them names no image at all.
     """
+    names = {path_stem(pair.image, images): pair.name for pair in pairs}
     sides: dict[str, str] = {}
     for file in sorted((masks.parent / 'ImageSets' / 'Segmentation').glob('*.txt')):
-        side = side_of_name(file.stem)
-        if side:
-            names = file.read_text(encoding='utf-8', errors='replace').splitlines()
-            sides.update((name.strip(), side) for name in names)
-    stems = {pair.name: path_stem(pair.image, images) for pair in pairs}
-    return {name: sides[stem] for name, stem in stems.items() if stem in sides}
+        if side := side_of_name(file.stem):
+            text = file.read_text(encoding='utf-8-sig', errors='replace')
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            listed = {line if line in names else Path(line.split()[0]).stem for line in lines}
+            if lines and listed.isdisjoint(names):
+                refuse([f'{file}: {lines[0]} is the name of no image, nor is any other line'])
+            sides.update((names[name], side) for name in listed & names.keys())
+    return sides

@@ -97,6 +97,7 @@ class ImageFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.paths = {p.relative_to(folder).as_posix(): p for p in files_below(folder, SUFFIXES)}
+        self.elsewhere: list[str] = []  # images that lie in another folder than they are said to
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in self.paths.values():
             self._by_name[path.name].append(path)
@@ -122,6 +123,9 @@ class ImageFiles:
         if len(same) != 1:
             count = len(same) or 'no'
             raise AnnotationError(f'there are {count} images {name} below {self.folder}')
+        folder = same[0].parent
+        if folder != self.folder and Path(path).parent.name not in ('', folder.name):
+            self.elsewhere.append(f'{name} at {same[0]}')
         return same[0]
 
 

@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from ....utils.text import shortened
 from ...errors import DataError, refuse
 from ...images.sources import files_at
-from ..classes import BACKGROUND_NAMES, IGNORED, Table, read_table
+from ..classes import BACKGROUND_NAMES
 from ..masks import Value
 from ..scan import path_stem
 from ..statistics import Pair
-from .class_tables import TABLES, find_table
+from .class_tables import IGNORED, TABLES, Table, find_table, read_table
 from .draw import Oddities, draw
 from .formats import FORMATS, Format
 from .json_files import is_broken
@@ -79,6 +80,8 @@ def find_source(
     labels = found.labels if choices.table is None else labels_of_table(found, choices.table)
     drawn, report = draw_all(drawn, taken, labels, form, choices)
     unannotated = without_shapes_lines(found, files, choices.unannotated)
+    if files.elsewhere:
+        tell(f'in other folders than stated: {shortened(files.elsewhere)}')
     for line in (*left_out_lines(found), *unannotated, *report):
         tell(line)
     return drawn
@@ -163,8 +166,11 @@ def draw_all(
     if len(present - {IGNORED}) < 2:
         raise DataError(f'{source.images}: no two classes, background among them, have a pixel')
     order = 'it is smaller' if choices.smaller_on_top else form.order
+    named: dict[int, str] = {}
+    for label, value in table.items():  # the first of several labels of the background is its name
+        named.setdefault(value, label)
     classes: dict[str, Value] = {
-        name: (value,) for name, value in table.items() if value != IGNORED
+        name: (value,) for value, name in named.items() if value != IGNORED
     }
     stated = Table(classes, [(IGNORED,)])
     return source._replace(table=stated), report_lines(odd, order)

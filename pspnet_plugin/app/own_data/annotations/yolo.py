@@ -5,7 +5,7 @@ A line has the number of a class and the points of one polygon, as parts of widt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,24 @@ import yaml
 
 from .shapes import AnnotationError, Annotations, ImageFiles, Shape, label_of, ring_of, shown
 
+BEYOND = 2  # so far out of an image no part of a shape in it reaches
+
 
 def yolo_files(where: Path, images: ImageFiles) -> list[Path]:
     """The files with names, where there are labels of the images too."""
     has_labels = where.is_dir() and any(
         label_file(where, name) is not None for name in images.paths
     )
-    return list(files_with_names(where, images.folder)) if has_labels else []
+    return files_with_names(where, images.folder) if has_labels else []
 
 
-def files_with_names(where: Path, images: Path) -> Iterator[Path]:
-    """YAML files in or right above the folders that have a line ``names:``."""
-    for folder in dict.fromkeys((where, where.parent, images, images.parent)):
-        for file in sorted((*folder.glob('*.yaml'), *folder.glob('*.yml'))):
-            if b'names:' in file.read_bytes():
-                yield file
+def files_with_names(where: Path, images: Path) -> list[Path]:
+    """YAML files with a line ``names:``: in the first of the folders, or right above, with such."""
+    for folder in (where, where.parent, images, images.parent):
+        files = sorted((*folder.glob('*.yaml'), *folder.glob('*.yml')))
+        if found := [file for file in files if b'names:' in file.read_bytes()]:
+            return found
+    return []
 
 
 def label_file(where: Path, name: str) -> Path | None:
@@ -44,17 +47,28 @@ def label_file(where: Path, name: str) -> Path | None:
 def read_yolo(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotations:
     """The shapes of all images; one without a file has none, as YOLO has it."""
     found = Annotations()
-    with found.noting(str(files[0])):
-        found.labels = read_names(files[0])
-        for name, path in images.paths.items():
-            labels = label_file(where, name)
-            with found.noting(str(labels or path)):
-                image = found.add_image(path, None, None, None)
-                for number, words in enumerate(read_lines(labels) if labels else [], 1):
-                    with found.noting(f'{labels}: line {number}'):
-                        if words:
-                            scale = np.array(image.size[::-1])
-                            image.shapes.append(shape_of(words, found.labels, scale))
+    for file in files:
+        with found.noting(str(file)):
+            names = read_names(file)
+            found.labels = found.labels or names
+            if names != found.labels:
+                raise AnnotationError(f'has other names than {files[0]}; keep one of them there')
+    used: set[Path | None] = set()
+    for name, path in images.paths.items() if found.labels else ():
+        labels = label_file(where, name)
+        used.add(labels)
+        with found.noting(str(labels or path)):
+            image = found.add_image(path, None, None, None)
+            for number, words in enumerate(read_lines(labels) if labels else [], 1):
+                with found.noting(f'{labels}: line {number}'):
+                    if words:
+                        scale = np.array(image.size[::-1])
+                        image.shapes.append(shape_of(words, found.labels, scale))
+    for folder in sorted({file.parent for file in used if file}):
+        for file in sorted({*folder.glob('*.txt')} - used):
+            with found.noting(str(file)):
+                if any(len(words) > 6 and words[0].isdecimal() for words in read_lines(file)):
+                    raise AnnotationError('has polygons, but there is no image of this name')
     return found
 
 
@@ -93,4 +107,7 @@ def shape_of(words: list[str], labels: list[str], scale: np.ndarray) -> Shape:
         numbers = [float(word) for word in words[1:]]
     except ValueError as error:
         raise AnnotationError(f'{shown(words[1:])} are no coordinates') from error
+    if any(abs(number) >= BEYOND for number in numbers):
+        told = 'are pixels or keypoints; coordinates are parts of width and height, 0 to 1'
+        raise AnnotationError(f'{shown(words[1:])} {told}')
     return Shape(labels[int(words[0])], [ring_of(numbers) * scale])

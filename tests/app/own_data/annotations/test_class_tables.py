@@ -65,7 +65,10 @@ def test_masks_of_voc_get_the_names_of_the_label_map(here, capsys, palette, argu
         np.testing.assert_array_equal(COLOURS[found], in_colours)
 
 
-def test_the_lists_of_voc_say_which_images_validate(here):
+@pytest.mark.parametrize(
+    'line', ['{}\n', '{}.png\n', '{}  1\r\n', '/JPEGImages/{}.png /m/{}.png\n']
+)
+def test_the_lists_of_voc_say_which_images_validate(here, line, capsys):
     write_images(here / 'voc' / 'JPEGImages')
     for number in range(6):
         save_mask(here / f'voc/SegmentationClass/{number}.png', expected(number))
@@ -73,9 +76,13 @@ def test_the_lists_of_voc_say_which_images_validate(here):
     lists = here / 'voc' / 'ImageSets' / 'Segmentation'
     lists.mkdir(parents=True)
     for side, names in (('train', '0135'), ('val', '24'), ('trainval', '012345')):
-        (lists / f'{side}.txt').write_text(''.join(f'{name}\n' for name in names))
+        text = ''.join(line.replace('{}', name) for name in names)
+        (lists / f'{side}.txt').write_text(text, encoding='utf-8-sig')
     assert main(['init', 'voc', '--out', 'mine']) == 0
     assert (here / 'mine' / 'val.txt').read_text() == '2\n4\n'
+    (lists / 'val.txt').write_text('img_2\nimg_4\n')
+    assert main(['init', 'voc', '--out', 'other']) == 1
+    assert 'val.txt: img_2 is the name of no image' in capsys.readouterr().err
 
 
 def test_the_border_of_voc_is_ignored(here):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mmengine.config import Config
 
 from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.own_data.annotations.draw import draw
+from pspnet_plugin.app.own_data.annotations.shapes import AnnotatedImage, Shape
 from tests.helpers.annotations import (
     SIZE,
     SQUARE,
@@ -21,6 +25,7 @@ from tests.helpers.annotations import (
 
 HOLE = [[10.0, 10.0], [20.0, 10.0], [20.0, 30.0], [10.0, 30.0]]
 LEAF = [[12.0, 15.0], [17.0, 15.0], [17.0, 22.0], [12.0, 22.0]]
+PARTS = [[[0.0, 0.0], [9.0, 0.0], [9.0, 48.0], [0.0, 48.0]], LEAF]
 OTHER = [[33.0, 2.0], [50.0, 2.0], [50.0, 6.0], [33.0, 6.0]]
 
 
@@ -76,6 +81,30 @@ def test_a_ring_inside_another_is_a_hole_and_one_inside_the_hole_is_not(here):
         (left, top), (right, bottom) = points[0], points[2]
         expected[int(top) : int(bottom), int(left) : int(right)] = value
     np.testing.assert_array_equal(label_map_of(here / 'mine/labels/0.png'), expected)
+
+
+def test_parts_that_come_twice_are_drawn_once_beside_a_larger_one(here):
+    names = [path.name for path in write_images(here / 'images')]
+    closed = [*LEAF[2:], *LEAF[:3]]
+    rings = [*map(flat, PARTS), flat(closed)]
+    file = write_json(here / 'made.json', coco_of(names, [('a', rings)]))
+    assert init(str(file)) == 0
+    expected = np.zeros(SIZE, np.uint8)
+    for (left, top), _, (right, bottom), _ in PARTS:
+        expected[int(top) : int(bottom), int(left) : int(right)] = 1
+    np.testing.assert_array_equal(label_map_of(here / 'mine/labels/0.png'), expected)
+
+
+def test_thousands_of_parts_all_over_a_large_image_are_drawn():
+    """Each in its own pixels: in those of all parts this would take a minute."""
+    rows, columns = np.mgrid[5:3000:60, 5:4000:60].reshape(2, -1)
+    square = np.array([[0.0, 0.0], [6.0, 0.0], [6.0, 6.0], [0.0, 6.0]])
+    rings = [square + corner for corner in zip(columns, rows)]
+    image = AnnotatedImage(Path('x.png'), (3000, 4000), [Shape('a', rings)])
+    expected = np.zeros((3000, 4000), np.uint8)
+    for row, column in zip(rows, columns):
+        expected[row : row + 6, column : column + 6] = 1
+    np.testing.assert_array_equal(draw(image, {'a': 1})[0], expected)
 
 
 def test_a_polygon_of_a_million_points_is_drawn_like_one_of_few(here):
@@ -140,6 +169,7 @@ def test_a_table_says_the_order_of_the_classes_and_has_to_have_all_labels(here, 
         ({'image_id': 77}, 'no image has the id 77'),
         ({'category_id': 77}, 'no category has the id 77'),
         ({'category_id': None}, 'no category has the id None'),
+        ({'category_id': [1]}, 'no category has the id [1]'),
         ({'segmentation': [[1, 2, 3, 4]]}, 'a polygon of 2 points; it needs three or more'),
         ({'segmentation': [['1', '2', '3', '4', '5', '6']]}, 'all have to be numbers'),
         ({'segmentation': [[1, 2, 3, 4, 5, float('nan')]]}, 'a coordinate is nan'),
@@ -183,6 +213,16 @@ def test_an_image_that_is_not_in_the_folder_is_a_line_with_the_file(here, refuse
     content['images'][0]['file_name'] = name
     write_json(here / 'made.json', content)
     refused('images', 'made.json', where='made.json: image ', told=told)
+
+
+@pytest.mark.parametrize(('stated', 'is_told'), [('a/', 0), ('', 0), ('x/images/a/', 0), ('b/', 1)])
+def test_images_that_lie_in_another_folder_than_stated_are_told(here, capsys, stated, is_told):
+    names = [path.name for path in write_images(here / 'images' / 'a')]
+    content = coco_of([f'{stated}{name}' for name in names], [('a', [flat(SQUARE)])])
+    write_json(here / 'made.json', content)
+    assert init('made.json') == 0
+    told = 'in other folders than stated: b/0.png at images/a/0.png' in capsys.readouterr().out
+    assert told == is_told
 
 
 def test_a_cut_file_and_one_of_another_size_are_named(here, refused):

@@ -137,6 +137,10 @@ def test_a_broken_shape_is_a_line_with_the_file(here, refused, broken, told):
     ('change', 'told'),
     [
         (lambda text: text[:-30], 'is cut or no XML'),
+        (
+            lambda text: '<?xml version="1.0" encoding="nope"?>' + text[text.index('<ann') :],
+            'unknown encoding: nope',
+        ),
         (lambda text: text.replace('<annotations>', '<annotations><track id="0"/>'), 'tracks'),
         (
             lambda text: text.replace(

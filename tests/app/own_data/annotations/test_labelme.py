@@ -220,6 +220,7 @@ def test_ignored_and_background_labels_of_labelme_are_no_classes(here):
     names = [path.name for path in write_images(here / 'images')]
     hidden = [[10.0, 10.0], [20.0, 10.0], [20.0, 20.0], [10.0, 20.0]]
     shapes = [shape('roof', SQUARE), shape('_background_', hidden), shape('__ignore__', TRIANGLE)]
+    shapes.append(shape('background', [[30.0, 0.0], [40.0, 0.0], [40.0, 3.0], [30.0, 3.0]]))
     write_labelme(here / 'jsons', names, shapes)
     assert main(['init', 'images', 'jsons', '--out', 'mine']) == 0
     assert Config.fromfile('mine/mine.py').classes == ('_background_', 'roof')

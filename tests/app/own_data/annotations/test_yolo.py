@@ -76,6 +76,8 @@ def test_label_maps_are_what_opencv_fills_but_for_borders(here, capsys, layout, 
         ('0 .1 .1 .2 .2 .3', 'no pairs of x and y'),
         ('0 .1 .1 .2 .2 .3 x', 'are no coordinates'),
         ('0 .1 .1 .2 .2 .3 nan', 'a coordinate is nan'),
+        ('0 4 5 30 5 30 40', 'are pixels or keypoints; coordinates are parts of width and height'),
+        ('0 .5 .5 .2 .2 .4 .4 2 .6 .6 2', 'are pixels or keypoints'),
     ],
 )
 def test_a_broken_line_is_named_and_can_be_left_out(here, refused, line, told):
@@ -103,3 +105,24 @@ def test_names_may_be_numbered(here):
     write_dataset(here / 'data', names='names:\n  1: car\n  0: traffic light\n')
     assert main(['init', 'data', '--out', 'mine']) == 0
     assert Config.fromfile('mine/mine.py').classes == ('background', 'traffic light', 'car')
+
+
+def test_names_that_differ_between_files_of_one_folder_are_refused(here, refused):
+    write_dataset(here / 'data')
+    (here / 'others.yaml').write_text('names: [cat, dog]\n')  # of another dataset, above
+    (here / 'data' / 'old.yaml').write_text('names: [car, traffic light]\n')
+    told = 'has other names than data/data.yaml; keep one of them there'
+    refused('data', where='data/old.yaml: ', told=told)
+    (here / 'data' / 'old.yaml').write_text(NAMES)
+    assert main(['init', 'data', '--out', 'mine']) == 0
+
+
+def test_labels_of_no_image_are_a_line_and_other_texts_are_not(here, refused):
+    write_dataset(here / 'data')
+    labels = here / 'data' / 'labels' / 'train'
+    (labels / 'classes.txt').write_text('traffic light\ncar\n')
+    (labels / '1.txt').rename(labels / 'IMG_1.txt')
+    told = 'has polygons, but there is no image of this name'
+    refused('data', where='data/labels/train/IMG_1.txt: ', told=told)
+    (labels / 'IMG_1.txt').rename(labels / '1.txt')
+    assert main(['init', 'data', '--out', 'mine']) == 0
