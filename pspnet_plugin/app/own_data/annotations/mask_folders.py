@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ OF_VOC = ('JPEGImages', 'SegmentationClass')
 FOLDERS = (OF_VOC, ('images', 'masks'), ('images', 'labels'), ('images', 'annotations'))
 BESIDE = '_mask'  # Roboflow: x.jpg and x_mask.png
 IN_OTHER = '_labels'  # CamVid: train/x.png and train_labels/x_L.png
+BESIDE_IMAGES = re.compile(
+    r'(^|/)(masks|labels|annotations)(?=/|$)'
+)  # train/images and train/masks
 
 
 def find_masks(images: Path, masks: Path) -> tuple[Path, Path] | None:
@@ -61,7 +65,10 @@ def told_apart(folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[str
     for path in files_below(folder, SUFFIXES):
         stem = path_stem(path, folder)
         parent, _, name = stem.rpartition('/')
-        if name.endswith(BESIDE) or parent.endswith(IN_OTHER):
+        of_images = BESIDE_IMAGES.sub(r'\1images', parent, count=1)
+        if of_images != parent and (folder / of_images).is_dir():
+            stem, found = f'{of_images}/{name}', masks
+        elif name.endswith(BESIDE) or parent.endswith(IN_OTHER):
             parent, name = parent.removesuffix(IN_OTHER), name.removesuffix(BESIDE)
             stem, found = f'{parent}/{name}'.lstrip('/'), masks
         else:

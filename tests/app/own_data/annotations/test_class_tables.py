@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -122,6 +124,17 @@ def test_tables_that_differ_are_named(here, capsys):
     assert main(['init', 'data', '--out', 'mine']) == 1
     told = 'data/valid/_classes.csv: differs from data/train/_classes.csv'
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('masks', ['masks', 'labels', 'annotations'])
+def test_each_side_has_folders_of_images_and_masks_of_its_own(here, masks):
+    for side, first in (('train', 0), ('val', 10)):
+        for path in write_images(here / 'data' / side / 'images' / 'a', 5, '.png', first):
+            save_mask(here / f'data/{side}/{masks}/a/{path.name}', expected(first + int(path.stem)))
+    assert main(['init', 'data', '--out', 'mine']) == 0
+    assert Path('mine/val.txt').read_text().split() == [f'val/images/a/{n}' for n in range(5)]
+    np.testing.assert_array_equal(labels_written(here / 'mine', 'val/images/a/3'), expected(13))
+    assert main(['check', 'mine/mine.py']) == 0
 
 
 @pytest.mark.parametrize('arguments', [['camvid'], ['camvid/train', 'camvid/train_labels']])
