@@ -130,7 +130,9 @@ def test_tables_that_differ_are_named(here, capsys):
 def test_each_side_has_folders_of_images_and_masks_of_its_own(here, masks):
     for side, first in (('train', 0), ('val', 10)):
         for path in write_images(here / 'data' / side / 'images' / 'a', 5, '.png', first):
-            save_mask(here / f'data/{side}/{masks}/a/{path.name}', expected(first + int(path.stem)))
+            mask = here / 'data' / side / masks / 'a' / path.name
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(expected(first + int(path.stem))).save(mask)
     assert main(['init', 'data', '--out', 'mine']) == 0
     assert Path('mine/val.txt').read_text().split() == [f'val/images/a/{n}' for n in range(5)]
     np.testing.assert_array_equal(labels_written(here / 'mine', 'val/images/a/3'), expected(13))
