@@ -59,7 +59,7 @@ class Pipeline:
         self.decodes, self.by_gdal = kind in DECODERS, kind == 'LoadRaster'
         self.backend = self.loader.get('imdecode_backend', 'cv2')
         self.color_type = self.loader.get('color_type', 'color')
-        self.reads_eight_bits = self.decodes and self.color_type != 'unchanged' and not self.by_gdal
+        self.reads_eight_bits = reads_eight_bits(steps[0])
         # Of how many channels the first three come in the order blue, green, red.
         by_opencv = self.decodes and self.backend != 'tifffile'  # or as it does
         self.bgr_of = (3,) if self.by_gdal else (3, 4) if by_opencv else ()
@@ -209,6 +209,13 @@ def stated_pipeline(cfg: Config, tta: bool) -> list:
     if not steps:
         raise PredictionError('The config has no test_pipeline, and test_dataloader none either.')
     return steps
+
+
+def reads_eight_bits(step: dict) -> bool:
+    """Whether the first step of a pipeline reads what it decodes with 8 bits, 0 to 255."""
+    kind = str(step['type'])
+    is_decoder = kind in DECODERS and kind != 'LoadRaster'
+    return is_decoder and step.get('color_type', 'color') != 'unchanged'
 
 
 def steps_besides(steps: list, kinds: Collection[str]) -> list[str]:
