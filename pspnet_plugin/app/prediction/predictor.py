@@ -185,7 +185,8 @@ class Predictor:
             results = self.model.test_step(data)
         return [
             (
-                sample.pred_sem_seg.data[0].cpu().numpy().astype(self.label_type),
+                # Of a single channel they are of the type of the logits, such as bfloat16.
+                sample.pred_sem_seg.data[0].long().cpu().numpy().astype(self.label_type),
                 class_probabilities(sample).cpu().numpy() if self.options.probabilities else None,
             )
             for sample in results
