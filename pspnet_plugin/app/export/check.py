@@ -118,7 +118,7 @@ def check(reference: Reference, predict: Predict, images: list[Tensor], precisio
     if worst > tolerated:
         raise ExportError(
             f'No file was written: {worst:.2%} of the pixels get another label than in PyTorch, '
-            f'{precision} may have {tolerated:.1%}.'
+            f'{precision} may have {tolerated:.1%}.{reference.settings.way_out}'
         )
     return worst
 

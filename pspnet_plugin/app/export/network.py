@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -19,6 +21,8 @@ from ..models import last_head
 from ..prediction.pipeline import stated_pipeline, steps_besides, swaps_channels
 from .settings import ExportError, ExportSettings
 from .winograd import convolved
+
+WHOLE = (2, 4, 8, 16, 32)  # factors
 
 
 class ExportedNetwork(nn.Module):
@@ -42,6 +46,9 @@ class ExportedNetwork(nn.Module):
         if settings.dtype == 'float16' and settings.to != 'openvino':  # which converts the file
             self.dtype = torch.float16
             segmentor.half()
+        for module in segmentor.modules():
+            if isinstance(module, Upsample) and module.scale_factor in WHOLE:
+                module.forward = partial(upsampled, module)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -95,6 +102,12 @@ def pooled(stock: Callable[..., Tensor], input: Tensor, output_size: Any) -> Ten
     if sides or bins is None or bins == 1:
         return stock(input, output_size)
     return pool_pyramid(input, [bins])[0]
+
+
+def upsampled(module: Upsample, x: Tensor) -> Tensor:
+    """mmseg's ``Upsample``, whose ``int(...)`` exporters record as the number of the example."""
+    size = [side * int(module.scale_factor) for side in x.shape[2:]]
+    return F.interpolate(x, size, None, module.mode, module.align_corners)
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -85,7 +85,7 @@ def test_float16_halves_the_file_and_gives_probabilities(config, checkpoint, fil
 
 
 @pytest.mark.parametrize(
-    'network', ['UPerNet', pytest.param('SegFormer', marks=needs_dynamo_exporter)]
+    'network', ['UPerNet', 'HRNet', pytest.param('SegFormer', marks=needs_dynamo_exporter)]
 )
 def test_other_networks_are_written_too(network, tmp_path):
     config = small_config(network)
