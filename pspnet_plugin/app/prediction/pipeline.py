@@ -213,7 +213,7 @@ def stated_pipeline(cfg: Config, tta: bool) -> list:
 
 def reads_eight_bits(step: dict) -> bool:
     """Whether the first step of a pipeline reads what it decodes with 8 bits, 0 to 255."""
-    kind = str(step['type'])
+    kind = kind_of(step)
     is_decoder = kind in DECODERS and kind != 'LoadRaster'
     return is_decoder and step.get('color_type', 'color') != 'unchanged'
 
