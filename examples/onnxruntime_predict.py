@@ -15,27 +15,37 @@ from PIL import Image
 model, image, out = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
 about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
-if about['output']['kind'] == 'logits' or about['input']['mean']:
+needs = about['input']
+if about['output']['kind'] == 'logits' or needs['mean']:
     sys.exit(f'{model}: export it with --normalize --output probabilities')
+if needs['other_steps']:
+    sys.exit(f'{model}: its config has {", ".join(needs["other_steps"])}, which is not done here')
+if needs['window']:
+    print('pspnet predict gives other labels: in windows, as the config says', file=sys.stderr)
 
-# Colours of 8 bits; otherwise the image is taken as it is.
-colours = about['input']['channel_order'] == 'BGR' and about['input']['dtype'] == 'uint8'
-kind = cv2.IMREAD_COLOR if colours else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+# Of 8 bits in colours or grey; otherwise the image is taken as it is.
+kind = cv2.IMREAD_COLOR if needs['channel_order'] else cv2.IMREAD_GRAYSCALE
+if needs['dtype'] != 'uint8':
+    kind = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 pixels = cv2.imread(image, kind)  # upright, where EXIF says how
 if pixels is None:
     sys.exit(f'{image}: OpenCV cannot read it')
+if not np.can_cast(pixels.dtype, needs['dtype'], 'same_kind'):
+    sys.exit(f'{image}: its values are {pixels.dtype}, those of the file {needs["dtype"]}')
 if not np.isfinite(pixels).all():
     sys.exit(f'{image}: has pixels without data (NaN, infinite): put a value there')
 height, width = pixels.shape[:2]
-for resize in about['input']['resize']:  # as the network was trained and tested
-    size = np.array(resize['scale'])
+for resize in needs['resize']:  # as the network was trained and tested
+    size = np.broadcast_to(resize['scale'], 2)
     if resize.get('keep_ratio'):
         sides = sorted((width, height))
         factor = min(max(size) / sides[1], min(size) / sides[0])
         size = (np.array([width, height]) * factor + 0.5).astype(int)
     pixels = cv2.resize(pixels, size.tolist(), interpolation=cv2.INTER_LINEAR)
 
-planes = np.atleast_3d(pixels.astype(about['input']['dtype'])).transpose(2, 0, 1)
+if needs['size'] not in (None, [*pixels.shape[:2]]):
+    sys.exit(f'{image}: becomes {pixels.shape[:2]} pixels, the file takes {needs["size"]}')
+planes = np.atleast_3d(pixels.astype(needs['dtype'])).transpose(2, 0, 1)
 found = session.run(None, {'image': planes[None]})[0][0]
 if about['output']['kind'] == 'probabilities':
     maps = np.stack([cv2.resize(plane, (width, height)) for plane in found])
@@ -43,8 +53,11 @@ if about['output']['kind'] == 'probabilities':
     labels = maps[0] > about['output']['threshold'] if is_binary else maps.argmax(0)
 else:
     labels = cv2.resize(found, (width, height), interpolation=cv2.INTER_NEAREST)
-painted = Image.fromarray(labels.astype(np.uint8))
-painted.putpalette(np.ravel(about['palette']).tolist())
+if len(about['classes']) <= 256:
+    painted = Image.fromarray(labels.astype(np.uint8))
+    painted.putpalette(np.ravel(about['palette']).tolist())
+else:
+    painted = Image.fromarray(labels.astype(np.uint16))
 painted.save(out)
 for number, name in enumerate(about['classes']):
     print(f'{name}: {(labels == number).mean():.1%}')

@@ -7,7 +7,7 @@ so, and where its values are what the file declares as nodata.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,14 @@ class Raster(contextlib.AbstractContextManager):
 
     Args:
         path: of the file.
-        bgr: give three bands in the order blue, green, red, as mmcv reads images.
+        bgr_of: so many bands begin with blue, green, red, as mmcv reads images.
 
     Raises:
         ImageError: it cannot be opened, is stored turned, has several pages or complex numbers.
         PredictionError: ``rasterio`` is not installed.
     """
 
-    def __init__(self, path: str, bgr: bool = True) -> None:
+    def __init__(self, path: str, bgr_of: Collection[int] = (3,)) -> None:
         require_rasterio()
         self.path = path
         require_one_upright_page(path)
@@ -76,7 +76,7 @@ class Raster(contextlib.AbstractContextManager):
         kinds = list(zip(self.file.indexes, self.file.colorinterp))
         self.alpha = [n for n, kind in kinds if kind == rasterio.enums.ColorInterp.alpha]
         bands = [n for n in self.file.indexes if n not in self.alpha]
-        self.bands = bands[::-1] if bgr and len(bands) == 3 else bands
+        self.bands = bands[2::-1] + bands[3:] if len(bands) in bgr_of else bands
         self.size = self.file.height, self.file.width
         of_all = self.file.mask_flag_enums  # asked once: each time it looks at every band
         flags = (of_all[band - 1] for band in self.bands)

@@ -18,6 +18,7 @@ KIND, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 2
 ORIENTATION, SAMPLES, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 277, 284, 338, 339
 PIXEL_SCALE, TIE_POINT, GDAL_NODATA = 33550, 33922, 42113
 PARTS = ((273, 279), (324, 325))  # offsets and numbers of bytes, of strips and of tiles
+ALPHA, GREY = {1, 2}, 1  # extra samples that are alpha; the photometric of no colours
 OF_OTHERS = 1 | 4  # the kinds of pages that are a smaller copy or a mask of another
 
 Tags = Mapping[int, Any]
@@ -97,6 +98,12 @@ def corners_of(path: Path) -> tuple[float, ...]:
 def is_mixed_by_opencv(page: Tags) -> bool:
     """Whether bands of more than 8 bits stand apart, of which OpenCV mixes up the pixels."""
     return page.get(PLANES, 1) == 2 and page.get(SAMPLES, 1) > 1 and bits(page) > 8
+
+
+def is_cut_by_opencv(page: Tags) -> bool:
+    """Whether OpenCV reads the first of several bands alone: of those that are no colours."""
+    bands = page.get(SAMPLES, 1) - bool(ALPHA & {*page.get(EXTRA_SAMPLES, ())})
+    return bands > 1 and page.get(PHOTOMETRIC) == GREY and bits(page) <= 16
 
 
 def require_one_page(pages: list[Tags], name: str) -> None:

@@ -22,12 +22,28 @@ BN = {'type': 'BN'}
 HEAD = {'channels': 16, 'num_classes': len(CLASSES), 'norm_cfg': BN}
 RESNET = {**NARROW_RESNET, 'type': 'ResNetV1c', 'norm_cfg': BN}
 DILATED = {**RESNET, 'strides': (1, 2, 1, 1), 'dilations': (1, 1, 2, 4), 'contract_dilation': True}
+STAGES = [
+    {'num_branches': n + 1, 'num_modules': 1, 'num_blocks': (1,) * (n + 1), 'block': 'BASIC'}
+    for n in range(4)
+]
+HRNET = {
+    f'stage{n}': {**stage, 'num_channels': (4, 8, 16, 32)[:n]} for n, stage in enumerate(STAGES, 1)
+}
 # The decode heads and backbones of mmseg's own configs, narrow.
 NETWORKS = {
     'PSPNet': (DILATED, {'type': 'PSPHead', 'in_channels': 64, 'in_index': 3}),
     'UPerNet': (
         RESNET,
         {'type': 'UPerHead', 'in_channels': [8, 16, 32, 64], 'in_index': [0, 1, 2, 3]},
+    ),
+    'HRNet': (
+        {'type': 'HRNet', 'norm_cfg': BN, 'extra': HRNET},
+        {
+            'type': 'FCNHead',
+            'in_channels': [4, 8, 16, 32],
+            'in_index': [0, 1, 2, 3],
+            'input_transform': 'resize_concat',
+        },
     ),
     'SegFormer': (
         {

@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmseg.evaluation import IoUMetric
+from mmseg.structures import SegDataSample
 from rich.progress import track
 from torch import Tensor
 
+from ...speed.examples import input_channels
 from ...utils.datasets import datasets_of, listed_samples, scope_of, without_pipeline
 from ..images.sources import IMAGE_SUFFIXES, files_below
 from ..models import last_head
-from ..prediction.pipeline import stated_pipeline, without_labels
-from .network import size_divisor
+from ..prediction.pipeline import reads_eight_bits, stated_pipeline, without_labels
+from .network import padding_of
 from .runtimes import Predict
 from .settings import ExportError, ExportSettings, as_export_error
 
@@ -37,15 +39,14 @@ class Reference:
     """The segmentor in PyTorch, as mmseg itself predicts with it, beside the exported file."""
 
     def __init__(self, segmentor: Any, settings: ExportSettings) -> None:
-        self.segmentor, self.settings, self.divisor = segmentor, settings, size_divisor(segmentor)
-        # Padding is no part of the network: who asks the file pads, or gives what needs none.
+        self.segmentor, self.settings = segmentor, settings
+        # The file pads by itself.
         self.preprocessor = copy.copy(segmentor.data_preprocessor)
         self.preprocessor.test_cfg = None
 
     def fitted(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """An image as it was read, (C, H, W), at its size or another, made one the file takes."""
-        sides = [-(-side // self.divisor) * self.divisor for side in size or image.shape[1:]]
-        sides = list(self.settings.size or sides)
+        sides = list(self.settings.size or size or image.shape[1:])
         if list(image.shape[1:]) == sides:
             return image
         out = F.interpolate(image[None].float(), sides, mode='bilinear', align_corners=False)[0]
@@ -60,9 +61,12 @@ class Reference:
     def labels(self, images: Tensor) -> Tensor:
         """The label maps, (N, H, W), of images as they were read, (N, C, H, W)."""
         size = tuple(images.shape[2:])
-        metas = [{'img_shape': size, 'ori_shape': size, 'pad_shape': size}] * len(images)
-        logits = self.segmentor.encode_decode(self.normalized(images), metas)
-        predicted = self.segmentor.postprocess_result(logits)
+        samples = [SegDataSample(metainfo={'img_shape': size, 'ori_shape': size}) for _ in images]
+        data = {'inputs': list(images), 'data_samples': samples}
+        padded = self.segmentor.data_preprocessor(data, False)
+        metas = [sample.metainfo for sample in padded['data_samples']]
+        logits = self.segmentor.encode_decode(padded['inputs'], metas)
+        predicted = self.segmentor.postprocess_result(logits, padded['data_samples'])
         return torch.stack([sample.pred_sem_seg.data[0] for sample in predicted])
 
     def labels_of_file(self, predict: Predict, images: Tensor) -> Tensor:
@@ -72,8 +76,11 @@ class Reference:
             return output.long()
         if self.settings.output == 'logits':
             corners = self.segmentor.align_corners
-            size = images.shape[2:]
-            output = F.interpolate(output.float(), size, mode='bilinear', align_corners=corners)
+            height, width = images.shape[2:]
+            down, right = padding_of(self.segmentor.data_preprocessor, (height, width))
+            padded = height + down, width + right
+            output = F.interpolate(output.float(), padded, mode='bilinear', align_corners=corners)
+            output = output[..., :height, :width]
         if output.shape[1] > 1:
             return output.argmax(1)
         scores = output.sigmoid() if self.settings.output == 'logits' else output
@@ -111,7 +118,7 @@ def check(reference: Reference, predict: Predict, images: list[Tensor], precisio
     if worst > tolerated:
         raise ExportError(
             f'No file was written: {worst:.2%} of the pixels get another label than in PyTorch, '
-            f'{precision} may have {tolerated:.1%}.'
+            f'{precision} may have {tolerated:.1%}.{reference.settings.way_out}'
         )
     return worst
 
@@ -150,9 +157,10 @@ def mean_ious(
 
 
 def images_to_check(
-    config: Config, folder: str | Path | None, channels: int
+    config: Config, folder: str | Path | None, segmentor: Any
 ) -> tuple[str, list[Tensor]]:
     """Where the images of the check are from, and these, (C, H, W) as they were read."""
+    channels = input_channels(segmentor)
     if folder is not None:
         paths = files_below(Path(folder), IMAGE_SUFFIXES)
         samples, origin = [{'img_path': str(path)} for path in paths], str(folder)
@@ -162,7 +170,13 @@ def images_to_check(
     else:
         samples, origin = dataset_samples(config, 'val_dataloader'), 'the validation set'
     if not samples:
-        return NOISE, [noise(channels, EXAMPLE_SIZE, number) for number in range(CHECKED)]
+        structure = [noise(channels, EXAMPLE_SIZE, number) for number in range(CHECKED)]
+        if reads_eight_bits(stated_pipeline(config, tta=False)[0]):
+            return NOISE, [(128 + 40 * one).clamp(0, 255).to(torch.uint8) for one in structure]
+        normal = segmentor.data_preprocessor
+        if getattr(normal, 'mean', None) is None:
+            return NOISE, structure
+        return NOISE, [one * normal.std + normal.mean for one in structure]
     chosen = evenly(samples, CHECKED)
     images = [sample['inputs'] for sample in read(config, chosen)]
     for sample, image in zip(chosen, images):
@@ -224,10 +238,10 @@ def read(config: Config, samples: list[dict], labels: bool = False) -> Iterator[
 
 
 def noise(channels: int, size: tuple[int, int], number: int) -> Tensor:
-    """An image (C, H, W), uint8, of structure at several scales."""
+    """An image (C, H, W) of structure at several scales, around 0."""
     generator = torch.Generator().manual_seed(number)
-    total = torch.zeros(1, channels, *size)
+    total = torch.zeros(channels, *size)
     for cells in (2, 4, 8, 16, 32):
         blobs = torch.randn(1, channels, cells, cells, generator=generator)
-        total += F.interpolate(blobs, size=size, mode='bilinear')
-    return (128 + 40 * total[0]).clamp(0, 255).to(torch.uint8)
+        total += F.interpolate(blobs, size=size, mode='bilinear')[0]
+    return total

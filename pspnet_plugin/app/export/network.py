@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...ops.pyramid import pool_pyramid
 from ...speed.examples import input_channels
-from ...utils.config_tree import dicts_within
+from ...utils.config_tree import kind_of
 from ..models import last_head
-from ..prediction.pipeline import stated_pipeline, swaps_channels
+from ..prediction.pipeline import stated_pipeline, steps_besides, swaps_channels
 from .settings import ExportError, ExportSettings
 from .winograd import convolved
+
+WHOLE = (2, 4, 8, 16, 32)  # factors
 
 
 class ExportedNetwork(nn.Module):
@@ -41,20 +46,27 @@ class ExportedNetwork(nn.Module):
         if settings.dtype == 'float16' and settings.to != 'openvino':  # which converts the file
             self.dtype = torch.float16
             segmentor.half()
+        for module in segmentor.modules():
+            if isinstance(module, Upsample) and module.scale_factor in WHOLE:
+                module.forward = partial(upsampled, module)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         """From images, (N, C, H, W), to what ``settings.output`` says."""
-        x = image
+        x, preprocessor = image, self.segmentor.data_preprocessor
         if self.settings.normalize:  # as mmseg's preprocessor does
             x = x.flip(1) if self.swaps_channels and x.shape[1] == 3 else x
             x = (x.float() - self.mean) / self.std
+        if preprocessor.test_cfg:
+            down, right = padding_of(preprocessor, x.shape[2:])
+            x = F.pad(x, (0, right, 0, down), value=preprocessor.pad_val)
         with Replaced(self.replacements):
             logits = first_tensor(self.segmentor(x.to(self.dtype), mode='tensor')).float()
         if self.settings.output == 'logits':
             return logits
-        size, align_corners = image.shape[2:], self.segmentor.align_corners
+        size, align_corners = x.shape[2:], self.segmentor.align_corners
         logits = F.interpolate(logits, size, mode='bilinear', align_corners=align_corners)
+        logits = logits[..., : image.shape[2], : image.shape[3]]
         is_binary = logits.shape[1] == 1  # one channel tells foreground from background
         if self.settings.output == 'probabilities':
             return logits.sigmoid() if is_binary else logits.softmax(1)
@@ -92,6 +104,12 @@ def pooled(stock: Callable[..., Tensor], input: Tensor, output_size: Any) -> Ten
     return pool_pyramid(input, [bins])[0]
 
 
+def upsampled(module: Upsample, x: Tensor) -> Tensor:
+    """mmseg's ``Upsample``, whose ``int(...)`` exporters record as the number of the example."""
+    size = [side * int(module.scale_factor) for side in x.shape[2:]]
+    return F.interpolate(x, size, None, module.mode, module.align_corners)
+
+
 def first_tensor(output: Any) -> Tensor:
     """The logits among what a decode head returns: the first, as mmseg's own heads take it."""
     while isinstance(output, (tuple, list)) and output:
@@ -116,28 +134,28 @@ def metadata_of(
     ``classes``: names; ``palette``: a colour (red, green, blue) for each; ``output``: what the file
     gives; ``input``: what has to be done with an image before the file gets it, in this order:
     ``resize`` as the config's test pipeline (``scale`` is width, height); ``channel_order`` of
-    three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null; sides
-    are padded to multiples of ``size_divisor``. ``window`` is the crop, and its stride, that the
-    config predicts in: the file predicts whole images, as large as they come.
+    three channels; ``mean`` is subtracted and ``std`` divided by, where they are not null. The file
+    does the ``padding`` of the preprocessor, and logits are those of the padded image.
+    ``other_steps`` are what else the test pipeline does. ``window`` is the crop, and its stride,
+    that the config predicts in: the file predicts whole images, as large as they come.
     """
     preprocessor = segmentor.data_preprocessor
     order = 'RGB' if swaps_channels(preprocessor) and not settings.normalize else 'BGR'
-    steps = dicts_within(stated_pipeline(config, tta=False))
-    resizes = [step for step in steps if step.get('type') == 'Resize']
-    test_cfg = segmentor.test_cfg or {}
-    slides = test_cfg.get('mode') == 'slide'
+    steps = stated_pipeline(config, tta=False)
+    resizes = [step for step in steps if kind_of(step) == 'Resize']
     content = {
         **segmentor.dataset_meta,
         'input': {
             'dtype': str(example.numpy().dtype),
             'layout': 'NCHW',
             'resize': [{k: v for k, v in step.items() if k != 'type'} for step in resizes],
+            'other_steps': other_steps(steps),
             'channel_order': order if input_channels(segmentor) == 3 else None,
             'mean': None if settings.normalize else numbers(preprocessor, 'mean'),
             'std': None if settings.normalize else numbers(preprocessor, 'std'),
-            'size_divisor': size_divisor(segmentor),
+            'padding': dict(preprocessor.test_cfg or {}),
             'size': settings.size,
-            'window': {key: test_cfg[key] for key in ('crop_size', 'stride')} if slides else None,
+            'window': window_of(segmentor),
         },
         'output': {
             'kind': settings.output,
@@ -149,6 +167,24 @@ def metadata_of(
     return {key: json.dumps(value) for key, value in content.items()}
 
 
+def other_steps(steps: list) -> list[str]:
+    """What happens to an image before the network that neither the file does nor its user is told.
+
+    That is a ``Resize`` by ``scale`` and ``keep_ratio``.
+    """
+    settings = {key for step in steps if kind_of(step) == 'Resize' for key in step}
+    unusual = sorted(settings - {'type', 'scale', 'keep_ratio'})
+    return [*steps_besides(steps, ['Resize']), *(f'Resize by {key}' for key in unusual)]
+
+
+def window_of(segmentor: Any) -> dict[str, Any] | None:
+    """The crop, and its stride, in which the segmentor predicts; None for whole images."""
+    test_cfg = segmentor.test_cfg or {}
+    if test_cfg.get('mode') != 'slide':
+        return None
+    return {key: test_cfg[key] for key in ('crop_size', 'stride')}
+
+
 def numbers(preprocessor: Any, name: str) -> list[float] | None:
     """One number for each channel, or None where the preprocessor does not normalize."""
     values = getattr(preprocessor, name, None)
@@ -157,6 +193,10 @@ def numbers(preprocessor: Any, name: str) -> list[float] | None:
     return [float(f'{value:.7g}') for value in values.flatten().tolist()]  # float32 has 7 digits
 
 
-def size_divisor(segmentor: Any) -> int:
-    """Sides of test images are padded to multiples of it."""
-    return (segmentor.data_preprocessor.test_cfg or {}).get('size_divisor') or 1
+def padding_of(preprocessor: Any, size: Sequence[int]) -> list[int]:
+    """How many rows and columns mmseg's preprocessor adds to a test image of this size."""
+    settings = preprocessor.test_cfg or {}
+    if settings.get('size'):
+        return [torch.sym_max(least - side, 0) for least, side in zip(settings['size'], size)]
+    divisor = settings.get('size_divisor') or 1
+    return [-side % divisor for side in size]

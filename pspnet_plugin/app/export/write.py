@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from mmengine.registry import init_default_scope
 from mmseg.apis import init_model
 from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 
-from ...speed.examples import example_runs, input_channels
+from ...speed.examples import example_runs
 from ...utils.config_files import read_config
 from ...utils.datasets import class_info, scope_of
+from ...utils.files import require_own
 from ...utils.text import without_warnings_of_mmseg
 from ..models import build_segmentor, folded, last_head, load_weights, model_settings
 from .check import NOISE, Reference, check, images_to_calibrate, images_to_check, mean_ious
@@ -43,6 +45,7 @@ class ExportReport:
     other_labels: float  # the share of pixels unlike PyTorch's, in the worst batch
     # In percent, 'float32' and 'int8' of an int8 file; empty where there is no validation set.
     mean_ious: dict[str, float] | None = None
+    left_out: Sequence[str] = ()  # what the config does with an image beside what the file does
 
     def lines(self) -> list[str]:
         """The report in sentences."""
@@ -53,6 +56,11 @@ class ExportReport:
         if self.checked_on == NOISE:
             lines.append(
                 'The validation set is not on this machine; --check-images FOLDER takes others.'
+            )
+        if self.left_out:
+            lines.append(
+                f'The config also has {", ".join(self.left_out)}, which the file does not do: its '
+                'labels are not those of pspnet predict without.'
             )
         if self.mean_ious == {}:
             lines.append(
@@ -101,14 +109,17 @@ def export_model(
     weights = out.with_suffix('.bin')  # of OpenVINO
     if settings.to == 'openvino' and weights.exists() and not out.exists():
         raise ExportError(f'{weights} is not of an earlier {out.name}: name another file.')
+    require_own(out, 'channel_order')  # of the metadata
     config = read_config(config)
     init_default_scope(scope_of(config))
     segmentor, exported = load_segmentors(config, checkpoint)
     reference = Reference(segmentor, settings)
-    checked_on, images = images_to_check(config, check_images, input_channels(segmentor))
+    checked_on, images = images_to_check(config, check_images, segmentor)
     images = [reference.fitted(image) for image in images]
     example = reference.example(images[0])
     metadata = metadata_of(segmentor, config, settings, example)
+    needs = json.loads(metadata['input'])
+    left_out = [*needs['other_steps'], *(['windows (mode="slide")'] if needs['window'] else [])]
     parts = (type(part).__name__ for part in (segmentor.backbone, last_head(segmentor)))
     what = f'{settings.to} cannot record this network ({" and ".join(parts)})'
     with folder_beside(out) as folder:
@@ -135,7 +146,7 @@ def export_model(
         size = sum(file.stat().st_size for file in written)
         for file in written:
             file.replace(out.with_name(file.name))
-    return ExportReport(out, size, checked_on, other_labels, measured)
+    return ExportReport(out, size, checked_on, other_labels, measured, left_out)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from ...errors import ImageError
 from ...utils.rasters import rasterio
 from ...utils.text import first_line
-from ...utils.tiff import Tags, is_mixed_by_opencv, require_one_page, tiff_pages
+from ...utils.tiff import Tags, is_cut_by_opencv, is_mixed_by_opencv, require_one_page, tiff_pages
 
 TIMEOUT = 30  # seconds
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
@@ -72,11 +72,20 @@ def decode(content: bytes, name: str, color_type: str = 'color', backend: str = 
     pages = require_whole(content, name)
     if pages and backend == 'cv2' and is_mixed_by_opencv(pages[0]):
         raise ImageError(name, 'has its bands apart, which OpenCV mixes up: use LoadRaster.')
+    if pages and backend == 'cv2' and is_cut_by_opencv(pages[0]):
+        raise ImageError(
+            name,
+            'has bands that are not marked as colours, of which OpenCV reads the first alone: use '
+            'LoadRaster, or save it with PHOTOMETRIC=RGB.',
+        )
     import mmcv  # and with it torch, which the statistics of images do without
 
     problem = None
-    for each in dict.fromkeys((backend, 'pillow')):
+    others = [] if backend == 'tifffile' else ['pillow']  # which orders channels in another way
+    for each in dict.fromkeys([backend, *others]):
         try:
+            if each != backend and color_type != 'unchanged':
+                require_eight_bits(content)
             pixels = mmcv.imfrombytes(content, flag=color_type, backend=each)
         except Exception as error:  # each decoder has its own
             problem = problem or error
@@ -90,6 +99,13 @@ def decode(content: bytes, name: str, color_type: str = 'color', backend: str = 
     text, digits = start.decode('utf-8', 'replace'), start[:8].hex(' ')
     told = f'the text {text!r}' if is_text else f'the bytes {digits}'
     raise ImageError(name, f'is no image that can be decoded: it begins with {told}.')
+
+
+def require_eight_bits(content: bytes) -> None:
+    """Raise ValueError for an image of which Pillow would cut values off to make them 8 bits."""
+    with Image.open(io.BytesIO(content)) as image:
+        if image.mode.startswith(('F', 'I')):
+            raise ValueError('its values are no 8 bits; read them as they are, by LoadRaster')
 
 
 def require_whole(content: bytes, name: str) -> list[Tags]:

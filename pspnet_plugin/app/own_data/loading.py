@@ -16,8 +16,6 @@ from ...utils.rasters import Raster, rasterio, read_raster
 from ..images.reading import PNG_START, orientation_of
 from ..images.sources import RASTER_SUFFIXES
 
-ALPHA = {1, 2}  # kinds of extra samples
-
 
 def image_problems(path: str, content: bytes, image: np.ndarray, loader: str) -> Iterator[str]:
     """What ``loader``, the type of a step, loses of an image or misreads, a line each.
@@ -44,7 +42,8 @@ def image_problems(path: str, content: bytes, image: np.ndarray, loader: str) ->
     if tiff.is_mixed_by_opencv(pages[0]):
         yield f'{path}: {loader} mixes up its bands, which are stored apart; use LoadRaster'
     channels, bands = image.reshape(*image.shape[:2], -1).shape[2], pages[0].get(tiff.SAMPLES, 1)
-    has_alpha = bool(ALPHA & set(pages[0].get(tiff.EXTRA_SAMPLES, ())))
+    channels = 1 if tiff.is_cut_by_opencv(pages[0]) else channels
+    has_alpha = bool(tiff.ALPHA & set(pages[0].get(tiff.EXTRA_SAMPLES, ())))
     if bands not in (1, channels) and bands - has_alpha != channels:
         yield f'{path}: has {bands} bands, of which {loader} reads {channels}; use LoadRaster'
     elif has_alpha and rasterio is not None:

@@ -16,7 +16,7 @@ import pooch
 
 from ...errors import ImageError, PredictionError
 from ...utils.files import replaced_when_whole, write_whole
-from ...utils.rasters import Raster
+from ...utils.rasters import Raster, rasterio
 from ..images.reading import is_address
 from ..images.sources import ImageSource
 from .predictor import PredictOptions
@@ -70,8 +70,9 @@ class Job:
         if is_address(name):
             return [[name, None, None]]
         paths = [name]
-        if self.kind == 'raster' or name.endswith('.vrt'):
-            with Raster(name) as raster:  # a .vrt names others, a world file lies beside its raster
+        if self.source.is_raster and rasterio is not None:
+            # A .vrt names others; a world file or a mask lies beside its raster.
+            with contextlib.suppress(ImageError), Raster(name) as raster:
                 paths += [path for path in raster.file.files if os.path.isfile(path)]
         try:
             stats = [(path, os.stat(path)) for path in dict.fromkeys(paths)]
@@ -147,10 +148,15 @@ class Job:
 
 
 def jobs_of(sources: Iterable[ImageSource], out: Path, options: PredictOptions) -> list[Job]:
-    """A job for each source outside of ``out``, below which folders keep their tree."""
-    results = os.path.realpath(out)
+    """A job for each source, below ``out`` folders keep their tree.
+
+    Earlier results are none, where ``out`` lies in a folder of images.
+
+    Raises:
+        PredictionError: images that are named lie in ``out``, or two have one name there.
+    """
     once = {source.name: source for source in sources}.values()
-    sources = [s for s in once if not os.path.realpath(s.name).startswith(f'{results}{os.sep}')]
+    sources = [source for source in once if not is_result(source, out)]
     jobs = []
     for source, name in zip(sources, output_names(sources)):
         in_windows = options.window is not None and source.is_raster
@@ -158,6 +164,19 @@ def jobs_of(sources: Iterable[ImageSource], out: Path, options: PredictOptions) 
         asked = [f for f in SUFFIXES[kind] if f != 'probabilities' or options.probabilities]
         jobs.append(Job(source, kind, name, out, tuple(asked)))
     return jobs
+
+
+def is_result(source: ImageSource, out: Path) -> bool:
+    """Whether it lies in ``out``; a PredictionError where the folder that was named does, too."""
+    results = os.path.join(os.path.realpath(out), '')
+    if is_address(source.name) or not os.path.realpath(source.name).startswith(results):
+        return False
+    named = Path(source.name).parents[len(source.relative_path.parts) - 1]
+    if os.path.join(os.path.realpath(named), '').startswith(results):
+        raise PredictionError(
+            f'{source.name} lies in {out}, which gets the results: name another folder for these.'
+        )
+    return True
 
 
 def output_names(sources: Sequence[ImageSource]) -> list[str]:

@@ -132,7 +132,7 @@ def predict_raster(predictor: Predictor, path: str, files: Mapping[str, str]) ->
     nodata, pipeline = int(predictor.nodata), predictor.pipeline
     counts = np.zeros(len(predictor.classes), np.int64)
     with contextlib.ExitStack() as stack:
-        raster = stack.enter_context(Raster(path, pipeline.bgr))
+        raster = stack.enter_context(Raster(path, pipeline.bgr_of))
         require_fit(raster, predictor)
         palette = predictor.palette if kind == np.uint8 else None  # no others can have one
         write_labels = stack.enter_context(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ...errors import ImageError, PredictionError
 from ...speed.examples import input_channels
+from ...utils.config_tree import kind_of
 from ...utils.datasets import scope_of
 from ...utils.rasters import Raster, decode_as_it_is, rasterio, read_raster
 from ...utils.text import first_line, one_line
@@ -27,6 +29,7 @@ from ..images.sources import ImageSource
 # The first steps that decode a file; MMSegInferencer puts the third one into the config.
 DECODERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'InferencerLoader', 'LoadRaster')
 
+CHANGE_SIZE = ('Pad', 'Resize', 'ResizeShortestEdge', 'ResizeToMultiple')  # and nothing else
 BOMB = 4_000_000  # bytes; larger files may have any size in pixels
 
 
@@ -50,14 +53,16 @@ class Pipeline:
         if not steps:
             raise PredictionError("The config's test pipeline has no steps.")
         self.channels, self.mean = input_channels(model), mean_of(model)
+        self.changes_pixels = steps_besides(steps, CHANGE_SIZE)
         self.loader = dict(steps[0])
         kind = str(self.loader.pop('type'))
         self.decodes, self.by_gdal = kind in DECODERS, kind == 'LoadRaster'
         self.backend = self.loader.get('imdecode_backend', 'cv2')
         self.color_type = self.loader.get('color_type', 'color')
-        self.reads_eight_bits = self.decodes and self.color_type == 'color' and not self.by_gdal
-        # Whether three channels come in the order blue, green, red.
-        self.bgr = self.decodes and self.backend != 'tifffile'
+        self.reads_eight_bits = reads_eight_bits(steps[0])
+        # Of how many channels the first three come in the order blue, green, red.
+        by_opencv = self.decodes and self.backend != 'tifffile'  # or as it does
+        self.bgr_of = (3,) if self.by_gdal else (3, 4) if by_opencv else ()
         with DefaultScope.overwrite_default_scope(scope_of(cfg)):
             self.read_as_configured = Compose([] if self.decodes else steps[:1])
             self.prepare = Compose(steps[1:])
@@ -204,6 +209,19 @@ def stated_pipeline(cfg: Config, tta: bool) -> list:
     if not steps:
         raise PredictionError('The config has no test_pipeline, and test_dataloader none either.')
     return steps
+
+
+def reads_eight_bits(step: dict) -> bool:
+    """Whether the first step of a pipeline reads what it decodes with 8 bits, 0 to 255."""
+    kind = kind_of(step)
+    is_decoder = kind in DECODERS and kind != 'LoadRaster'
+    return is_decoder and step.get('color_type', 'color') != 'unchanged'
+
+
+def steps_besides(steps: list, kinds: Collection[str]) -> list[str]:
+    """The names of steps between the first, which reads, and the last that are none of these."""
+    names = map(kind_of, without_labels(steps)[1:-1])
+    return [name for name in names if name not in (*kinds, 'CheckLabels')]
 
 
 def require_plain_average(cfg: Any) -> None:

@@ -76,7 +76,7 @@ def predict(
 class Predictor:
     """A model with its pipeline and what is asked of it.
 
-    With windows images keep their size: the ``Resize`` of the config's test pipeline is left out.
+    With windows images keep their size: ``Resize`` and ``Pad`` in the test pipeline are left out.
 
     Raises:
         PredictionError: an option cannot be used, or excludes another.
@@ -107,6 +107,12 @@ class Predictor:
         self.label_type = np.uint8 if len(self.classes) < 256 else np.uint16  # the last is no class
         self.nodata = np.iinfo(self.label_type).max  # the label of pixels without data
         self.pipeline = Pipeline(model, options.tta)
+        if window and self.pipeline.changes_pixels:
+            raise PredictionError(
+                'Windows take pixels as they were read, and the test pipeline changes them '
+                f'({", ".join(self.pipeline.changes_pixels)}): normalize in the data_preprocessor, '
+                'or predict without windows.'
+            )
         self.batch_size = 1 if options.tta or window else size
 
     def predict(
@@ -179,7 +185,8 @@ class Predictor:
             results = self.model.test_step(data)
         return [
             (
-                sample.pred_sem_seg.data[0].cpu().numpy().astype(self.label_type),
+                # Of a single channel they are of the type of the logits, such as bfloat16.
+                sample.pred_sem_seg.data[0].long().cpu().numpy().astype(self.label_type),
                 class_probabilities(sample).cpu().numpy() if self.options.probabilities else None,
             )
             for sample in results

@@ -15,6 +15,8 @@ from PIL import Image
 from pspnet_plugin import ExportSettings, export_model
 from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER
 from tests.helpers.exports import (
+    DILATED,
+    HEAD,
     as_input,
     in_onnxruntime,
     pixels,
@@ -83,7 +85,7 @@ def test_float16_halves_the_file_and_gives_probabilities(config, checkpoint, fil
 
 
 @pytest.mark.parametrize(
-    'network', ['UPerNet', pytest.param('SegFormer', marks=needs_dynamo_exporter)]
+    'network', ['UPerNet', 'HRNet', pytest.param('SegFormer', marks=needs_dynamo_exporter)]
 )
 def test_other_networks_are_written_too(network, tmp_path):
     config = small_config(network)
@@ -98,8 +100,10 @@ def test_other_networks_are_written_too(network, tmp_path):
     assert (in_onnxruntime(path, as_input(images)) == expected).mean() >= 0.999
 
 
-@pytest.mark.parametrize('channels', [1, 3])
-def test_the_example_reads_images_of_16_bits_and_names_what_is_no_number(tmp_path, channels):
+@pytest.mark.parametrize(('channels', 'is_checked'), [(1, True), (3, True), (3, False)])
+def test_the_example_reads_images_of_16_bits_and_names_what_is_no_number(
+    tmp_path, channels, is_checked
+):
     config = small_config(
         data_preprocessor=dict(
             type='SegDataPreProcessor',
@@ -117,7 +121,8 @@ def test_the_example_reads_images_of_16_bits_and_names_what_is_no_number(tmp_pat
     cv2.imwrite(str(image), stored)
     checkpoint, path = write_checkpoint(config, tmp_path / 'x.pth'), tmp_path / 'network.onnx'
     settings = ExportSettings(normalize=True, output='labels')
-    export_model(config, checkpoint, path, settings, check_images=image.parent)
+    report = export_model(config, checkpoint, path, settings, image.parent if is_checked else None)
+    assert (report.checked_on == 'noise') != is_checked
     script = ROOT / 'examples' / 'onnxruntime_predict.py'
     subprocess.run([sys.executable, script, path, image, tmp_path / 'labels.png'], check=True)
     model = init_model(config, str(checkpoint), device='cpu')
@@ -133,3 +138,97 @@ def test_the_example_reads_images_of_16_bits_and_names_what_is_no_number(tmp_pat
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     assert 'b.tif: has pixels without data' in done.stderr
     assert not (tmp_path / 'b.png').exists()
+
+
+def run_example(path, image, out):
+    script = ROOT / 'examples' / 'onnxruntime_predict.py'
+    words = [sys.executable, script, path, image, out]
+    return subprocess.run(words, check=False, capture_output=True, text=True)
+
+
+PREPROCESSOR = dict(type='SegDataPreProcessor', mean=[120.0], std=[60.0], bgr_to_rgb=False)
+SEVERAL = {**HEAD, 'type': 'PSPHead', 'in_channels': 64, 'in_index': 3, 'num_classes': 300}
+
+
+@pytest.mark.parametrize(
+    ('loader', 'model', 'output'),
+    [
+        ({}, {'decode_head': SEVERAL}, 'labels'),
+        (
+            {'color_type': 'grayscale'},
+            {'data_preprocessor': PREPROCESSOR, 'backbone': {**DILATED, 'in_channels': 1}},
+            'labels',
+        ),
+        (
+            {},
+            {'data_preprocessor': {**PREPROCESSOR, 'test_cfg': {'size_divisor': 32}}},
+            'probabilities',
+        ),
+        ({}, {'data_preprocessor': {**PREPROCESSOR, 'test_cfg': {'size': (96, 96)}}}, 'labels'),
+    ],
+    ids=['300 classes', 'grey', 'multiples', 'padding'],
+)
+def test_the_example_gives_the_labels_of_mmseg(tmp_path, loader, model, output):
+    config = small_config(**model)
+    config.test_pipeline = [{'type': 'LoadImageFromFile', **loader}, {'type': 'PackSegInputs'}]
+    checkpoint, path = write_checkpoint(config, tmp_path / 'x.pth'), tmp_path / 'network.onnx'
+    report = export_model(config, checkpoint, path, ExportSettings(normalize=True, output=output))
+    assert len(report.lines()) == 2  # and the second is about the noise
+    image = tmp_path / 'a.png'
+    cv2.imwrite(str(image), pixels((67, 101))[0])
+    done = run_example(path, image, tmp_path / 'labels.png')
+    assert done.returncode == 0, done.stderr
+    stock = init_model(config, str(checkpoint), device='cpu')
+    expected = inference_model(stock, str(image)).pred_sem_seg.data[0].numpy()
+    assert len(np.unique(expected)) > 1
+    with Image.open(tmp_path / 'labels.png') as labels:
+        assert (np.asarray(labels) == expected).mean() >= 0.999
+
+
+@pytest.mark.parametrize(
+    ('step', 'model', 'told'),
+    [
+        ({'type': 'Normalize', 'mean': [120] * 3, 'std': [60] * 3}, {}, 'Normalize'),
+        ({'type': 'ResizeToMultiple', 'size_divisor': 32}, {}, 'ResizeToMultiple'),
+        ({'type': 'mmcv.Resize', 'scale_factor': 0.5}, {}, 'Resize by scale_factor'),
+        (
+            {'type': 'Resize', 'scale': 64},
+            {'test_cfg': dict(mode='slide', crop_size=(64, 64), stride=(48, 48))},
+            'windows (mode="slide")',
+        ),
+    ],
+)
+def test_what_the_file_does_not_do_is_told(tmp_path, step, model, told):
+    config = small_config(**model)
+    config.test_pipeline.insert(1, step)
+    config.test_pipeline[2].scale = (96, 64)
+    checkpoint, path = write_checkpoint(config, tmp_path / 'x.pth'), tmp_path / 'network.onnx'
+    settings = ExportSettings(normalize=True, output='labels', size=(64, 96))
+    report = export_model(config, checkpoint, path, settings)
+    assert f'The config also has {told}, which the file does not do' in report.lines()[-1]
+    cv2.imwrite(str(tmp_path / 'a.png'), pixels((67, 101))[0])
+    done = run_example(path, tmp_path / 'a.png', tmp_path / 'labels.png')
+    # Whole images are of use, too.
+    is_warning = 'pspnet predict gives other labels: in windows' in done.stderr
+    assert is_warning or f'its config has {told}, which is not done here' in done.stderr
+    assert (tmp_path / 'labels.png').exists() == is_warning == ('windows' in told)
+
+
+def test_the_example_names_images_that_the_file_does_not_take(tmp_path):
+    config = small_config()
+    config.test_pipeline = [dict(type='LoadRaster', to_float32=False), dict(type='PackSegInputs')]
+    (tmp_path / 'images').mkdir()
+    image = pixels((64, 96))[0]
+    cv2.imwrite(str(tmp_path / 'images' / 'a.png'), image.astype(np.uint16) * 257)
+    checkpoint, path = write_checkpoint(config, tmp_path / 'x.pth'), tmp_path / 'network.onnx'
+    settings = ExportSettings(normalize=True, output='labels', size=(64, 96))
+    export_model(config, checkpoint, path, settings, check_images=tmp_path / 'images')
+    cv2.imwrite(str(tmp_path / 'b.tif'), image.astype(np.float32))
+    cv2.imwrite(str(tmp_path / 'c.png'), image[:50])
+    for name, told in [
+        ('b.tif', 'its values are float32, those of the file uint16'),
+        ('c.png', 'becomes (50, 96) pixels, the file takes [64, 96]'),
+    ]:
+        done = run_example(path, tmp_path / name, tmp_path / 'labels.png')
+        assert f'{name}: {told}' in done.stderr
+        assert not (tmp_path / 'labels.png').exists()

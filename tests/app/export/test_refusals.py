@@ -58,12 +58,12 @@ def tiny(tmp_path, backbone='OneConvolution', **model):
 
 def test_a_file_with_other_labels_is_refused_and_the_one_before_stays(tmp_path):
     path = tmp_path / 'out' / 'network.onnx'
-    path.parent.mkdir()
-    path.write_text('the file before')
+    export_model(*tiny(tmp_path), path, ExportSettings(size=(32, 32)))
+    before = path.read_bytes()
     with pytest.raises(ExportError, match='No file was written: .* get another label'):
         export_model(*tiny(tmp_path, type='TurnsLogitsAround'), path)
     assert [file.name for file in path.parent.iterdir()] == ['network.onnx']
-    assert path.read_text() == 'the file before'
+    assert path.read_bytes() == before
 
 
 @pytest.mark.skipif(not HAS_DYNAMO_EXPORTER, reason='older torch records the branch that was taken')
@@ -105,6 +105,19 @@ def test_an_image_that_no_file_can_be_checked_on_is_named(tmp_path, name, pixels
         export_model(config, checkpoint, tmp_path / 'out.onnx', check_images=folder)
     assert str(raised.value).startswith(f'{folder}/{told}')
     assert not (tmp_path / 'out.onnx').exists()
+
+
+@pytest.mark.parametrize('to', SUFFIXES)
+def test_what_another_program_has_written_is_not_overwritten(tmp_path, to):
+    path, model = tmp_path / f'network{SUFFIXES[to]}', tiny(tmp_path)
+    path.write_text('mine')
+    settings = ExportSettings(to=to, size=(32, 32))
+    with pytest.raises(PspnetPluginError, match='is there already, and not from this command'):
+        export_model(*model, path, settings)
+    assert path.read_text() == 'mine'
+    path.unlink()
+    for _ in range(2):  # what is its own is written anew
+        export_model(*model, path, settings)
 
 
 def test_weights_of_another_program_are_not_overwritten(tmp_path):

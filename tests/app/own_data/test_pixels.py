@@ -337,11 +337,12 @@ def test_an_alpha_band_that_is_measured_is_named_and_one_that_is_a_mask_left_out
         np.testing.assert_array_equal(image[5:], colours.astype(np.float32))
 
 
-def test_check_names_bands_that_are_lost(here, capsys):
+@pytest.mark.parametrize('options', ["color_type='unchanged', to_float32=True", 'to_float32=True'])
+def test_check_names_bands_that_are_lost(here, capsys, options):
     rasters('uint16', photometric='MINISBLACK')
     assert init() == 0
     path = Path('mine/mine.py')
-    stock = "dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)"
+    stock = f"dict(type='LoadImageFromFile', {options})"
     path.write_text(re.sub(r"dict\(type='LoadRaster'.*\)", stock, path.read_text()))
     assert check() == 1
     assert 'has 4 bands, of which LoadImageFromFile reads 1' in capsys.readouterr().err

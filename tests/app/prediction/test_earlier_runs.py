@@ -174,17 +174,31 @@ def another_place(folder):
     (folder / 'a.tfw').write_text('7\n0\n0\n-7\n100\n200\n')
 
 
+def another_mask(folder):
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False):
+        write_raster(folder / 'b.tif', np.zeros((3, 40, 50), np.uint8))
+        with rasterio.open(folder / 'b.tif', 'r+') as file:
+            file.write_mask(np.eye(40, 50, dtype=np.uint8) * 255)
+    (folder / 'b.tif.msk').rename(folder / 'a.tif.msk')
+
+
 @pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 @pytest.mark.parametrize(
-    ('name', 'change'), [('mosaic.vrt', another_image), ('a.tif', another_place)]
+    ('name', 'window', 'change'),
+    [
+        ('mosaic.vrt', 64, another_image),
+        ('a.tif', 64, another_place),
+        ('a.tif', None, another_mask),
+    ],
 )
-def test_raster_whose_other_files_change_is_predicted_again(run, tmp_path, name, change):
+def test_raster_whose_other_files_change_is_predicted_again(run, tmp_path, name, window, change):
     write_raster(tmp_path / 'a.tif', np.moveaxis(photo(40, 50), 2, 0))
     (tmp_path / 'mosaic.vrt').write_text(MOSAIC)
     written = []
     for _ in range(2):
-        assert run(tmp_path / name, options=PredictOptions(window=64)) == (1, ())
-        with rasterio.open(tmp_path / 'out' / 'labels' / f'{Path(name).stem}.tif') as file:
+        assert run(tmp_path / name, options=PredictOptions(window=window)) == (1, ())
+        (path,) = (tmp_path / 'out' / 'labels').iterdir()
+        with rasterio.open(path) as file:
             written.append((file.read().tobytes(), file.transform))
         change(tmp_path)
     assert written[0] != written[1]

@@ -19,6 +19,7 @@ from pspnet_plugin import predict
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.prediction.folder import predict_folder
 from pspnet_plugin.app.prediction.predictor import PredictOptions
+from pspnet_plugin.errors import PredictionError
 from tests.helpers.folders import PLACE, image_of, mask_of, write_raster
 from tests.helpers.prediction import random_checkpoint, share_equal, small_config
 from tests.helpers.processes import ROOT
@@ -214,11 +215,26 @@ def test_options_that_do_not_fit_are_one_line(trained, tmp_path, capsys, options
 
 
 @pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
-def test_windows_read_the_channels_of_load_raster_in_its_order(trained, scene, tmp_path):
-    config, checkpoint = trained
-    cfg = Config.fromfile(config)
-    cfg.test_pipeline[0] = dict(type='LoadRaster')
-    path = write_raster(tmp_path / 'scene.tif', np.moveaxis(scene, -1, 0), **PLACE)
+@pytest.mark.parametrize(
+    ('loader', 'channels'),
+    [
+        ({'type': 'LoadRaster'}, 3),
+        ({'type': 'LoadRaster'}, 4),
+        ({'type': 'LoadImageFromFile', 'color_type': 'unchanged'}, 4),
+    ],
+)
+def test_windows_read_the_channels_in_the_order_of_the_loader(
+    trained, scene, tmp_path, loader, channels
+):
+    cfg = Config.fromfile(trained[0])
+    cfg.model.backbone.in_channels = channels
+    means = [120, 110, 100, 90][:channels]
+    cfg.model.data_preprocessor.update(mean=means, std=[58] * channels, bgr_to_rgb=channels == 3)
+    cfg.test_pipeline[0] = loader
+    checkpoint = random_checkpoint(cfg, tmp_path / 'checkpoint.pth')
+    bands = np.concatenate([np.moveaxis(scene, -1, 0), scene[None, ..., 0] // 2])[:channels]
+    options = {'photometric': 'RGB', 'alpha': 'no', **PLACE}
+    path = write_raster(tmp_path / 'scene.tif', bands, **options)
     model = fast_model(cfg, checkpoint, device='cpu')
     (whole,) = predict(model, path)
     expected = inference_model(init_model(cfg, checkpoint, device='cpu'), str(path))
@@ -227,3 +243,21 @@ def test_windows_read_the_channels_of_load_raster_in_its_order(trained, scene, t
     predict_folder(model, path, out, PredictOptions(window=200))
     labels, _ = read_raster(out / 'labels' / 'scene.tif')
     assert share_equal(labels[0], whole.label_map) >= 0.9999
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        {'type': 'Normalize', 'mean': [120] * 3, 'std': [58] * 3, 'to_rgb': True},
+        {'type': 'mmseg.CLAHE'},
+        {'type': 'CenterCrop', 'crop_size': (64, 64)},
+    ],
+)
+def test_windows_leave_out_no_step_that_changes_pixels(trained, scene, step):
+    model = fast_model(*trained, device='cpu')
+    steps = model.cfg.test_pipeline
+    model.cfg.test_pipeline = [steps[0], {'type': 'Pad', 'size_divisor': 32}, *steps[1:]]
+    assert next(predict(model, scene, window=64)).label_map.shape == SIZE
+    model.cfg.test_pipeline = [steps[0], step, *steps[1:]]
+    with pytest.raises(PredictionError, match=rf'changes them \({step["type"].split(".")[-1]}\)'):
+        predict(model, scene, window=64)

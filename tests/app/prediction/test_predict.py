@@ -276,3 +276,7 @@ def test_two_output_forms_of_a_binary_head_agree(tmp_path):
     found = only(predict(ours, path, probabilities=True))
     assert share_equal(found.label_map, stock_labels(stock, path)) >= 0.999
     assert np.array_equal(found.label_map, found.probabilities[1] > middle)
+    in_bfloat16 = init_model(cfg, checkpoint, device='cpu', dtype='bfloat16')
+    in_bfloat16.decode_head.threshold = middle
+    found = only(predict(in_bfloat16, path))
+    assert share_equal(found.label_map, stock_labels(stock, path)) >= 0.9

@@ -85,6 +85,26 @@ def test_tiff_files_are_whole_whatever_pillow_knows_of_them(tmp_path, dtype, com
             require_whole(content[:size], 'a.tif')
 
 
+@pytest.mark.parametrize(
+    ('bands', 'dtype', 'photometric', 'color_type', 'backend', 'told'),
+    [
+        (3, 'uint8', 'MINISBLACK', 'color', 'cv2', 'OpenCV reads the first alone'),
+        (4, 'uint16', 'MINISBLACK', 'unchanged', 'cv2', 'OpenCV reads the first alone'),
+        (1, 'float32', 'MINISBLACK', 'color', 'cv2', 'its values are no 8 bits'),
+        (1, 'float32', 'MINISBLACK', 'grayscale', 'cv2', 'its values are no 8 bits'),
+        (3, 'uint8', 'RGB', 'color', 'tifffile', 'cannot be decoded'),
+    ],
+)
+def test_what_a_decoder_would_leave_out_is_an_error(
+    tmp_path, monkeypatch, bands, dtype, photometric, color_type, backend, told
+):
+    pixels = np.moveaxis(image_of(mask_of(1), 1, 4), -1, 0)[:bands].astype(dtype)
+    path = write_raster(tmp_path / 'a.tif', pixels, photometric=photometric)
+    monkeypatch.setattr('mmcv.image.io.tifffile', None)  # as where it is not installed
+    with pytest.raises(ImageError, match=told):
+        decode(path.read_bytes(), 'a.tif', color_type, backend)
+
+
 def test_what_is_broken_within_a_tiff_is_named_though_opencv_reads_something(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 40, (3, 200, 300)).astype(np.uint8)
     path = write_raster(tmp_path / 'a.tif', pixels, compress='lzw', photometric='RGB')
