@@ -18,7 +18,7 @@ about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_m
 needs = about['input']
 if about['output']['kind'] == 'logits' or needs['mean']:
     sys.exit(f'{model}: export it with --normalize --output probabilities')
-if needs['other_steps']:
+if needs.get('other_steps'):
     sys.exit(f'{model}: its config has {", ".join(needs["other_steps"])}, which is not done here')
 if needs['window']:
     print('pspnet predict gives other labels: in windows, as the config says', file=sys.stderr)

@@ -23,7 +23,7 @@ network = openvino.compile_model(model, 'CPU')
 needs = about['input']
 if about['output']['kind'] == 'logits' or needs['mean']:
     sys.exit(f'{file}: export it with --normalize --output probabilities')
-if needs['other_steps']:
+if needs.get('other_steps'):
     sys.exit(f'{file}: its config has {", ".join(needs["other_steps"])}, which is not done here')
 if needs['window']:
     print('pspnet predict gives other labels: in windows, as the config says', file=sys.stderr)
