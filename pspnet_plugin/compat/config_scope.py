@@ -15,13 +15,10 @@ Unnecessary as soon as mmengine finds the configs of any installed package.
 from __future__ import annotations
 
 import functools
-import importlib.util
-from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.utils import is_installed
 
-from ..utils.config_files import SCOPE, config_path
+from ..utils.config_files import SCOPE, config_of_fork, config_path
 
 
 def patch() -> None:
@@ -33,12 +30,9 @@ def patch() -> None:
         if cfg_path.startswith(SCOPE):
             # No scope for the registries: the plugin registers into mmseg's and mmengine's.
             return config_path(cfg_path[len(SCOPE) :]), None
-        if cfg_path.startswith('mmseg::') and not is_installed('mmsegmentation'):  # but its fork
-            found = importlib.util.find_spec('mmseg')
-            if found is None or found.origin is None:
-                raise ModuleNotFoundError('mmseg is not installed: its configs cannot be found.')
-            configs = Path(found.origin).parent / '.mim' / 'configs'
-            return str(configs / cfg_path[len('mmseg::') :]), 'mmseg'
+        of_fork = config_of_fork(cfg_path)
+        if of_fork is not None:
+            return of_fork, 'mmseg'
         return get_cfg_path(cfg_path, filename)
 
     Config._get_cfg_path = staticmethod(find)

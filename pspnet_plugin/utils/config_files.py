@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
 import inspect
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.utils import is_installed
 
 from ..errors import PspnetPluginError
 from .text import did_you_mean, one_line
@@ -81,6 +83,19 @@ def find_config(name: str) -> str:
     )
 
 
+def config_of_fork(name: str) -> str | None:
+    """The file of ``mmseg::NAME`` where a fork of MMSegmentation is installed; None otherwise.
+
+    mmengine looks for it in a distribution that is named otherwise.
+    """
+    if not name.startswith('mmseg::') or is_installed('mmsegmentation'):
+        return None
+    found = importlib.util.find_spec('mmseg')
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError('mmseg is not installed: its configs cannot be found.')
+    return str(Path(found.origin).parent / '.mim' / 'configs' / name[len('mmseg::') :])
+
+
 def require_model(cfg: Config) -> None:
     """Raise PspnetPluginError for a part of a config, such as one of a dataset alone."""
     if not isinstance(cfg.get('model'), Mapping):
@@ -107,9 +122,7 @@ def read_config(
         if isinstance(config, Config):
             read = copy.deepcopy(config)
         elif '::' in name and not name.startswith(SCOPE):
-            from mmengine.hub import get_config  # and with it torch
-
-            read = get_config(name)
+            read = Config.fromfile(config_of_fork(name) or Config._get_cfg_path(name, name)[0])
         else:
             read = Config.fromfile(find_config(name))
         read.merge_from_dict(options or {})

@@ -89,7 +89,10 @@ def test_cascade_whose_last_head_needs_more_than_features_predicts_as_stock(tmp_
     cfg.model.backbone.update(depth=18, base_channels=8, stem_channels=8)
     cfg.model.neck.in_channels = [8, 16, 32, 64]
     cfg.test_pipeline[1].scale = (160, 96)
-    model = stock_build(cfg)
+    try:
+        model = stock_build(cfg)
+    except RuntimeError as error:  # of a fork of mmcv without compiled operators
+        pytest.skip(str(error))
     content = {'state_dict': model.state_dict(), 'meta': {'dataset_meta': CITYSCAPES}}
     save_checkpoint(content, str(tmp_path / 'random.pth'))
     image = write_photo(tmp_path / 'image.png')

@@ -13,6 +13,7 @@ from pspnet_plugin import L2SPHook, LayerFreezeHook
 from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.freezing import ScheduleError, SelectionError, UnsupportedRunError
 from tests.helpers.freezing_runs import Net, loader, make_runner, saving
+from tests.helpers.stack import is_installed
 from tests.helpers.torch_features import VERSION
 
 # As other tests do, in the same process.
@@ -111,8 +112,8 @@ def test_a_runner_that_trains_on_keeps_its_start_and_pulls_once(tmp_path):
     runner = run(tmp_path, max_iters=3)
     runner.train_loop._max_iters = 6
     runner.train()  # skips as many batches as it has done iterations
-    expected = by_hand(OPTIMIZERS[1], batches=[0, 1, 2, 6, 7, 8])
-    assert_same(runner.model.state_dict(), expected)
+    batches = [0, 1, 2, 3, 4, 5] if is_installed('onedl-mmengine') else [0, 1, 2, 6, 7, 8]
+    assert_same(runner.model.state_dict(), by_hand(OPTIMIZERS[1], batches=batches))
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS[1::4])

@@ -15,6 +15,7 @@ BY_CONFIG = (
     ' should be either all None or not None',
     ' arguments when initializing runner',
     ' does not match meta information of the first dataset',
+    ' should have 1 or 3 values, to be compatible',  # mean and std, with a fork of mmengine
 )
 # Parts of what PyTorch says where a part of a model gets other maps than it is made for.
 BY_SIZES = 'Given groups=', 'index out of range', 'mat1 and mat2 shapes'

@@ -18,20 +18,17 @@ from ..images.drawing import to_rgb
 class AnyImageVisualizationHook(SegVisualizationHook):
     """mmseg's hook, which reads every image by OpenCV as three colours, for those of any bands."""
 
-    def _after_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence, mode: str = 'val'
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence
     ) -> None:
-        if (
-            not self.draw
-            or mode != 'test'
-            or not self.every_n_inner_iters(batch_idx, self.interval)
-        ):
+        """Draw on the images of a batch."""
+        if not self.draw or not self.every_n_inner_iters(batch_idx, self.interval):
             return
         _, dataset = next(datasets_of(runner.cfg, ['test_dataloader']))
         load = TRANSFORMS.build(dataset['pipeline'][0])
         for output in outputs:
             picture = to_rgb(load({'img_path': output.img_path})['img'])
-            name = f'{mode}_{Path(output.img_path).name}'
+            name = f'test_{Path(output.img_path).name}'
             self._visualizer.add_datasample(
                 name, picture, output, show=self.show, wait_time=self.wait_time, step=runner.iter
             )

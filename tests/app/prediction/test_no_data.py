@@ -20,6 +20,7 @@ from pspnet_plugin.errors import ImageError
 from tests.helpers.folders import PLACE, image_of, mask_of, write_raster
 from tests.helpers.prediction import random_checkpoint, share_equal, small_config
 from tests.helpers.processes import ROOT
+from tests.helpers.stack import skip_unless_normalized
 
 SIZE, BANDS = (64, 96), 5
 MEAN = [0.1, 0.2, 0.3, 0.4, 0.5]
@@ -35,6 +36,7 @@ def trained(tmp_path_factory):
 
     @functools.cache
     def written(loader, bands=BANDS):
+        skip_unless_normalized(bands)
         folder = tmp_path_factory.mktemp(loader)
         cfg = small_config(ROOT / 'configs' / 'psp_r18_cityscapes.py')
         cfg.model.backbone.in_channels = bands

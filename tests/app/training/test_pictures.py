@@ -19,6 +19,7 @@ def drawn_on(kind: type, path, load: dict) -> np.ndarray:
     drawn = []
     hook = kind.__new__(kind)  # without a visualizer, which is one for all of a process
     hook.draw, hook.interval, hook.show, hook.wait_time, hook.backend_args = True, 1, False, 0, None
+    hook._test_index = 0  # of mmseg's fork
     hook._visualizer = SimpleNamespace(add_datasample=lambda *words, **more: drawn.append(words))
     cfg = Config({'test_dataloader': {'dataset': {'type': 'BaseSegDataset', 'pipeline': [load]}}})
     runner = SimpleNamespace(cfg=cfg, iter=0)
