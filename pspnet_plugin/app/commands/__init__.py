@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -157,7 +158,24 @@ def _register(config: str | None = None) -> None:
         from ...utils.config_files import find_config
 
         find_config(config)
-    importlib.import_module('pspnet_plugin.registered')
+    with _ctrl_c_held():
+        importlib.import_module('pspnet_plugin.registered')
+
+
+@contextlib.contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Ctrl-C counts at the end of this context: while torch is imported it aborts the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _run_benchmark(argv: list[str]) -> int:
