@@ -120,7 +120,7 @@ def test_the_example_reads_images_of_16_bits_and_names_what_is_no_number(
     image = tmp_path / 'images' / 'a.png'
     cv2.imwrite(str(image), stored)
     checkpoint, path = write_checkpoint(config, tmp_path / 'x.pth'), tmp_path / 'network.onnx'
-    settings = ExportSettings(normalize=True, output='labels')
+    settings = ExportSettings(normalize=True, output='labels', size=(50, 70))
     report = export_model(config, checkpoint, path, settings, image.parent if is_checked else None)
     assert (report.checked_on == 'noise') != is_checked
     script = ROOT / 'examples' / 'onnxruntime_predict.py'
@@ -172,7 +172,9 @@ def test_the_example_gives_the_labels_of_mmseg(tmp_path, loader, model, output):
     config = small_config(**model)
     config.test_pipeline = [{'type': 'LoadImageFromFile', **loader}, {'type': 'PackSegInputs'}]
     checkpoint, path = write_checkpoint(config, tmp_path / 'x.pth'), tmp_path / 'network.onnx'
-    report = export_model(config, checkpoint, path, ExportSettings(normalize=True, output=output))
+    size = None if output == 'probabilities' else (67, 101)
+    settings = ExportSettings(normalize=True, output=output, size=size)
+    report = export_model(config, checkpoint, path, settings)
     assert len(report.lines()) == 2  # and the second is about the noise
     image = tmp_path / 'a.png'
     cv2.imwrite(str(image), pixels((67, 101))[0])
