@@ -57,7 +57,16 @@ class Browser:
         return next(iter(found.values()))
 
     def click(self, selector: str) -> None:
-        self.post(f'element/{self.element(selector)}/click')
+        end = time.monotonic() + 60
+        while True:
+            try:
+                self.post(f'element/{self.element(selector)}/click')
+            except AssertionError as error:  # another element lies above, until all is laid out
+                if 'intercepted' not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     def type(self, selector: str, text: str) -> None:
         self.post(f'element/{self.element(selector)}/value', text=text)

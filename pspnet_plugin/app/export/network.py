@@ -193,10 +193,13 @@ def numbers(preprocessor: Any, name: str) -> list[float] | None:
     return [float(f'{value:.7g}') for value in values.flatten().tolist()]  # float32 has 7 digits
 
 
-def padding_of(preprocessor: Any, size: Sequence[int]) -> list[int]:
+def padding_of(preprocessor: Any, size: Sequence[int]) -> list[Any]:
     """How many rows and columns mmseg's preprocessor adds to a test image of this size."""
     settings = preprocessor.test_cfg or {}
     if settings.get('size'):
-        return [torch.sym_max(least - side, 0) for least, side in zip(settings['size'], size)]
+        lacking = [least - side for least, side in zip(settings['size'], size)]
+        if torch.jit.is_tracing():  # sizes are tensors, of which sym_max makes numbers
+            return [torch.as_tensor(count).clamp(min=0) for count in lacking]
+        return [torch.sym_max(count, 0) for count in lacking]
     divisor = settings.get('size_divisor') or 1
     return [-side % divisor for side in size]

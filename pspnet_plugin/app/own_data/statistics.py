@@ -171,7 +171,7 @@ def has_mask_beside(path: Path) -> bool:
 
 def require_declared_nodata(path: Path, values: np.ndarray) -> None:
     """Raise ImageError where pixels with data, (N, C), are a usual nodata in all channels."""
-    found = [f'{usual:.9g}' for usual in USUAL_NODATA if (values == usual).all(1).any()]
+    found = [f'{usual:.17g}' for usual in USUAL_NODATA if (values == usual).all(1).any()]
     if found:
         raise ImageError(
             str(path),

@@ -107,7 +107,10 @@ def test_an_image_that_no_file_can_be_checked_on_is_named(tmp_path, name, pixels
     assert not (tmp_path / 'out.onnx').exists()
 
 
-@pytest.mark.parametrize('to', SUFFIXES)
+NEW_TORCH = pytest.mark.skipif(not HAS_DYNAMO_EXPORTER, reason='torch >= 2.7')
+
+
+@pytest.mark.parametrize('to', ['onnx', 'openvino', pytest.param('torch-export', marks=NEW_TORCH)])
 def test_what_another_program_has_written_is_not_overwritten(tmp_path, to):
     path, model = tmp_path / f'network{SUFFIXES[to]}', tiny(tmp_path)
     path.write_text('mine')

@@ -128,7 +128,7 @@ def test_a_usual_nodata_is_to_be_declared(here, capsys, value, dtype):
     rasters(dtype, change=spoil_with(value))
     assert init() == 1
     error = capsys.readouterr().err
-    assert f'images/0.tif: holds {value:.9g}, a usual nodata' in error
+    assert f'images/0.tif: holds {value:.17g}, a usual nodata' in error
     declare = re.search(r'rio (edit-info --nodata=\S+) FILE', error)[1].split()
     for path in Path('images').iterdir():
         assert CliRunner().invoke(main_group, [*declare, str(path)]).exit_code == 0
