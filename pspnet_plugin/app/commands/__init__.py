@@ -1,9 +1,8 @@
 """The console command ``pspnet``; the scripts in ``tools/`` are doors to the same functions.
 
-Each has a module of its name: ``add_NAME`` fills its parser, and ``run_NAME`` does
-the work and returns the exit code; what it needs of torch it imports there, so that its help does
-not wait for it. ``train``, ``test`` and ``benchmark`` hand their arguments to another command line
-as they are.
+Each has a module of its name: ``add_NAME`` fills its parser, and ``run_NAME`` does the work and
+returns the exit code; what it needs of torch it imports there, so that its help does not wait for
+it. ``train``, ``test`` and ``benchmark`` hand their arguments to another command line as they are.
 """
 
 from __future__ import annotations
@@ -165,7 +164,8 @@ def _register(config: str | None = None) -> None:
 @contextlib.contextmanager
 def _ctrl_c_held() -> Iterator[None]:
     """Ctrl-C counts at the end of this context: while torch is imported it aborts the process."""
-    if threading.current_thread() is not threading.main_thread():
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_usual or threading.current_thread() is not threading.main_thread():
         yield
         return
     pressed: list[int] = []
