@@ -96,8 +96,8 @@ def require_unseen(texts: dict[str, str], folder: Path, validated: dict[str, Pat
     Args:
         validated: the images that validate, with the folders of their folds; those of this join.
     """
-    trained, own = ([line.strip() for line in texts[name].splitlines()] for name in LISTS)
-    for image in dict.fromkeys(own):
+    trained, own = (dict.fromkeys(map(str.strip, texts[name].splitlines())) for name in LISTS)
+    for image in own:
         if image in trained or image in validated:
             other = folder / LISTS[0] if image in trained else validated[image] / LISTS[1]
             raise FoldError(
