@@ -23,6 +23,7 @@ from pspnet_plugin.errors import PredictionError
 from tests.helpers.folders import PLACE, image_of, mask_of, write_raster
 from tests.helpers.prediction import random_checkpoint, share_equal, small_config
 from tests.helpers.processes import ROOT
+from tests.helpers.stack import skip_unless_normalized
 
 SIZE = (97, 131)  # rows, columns
 
@@ -226,6 +227,7 @@ def test_options_that_do_not_fit_are_one_line(trained, tmp_path, capsys, options
 def test_windows_read_the_channels_in_the_order_of_the_loader(
     trained, scene, tmp_path, loader, channels
 ):
+    skip_unless_normalized(channels)
     cfg = Config.fromfile(trained[0])
     cfg.model.backbone.in_channels = channels
     means = [120, 110, 100, 90][:channels]
