@@ -266,7 +266,7 @@ def ratio(runners: Runners) -> str:
     steps = {name: partial(runner.model.test_step, batch) for name, runner in runners.items()}
     case = Case('prediction', '', lambda: steps, keeping=('accelerated',))
     try:
-        stock, ours = measure(case, Settings(runs=RUNS, threads=torch.get_num_threads()))
+        stock, ours = measure(case, Settings(runs=RUNS))
     except Exception as error:  # a failure is a result
         return reason(error)
     return f'{stock.time.median / ours.time.median:.2f} x'

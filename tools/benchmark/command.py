@@ -15,8 +15,6 @@ from typing import Any, Callable
 import torch
 from rich.console import Console
 
-from pspnet_plugin.utils.text import first_line
-
 from . import counting, gpu, heads, networks
 from .measuring import measure_cases, tabulate
 from .settings import DTYPES, Settings, Size
@@ -24,14 +22,14 @@ from .settings import DTYPES, Settings, Size
 WIDTH_OF_A_FILE = 1000  # more than any row has
 R50 = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 SIZES = ((64, 128), (97, 97), (32, 32))
-# The cases of each sub-command, and those of OPTIONS that it has, with their defaults.
+# The cases of each benchmark, and those of OPTIONS that it has, with their defaults.
 BENCHMARKS: dict[str, tuple[Callable, dict[str, Any]]] = {
     'head': (heads.psp_cases, {'batch': 2, 'channels': 2048, 'classes': 19, 'sizes': SIZES}),
     'heads': (heads.other_cases, {'batch': 2, 'crop': (512, 512)}),
     'loss': (heads.loss_cases, {'batch': 4, 'classes': 150, 'crop': (512, 512)}),
     'train': (networks.training_cases, {'config': R50, 'batch': 2, 'crop': (256, 512)}),
     'predict': (networks.prediction_cases, {'config': R50, 'crop': (512, 1024)}),
-    'gpu': (gpu.measure_all, {'config': R50}),
+    'gpu': (gpu.gpu_cases, {'config': R50}),
     'count': (counting.table_of_counts, {}),
 }
 
@@ -40,27 +38,24 @@ def main(argv: Sequence[str]) -> int:
     """Measure what the command line asks for and print one table; 1 if a case failed."""
     options = vars(parse(argv))
     name, markdown = options.pop('benchmark'), options.pop('markdown')
-    settings = Settings(**options)
-    unlimited = markdown or not sys.stdout.isatty()
-    console = Console(width=WIDTH_OF_A_FILE if unlimited else None)
+    settings, failures = Settings(**options), []
+    console = Console(width=WIDTH_OF_A_FILE if markdown or not sys.stdout.isatty() else None)
     settings.apply()
-    if name == 'gpu' and not settings.on_gpu:
+    if name == 'gpu' and not torch.cuda.is_available():
         sys.exit('error: there is no GPU here: pspnet benchmark count needs none')
-    failures: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of mmseg's classes, the same for stock and ours
         if name == 'count':
             console.print(counting.table_of_counts(markdown))
             return 0
+        rows = measure_cases(BENCHMARKS[name][0](settings), settings, failures)
+        console.print(settings.describe(), soft_wrap=True)
+        if rows:
+            console.print(tabulate(rows, markdown))
         if name == 'gpu':
-            rows, lines = gpu.measure_all(settings, failures)
-        else:
-            rows, lines = measure_cases(BENCHMARKS[name][0], settings, failures), []
-    console.print(settings.describe(), soft_wrap=True)
-    if rows:
-        console.print(tabulate(rows, markdown))
-    for line in lines:
-        print(line)
+            for kind, parts in (('stock', ()), ('ours', networks.TRAINING)):
+                batch = gpu.largest_batch(settings, parts)
+                print(f'Largest batch of 512 x 1024 in float16, {kind}: {batch}')
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
@@ -75,36 +70,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for name, (cases, defaults) in BENCHMARKS.items():
         text = {'help': cases.__doc__, 'description': cases.__doc__, 'epilog': __doc__}
         command = commands.add_parser(name, formatter_class=formatter, **text)
+        add = command.add_argument
         for option, default in defaults.items():
-            command.add_argument(f'--{option}', default=default, **OPTIONS[option])
-        command.add_argument('--markdown', action='store_true', help='the table in Markdown')
-        if name != 'count':
-            add_device(command.add_argument)
-        if name not in ('count', 'gpu'):
-            add_common_options(command.add_argument)
+            add(f'--{option}', default=default, **OPTIONS[option])
+        add('--markdown', action='store_true', help='the table in Markdown')
+        if name == 'gpu':
+            command.set_defaults(device='cuda')
+        elif name != 'count':
+            devices = ['cuda', 'cpu'] if torch.cuda.is_available() else ['cpu']
+            add('--device', choices=devices, default=devices[0], help='where it is computed')
+            add('--dtype', choices=DTYPES, default='float32', help='16-bit types by autocast')
+            add('--channels-last', action='store_true', help='memory format of ours and of stock')
+            add('--compile', action='store_true', help='with torch.compile')
+            add('--runs', type=positive, default=3, help='turns of each variant')
     return parser.parse_args(argv)
-
-
-def add_device(add: Callable) -> None:
-    default = 'cuda' if torch.cuda.is_available() else 'cpu'
-    add('--device', type=device, default=default, help='cpu, cuda or cuda:N')
-
-
-def add_common_options(add: Callable) -> None:
-    threads = torch.get_num_threads()
-    add('--dtype', choices=DTYPES, default='float32', help='16-bit types run under autocast')
-    add('--channels-last', action='store_true', help='memory format of ours and of stock')
-    add('--compile', action='store_true', help='with torch.compile')
-    add('--threads', type=positive, default=threads, help='CPU threads of PyTorch')
-    add('--runs', type=positive, default=3, help='turns of each variant')
-
-
-def device(text: str) -> str:
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:
-        raise argparse.ArgumentTypeError(f'{first_line(error)}: use cpu, cuda or cuda:N') from error
-    return text
 
 
 def size(text: str) -> Size:

@@ -29,7 +29,6 @@ COLUMNS = ('kernels', 'MiB, elementwise', 'MiB, convolutions', 'G multiply-adds'
 class Operation(NamedTuple):
     """A kernel: the bytes of its operands and results, and twice its multiply-adds."""
 
-    name: str
     bytes: int
     flops: int
 
@@ -59,7 +58,7 @@ class Operations(TorchDispatchMode):
             flops = flop_counter.flop_registry.get(getattr(torch.ops.aten, name.rstrip('_'), None))
             size = sum(t.numel() * t.element_size() for t in tensors)
             multiplied = flops(*args, **(kwargs or {}), out_val=out) if flops else 0
-            self.counted.append(Operation(name, size, multiplied))
+            self.counted.append(Operation(size, multiplied))
         return out
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, product
 from time import monotonic
-from typing import Callable
 
 import torch
 
 from . import heads, networks
-from .measuring import Case, Row, measure_cases
+from .measuring import Case, Step
 from .settings import Settings
 
 SECONDS = 400  # after which nothing more begins; the largest batches take about another minute
@@ -21,42 +21,24 @@ CASES = (
     heads.loss_cases,
     networks.prediction_cases,
 )
+DTYPES = ('float16', 'float32', 'bfloat16', 'tf32')
 
 
-def measure_all(settings: Settings, failures: list[str]) -> tuple[list[Row], list[str]]:
+def gpu_cases(settings: Settings) -> Iterator[Case]:
     """Heads, loss, training, prediction in each precision and memory format; the largest batch."""
-    end, rows = monotonic() + SECONDS, []
-    settings = replace(settings, crop=(512, 1024), sizes=((64, 128),), runs=1)
-    ways = [(False, dtype) for dtype in ('float16', 'float32', 'bfloat16', 'tf32')]
-    for compiled, dtype in [*ways, (True, 'float16')]:
-        for channels_last in (True, False):
-            how = {'dtype': dtype, 'channels_last': channels_last, 'compile': compiled}
-            for cases in CASES:
-                chosen = replace(settings, **how)
-                chosen.apply()
-                try:
-                    if monotonic() > end:
-                        raise TimeoutError(f'not begun after {SECONDS} seconds')
-                    rows += measure_cases(named(cases), chosen, failures)
-                except Exception as error:  # whatever a compiler or a driver raises
-                    failures.append(f'{cases.__name__}, {how}, failed: {error}')
-    lines = [
-        f'Largest batch of 512 x 1024 in float16, {name}: {largest_batch(settings, parts)}'
-        for name, parts in (('stock', ()), ('ours', networks.TRAINING))
-    ]
-    return rows, lines
+    end = monotonic() + SECONDS
 
+    def too_late() -> dict[str, Step]:
+        raise TimeoutError(f'not begun after {SECONDS} seconds')
 
-def named(cases: Callable) -> Callable[[Settings], Iterator[Case]]:
-    """The cases with their settings in their labels."""
-
-    def labelled(settings: Settings) -> Iterator[Case]:
-        layout = 'channels-last' if settings.channels_last else 'contiguous'
-        how = f'{settings.dtype}, {layout}, {"compiled" if settings.compile else "eager"}'
-        for case in cases(settings):
-            yield case._replace(label=f'{case.label}, {how}')
-
-    return labelled
+    ways = [(False, dtype) for dtype in DTYPES]
+    for (compiled, dtype), channels_last in product([*ways, (True, 'float16')], (True, False)):
+        how = {'dtype': dtype, 'channels_last': channels_last, 'compile': compiled}
+        chosen = replace(settings, **how)
+        chosen.apply()
+        for case in chain.from_iterable(cases(chosen) for cases in CASES):
+            build = case.build if monotonic() < end else too_late
+            yield case._replace(label=f'{case.label}, {chosen.how}', build=build)
 
 
 def largest_batch(settings: Settings, parts: networks.Parts) -> int:

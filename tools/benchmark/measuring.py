@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.profiler import profile
 from torch.utils.benchmark import Measurement, Timer
 
+from pspnet_plugin.errors import PspnetPluginError
 from pspnet_plugin.speed.memory import keep_freed_memory
 from pspnet_plugin.utils.text import first_line
 
@@ -47,22 +48,23 @@ class Row(NamedTuple):
     equal_labels: float | None  # percent that are stock's; None where no labels are predicted
 
 
-def measure_cases(
-    cases: Callable[[Settings], Iterable[Case]], settings: Settings, failures: list[str]
-) -> list[Row]:
+def measure_cases(cases: Iterable[Case], settings: Settings, failures: list[str]) -> list[Row]:
     """The rows of all cases; those that fail add a line to ``failures``, and the rest goes on."""
     rows = []
-    for case in cases(settings):
+    for case in cases:
         try:
             rows += measure(case, settings)
-        except (RuntimeError, ValueError) as error:  # no memory, or sizes that do not fit
+        except PspnetPluginError:  # of a config
+            raise
+        except Exception as error:  # no memory, sizes that do not fit, what a compiler raises
             failures.append(f'{case.label}, {case.sub_label} failed: {first_line(error)}')
     return rows
 
 
 def measure(case: Case, settings: Settings) -> list[Row]:
     """A row for each variant: first memory, then time in the order A B C A B C ..."""
-    labels = {'label': case.label, 'sub_label': case.sub_label, 'num_threads': settings.threads}
+    threads = torch.get_num_threads()
+    labels = {'label': case.label, 'sub_label': case.sub_label, 'num_threads': threads}
     steps = case.build()
     outputs, memory, timers = {}, {}, {}
     for name, step in steps.items():
@@ -78,10 +80,12 @@ def measure(case: Case, settings: Settings) -> list[Row]:
             turns[name].append(timer.blocked_autorange())
     set_kept_memory(False)
     stock = next(iter(outputs.values()))
-    return [
-        Row(Measurement.merge(turns[name])[0], memory[name], share_equal(outputs[name], stock))
-        for name in steps
-    ]
+    equal = (share_equal(output, stock) for output in outputs.values())
+    return list(map(Row, map(merged, turns.values()), memory.values(), equal))
+
+
+def merged(times: list[Measurement]) -> Measurement:
+    return Measurement.merge(times)[0]
 
 
 def peak_memory(step: Step, settings: Settings) -> int:
@@ -131,20 +135,17 @@ def tabulate(rows: Sequence[Row], markdown: bool = False) -> Table:
         table.add_column('labels equal to stock', justify='right')
     stocks: dict[str, Row] = {}
     for row in rows:
-        measured = f'{row.time.label}, {row.time.sub_label}'
-        cells = [measured, row.time.description, *compared(row, stocks.setdefault(measured, row))]
+        time, memory, equal = row
+        case = f'{time.label}, {time.sub_label}'
+        stock = stocks.setdefault(case, row)
+        speed = f'{stock.time.median / time.median:.2f} x as fast' if row is not stock else ''
+        ratio = f'{memory / stock.memory:.2f} x' if row is not stock and stock.memory else ''
+        cells = [seconds(time.median), f'{seconds(min(time.times))} to {seconds(max(time.times))}']
+        cells += [speed, megabytes(memory), ratio]
         if predicted:
-            cells.append('' if row.equal_labels is None else f'{row.equal_labels:.4f} %')
-        table.add_row(*cells)
+            cells.append('' if equal is None else f'{equal:.4f} %')
+        table.add_row(case, time.description, *cells)
     return table
-
-
-def compared(row: Row, stock: Row) -> list[str]:
-    """Time and memory of a row, each with its ratio to stock's."""
-    times = f'{seconds(min(row.time.times))} to {seconds(max(row.time.times))}'
-    speed = f'{stock.time.median / row.time.median:.2f} x as fast' if row is not stock else ''
-    memory = f'{row.memory / stock.memory:.2f} x' if row is not stock and stock.memory else ''
-    return [seconds(row.time.median), times, speed, megabytes(row.memory), memory]
 
 
 def seconds(value: float) -> str:

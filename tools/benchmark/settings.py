@@ -25,20 +25,19 @@ DTYPES = ('float32', 'tf32', 'float16', 'bfloat16')
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of the command line."""
+    """The options of the command line; those that it does not set are those of GPUs."""
 
     config: str = ''
     batch: int = 2
     channels: int = 2048
     classes: int = 19
     crop: Size = (512, 1024)
-    sizes: tuple[Size, ...] = ()
+    sizes: tuple[Size, ...] = ((64, 128),)
     device: str = 'cpu'
     dtype: str = 'float32'
     channels_last: bool = False
     compile: bool = False
-    threads: int = 1
-    runs: int = 3
+    runs: int = 1
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -46,7 +45,7 @@ class Settings:
 
     @property
     def on_gpu(self) -> bool:
-        return torch.device(self.device).type == 'cuda'
+        return self.device == 'cuda'
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -57,7 +56,7 @@ class Settings:
         """Autocast to a 16-bit ``dtype``, otherwise nothing."""
         if self.torch_dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(torch.device(self.device).type, dtype=self.torch_dtype)
+        return torch.autocast(self.device, dtype=self.torch_dtype)
 
     def compiled(self, function: Any) -> Callable:
         """A function or module, compiled if that is asked for."""
@@ -66,24 +65,26 @@ class Settings:
     def apply(self) -> None:
         """Set what mmseg and torch keep for the whole process."""
         register_all_modules()  # and makes mmseg the default scope, which its configs rely on
-        torch.set_num_threads(self.threads)
         torch._dynamo.config.cache_size_limit = 256  # graphs; further ones would run uncompiled
         torch.backends.cudnn.benchmark = True  # as MMSegmentation's configs have it
         torch.backends.cudnn.allow_tf32 = self.dtype == 'tf32'
         torch.backends.cuda.matmul.allow_tf32 = self.dtype == 'tf32'
-        if self.on_gpu:
-            torch.cuda.set_device(self.device)
+
+    @property
+    def how(self) -> str:
+        """Precision, memory format, and whether it is compiled."""
+        layout = 'channels-last' if self.channels_last else 'contiguous'
+        return f'{self.dtype}, {layout}, {"compiled" if self.compile else "eager"}'
 
     def describe(self) -> str:
         """One line on machine, versions and method."""
         cpuinfo = Path('/proc/cpuinfo')
         found = cpuinfo.is_file() and re.search(r'model name\s*:\s*(.+)', cpuinfo.read_text())
         cpu = found.group(1) if found else platform.machine()
-        layout = 'channels-last' if self.channels_last else 'contiguous'
         return (
-            f'{torch.cuda.get_device_name() if self.on_gpu else cpu}; num_threads {self.threads}; '
-            f'torch {torch.__version__}; {self.dtype}, {layout}, '
-            f'{"compiled" if self.compile else "eager"}; {self.runs} turns.'
+            f'{torch.cuda.get_device_name() if self.on_gpu else cpu}; '
+            f'num_threads {torch.get_num_threads()}; torch {torch.__version__}; {self.how}; '
+            f'{self.runs} turns.'
         )
 
 
