@@ -22,7 +22,6 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from functools import partial
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Callable
@@ -111,10 +110,10 @@ def typical_config(family: str, unread: list[Exception]) -> tuple[str, Config]:
 
     def order(name: str) -> tuple:
         types = {str(node.get('type')) for node in dicts_within(configs[name].model)}
-        return -len(types & set(REPLACEMENTS)), memory.get(name, math.inf), name
+        return -len(types & REPLACEMENTS.keys()), memory.get(name, math.inf), name
 
     name = min(configs, key=order)
-    return name[:-3], configs[name]
+    return name.removesuffix('.py'), configs[name]
 
 
 def build_both(config: Config, size: int) -> Runners:
@@ -260,10 +259,11 @@ def start_test(runner: Runner, batch: dict) -> None:
 @torch.no_grad()
 def ratio(runners: Runners) -> str:
     """How many times as fast the accelerated model predicts a larger image in float32."""
-    batch = batch_of(1, TIMED_SIZE, runners['stock'].model)
-    for runner in runners.values():
+    batch, steps = batch_of(1, TIMED_SIZE, runners['stock'].model), {}
+    for name, runner in runners.items():
         start_test(runner, batch)
-    steps = {name: partial(runner.model.test_step, batch) for name, runner in runners.items()}
+        # Asked for in each step: after the first one a hook gives the model another.
+        steps[name] = lambda model=runner.model: model.test_step(batch)
     case = Case('prediction', '', lambda: steps, keeping=('accelerated',))
     try:
         stock, ours = measure(case, Settings(runs=RUNS))
