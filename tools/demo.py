@@ -27,9 +27,7 @@ RECIPES = TOOLS.parent / 'configs' / 'finetune'
 STARTS = {'ImageNet weights': 'full', 'random weights': 'from_scratch'}
 # Recipes, numbers of labelled images and seeds.
 FEW = ['full', 'probe_then_finetune', 'from_scratch'], [12, 96], [0, 1]
-FROZEN = ['frozen_backbone', 'gradual_unfreezing']
-FULL = [*FROZEN, *FEW[0]], [6, 12, 24, 96], [0, 1, 2]
-FIGURE_TILES = 6
+FULL = ['frozen_backbone', 'gradual_unfreezing', *FEW[0]], [6, 12, 24, 96], [0, 1, 2]
 NEXT = """
 Next, with your own images and their label maps:
   {pspnet} init photos masks --out mine    looks at them, splits them, writes mine/mine.py
@@ -58,9 +56,9 @@ def imbalance(label_map: Path) -> tuple[float, str]:
 
 
 def draw(dataset: Config, runs: dict[str, Path], labelled: int, target: Path) -> None:
-    """Draw a column for each tile, and a row each for image, label and what each start predicts."""
+    """Draw a column for each of six tiles: image, label and what each start predicts."""
     images, labels = (Path(dataset.data_root, path) for path in dataset.data_prefix.values())
-    shown = sorted(labels.iterdir(), key=imbalance)[:FIGURE_TILES]
+    shown = sorted(labels.iterdir(), key=imbalance)[:6]
     tiles = [images / label_map.name for label_map in shown]
     colours = np.array(dataset.metainfo.palette, dtype=np.uint8)
     rows = {'image': map(pixels, tiles), 'label': [colours[pixels(path)] for path in shown]}

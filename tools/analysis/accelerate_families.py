@@ -21,7 +21,6 @@ import re
 import sys
 import tempfile
 import textwrap
-import warnings
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Callable
@@ -41,6 +40,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
+from torch.optim import SGD
 
 from pspnet_plugin.app.training import stock_tools
 from pspnet_plugin.compat import runner as callbacks
@@ -50,9 +50,8 @@ from pspnet_plugin.utils.text import first_line, table_as_text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark.measuring import Case, measure
+from benchmark.measuring import IGNORED, Case, Settings, label_maps, measure, noise
 from benchmark.networks import stock_config
-from benchmark.settings import IGNORED, Settings, label_maps, noise
 
 CONFIGS = stock_tools().parent / 'configs'
 EQUAL = 1e-9
@@ -214,23 +213,16 @@ def relative_difference(expected: dict[str, Tensor], actual: dict[str, Tensor]) 
     return math.nan if any(map(math.isnan, differences)) else max(differences)
 
 
-class Backward(OptimWrapper):
-    """Computes gradients and leaves them, and the weights, as they are."""
-
-    def update_params(self, loss: Tensor, **kwargs: object) -> None:
-        self.backward(loss)
-
-
 def train(runner: Runner, batch: dict) -> dict[str, Tensor]:
     """Losses and gradients of one training step."""
     runner.call_hook('before_train')
     runner.call_hook('before_train_iter', batch_idx=0, data_batch=batch)
     runner.model.train()
-    optimizer = Backward(torch.optim.SGD(runner.model.parameters(), lr=0.0))
+    # The first of two steps that are accumulated leaves its gradients, and the weights.
+    optimizer = OptimWrapper(SGD(runner.model.parameters(), lr=0.0), accumulative_counts=2)
     losses = runner.model.train_step(batch, optim_wrapper=optimizer)
-    named = runner.model.named_parameters()
-    gradients = {name: value.grad for name, value in named if value.grad is not None}
-    return {**{name: torch.as_tensor(value) for name, value in losses.items()}, **gradients}
+    gradients = {name: p.grad for name, p in runner.model.named_parameters() if p.grad is not None}
+    return {name: torch.as_tensor(value) for name, value in {**losses, **gradients}.items()}
 
 
 @torch.no_grad()
@@ -264,7 +256,7 @@ def ratio(runners: Runners) -> str:
         start_test(runner, batch)
         # Asked for in each step: after the first one a hook gives the model another.
         steps[name] = lambda model=runner.model: model.test_step(batch)
-    case = Case('prediction', '', lambda: steps, keeping=('accelerated',))
+    case = Case('prediction', lambda: steps, keeping=('accelerated',))
     try:
         stock, ours = measure(case, Settings(runs=RUNS))
     except Exception as error:  # a failure is a result
@@ -284,7 +276,6 @@ def measure_apart(family: str) -> Row:
 
 
 def silence(folder: str) -> None:
-    warnings.simplefilter('ignore')
     os.chdir(folder)  # the runner leaves its log there
     sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115  until the process ends
 

@@ -29,18 +29,12 @@ from mmseg.registry import DATASETS
 from rich import box
 from rich.table import Table
 
-import pspnet_plugin  # noqa: F401  registers what the configs name
 from pspnet_plugin.app.reports.runs import read_run
 from pspnet_plugin.utils.text import table_as_text
 
 TOOLS = Path(__file__).resolve().parents[1]
 RECIPES = TOOLS.parent / 'configs' / 'finetune'
 DEFAULT = ['frozen_backbone', 'gradual_unfreezing', 'full', 'from_scratch']
-LEGEND = {
-    'full': 'ImageNet weights',
-    'probe_then_finetune': 'ImageNet weights, frozen at first',
-    'from_scratch': 'random weights',
-}
 Result = dict[str, Any]  # of one run, as in its result.json
 Results = dict[tuple[str, int], list[Result]]  # of all seeds, by recipe and number of images
 
@@ -126,9 +120,7 @@ def ious(runs: list[Result]) -> np.ndarray:
 
 
 def mean_and_range(values: Sequence[float], digits: int) -> str:
-    low, mean, high = (
-        f'{value:.{digits}f}' for value in (min(values), np.mean(values), max(values))
-    )
+    mean, low, high = (f'{of(values):.{digits}f}' for of in (np.mean, np.min, np.max))
     return mean if len(values) == 1 else f'{mean} ({low} to {high})'
 
 
@@ -162,7 +154,7 @@ def plot(results: Results, recipes: list[str], counts: list[int], target: Path) 
         for recipe in recipes:
             runs = results[recipe, count]
             iterations, curves = list(map(int, runs[0]['mIoU'])), ious(runs)
-            (line,) = axes.plot(iterations, curves.mean(0), 'o-', label=LEGEND.get(recipe, recipe))
+            (line,) = axes.plot(iterations, curves.mean(0), 'o-', label=recipe)
             low, high = curves.min(0), curves.max(0)
             axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set(title=f'{count} labelled images', xlabel='iteration')

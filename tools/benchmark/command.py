@@ -9,27 +9,49 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from itertools import product
+from time import monotonic
 from typing import Any, Callable
 
-import torch
 from rich.console import Console
 
-from . import counting, gpu, heads, networks
-from .measuring import measure_cases, tabulate
-from .settings import DTYPES, Settings, Size
+from . import counting, heads, networks
+from .measuring import DEVICES, Case, Settings, Step, measure_cases, tabulate
 
-WIDTH_OF_A_FILE = 1000  # more than any row has
+SECONDS = 400  # after which nothing more begins on a GPU; the largest batches take another minute
 R50 = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 SIZES = ((64, 128), (97, 97), (32, 32))
-# The cases of each benchmark, and those of OPTIONS that it has, with their defaults.
+HOW = dict(device=DEVICES[0], dtype='float32', channels_last=False, compile=False, runs=3)
+GPU = dict(device=DEVICES[0], crop=(512, 1024), sizes=SIZES[:1], runs=1)
+
+
+def gpu_cases(settings: Settings) -> Iterator[Case]:
+    """Heads, loss, training, prediction in each precision and memory format; the largest batch."""
+    end = monotonic() + SECONDS
+
+    def too_late() -> dict[str, Step]:
+        raise TimeoutError(f'not begun after {SECONDS} seconds')
+
+    ways = [(False, dtype) for dtype in ('float16', 'float32', 'bfloat16', 'tf32')]
+    for (compiled, dtype), channels_last in product([*ways, (True, 'float16')], (True, False)):
+        chosen = replace(settings, dtype=dtype, channels_last=channels_last, compile=compiled)
+        chosen.apply()
+        for name in ('train', 'head', 'heads', 'loss', 'predict'):
+            for case in BENCHMARKS[name][0](chosen):
+                build = case.build if monotonic() < end else too_late
+                yield case._replace(label=f'{case.label}, {chosen.how}', build=build)
+
+
+# The cases of each benchmark, and its options with their defaults.
 BENCHMARKS: dict[str, tuple[Callable, dict[str, Any]]] = {
-    'head': (heads.psp_cases, {'batch': 2, 'channels': 2048, 'classes': 19, 'sizes': SIZES}),
-    'heads': (heads.other_cases, {'batch': 2, 'crop': (512, 512)}),
-    'loss': (heads.loss_cases, {'batch': 4, 'classes': 150, 'crop': (512, 512)}),
-    'train': (networks.training_cases, {'config': R50, 'batch': 2, 'crop': (256, 512)}),
-    'predict': (networks.prediction_cases, {'config': R50, 'crop': (512, 1024)}),
-    'gpu': (gpu.gpu_cases, {'config': R50}),
+    'head': (heads.psp_cases, {'batch': 2, 'channels': 2048, 'classes': 19, 'sizes': SIZES, **HOW}),
+    'heads': (heads.other_cases, {'batch': 2, 'crop': (512, 512), **HOW}),
+    'loss': (heads.loss_cases, {'batch': 4, 'classes': 150, 'crop': (512, 512), **HOW}),
+    'train': (networks.training_cases, {'config': R50, 'batch': 2, 'crop': (256, 512), **HOW}),
+    'predict': (networks.prediction_cases, {'config': R50, 'crop': (512, 1024), **HOW}),
+    'gpu': (gpu_cases, {'config': R50, **GPU}),
     'count': (counting.table_of_counts, {}),
 }
 
@@ -39,9 +61,9 @@ def main(argv: Sequence[str]) -> int:
     options = vars(parse(argv))
     name, markdown = options.pop('benchmark'), options.pop('markdown')
     settings, failures = Settings(**options), []
-    console = Console(width=WIDTH_OF_A_FILE if markdown or not sys.stdout.isatty() else None)
+    console = Console(width=1000 if markdown or not sys.stdout.isatty() else None)  # fits a row
     settings.apply()
-    if name == 'gpu' and not torch.cuda.is_available():
+    if name == 'gpu' and not settings.on_gpu:
         sys.exit('error: there is no GPU here: pspnet benchmark count needs none')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of mmseg's classes, the same for stock and ours
@@ -54,8 +76,8 @@ def main(argv: Sequence[str]) -> int:
             console.print(tabulate(rows, markdown))
         if name == 'gpu':
             for kind, parts in (('stock', ()), ('ours', networks.TRAINING)):
-                batch = gpu.largest_batch(settings, parts)
-                print(f'Largest batch of 512 x 1024 in float16, {kind}: {batch}')
+                batch, size = networks.largest_batch(settings, parts), settings.size
+                print(f'Largest batch of {size} in float16, {kind}: {batch}')
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
@@ -70,39 +92,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for name, (cases, defaults) in BENCHMARKS.items():
         text = {'help': cases.__doc__, 'description': cases.__doc__, 'epilog': __doc__}
         command = commands.add_parser(name, formatter_class=formatter, **text)
-        add = command.add_argument
-        for option, default in defaults.items():
-            add(f'--{option}', default=default, **OPTIONS[option])
-        add('--markdown', action='store_true', help='the table in Markdown')
-        if name == 'gpu':
-            command.set_defaults(device='cuda')
-        elif name != 'count':
-            devices = ['cuda', 'cpu'] if torch.cuda.is_available() else ['cpu']
-            add('--device', choices=devices, default=devices[0], help='where it is computed')
-            add('--dtype', choices=DTYPES, default='float32', help='16-bit types by autocast')
-            add('--channels-last', action='store_true', help='memory format of ours and of stock')
-            add('--compile', action='store_true', help='with torch.compile')
-            add('--runs', type=positive, default=3, help='turns of each variant')
+        for option in fields(Settings):
+            if option.name in defaults:
+                flag, default = f'--{option.name.replace("_", "-")}', defaults[option.name]
+                command.add_argument(flag, default=default, **option.metadata)
+        command.add_argument('--markdown', action='store_true', help='the table in Markdown')
     return parser.parse_args(argv)
-
-
-def size(text: str) -> Size:
-    """``64x128`` -> (64, 128)."""
-    height, width = (positive(side) for side in text.split('x'))
-    return height, width
-
-
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    'config': {'help': 'a stock config: a file, or mmseg::NAME'},
-    'batch': {'type': positive, 'help': 'images or feature maps at once'},
-    'channels': {'type': positive, 'help': 'of the feature map'},
-    'classes': {'type': positive, 'help': 'number of classes'},
-    'crop': {'type': size, 'help': "size of the network's input, HEIGHTxWIDTH"},
-    'sizes': {'type': size, 'nargs': '+', 'help': 'of the feature map, HEIGHTxWIDTH each'},
-}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from types import MethodType
@@ -33,8 +34,7 @@ from pspnet_plugin.utils.config_files import read_config
 from pspnet_plugin.utils.config_tree import dicts_within
 
 from .heads import OURS, STOCK
-from .measuring import Case, Step
-from .settings import Settings, Size, label_maps, noise
+from .measuring import Case, Settings, Size, Step, label_maps, noise
 
 # The parts of the plugin, in the order in which they are added to stock.
 HEADS, LOSS, CHANNELS_LAST = 'heads', 'chunked loss', 'channels-last'
@@ -44,7 +44,6 @@ PREDICTION = (HEADS, CHANNELS_LAST, FOLDING, STRIPS, KEPT_MEMORY)
 Parts = Collection[str]
 STOCK_NAMES = {ours.__name__: name for name, ours in REPLACEMENTS.items()}
 STOCK_NAMES.update(LabelMapEncoderDecoder='EncoderDecoder', SyncBN='BN', MMSyncBN='BN')
-BRANCH_SCALE = 0.2
 WINOGRAD = f'{OURS}, --winograd'
 Open = Callable[[Path], Predict]
 
@@ -61,10 +60,10 @@ def prediction_cases(settings: Settings) -> Iterator[Case]:
     On a CPU in float32 its logits as well, in the other runtimes that are installed.
     """
     name = Path(settings.config).stem
+    twice = 2 * settings.crop[0], 2 * settings.crop[1]  # as large as what the network reads
     with tempfile.TemporaryDirectory() as folder:
         image = str(Path(folder, 'image.png'))
-        # of twice the size that the network reads
-        save_image(0.5 + 0.25 * noise((2 * settings.crop[0], 2 * settings.crop[1])), image)
+        save_image(0.5 + 0.25 * noise(twice), image)
         prepare = partial(prediction, settings, image)
         yield case_of_parts(f'file to label map by {name}', PREDICTION, prepare, settings)
     if not (settings.on_gpu or settings.compile) and settings.dtype == 'float32':
@@ -85,8 +84,7 @@ def case_of_parts(
         added = {f'+ {part}': prepare(parts[: n + 1]) for n, part in enumerate(parts)}
         return {STOCK: prepare(()), **added}
 
-    size = f'{settings.crop[0]} x {settings.crop[1]}'
-    return Case(label, size, steps, keeping=(f'+ {KEPT_MEMORY}',))
+    return Case(f'{label}, {settings.size}', steps, keeping=(f'+ {KEPT_MEMORY}',))
 
 
 def stock_config(config: str | Config, crop: Size) -> Config:
@@ -143,7 +141,7 @@ def weights(settings: Settings) -> dict[str, Tensor]:
         if isinstance(module, _BatchNorm):
             module.momentum = None  # None: the statistics of this batch, not a moving average
         elif isinstance(module, Bottleneck):
-            nn.init.constant_(module.norm3.weight, BRANCH_SCALE)
+            nn.init.constant_(module.norm3.weight, 0.2)
     model.train()
     with torch.no_grad():  # of two images: batch norm cannot normalize a single 1 x 1 map
         model(noise(settings.crop, batch=2).to(settings.device), mode='tensor')
@@ -178,6 +176,20 @@ def training_step(settings: Settings, parts: Parts = ()) -> Step:
     return step
 
 
+def largest_batch(settings: Settings, parts: Parts) -> int:
+    """The most crops with which a training step in float16 has enough memory."""
+    fits, fails = 0, 256
+    while fails - fits > 1:
+        batch = (fits + fails) // 2
+        try:
+            training_step(replace(settings, dtype='float16', batch=batch), parts)()
+            fits = batch
+        except torch.cuda.OutOfMemoryError:
+            fails = batch
+        torch.cuda.empty_cache()
+    return fits
+
+
 def prediction(settings: Settings, image: str, parts: Parts = ()) -> Step:
     """mmseg's own inference on the network with these parts; returns the label map, (H, W)."""
     model = build_predicting(settings, parts)
@@ -203,10 +215,9 @@ def runtime_cases(label: str, settings: Settings) -> Iterator[Case]:
             network = ExportedNetwork(stock if name == STOCK else ours, export)
             write_onnx(network, image, {}, path)
         for runtime, open_file in runtimes.items():
-            chosen = dict(files)
-            if 'bfloat16' in runtime:
-                del chosen[WINOGRAD]  # larger tiles are for float32
-            yield Case(label, runtime, partial(steps, open_file, chosen, image.numpy()))
+            rows = (STOCK, OURS) if 'bfloat16' in runtime else files  # larger tiles: for float32
+            chosen = {row: files[row] for row in rows}
+            yield Case(f'{label}, {runtime}', partial(steps, open_file, chosen, image.numpy()))
 
 
 def steps(open_file: Open, files: dict[str, Path], image: np.ndarray) -> dict[str, Step]:

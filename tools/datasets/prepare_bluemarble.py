@@ -34,7 +34,6 @@ def data_file(name: str) -> Path:
 
 def read_image() -> np.ndarray:
     """Blue Marble as (2700, 5400, 3) uint8 RGB, north up."""
-    Image.MAX_IMAGE_PIXELS = None
     with Image.open(data_file('bmng.jpg')) as image:
         return np.asarray(image.convert('RGB'))
 

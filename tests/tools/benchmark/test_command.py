@@ -4,9 +4,8 @@ import itertools
 
 import pytest
 import torch
-from benchmark import gpu
-from benchmark.measuring import measure_cases
-from benchmark.settings import DTYPES, Settings
+from benchmark import command
+from benchmark.measuring import DTYPES, Settings, measure_cases
 
 from pspnet_plugin.app.commands import main
 from tests.helpers.processes import ROOT, run_script
@@ -104,9 +103,9 @@ def test_case_that_fails_is_named_and_the_others_go_on(capsys):
 
 
 def test_gpu_is_measured_in_each_precision_and_layout_until_its_time_is_over(monkeypatch):
-    settings = Settings(config=PSPNET_R18, device='cuda', crop=(32, 64))
+    settings = Settings(config=PSPNET_R18, device='cuda', crop=(32, 64), sizes=((8, 8),))
     settings.apply()  # also where torch wants the number of a device
-    cases = list(gpu.gpu_cases(settings))
+    cases = list(command.gpu_cases(settings))
     ways = {tuple(case.label.rsplit(', ', 3)[1:]) for case in cases}
     eager = {(dtype, layout, 'eager') for dtype in DTYPES for layout in LAYOUTS}
     assert ways == eager | {('float16', layout, 'compiled') for layout in LAYOUTS}
@@ -119,8 +118,8 @@ def test_gpu_is_measured_in_each_precision_and_layout_until_its_time_is_over(mon
         'file to label map',
     ):
         assert any(label.startswith(name) for label in measured), name
-    monkeypatch.setattr(gpu, 'SECONDS', -1)
+    monkeypatch.setattr(command, 'SECONDS', -1)
     failures = []
-    assert not measure_cases(itertools.islice(gpu.gpu_cases(settings), 2), settings, failures)
+    assert not measure_cases(itertools.islice(command.gpu_cases(settings), 2), settings, failures)
     assert all('not begun after' in failure for failure in failures)
     assert len(failures) == 2
