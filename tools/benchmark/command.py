@@ -76,8 +76,8 @@ def main(argv: Sequence[str]) -> int:
             console.print(tabulate(rows, markdown))
         if name == 'gpu':
             for kind, parts in (('stock', ()), ('ours', networks.TRAINING)):
-                batch, size = networks.largest_batch(settings, parts), settings.size
-                print(f'Largest batch of {size} in float16, {kind}: {batch}')
+                batch = networks.largest_batch(settings, parts)
+                print(f'Largest batch of {settings.crop_as_text} in float16, {kind}: {batch}')
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0

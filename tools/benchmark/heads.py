@@ -128,7 +128,7 @@ def loss_cases(settings: Settings) -> Iterator[Case]:
     def steps() -> dict[str, Step]:
         return {row: loss_step(kinds, settings) for row, kinds in rows.items()}
 
-    label = f'{settings.classes} classes, batch {settings.batch} of {settings.size}'
+    label = f'{settings.classes} classes, batch {settings.batch} of {settings.crop_as_text}'
     yield Case(f'loss + backward of two heads, {label}', steps)
 
 

@@ -105,8 +105,7 @@ class Settings:
         torch.backends.cuda.matmul.allow_tf32 = self.dtype == 'tf32'
 
     @property
-    def size(self) -> str:
-        """Of a crop."""
+    def crop_as_text(self) -> str:
         return f'{self.crop[0]} x {self.crop[1]}'
 
     @property

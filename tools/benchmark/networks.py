@@ -84,7 +84,7 @@ def case_of_parts(
         added = {f'+ {part}': prepare(parts[: n + 1]) for n, part in enumerate(parts)}
         return {STOCK: prepare(()), **added}
 
-    return Case(f'{label}, {settings.size}', steps, keeping=(f'+ {KEPT_MEMORY}',))
+    return Case(f'{label}, {settings.crop_as_text}', steps, keeping=(f'+ {KEPT_MEMORY}',))
 
 
 def stock_config(config: str | Config, crop: Size) -> Config:
