@@ -15,12 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from PIL import Image
 
@@ -31,9 +27,7 @@ RECIPES = TOOLS.parent / 'configs' / 'finetune'
 STARTS = {'ImageNet weights': 'full', 'random weights': 'from_scratch'}
 # Recipes, numbers of labelled images and seeds.
 FEW = ['full', 'probe_then_finetune', 'from_scratch'], [12, 96], [0, 1]
-FROZEN = ['frozen_backbone', 'gradual_unfreezing']
-FULL = [*FROZEN, *FEW[0]], [6, 12, 24, 96], [0, 1, 2]
-FIGURE_TILES = 6
+FULL = ['frozen_backbone', 'gradual_unfreezing', *FEW[0]], [6, 12, 24, 96], [0, 1, 2]
 NEXT = """
 Next, with your own images and their label maps:
   {pspnet} init photos masks --out mine    looks at them, splits them, writes mine/mine.py
@@ -51,34 +45,33 @@ def run(tool: str, *arguments: object) -> None:
         sys.exit(code)
 
 
-def most_mixed_tiles(labels: Path, count: int) -> list[str]:
-    """The names of the ``count`` label maps that are nearest to half water, half land."""
-    imbalances = {path.name: abs((plt.imread(path) == 0).mean() - 0.5) for path in labels.iterdir()}
-    return sorted(imbalances, key=lambda name: (imbalances[name], name))[:count]
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def imbalance(label_map: Path) -> tuple[float, str]:
+    """How far a label map is from half water, half land; the name decides between equals."""
+    return abs((pixels(label_map) == 0).mean() - 0.5), label_map.name
 
 
 def draw(dataset: Config, runs: dict[str, Path], labelled: int, target: Path) -> None:
-    """Draw a column for each tile, and a row each for image, label and what each start predicts."""
+    """Draw a column for each of six tiles: image, label and what each start predicts."""
     images, labels = (Path(dataset.data_root, path) for path in dataset.data_prefix.values())
-    names = most_mixed_tiles(labels, FIGURE_TILES)
-    tiles = [images / name for name in names]
+    shown = sorted(labels.iterdir(), key=imbalance)[:6]
+    tiles = [images / label_map.name for label_map in shown]
     colours = np.array(dataset.metainfo.palette, dtype=np.uint8)
-    rows = {
-        'image': [plt.imread(tile) for tile in tiles],
-        'label': [colours[np.asarray(Image.open(labels / name))] for name in names],
-    }
+    rows = {'image': map(pixels, tiles), 'label': [colours[pixels(path)] for path in shown]}
     for start, folder in runs.items():
         (checkpoint,) = folder.glob('iter_*.pth')
         model = init_model(RECIPES / f'{STARTS[start]}.py', checkpoint)
-        rows[f'{start}\n{labelled} labels'] = [
-            colours[predicted.label_map] for predicted in predict(model, tiles)
-        ]
-    size = 1.6 * len(names), 1.6 * len(rows)
-    figure, axes = plt.subplots(len(rows), len(names), figsize=size, layout='constrained')
-    for (title, shown), row in zip(rows.items(), axes):
+        predicted = predict(model, tiles)
+        rows[f'{start}\n{labelled} labels'] = [colours[each.label_map] for each in predicted]
+    figure = Figure(figsize=(1.6 * len(tiles), 1.6 * len(rows)), layout='constrained')
+    for (title, pictures), row in zip(rows.items(), figure.subplots(len(rows), len(tiles))):
         row[0].set_ylabel(title)
-        for axis, pixels in zip(row, shown):
-            axis.imshow(pixels)
+        for axis, picture in zip(row, pictures):
+            axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
     figure.savefig(target, dpi=80)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib
 import logging
 import math
 import multiprocessing
@@ -22,11 +21,9 @@ import re
 import sys
 import tempfile
 import textwrap
-import warnings
-from dataclasses import dataclass, field
 from logging.handlers import BufferingHandler
 from pathlib import Path
-from typing import Callable, Union
+from typing import Callable
 from unittest import mock
 
 import torch
@@ -43,6 +40,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
+from torch.optim import SGD
 
 from pspnet_plugin.app.training import stock_tools
 from pspnet_plugin.compat import runner as callbacks
@@ -52,9 +50,8 @@ from pspnet_plugin.utils.text import first_line, table_as_text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark.measuring import Case, measure
+from benchmark.measuring import IGNORED, Case, Settings, label_maps, measure, noise
 from benchmark.networks import stock_config
-from benchmark.settings import IGNORED, Settings, label_maps, noise
 
 CONFIGS = stock_tools().parent / 'configs'
 EQUAL = 1e-9
@@ -62,40 +59,30 @@ COLUMNS = 'family', 'config', 'replaced', 'loss and gradients', 'prediction', 'f
 # What is compared. Batch norms of 1 x 1 maps, of two images, would make much of any rounding.
 SIZE, IMAGES = 64, 8
 TIMED_SIZE, RUNS = 512, 3
+LIMIT = 180  # seconds for one family
 # A gradient that is zero but for rounding is compared with this part of the largest of all.
 SMALL = 1e-3
-Outcome = Union[float, str]  # a number, or why there is none
+# Hooks of mmengine that would need more than a model.
+WITHOUT = 'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'
+Row = dict[str, str]  # of the table, by COLUMNS
+Runners = dict[str, Runner]  # of the stock and of the accelerated model
 
 
-@dataclass
-class Measured:
-    """A row of the table; ``training`` and ``prediction`` are the largest relative differences."""
-
-    family: str
-    config: str = ''
-    replaced: list[str] = field(default_factory=list)
-    training: Outcome = ''
-    prediction: Outcome = ''
-    faster: Outcome = ''
-    remarks: list[str] = field(default_factory=list)  # warnings of hooks, or why it is not built
-
-
-def measure_family(family: str) -> Measured:
+def measure_family(family: str) -> Row:
     """Compare a step and a prediction in float64, then time predictions in float32."""
-    result, unread = Measured(family), []
+    row, unread = {'family': family}, []
     try:
-        result.config, config = typical_config(family, unread)
+        row['config'], config = typical_config(family, unread)
         init_default_scope('mmseg')
         torch.set_default_dtype(torch.float64)  # of what a model makes itself, such as coordinates
-        compare(config, SIZE, IMAGES, result)
-        if str(result.prediction).startswith('stock fails'):  # pools that want a larger map
-            compare(config, TIMED_SIZE, 2, result)
+        compared = compare(config, SIZE, IMAGES)
+        if compared['prediction'].startswith('stock fails'):  # pools that want a larger map
+            compared = compare(config, TIMED_SIZE, 2)
         torch.set_default_dtype(torch.float32)
-        result.faster = ratio(build_both(config, TIMED_SIZE))
+        return {**row, **compared, 'faster': ratio(build_both(config, TIMED_SIZE))}
     except Exception as error:  # whatever a config or a class raises is a result
         # A config that cannot be read says better than its neighbour's model what is missing.
-        return Measured(family, result.config, remarks=[reason((*unread, error)[0])])
-    return result
+        return {**row, 'remarks': reason((*unread, error)[0])}
 
 
 def reason(error: BaseException) -> str:
@@ -122,45 +109,43 @@ def typical_config(family: str, unread: list[Exception]) -> tuple[str, Config]:
 
     def order(name: str) -> tuple:
         types = {str(node.get('type')) for node in dicts_within(configs[name].model)}
-        return -len(types & set(REPLACEMENTS)), memory.get(name, math.inf), name
+        return -len(types & REPLACEMENTS.keys()), memory.get(name, math.inf), name
 
     name = min(configs, key=order)
-    return name, configs[name]
+    return name.removesuffix('.py'), configs[name]
 
 
-def build_both(config: Config, size: int) -> list[Runner]:
+def build_both(config: Config, size: int) -> Runners:
     """The stock and the accelerated model of a config, of the same weights, with their runners."""
     config = stock_config(config, (size, size))
-    torch.manual_seed(0)
-    stock = build(config)
-    for tensor in (*stock.parameters(), *stock.buffers()):  # all the same, as zeros are, hides much
-        if tensor.is_floating_point() and tensor.numel() and tensor.min() == tensor.max():
-            tensor.data.add_(0.1 * torch.randn_like(tensor).clamp(-3, 3))
-    runners = [runner_of(stock)]
     hooks = mock.patch.object(callbacks, 'added_hooks', [])
     with mock.patch.dict(MODELS._module_dict), hooks:
-        importlib.import_module('pspnet_plugin.accelerate').enable()
+        stock = build(config)
+        from pspnet_plugin import accelerate
+
+        accelerate.enable()  # also where it was imported before
         ours = build(config)
-        ours.load_state_dict(stock.state_dict(), strict=True)
-        return [*runners, runner_of(ours)]
+    ours.model.load_state_dict(stock.model.state_dict(), strict=True)
+    return {'stock': stock, 'accelerated': ours}
 
 
-def build(config: Config) -> nn.Module:
-    """The model, initialized at random, without dropout, and with images as they are."""
+def build(config: Config) -> Runner:
+    """A runner of the model, with random weights, without dropout, and with images as they are.
+
+    It has no hooks but those that accelerate adds.
+    """
+    torch.manual_seed(0)
     model = MODELS.build(copy.deepcopy(config.model))
     model.init_weights()
     model.data_preprocessor = BaseDataPreprocessor()  # mmseg's makes float32 of the images
+    for tensor in (*model.parameters(), *model.buffers()):  # all the same, as zeros are, hides much
+        if tensor.is_floating_point() and tensor.numel() and tensor.min() == tensor.max():
+            tensor.data.add_(0.1 * torch.randn_like(tensor).clamp(-3, 3))
     for module in model.modules():
         for name in ('p', 'drop_prob', 'dropout', 'dropout_ratio'):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
-    return model
-
-
-def runner_of(model: nn.Module) -> Runner:
-    """mmengine's runner of a model, with no hooks but those that accelerate adds."""
-    names = 'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'
-    name, none = f'with {len(callbacks.added_hooks)} hooks', dict.fromkeys(names)
+    name, none = f'with {len(callbacks.added_hooks)} hooks', dict.fromkeys(WITHOUT)
     return Runner(model, '.', default_hooks=none, default_scope='mmseg', experiment_name=name)
 
 
@@ -178,35 +163,41 @@ def batch_of(images: int, size: int, model: nn.Module, ignored: bool = True) -> 
     return {'inputs': noise((size, size), images), 'data_samples': samples}
 
 
-def compare(config: Config, size: int, images: int, result: Measured) -> None:
+def compare(config: Config, size: int, images: int) -> Row:
+    """What is replaced, the largest differences, and what hooks warn of."""
     runners = build_both(config, size)
-    stock, ours = (runner.model for runner in runners)
-    pairs = zip(list(stock.modules())[1:], list(ours.modules())[1:])
-    names = dict.fromkeys(type(one).__name__ for one, two in pairs if type(one) is not type(two))
-    result.replaced = [name for name in names if name in REPLACEMENTS]
-    warnings = BufferingHandler(capacity=1000)
-    warnings.setLevel(logging.WARNING)
-    runners[1].logger.addHandler(warnings)
-    batch = batch_of(images, size, stock)
-    result.prediction = difference(predict, runners, batch)
-    result.training = difference(train, runners, batch)
-    result.remarks = []
-    if 'IndexError' in str(result.training):  # class weights have none for ignored pixels
-        result.remarks.append(f'compared without ignored pixels: {result.training}')
-        result.training = difference(train, runners, batch_of(images, size, stock, ignored=False))
-    result.remarks += dict.fromkeys(record.getMessage() for record in warnings.buffer)
+    stock, ours = (list(runner.model.modules())[1:] for runner in runners.values())
+    names = dict.fromkeys(type(a).__name__ for a, b in zip(stock, ours) if type(a) is not type(b))
+    warned = BufferingHandler(capacity=1000)
+    warned.setLevel(logging.WARNING)
+    runners['accelerated'].logger.addHandler(warned)
+    batch = batch_of(images, size, runners['stock'].model)
+    prediction, training = (difference(run, runners, batch) for run in (predict, train))
+    remarks = []
+    if 'IndexError' in training:  # class weights have none for ignored pixels
+        remarks.append(f'compared without ignored pixels: {training}')
+        batch = batch_of(images, size, runners['stock'].model, ignored=False)
+        training = difference(train, runners, batch)
+    remarks += dict.fromkeys(record.getMessage() for record in warned.buffer)
+    return {
+        'replaced': ', '.join(name for name in names if name in REPLACEMENTS),
+        'loss and gradients': training,
+        'prediction': prediction,
+        'remarks': '; '.join(remarks),
+    }
 
 
-def difference(run: Callable, runners: list[Runner], batch: dict) -> Outcome:
+def difference(run: Callable, runners: Runners, batch: dict) -> str:
     """The largest relative difference of what ``run`` returns of both, or who failed and why."""
     results = []
-    for name, runner in zip(('stock', 'accelerated'), runners):
+    for name, runner in runners.items():
         torch.manual_seed(1)
         try:
             results.append(run(runner, copy.deepcopy(batch)))
         except Exception as error:  # a failure of either is a result
             return f'{name} fails: {reason(error)}'
-    return relative_difference(*results)
+    largest = relative_difference(*results)
+    return f'{largest:.0e}' if largest <= EQUAL else f'unequal: {largest:.1e}'
 
 
 def relative_difference(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> float:
@@ -222,51 +213,35 @@ def relative_difference(expected: dict[str, Tensor], actual: dict[str, Tensor]) 
     return math.nan if any(map(math.isnan, differences)) else max(differences)
 
 
-class Backward(OptimWrapper):
-    """Computes gradients and leaves them, and the weights, as they are."""
-
-    def update_params(self, loss: Tensor, **kwargs: object) -> None:
-        self.backward(loss)
-
-
 def train(runner: Runner, batch: dict) -> dict[str, Tensor]:
     """Losses and gradients of one training step."""
     runner.call_hook('before_train')
     runner.call_hook('before_train_iter', batch_idx=0, data_batch=batch)
     runner.model.train()
-    optimizer = Backward(torch.optim.SGD(runner.model.parameters(), lr=0.0))
+    # The first of two steps that are accumulated leaves its gradients, and the weights.
+    optimizer = OptimWrapper(SGD(runner.model.parameters(), lr=0.0), accumulative_counts=2)
     losses = runner.model.train_step(batch, optim_wrapper=optimizer)
-    named = runner.model.named_parameters()
-    gradients = {name: value.grad for name, value in named if value.grad is not None}
-    return {**{name: torch.as_tensor(value) for name, value in losses.items()}, **gradients}
+    gradients = {name: p.grad for name, p in runner.model.named_parameters() if p.grad is not None}
+    return {name: torch.as_tensor(value) for name, value in {**losses, **gradients}.items()}
 
 
 @torch.no_grad()
 def predict(runner: Runner, batch: dict) -> dict[str, Tensor]:
     """Label maps as they are predicted, and logits as they are predicted for one who asks."""
-    model, stated = runner.model, runner.model.test_cfg
-    labels = test(runner, copy.deepcopy(batch))
-    model.test_cfg = ConfigDict({**(stated or {}), 'seg_logits': True})
-    logits = test(runner, batch)
+    model, stated, results = runner.model, runner.model.test_cfg, {}
+    for asked in ({}, {'seg_logits': True}):
+        model.test_cfg = ConfigDict({**(stated or {}), **asked})
+        start_test(runner, batch)
+        for number, sample in enumerate(model.test_step(copy.deepcopy(batch))):
+            for key, value in sample.items():
+                if not key.startswith('gt_') and (asked or key != 'seg_logits'):
+                    results[f'{number} {key} {asked}'] = value.data
+        runner.call_hook('after_test_epoch', metrics={})
     model.test_cfg = stated
-    return {
-        f'{asked} {number} {key}': value.data
-        for asked, samples in ((False, labels), (True, logits))
-        for number, sample in enumerate(samples)
-        for key, value in sample.items()
-        if not key.startswith('gt_') and (asked or key != 'seg_logits')
-    }
-
-
-def test(runner: Runner, batch: dict) -> list:
-    start_test(runner, batch)
-    samples = runner.model.test_step(batch)
-    runner.call_hook('after_test_epoch', metrics={})
-    return samples
+    return results
 
 
 def start_test(runner: Runner, batch: dict) -> None:
-    runner.model.zero_grad(set_to_none=True)
     runner.model.eval()
     runner.call_hook('before_test')
     runner.call_hook('before_test_epoch')
@@ -274,69 +249,52 @@ def start_test(runner: Runner, batch: dict) -> None:
 
 
 @torch.no_grad()
-def ratio(runners: list[Runner]) -> Outcome:
+def ratio(runners: Runners) -> str:
     """How many times as fast the accelerated model predicts a larger image in float32."""
-    batch, steps = batch_of(1, TIMED_SIZE, runners[0].model), {}
-    for name, runner in zip(('stock', 'accelerated'), runners):
+    batch, steps = batch_of(1, TIMED_SIZE, runners['stock'].model), {}
+    for name, runner in runners.items():
         start_test(runner, batch)
+        # Asked for in each step: after the first one a hook gives the model another.
         steps[name] = lambda model=runner.model: model.test_step(batch)
-    case = Case('prediction', '', lambda: steps, keeping=('accelerated',))
+    case = Case('prediction', lambda: steps, keeping=('accelerated',))
     try:
-        stock, ours = measure(case, Settings(runs=RUNS, threads=torch.get_num_threads()))
+        stock, ours = measure(case, Settings(runs=RUNS))
     except Exception as error:  # a failure is a result
         return reason(error)
-    return stock.time.median / ours.time.median
+    return f'{stock.time.median / ours.time.median:.2f} x'
 
 
-def measure_apart(family: str, limit: float) -> Measured:
-    """Measure in a process of its own, which may crash, or is ended after ``limit`` seconds."""
+def measure_apart(family: str) -> Row:
+    """Measure in a process of its own, which may crash, or is ended after ``LIMIT`` seconds."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['pspnet_plugin'])  # what takes long is imported once
     with tempfile.TemporaryDirectory() as folder, context.Pool(1, silence, [folder]) as pool:
         try:
-            return pool.apply_async(measure_family, [family]).get(limit)
+            return pool.apply_async(measure_family, [family]).get(LIMIT)
         except multiprocessing.TimeoutError:
-            return Measured(family, remarks=[f'crashed, or not finished within {limit:g} s'])
+            return {'family': family, 'remarks': f'crashed, or not finished within {LIMIT} s'}
 
 
 def silence(folder: str) -> None:
-    warnings.simplefilter('ignore')
     os.chdir(folder)  # the runner leaves its log there
     sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115  until the process ends
 
 
-def tabulate(rows: list[Measured]) -> Table:
-    table = Table(*COLUMNS, box=box.MARKDOWN)
-    for row in rows:
-        cells = [row.family, row.config[:-3], ', '.join(row.replaced)]
-        cells += [as_text(row.training), as_text(row.prediction)]
-        cells.append(f'{row.faster:.2f} x' if isinstance(row.faster, float) else row.faster)
-        table.add_row(*cells, '; '.join(row.remarks))
-    return table
-
-
-def as_text(outcome: Outcome) -> str:
-    if isinstance(outcome, str):
-        return outcome
-    return f'{outcome:.0e}' if outcome <= EQUAL else f'unequal: {outcome:.1e}'
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    folders = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
-    known = [name for name in folders if not name.startswith('_')]
+    known = sorted(path.name for path in CONFIGS.glob('[!_]*') if path.is_dir())
     parser.add_argument('--families', nargs='+', choices=known, default=known, metavar='NAME')
     parser.add_argument('--out', type=Path, metavar='FILE', help='write the table there as well')
-    parser.add_argument('--limit', type=float, default=180, help='seconds for one family')
     args = parser.parse_args()
     os.environ['CUDA_VISIBLE_DEVICES'] = ''  # the comparison is of processors
-    rows = []
+    table = Table(*COLUMNS, box=box.MARKDOWN)
     for family in track(args.families, console=Console(stderr=True)):
-        rows.append(measure_apart(family, args.limit))
-    table = table_as_text(tabulate(rows), width=1000)
-    print(table)
+        row = measure_apart(family)
+        table.add_row(*(row.get(column, '') for column in COLUMNS))
+    text = table_as_text(table, width=1000)
+    print(text)
     if args.out:  # columns need no width there
-        args.out.write_text(re.sub(r' +\|', ' |', re.sub('-{4,}', '---', table)) + '\n')
+        args.out.write_text(re.sub(r' +\|', ' |', re.sub('-{4,}', '---', text)) + '\n')
 
 
 if __name__ == '__main__':

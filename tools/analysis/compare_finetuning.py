@@ -21,30 +21,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from rich import box
 from rich.table import Table
 
-import pspnet_plugin  # noqa: F401  registers what the configs name
 from pspnet_plugin.app.reports.runs import read_run
 from pspnet_plugin.utils.text import table_as_text
 
 TOOLS = Path(__file__).resolve().parents[1]
 RECIPES = TOOLS.parent / 'configs' / 'finetune'
 DEFAULT = ['frozen_backbone', 'gradual_unfreezing', 'full', 'from_scratch']
-LEGEND = {
-    'full': 'ImageNet weights',
-    'probe_then_finetune': 'ImageNet weights, frozen at first',
-    'from_scratch': 'random weights',
-}
 Result = dict[str, Any]  # of one run, as in its result.json
 Results = dict[tuple[str, int], list[Result]]  # of all seeds, by recipe and number of images
 
@@ -130,23 +120,21 @@ def ious(runs: list[Result]) -> np.ndarray:
 
 
 def mean_and_range(values: Sequence[float], digits: int) -> str:
-    low, mean, high = np.min(values), np.mean(values), np.max(values)
-    text = f'{mean:.{digits}f}'
-    return text if len(values) == 1 else f'{text} ({low:.{digits}f} to {high:.{digits}f})'
+    mean, low, high = (f'{of(values):.{digits}f}' for of in (np.mean, np.min, np.max))
+    return mean if len(values) == 1 else f'{mean} ({low} to {high})'
 
 
 def as_good_as(runs: list[Result], goal: float) -> str:
     """The iteration of the first validation in which the mean of the runs is at least ``goal``."""
-    enough = ious(runs).mean(0) >= goal
-    return list(runs[0]['mIoU'])[enough.argmax()] if enough.any() else 'never'
+    means = zip(runs[0]['mIoU'], ious(runs).mean(0))
+    return next((iteration for iteration, mean in means if mean >= goal), 'never')
 
 
-def tabulate(results: Results, recipes: list[str]) -> Table:
+def tabulate(results: Results, recipes: list[str], counts: list[int]) -> Table:
     """A row for each recipe: mIoU (%) for each number of labelled images, and what it takes."""
-    counts = sorted({count for _, count in results})
-    headers = [f'{count} images' for count in counts]
-    headers += [f'as good as {recipes[-1]} at iteration', 'processor time (s)', 'peak memory (MB)']
-    table = Table('recipe', *headers, box=box.MARKDOWN)
+    reached = f'as good as {recipes[-1]} at iteration'
+    measured = reached, 'processor time (s)', 'peak memory (MB)'
+    table = Table('recipe', *(f'{n} images' for n in counts), *measured, box=box.MARKDOWN)
     goals = [ious(results[recipes[-1], count])[:, -1].mean() for count in counts]
     for recipe in recipes:
         each = [results[recipe, count] for count in counts]
@@ -158,18 +146,15 @@ def tabulate(results: Results, recipes: list[str]) -> Table:
     return table
 
 
-def plot(results: Results, recipes: list[str], target: Path) -> None:
+def plot(results: Results, recipes: list[str], counts: list[int], target: Path) -> None:
     """Draw mIoU over iterations, the mean and range of the seeds, for each number of images."""
-    counts = sorted({count for _, count in results})
-    size = 3.6 * len(counts), 3.6
-    figure, panels = plt.subplots(
-        1, len(counts), figsize=size, sharey=True, squeeze=False, layout='constrained'
-    )
+    figure = Figure(figsize=(3.6 * len(counts), 3.6), layout='constrained')
+    panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)
     for count, axes in zip(counts, panels[0]):
         for recipe in recipes:
             runs = results[recipe, count]
             iterations, curves = list(map(int, runs[0]['mIoU'])), ious(runs)
-            (line,) = axes.plot(iterations, curves.mean(0), 'o-', label=LEGEND.get(recipe, recipe))
+            (line,) = axes.plot(iterations, curves.mean(0), 'o-', label=recipe)
             low, high = curves.min(0), curves.max(0)
             axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set(title=f'{count} labelled images', xlabel='iteration')
@@ -190,10 +175,11 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as in train.py')
     args = parser.parse_args()
     results = train_all(args)
+    counts = sorted({count for _, count in results})
     print('\nmIoU (%) by number of labelled images:\n')
-    print(table_as_text(tabulate(results, args.recipes), width=200))
+    print(table_as_text(tabulate(results, args.recipes, counts), width=200))
     if args.plot:
-        plot(results, args.recipes, args.plot)
+        plot(results, args.recipes, counts, args.plot)
         print(f'figure: {args.plot}')
 
 

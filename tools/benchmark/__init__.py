@@ -5,6 +5,4 @@
 
 import os
 
-import pspnet_plugin  # noqa: F401  repairs the stock stack before mmseg is imported
-
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # torch's profiler writes to the terminal otherwise

@@ -9,29 +9,49 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from itertools import product
+from time import monotonic
 from typing import Any, Callable
 
-import torch
 from rich.console import Console
 
-from pspnet_plugin.utils.text import first_line
+from . import counting, heads, networks
+from .measuring import DEVICES, Case, Settings, Step, measure_cases, tabulate
 
-from . import counting, gpu, heads, networks
-from .measuring import measure_cases, tabulate
-from .settings import DTYPES, Settings, Size
-
-WIDTH_OF_A_FILE = 1000  # more than any row has
+SECONDS = 400  # after which nothing more begins on a GPU; the largest batches take another minute
 R50 = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 SIZES = ((64, 128), (97, 97), (32, 32))
-# The cases of each sub-command, and those of OPTIONS that it has, with their defaults.
+HOW = dict(device=DEVICES[0], dtype='float32', channels_last=False, compile=False, runs=3)
+GPU = dict(device=DEVICES[0], crop=(512, 1024), sizes=SIZES[:1], runs=1)
+
+
+def gpu_cases(settings: Settings) -> Iterator[Case]:
+    """Heads, loss, training, prediction in each precision and memory format; the largest batch."""
+    end = monotonic() + SECONDS
+
+    def too_late() -> dict[str, Step]:
+        raise TimeoutError(f'not begun after {SECONDS} seconds')
+
+    ways = [(False, dtype) for dtype in ('float16', 'float32', 'bfloat16', 'tf32')]
+    for (compiled, dtype), channels_last in product([*ways, (True, 'float16')], (True, False)):
+        chosen = replace(settings, dtype=dtype, channels_last=channels_last, compile=compiled)
+        chosen.apply()
+        for name in ('train', 'head', 'heads', 'loss', 'predict'):
+            for case in BENCHMARKS[name][0](chosen):
+                build = case.build if monotonic() < end else too_late
+                yield case._replace(label=f'{case.label}, {chosen.how}', build=build)
+
+
+# The cases of each benchmark, and its options with their defaults.
 BENCHMARKS: dict[str, tuple[Callable, dict[str, Any]]] = {
-    'head': (heads.psp_cases, {'batch': 2, 'channels': 2048, 'classes': 19, 'sizes': SIZES}),
-    'heads': (heads.other_cases, {'batch': 2, 'crop': (512, 512)}),
-    'loss': (heads.loss_cases, {'batch': 4, 'classes': 150, 'crop': (512, 512)}),
-    'train': (networks.training_cases, {'config': R50, 'batch': 2, 'crop': (256, 512)}),
-    'predict': (networks.prediction_cases, {'config': R50, 'crop': (512, 1024)}),
-    'gpu': (gpu.measure_all, {'config': R50}),
+    'head': (heads.psp_cases, {'batch': 2, 'channels': 2048, 'classes': 19, 'sizes': SIZES, **HOW}),
+    'heads': (heads.other_cases, {'batch': 2, 'crop': (512, 512), **HOW}),
+    'loss': (heads.loss_cases, {'batch': 4, 'classes': 150, 'crop': (512, 512), **HOW}),
+    'train': (networks.training_cases, {'config': R50, 'batch': 2, 'crop': (256, 512), **HOW}),
+    'predict': (networks.prediction_cases, {'config': R50, 'crop': (512, 1024), **HOW}),
+    'gpu': (gpu_cases, {'config': R50, **GPU}),
     'count': (counting.table_of_counts, {}),
 }
 
@@ -40,27 +60,24 @@ def main(argv: Sequence[str]) -> int:
     """Measure what the command line asks for and print one table; 1 if a case failed."""
     options = vars(parse(argv))
     name, markdown = options.pop('benchmark'), options.pop('markdown')
-    settings = Settings(**options)
-    unlimited = markdown or not sys.stdout.isatty()
-    console = Console(width=WIDTH_OF_A_FILE if unlimited else None)
+    settings, failures = Settings(**options), []
+    console = Console(width=1000 if markdown or not sys.stdout.isatty() else None)  # fits a row
     settings.apply()
     if name == 'gpu' and not settings.on_gpu:
         sys.exit('error: there is no GPU here: pspnet benchmark count needs none')
-    failures: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of mmseg's classes, the same for stock and ours
         if name == 'count':
             console.print(counting.table_of_counts(markdown))
             return 0
+        rows = measure_cases(BENCHMARKS[name][0](settings), settings, failures)
+        console.print(settings.describe(), soft_wrap=True)
+        if rows:
+            console.print(tabulate(rows, markdown))
         if name == 'gpu':
-            rows, lines = gpu.measure_all(settings, failures)
-        else:
-            rows, lines = measure_cases(BENCHMARKS[name][0], settings, failures), []
-    console.print(settings.describe(), soft_wrap=True)
-    if rows:
-        console.print(tabulate(rows, markdown))
-    for line in lines:
-        print(line)
+            for kind, parts in (('stock', ()), ('ours', networks.TRAINING)):
+                batch = networks.largest_batch(settings, parts)
+                print(f'Largest batch of {settings.crop_as_text} in float16, {kind}: {batch}')
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
@@ -75,55 +92,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for name, (cases, defaults) in BENCHMARKS.items():
         text = {'help': cases.__doc__, 'description': cases.__doc__, 'epilog': __doc__}
         command = commands.add_parser(name, formatter_class=formatter, **text)
-        for option, default in defaults.items():
-            command.add_argument(f'--{option}', default=default, **OPTIONS[option])
+        for option in fields(Settings):
+            if option.name in defaults:
+                flag, default = f'--{option.name.replace("_", "-")}', defaults[option.name]
+                command.add_argument(flag, default=default, **option.metadata)
         command.add_argument('--markdown', action='store_true', help='the table in Markdown')
-        if name != 'count':
-            add_device(command.add_argument)
-        if name not in ('count', 'gpu'):
-            add_common_options(command.add_argument)
     return parser.parse_args(argv)
-
-
-def add_device(add: Callable) -> None:
-    default = 'cuda' if torch.cuda.is_available() else 'cpu'
-    add('--device', type=device, default=default, help='cpu, cuda or cuda:N')
-
-
-def add_common_options(add: Callable) -> None:
-    threads = torch.get_num_threads()
-    add('--dtype', choices=DTYPES, default='float32', help='16-bit types run under autocast')
-    add('--channels-last', action='store_true', help='memory format of ours and of stock')
-    add('--compile', action='store_true', help='with torch.compile')
-    add('--threads', type=positive, default=threads, help='CPU threads of PyTorch')
-    add('--runs', type=positive, default=3, help='turns of each variant')
-
-
-def device(text: str) -> str:
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:
-        raise argparse.ArgumentTypeError(f'{first_line(error)}: use cpu, cuda or cuda:N') from error
-    return text
-
-
-def size(text: str) -> Size:
-    """``64x128`` -> (64, 128)."""
-    height, width = (positive(side) for side in text.split('x'))
-    return height, width
-
-
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    'config': {'help': 'a stock config: a file, or mmseg::NAME'},
-    'batch': {'type': positive, 'help': 'images or feature maps at once'},
-    'channels': {'type': positive, 'help': 'of the feature map'},
-    'classes': {'type': positive, 'help': 'number of classes'},
-    'crop': {'type': size, 'help': "size of the network's input, HEIGHTxWIDTH"},
-    'sizes': {'type': size, 'nargs': '+', 'help': 'of the feature map, HEIGHTxWIDTH each'},
-}

@@ -23,13 +23,11 @@ LAUNCH = 5e-6  # seconds
 # Peak rate of dense half precision, FLOP/s, and bandwidth, bytes/s, by NVIDIA's data sheets of the
 # T4, the A100 80 GB SXM and the H200 SXM.
 GPUS = {'T4': (65e12, 320e9), 'A100': (312e12, 2039e9), 'H200': (989e12, 4.8e12)}
-COLUMNS = ('kernels', 'MiB, elementwise', 'MiB, convolutions', 'G multiply-adds')
 
 
 class Operation(NamedTuple):
     """A kernel: the bytes of its operands and results, and twice its multiply-adds."""
 
-    name: str
     bytes: int
     flops: int
 
@@ -39,10 +37,6 @@ class Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        if not hasattr(flop_counter, 'flop_registry'):
-            raise RuntimeError(
-                f'torch {torch.__version__} counts no multiply-adds: take a newer one'
-            )
         self.counted: list[Operation] = []
 
     def __torch_dispatch__(
@@ -59,7 +53,7 @@ class Operations(TorchDispatchMode):
             flops = flop_counter.flop_registry.get(getattr(torch.ops.aten, name.rstrip('_'), None))
             size = sum(t.numel() * t.element_size() for t in tensors)
             multiplied = flops(*args, **(kwargs or {}), out_val=out) if flops else 0
-            self.counted.append(Operation(name, size, multiplied))
+            self.counted.append(Operation(size, multiplied))
         return out
 
 
@@ -71,6 +65,8 @@ def operations(
     memory_format: torch.memory_format = torch.channels_last,
 ) -> list[Operation]:
     """Of forward and backward of a head in training, once what is kept by size is there."""
+    if not hasattr(flop_counter, 'flop_registry'):
+        raise RuntimeError(f'torch {torch.__version__} counts no multiply-adds: take a newer one')
     with torch.device('meta'):
         head = build().to(dtype=dtype, memory_format=memory_format).train()
         maps = [torch.empty(batch, *shape, dtype=dtype) for shape in shapes]
@@ -94,12 +90,11 @@ def table_of_counts(markdown: bool) -> Table:
     Forward and backward in float16, channels-last, stock and ours.
     """
     table = Table('head', 'batch', box=box.MARKDOWN if markdown else box.HEAVY_HEAD)
-    for column in (*COLUMNS, *(f'{name}, ms' for name in GPUS)):
+    columns = 'kernels', 'MiB, elementwise', 'MiB, convolutions', 'G multiply-adds'
+    for column in (*columns, *(f'{name}, ms' for name in GPUS)):
         table.add_column(column, justify='right')
-    heads = {
-        f'PSPHead, 2048 x 64 x {width}': (psp_head(2048, 19), [(2048, 64, width)])
-        for width in (128, 64)
-    }
+    psp = psp_head(2048, 19)
+    heads = {f'PSPHead, 2048 x 64 x {w}': (psp, [(2048, 64, w)]) for w in (128, 64)}
     for name, (builds, shapes) in {**heads, **other_heads((512, 512))}.items():
         for batch in (2, 8):
             each = (figures(operations(build, shapes, batch)) for build in builds.values())

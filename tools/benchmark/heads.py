@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.utils.config_files import read_config
 
-from .measuring import Case, Step
-from .settings import Settings, Size, feature_map, label_maps
+from .measuring import Case, Settings, Size, Step, feature_map, label_maps
 
 STOCK, OURS, LIMIT = 'stock', 'ours', 'limit: 3 x 3 convolution of x'
 FINEST_STRIDE = 4  # of the finest of several maps to the crop; each further map has half its size
@@ -85,12 +84,12 @@ def passes(
     label: str, builds: dict[str, Build], shapes: Shapes, settings: Settings
 ) -> Iterator[Case]:
     """The forward pass in prediction, then forward and backward in training."""
-    for name, prepare in (('forward', forward), ('forward + backward', forward_backward)):
 
-        def steps(prepare: Callable = prepare) -> dict[str, Step]:
-            return {row: prepare(build(), shapes, settings) for row, build in builds.items()}
+    def steps(prepare: Callable) -> dict[str, Step]:
+        return {row: prepare(build(), shapes, settings) for row, build in builds.items()}
 
-        yield Case(label, name, steps)
+    yield Case(f'{label}, forward', partial(steps, forward))
+    yield Case(f'{label}, forward + backward', partial(steps, forward_backward))
 
 
 def forward(head: nn.Module, shapes: Shapes, settings: Settings) -> Step:
@@ -124,14 +123,13 @@ def forward_backward(head: nn.Module, shapes: Shapes, settings: Settings) -> Ste
 
 def loss_cases(settings: Settings) -> Iterator[Case]:
     """Loss and backward pass of decode and auxiliary head from their small logits."""
-    height, width = settings.crop
-    label = f'{settings.classes} classes, batch {settings.batch} of {height} x {width}'
     rows = {STOCK: ('PSPHead', 'FCNHead'), OURS: ('FactorizedPSPHead', 'FactorizedFCNHead')}
-    yield Case(
-        'loss + backward of two heads',
-        label,
-        lambda: {row: loss_step(kinds, settings) for row, kinds in rows.items()},
-    )
+
+    def steps() -> dict[str, Step]:
+        return {row: loss_step(kinds, settings) for row, kinds in rows.items()}
+
+    label = f'{settings.classes} classes, batch {settings.batch} of {settings.crop_as_text}'
+    yield Case(f'loss + backward of two heads, {label}', steps)
 
 
 def loss_step(kinds: tuple[str, ...], settings: Settings) -> Step:

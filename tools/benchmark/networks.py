@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from types import MethodType
@@ -25,15 +26,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import save_image
 
 from pspnet_plugin.app.export.network import ExportedNetwork
-from pspnet_plugin.app.export.runtimes import open_onnx, write_onnx
+from pspnet_plugin.app.export.runtimes import Predict, open_onnx, open_openvino, write_onnx
 from pspnet_plugin.app.export.settings import ExportSettings
 from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.speed.folding import fold_batch_norms
 from pspnet_plugin.utils.config_files import read_config
 from pspnet_plugin.utils.config_tree import dicts_within
 
-from .measuring import Case, Step
-from .settings import Settings, Size, label_maps, noise
+from .heads import OURS, STOCK
+from .measuring import Case, Settings, Size, Step, label_maps, noise
 
 # The parts of the plugin, in the order in which they are added to stock.
 HEADS, LOSS, CHANNELS_LAST = 'heads', 'chunked loss', 'channels-last'
@@ -43,9 +44,7 @@ PREDICTION = (HEADS, CHANNELS_LAST, FOLDING, STRIPS, KEPT_MEMORY)
 Parts = Collection[str]
 STOCK_NAMES = {ours.__name__: name for name, ours in REPLACEMENTS.items()}
 STOCK_NAMES.update(LabelMapEncoderDecoder='EncoderDecoder', SyncBN='BN', MMSyncBN='BN')
-BRANCH_SCALE = 0.2
-STOCK, OURS, WINOGRAD = 'stock', 'ours', 'ours, --winograd'
-Predict = Callable[[np.ndarray], np.ndarray]  # from images to logits
+WINOGRAD = f'{OURS}, --winograd'
 Open = Callable[[Path], Predict]
 
 
@@ -61,15 +60,14 @@ def prediction_cases(settings: Settings) -> Iterator[Case]:
     On a CPU in float32 its logits as well, in the other runtimes that are installed.
     """
     name = Path(settings.config).stem
+    twice = 2 * settings.crop[0], 2 * settings.crop[1]  # as large as what the network reads
     with tempfile.TemporaryDirectory() as folder:
         image = str(Path(folder, 'image.png'))
-        # of twice the size that the network reads
-        save_image(0.5 + 0.25 * noise((2 * settings.crop[0], 2 * settings.crop[1])), image)
+        save_image(0.5 + 0.25 * noise(twice), image)
         prepare = partial(prediction, settings, image)
         yield case_of_parts(f'file to label map by {name}', PREDICTION, prepare, settings)
     if not (settings.on_gpu or settings.compile) and settings.dtype == 'float32':
-        stock, ours = build_predicting(settings), build_predicting(settings, (HEADS, FOLDING))
-        yield from runtime_cases(f'logits of {name}', stock, ours, settings)
+        yield from runtime_cases(f'logits of {name}', settings)
 
 
 def case_of_parts(
@@ -81,13 +79,12 @@ def case_of_parts(
     """
     left_out = {CHANNELS_LAST: settings.channels_last, KEPT_MEMORY: settings.on_gpu}
     parts = tuple(part for part in parts if not left_out.get(part))
-    rows = {'stock': (), **{f'+ {part}': parts[: n + 1] for n, part in enumerate(parts)}}
-    return Case(
-        label,
-        f'{settings.crop[0]} x {settings.crop[1]}',
-        lambda: {name: prepare(chosen) for name, chosen in rows.items()},
-        keeping=tuple(name for name, chosen in rows.items() if KEPT_MEMORY in chosen),
-    )
+
+    def steps() -> dict[str, Step]:
+        added = {f'+ {part}': prepare(parts[: n + 1]) for n, part in enumerate(parts)}
+        return {STOCK: prepare(()), **added}
+
+    return Case(f'{label}, {settings.crop_as_text}', steps, keeping=(f'+ {KEPT_MEMORY}',))
 
 
 def stock_config(config: str | Config, crop: Size) -> Config:
@@ -117,9 +114,8 @@ def build(settings: Settings, parts: Parts = ()) -> EncoderDecoder:
         if ours and (STRIPS if issubclass(ours, EncoderDecoder) else HEADS) in parts:
             node['type'] = ours
     torch.manual_seed(0)
-    model = MODELS.build(config).to(settings.device)
-    channels_last = settings.channels_last or CHANNELS_LAST in parts
-    return model.to(memory_format=torch.channels_last) if channels_last else model
+    layout = torch.channels_last if CHANNELS_LAST in parts else settings.memory_format
+    return MODELS.build(config).to(settings.device, memory_format=layout)
 
 
 def build_predicting(settings: Settings, parts: Parts = ()) -> EncoderDecoder:
@@ -145,7 +141,7 @@ def weights(settings: Settings) -> dict[str, Tensor]:
         if isinstance(module, _BatchNorm):
             module.momentum = None  # None: the statistics of this batch, not a moving average
         elif isinstance(module, Bottleneck):
-            nn.init.constant_(module.norm3.weight, BRANCH_SCALE)
+            nn.init.constant_(module.norm3.weight, 0.2)
     model.train()
     with torch.no_grad():  # of two images: batch norm cannot normalize a single 1 x 1 map
         model(noise(settings.crop, batch=2).to(settings.device), mode='tensor')
@@ -180,6 +176,20 @@ def training_step(settings: Settings, parts: Parts = ()) -> Step:
     return step
 
 
+def largest_batch(settings: Settings, parts: Parts) -> int:
+    """The most crops with which a training step in float16 has enough memory."""
+    fits, fails = 0, 256
+    while fails - fits > 1:
+        batch = (fits + fails) // 2
+        try:
+            training_step(replace(settings, dtype='float16', batch=batch), parts)()
+            fits = batch
+        except torch.cuda.OutOfMemoryError:
+            fails = batch
+        torch.cuda.empty_cache()
+    return fits
+
+
 def prediction(settings: Settings, image: str, parts: Parts = ()) -> Step:
     """mmseg's own inference on the network with these parts; returns the label map, (H, W)."""
     model = build_predicting(settings, parts)
@@ -193,31 +203,31 @@ def prediction(settings: Settings, image: str, parts: Parts = ()) -> Step:
     return step
 
 
-def runtime_cases(
-    label: str, stock: nn.Module, ours: nn.Module, settings: Settings
-) -> Iterator[Case]:
-    """A case for each runtime that is installed."""
-    image, runtimes = noise(settings.crop), installed_runtimes()
+def runtime_cases(label: str, settings: Settings) -> Iterator[Case]:
+    """The labels of the logits in each other runtime that is installed."""
+    runtimes = installed_runtimes()
+    stock, ours = build_predicting(settings), build_predicting(settings, (HEADS, FOLDING))
+    image = noise(settings.crop)
     with tempfile.TemporaryDirectory() as folder:
-        files: dict[str, Path] = {}
-        for name in (STOCK, OURS, WINOGRAD) if runtimes else ():
-            files[name] = Path(folder, f'{name}.onnx')
+        files = {name: Path(folder, f'{name}.onnx') for name in (STOCK, OURS, WINOGRAD)}
+        for name, path in files.items() if runtimes else ():
             export = ExportSettings(size=settings.crop, winograd=name == WINOGRAD)
             network = ExportedNetwork(stock if name == STOCK else ours, export)
-            write_onnx(network, image, {}, files[name])
-        for name, open_file in runtimes.items():
-            rows = (STOCK, OURS) if 'bfloat16' in name else files  # larger tiles are for float32
+            write_onnx(network, image, {}, path)
+        for runtime, open_file in runtimes.items():
+            rows = (STOCK, OURS) if 'bfloat16' in runtime else files  # larger tiles: for float32
             chosen = {row: files[row] for row in rows}
-            yield Case(label, name, partial(steps, open_file, chosen, image.numpy()))
+            yield Case(f'{label}, {runtime}', partial(steps, open_file, chosen, image.numpy()))
 
 
 def steps(open_file: Open, files: dict[str, Path], image: np.ndarray) -> dict[str, Step]:
     """The labels of the logits of each network."""
+    opened = {name: open_file(path) for name, path in files.items()}
 
-    def step(predict: Predict) -> Tensor:
-        return torch.from_numpy(predict(image).argmax(1))
+    def labels(name: str) -> Tensor:
+        return torch.from_numpy(opened[name](image).argmax(1))
 
-    return {name: partial(step, open_file(path)) for name, path in files.items()}
+    return {name: partial(labels, name) for name in files}
 
 
 def installed_runtimes() -> dict[str, Open]:
@@ -228,14 +238,7 @@ def installed_runtimes() -> dict[str, Open]:
     if importlib.util.find_spec('openvino'):
         import openvino
 
-        core, threads = openvino.Core(), torch.get_num_threads()
-
-        def open_openvino(precision: str, path: Path) -> Predict:
-            hints = {'INFERENCE_PRECISION_HINT': precision, 'INFERENCE_NUM_THREADS': threads}
-            network = core.compile_model(path, 'CPU', hints)
-            return lambda pixels: np.array(network(pixels)[0])
-
-        runtimes['OpenVINO float32'] = partial(open_openvino, 'f32')
-        if 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
-            runtimes['OpenVINO bfloat16'] = partial(open_openvino, 'bf16')
+        runtimes['OpenVINO float32'] = open_openvino
+        if 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+            runtimes['OpenVINO bfloat16'] = partial(open_openvino, precision='bf16')
     return runtimes

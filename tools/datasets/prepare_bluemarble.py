@@ -13,6 +13,7 @@ import gzip
 import itertools
 import os
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,8 +23,7 @@ from PIL import Image
 TILE = 256
 IMAGE_SIZE = (2700, 5400)  # rows from north to south, columns from 180 W to 180 E
 MASK_SIZE = (4320, 8640)  # rows from south to north
-WATER, LAND = 0, 1
-MAX_WATER = 0.97
+MIN_LAND = 0.03
 VAL_COLUMNS = (2, 6, 10, 14, 18)  # of 21 columns of tiles
 
 
@@ -34,41 +34,37 @@ def data_file(name: str) -> Path:
 
 def read_image() -> np.ndarray:
     """Blue Marble as (2700, 5400, 3) uint8 RGB, north up."""
-    Image.MAX_IMAGE_PIXELS = None
     with Image.open(data_file('bmng.jpg')) as image:
         return np.asarray(image.convert('RGB'))
 
 
 def read_label_map() -> np.ndarray:
-    """The class of every pixel of the image as (2700, 5400) uint8: oceans and lakes are water."""
+    """1 for land, 0 for oceans and lakes, as (2700, 5400) uint8, for every pixel of the image."""
     packed = data_file('lsmask_2.5min_i.bin').read_bytes()
     mask = np.frombuffer(gzip.decompress(packed), dtype=np.uint8).reshape(MASK_SIZE)[::-1]
     # The mask is 1.6 times as fine: its cell at the centre of each pixel of the image.
     rows, columns = ((2 * np.arange(size) + 1) * 4 // 5 for size in IMAGE_SIZE)
-    return np.where(mask[np.ix_(rows, columns)] == 1, LAND, WATER).astype(np.uint8)
+    return (mask[np.ix_(rows, columns)] == 1).astype(np.uint8)
 
 
-def prepare(folder: Path) -> dict[str, int]:
+def prepare(folder: Path) -> Counter:
     """Write the dataset into ``folder`` and return how many tiles each split has.
 
     The tiles are written beside the folder and moved there when all are whole.
     """
     image, label_map = read_image(), read_label_map()
     unfinished = folder.with_name(f'{folder.name}.unfinished-{os.getpid()}')
-    counts = {'train': 0, 'val': 0}
-    for split in counts:
-        for kind in ('images', 'labels'):
-            (unfinished / kind / split).mkdir(parents=True)
-    corners = (range(0, size - TILE + 1, TILE) for size in IMAGE_SIZE)
-    for row, column in itertools.product(*corners):
-        split = 'val' if column // TILE in VAL_COLUMNS else 'train'
+    counts: Counter = Counter()
+    for row, column in itertools.product(*(range(0, size - TILE + 1, TILE) for size in IMAGE_SIZE)):
         window = slice(row, row + TILE), slice(column, column + TILE)
-        if np.mean(label_map[window] == WATER) > MAX_WATER:
+        if label_map[window].mean() < MIN_LAND:
             continue
-        name = f'{row:04d}_{column:04d}.png'
-        Image.fromarray(image[window]).save(unfinished / 'images' / split / name)
-        Image.fromarray(label_map[window]).save(unfinished / 'labels' / split / name)
+        split = 'val' if column // TILE in VAL_COLUMNS else 'train'
         counts[split] += 1
+        for kind, pixels in (('images', image), ('labels', label_map)):
+            tile = unfinished / kind / split / f'{row:04d}_{column:04d}.png'
+            tile.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[window]).save(tile)
     unfinished.rename(folder)
     return counts
 

@@ -168,11 +168,12 @@ def write_openvino(network: ExportedNetwork, example: Tensor, metadata: Meta, pa
         openvino.save_model(model, path, compress_to_fp16=halved)
 
 
-def open_openvino(path: Path) -> Predict:
+def open_openvino(path: Path, precision: str = 'f32') -> Predict:
     import openvino
 
-    exact = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
-    network = openvino.Core().compile_model(path, 'CPU', exact)
+    threads = torch.get_num_threads()
+    hints = {'INFERENCE_PRECISION_HINT': precision, 'INFERENCE_NUM_THREADS': threads}
+    network = openvino.Core().compile_model(path, 'CPU', hints)
     return lambda image: np.array(network(image)[0])
 
 

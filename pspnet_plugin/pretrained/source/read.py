@@ -81,7 +81,7 @@ def _content_of(path: Path, trust_pickle: bool) -> Any:
     arrays = read_arrays(path) if path.suffix == '.pkl' and not is_zip(path) else None
     if arrays is not None:
         return arrays
-    return (_read_safetensors if _is_safetensors(path) else _read_torch)(path, trust_pickle)
+    return _read_safetensors(path) if _is_safetensors(path) else _read_torch(path, trust_pickle)
 
 
 def require_whole(path: Path) -> None:
@@ -99,7 +99,7 @@ def _is_safetensors(path: Path) -> bool:
     return start[8:] == b'{' and (start[0] != 0x80 or start[5:8] == bytes(3))
 
 
-def _read_safetensors(path: Path, trust_pickle: bool) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, 'pt') as file:
             tied = file.metadata() or {}

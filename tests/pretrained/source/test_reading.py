@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -183,22 +182,6 @@ def test_other_precisions_go_into_a_float32_module(tmp_path, kind):
     assert load_pretrained(ours, saved(rounded, tmp_path / 'weights.pth')).coverage == 1
     assert ours[0].weight.dtype == torch.float32
     assert equal(ours, rounded.float())
-
-
-def test_a_command_line_stored_by_a_training_script_is_harmless(tmp_path):
-    content = {'state_dict': network().state_dict(), 'args': argparse.Namespace(lr=0.1)}
-    assert load_pretrained(network(seed=1), saved(content, tmp_path / 'w.pth')).coverage == 1
-
-
-@pytest.mark.skipif(
-    not hasattr(torch.serialization, 'safe_globals'), reason='torch before 2.5 has no safe_globals'
-)
-@pytest.mark.parametrize('allowed', [[], [argparse.Namespace]])
-def test_reading_leaves_torchs_allow_list_as_it_was(file, allowed):
-    with torch.serialization.safe_globals(allowed):
-        before = set(torch.serialization.get_safe_globals())
-        load_pretrained(network(seed=1), str(file))
-        assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_weights_under_an_unknown_key_are_refused_and_reached_by_the_prefix_that_is_named(

@@ -52,11 +52,12 @@ def test_table_tells_what_is_equal_and_what_cannot_be_built():
 def test_head_that_is_wrong_by_a_millionth_is_seen(tool, tmp_path, monkeypatch):
     monkeypatch.setitem(replacements.REPLACEMENTS, 'PSPHead', WrongHead)
     monkeypatch.chdir(tmp_path)
-    result = tool.measure_family('pspnet')
-    assert result.remarks == []
-    assert result.replaced == ['PSPHead', 'FCNHead']
-    assert result.prediction == pytest.approx(WRONG_BY, rel=0.01)
-    assert result.training > 0.01 * WRONG_BY
+    row = tool.measure_family('pspnet')
+    assert row['remarks'] == ''
+    assert row['replaced'] == 'PSPHead, FCNHead'
+    wrong = [row[name].removeprefix('unequal: ') for name in ('prediction', 'loss and gradients')]
+    assert float(wrong[0]) == pytest.approx(WRONG_BY, rel=0.05)
+    assert float(wrong[1]) > 0.01 * WRONG_BY
 
 
 def test_differences_are_relative_to_the_largest_value_of_each_tensor(tool):

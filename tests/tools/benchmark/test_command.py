@@ -1,13 +1,18 @@
 """``pspnet benchmark`` at a tiny scale: its tables, and what it says of wrong arguments."""
 
+import itertools
+
 import pytest
 import torch
+from benchmark import command
+from benchmark.measuring import DTYPES, Settings, measure_cases
 
 from pspnet_plugin.app.commands import main
 from tests.helpers.processes import ROOT, run_script
 
 PSPNET_R18 = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
-ONCE = ['--runs', '1', '--threads', '1', '--markdown']
+ONCE = ['--runs', '1', '--markdown']
+LAYOUTS = ['contiguous', 'channels-last']
 PASSES = ['forward', 'forward + backward']
 STOCK_AND_OURS = ['stock', 'ours']
 TRAINING = ['stock', '+ heads', '+ chunked loss', '+ channels-last', '+ kept memory']
@@ -72,7 +77,7 @@ def test_prediction_is_compared_by_labels_too_also_in_other_runtimes(capsys):
         ('loss --runs 0', "--runs: invalid positive value: '0'"),
         ('predict --batch 2', 'unrecognized arguments: --batch 2'),
         ('train --dtype int8', "--dtype: invalid choice: 'int8'"),
-        ('head --device cuda:99', 'use cpu, cuda or cuda:N'),
+        ('head --device cuda:99', "--device: invalid choice: 'cuda:99'"),
     ],
 )
 def test_wrong_argument_is_refused_in_one_line(arguments, message, capsys):
@@ -95,3 +100,26 @@ def test_case_that_fails_is_named_and_the_others_go_on(capsys):
     assert output.err.splitlines()[-1].startswith(
         'PSP head, x of 7 x 7, forward + backward failed: Expected more than 1 value per channel'
     )
+
+
+def test_gpu_is_measured_in_each_precision_and_layout_until_its_time_is_over(monkeypatch):
+    settings = Settings(config=PSPNET_R18, device='cuda', crop=(32, 64), sizes=((8, 8),))
+    settings.apply()  # also where torch wants the number of a device
+    cases = list(command.gpu_cases(settings))
+    ways = {tuple(case.label.rsplit(', ', 3)[1:]) for case in cases}
+    eager = {(dtype, layout, 'eager') for dtype in DTYPES for layout in LAYOUTS}
+    assert ways == eager | {('float16', layout, 'compiled') for layout in LAYOUTS}
+    measured = [case.label.rsplit(', ', 3)[0] for case in cases[: len(cases) // len(ways)]]
+    for name in (
+        'training step of',
+        'PSP head',
+        'UPerHead',
+        'loss + backward',
+        'file to label map',
+    ):
+        assert any(label.startswith(name) for label in measured), name
+    monkeypatch.setattr(command, 'SECONDS', -1)
+    failures = []
+    assert not measure_cases(itertools.islice(command.gpu_cases(settings), 2), settings, failures)
+    assert all('not begun after' in failure for failure in failures)
+    assert len(failures) == 2

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 from benchmark import measuring
-from benchmark.settings import Settings
+from benchmark.measuring import Settings
 from torch.utils.benchmark import Measurement
 from torch.utils.benchmark.utils.common import TaskSpec
 
@@ -27,12 +27,12 @@ def test_variants_run_by_turns_and_label_maps_are_compared_with_stock():
         return step
 
     steps = {'stock': noting('stock', [0, 1, 2, 3]), 'ours': noting('ours', [0, 1, 2, 4])}
-    case = measuring.Case('label', 'sub_label', lambda: steps, keeping=('ours',))
+    case = measuring.Case('label', lambda: steps, keeping=('ours',))
     stock, ours = measuring.measure(case, Settings(runs=2))
     assert [name for name, _ in itertools.groupby(order)] == ['stock', 'ours'] * 3
     assert (stock.equal_labels, ours.equal_labels) == (100, 75)
     spec = ours.time.task_spec
-    assert (spec.label, spec.sub_label, spec.description) == ('label', 'sub_label', 'ours')
+    assert (spec.label, spec.description) == ('label', 'ours')
     assert len(ours.time.times) >= 2
 
 
@@ -53,8 +53,8 @@ def test_peak_memory_of_a_training_step_counts_what_the_backward_pass_needs():
     assert kept >= 3 * 4 * MB  # two results that are kept, and a gradient
 
 
-def row(sub_label, description, times, memory, equal_labels=None):
-    spec = TaskSpec('', '', label='PSP head', sub_label=sub_label, description=description)
+def row(case, description, times, memory, equal_labels=None):
+    spec = TaskSpec('', '', label=f'PSP head, {case}', description=description)
     return measuring.Row(Measurement(1, times, spec), memory, equal_labels)
 
 
