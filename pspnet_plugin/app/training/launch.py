@@ -37,7 +37,7 @@ from ...utils.config_files import KeyValueAction, find_config, require_model, re
 from ...utils.config_tree import dicts_within
 from ...utils.datasets import registered, scope_of
 from ...utils.distributed import in_first_process, is_first_process
-from ...utils.files import held_alone
+from ...utils.files import UNFINISHED, held_alone
 from ...utils.text import did_you_mean, next_steps
 from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
@@ -183,6 +183,8 @@ def only_run_in(cfg: Config) -> IO[Any]:
             f'{there[0]} is of another run, whose checkpoints this one would overwrite: --resume '
             'goes on with that run, --work-dir DIR keeps it and trains elsewhere.'
         )
+    for left in work_dir.glob(UNFINISHED):  # of a run that was killed while it wrote a checkpoint
+        left.unlink()
     return held
 
 

@@ -47,7 +47,10 @@ def test_a_run_does_not_overwrite_the_checkpoints_of_another_and_a_finished_one_
     assert '--resume' in error
     assert '--work-dir' in error
     assert trained.read_bytes() == before
+    part = trained.with_name('iter_2.pth.0123abcd.part')
+    part.write_bytes(before[:1000])  # as a run leaves it that is killed while it writes
     assert run('train', street_scenes, trained.parent, '--resume') == 0
+    assert not part.exists()
     assert capfd.readouterr().out.count('nothing left to do') == 1
 
 
