@@ -38,7 +38,7 @@ def told_of_config(error: Exception, begun: bool) -> str | None:
         or any(frame.f_code.co_name == 'from_cfg' for frame in frames)  # of mmengine's Runner
     ):
         part = frames[-1].f_locals.get('self')
-        return one_line(error) + (f' ({type(part).__name__})' if begun and part else '')
+        return one_line(error) + (f' ({type(part).__name__})' if begun and part is not None else '')
     part = part_of_model(error)
     if part and any(words in text for words in BY_SIZES):
         return (
