@@ -29,8 +29,8 @@ def told_of_config(error: Exception, begun: bool) -> str | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     building = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']
     if building and building[-1] is not frames[-1]:
-        settings, built = (building[-1].f_locals[name] for name in ('cfg', 'obj_cls'))
-        if str(getattr(built, '__module__', '')).startswith(OTHERS):
+        settings, built = (building[-1].f_locals.get(name) for name in ('cfg', 'obj_cls'))
+        if isinstance(settings, dict) and str(getattr(built, '__module__', '')).startswith(OTHERS):
             return f'{one_line(error)} ({kind_of(settings)}: {shown(settings)})'
     elif (
         not begun
