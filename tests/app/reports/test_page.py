@@ -196,7 +196,7 @@ def test_a_click_on_a_heading_sorts_the_table(window):
 
 
 @pytest.mark.parametrize(
-    ('out', 'told'), [('.', ' is a folder: name the file'), ('file/x.html', 'cannot be written')]
+    ('out', 'told'), [('.', ' is a folder: name the file'), ('file/x.html', 'file: File exists')]
 )
 def test_a_page_that_cannot_be_written_is_told_before_anything_is_predicted(
     tmp_path, capsys, out, told
