@@ -11,7 +11,7 @@ import sys
 import cv2
 import numpy as np
 import openvino
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 file, image, out = sys.argv[1:]
 model = openvino.Core().read_model(file)
@@ -35,6 +35,15 @@ if needs['dtype'] != 'uint8':
 pixels = cv2.imread(image, kind)  # upright, where EXIF says how
 if pixels is None:
     sys.exit(f'{image}: OpenCV cannot read it')
+if needs['dtype'] != 'uint8':
+    with open(image, 'rb') as opened:
+        start = opened.read(8)
+        if start[:4] in (b'II*\0', b'MM\0*'):  # a TIFF, whose values OpenCV may scale or invert
+            tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+            opened.seek(tags.next)
+            tags.load(opened)
+            if tags.get(258, (1,))[0] % 8 or tags.get(262) not in (1, 2):
+                sys.exit(f'{image}: write its values as 8, 16 or 32 bits, grey or RGB')
 if not np.can_cast(pixels.dtype, needs['dtype'], 'same_kind'):
     sys.exit(f'{image}: its values are {pixels.dtype}, those of the file {needs["dtype"]}')
 if not np.isfinite(pixels).all():

@@ -97,10 +97,24 @@ def _flip_direction(meta: dict) -> str | None:
 
 @MODELS.register_module()
 class LogitsTTAModel(SegTTAModel):
-    """mmseg's ``SegTTAModel``, whose segmentor keeps the logits whatever its ``test_cfg`` says."""
+    """mmseg's ``SegTTAModel``, whose segmentor keeps the logits whatever its ``test_cfg`` says.
+
+    The labels of a single output channel come from the mean of the views' probabilities. Stock
+    takes the sigmoid of these once more, which is more than half for every pixel.
+    """
 
     def __init__(self, module: Any, data_preprocessor: Any = None) -> None:
         if isinstance(module, nn.Module):
             module = copy.copy(module)  # somebody's own keeps what its test_cfg says
         super().__init__(module, data_preprocessor)
         self.module.test_cfg = ConfigDict({**(self.module.test_cfg or {}), 'seg_logits': True})
+
+    def merge_preds(self, data_samples_list: list[SampleList]) -> SampleList:
+        """The samples with the labels of all views of an image, for each image."""
+        merged = super().merge_preds(data_samples_list)
+        if self.module.out_channels == 1:
+            for sample, views in zip(merged, data_samples_list):
+                mean = sum(view.seg_logits.data for view in views) / len(views)
+                labels = (mean > self.module.decode_head.threshold).to(mean)
+                sample.set_data({'pred_sem_seg': PixelData(data=labels)})
+        return merged

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,27 @@ def replaced_when_whole(path: str | Path, suffix: str = '.part') -> Iterator[str
         if isinstance(error, OSError) and error.filename in (None, part):
             error.filename, error.filename2 = path, None
         raise
+
+
+@contextlib.contextmanager
+def without_leftovers(folder: Path, *patterns: str) -> Iterator[None]:
+    """Remove what killed processes have left in ``folder``, but not within this context of another.
+
+    Where folders cannot be locked, on Windows and some network drives, nothing is removed.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            locked = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, locked)  # which ends the lock, as the end of the process does
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+                    remove = shutil.rmtree if path.is_dir() else os.remove
+                    remove(path)
+            fcntl.flock(locked, fcntl.LOCK_SH)
+        yield
 
 
 def require_own(path: str | Path, mark: str) -> None:

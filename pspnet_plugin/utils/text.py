@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+# What moves the cursor or sets colours, by its escape sequence; all but ends of lines and tabs.
+CONTROLS = {n: f'\\x{n:02x}' for n in (*range(32), *range(127, 160)) if chr(n) not in '\n\t'}
+
 
 @contextlib.contextmanager
 def without_warnings_of_mmseg() -> Iterator[None]:
@@ -20,6 +23,11 @@ def without_warnings_of_mmseg() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', module=r'mmseg\.')
         yield
+
+
+def printable(text: object) -> str:
+    """What a terminal shows as it stands, whatever names of files and classes are in it."""
+    return str(text).translate(CONTROLS)
 
 
 def table_as_text(table: Table, width: int = 120) -> str:
@@ -33,7 +41,7 @@ def table_as_text(table: Table, width: int = 120) -> str:
         console = Console(file=file, width=width, color_system=None, markup=False, emoji=False)
         console.print(table)
         file.seek(0)
-        return '\n'.join(line.rstrip() for line in file if line.strip())
+        return printable('\n'.join(line.rstrip() for line in file if line.strip()))
 
 
 def near_misses(name: str, known: Iterable[str], count: int = 3) -> list[str]:

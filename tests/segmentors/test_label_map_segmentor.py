@@ -210,6 +210,17 @@ def test_test_time_augmentation_over_label_maps_gets_its_logits():
     assert torch.equal(*(merged[0].pred_sem_seg.data for merged in results))
 
 
+def test_test_time_augmentation_compares_the_mean_probability_of_a_single_channel():
+    """Stock takes the sigmoid of these probabilities, which is above half for each pixel."""
+    segmentor = build('EncoderDecoder', {'mode': 'whole'}, 1)
+    views = predict(segmentor, [sample(img_path='a.png'), sample(img_path='a.png')])
+    mean = (views[0].seg_logits.data + views[1].seg_logits.data) / 2
+    expected = (mean > segmentor.decode_head.threshold).to(mean)
+    assert 0 < expected.mean() < 1
+    merged = MODELS.build({'type': 'LogitsTTAModel', 'module': segmentor}).merge_preds([views])
+    assert torch.equal(merged[0].pred_sem_seg.data, expected)
+
+
 @pytest.mark.parametrize('align_corners', [False, True])
 def test_one_infinite_logit_and_a_forbidden_class_change_the_labels_that_they_change_in_stock(
     align_corners,

@@ -101,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int | str | None:
             return INTERRUPTED
         if not isinstance(error, (PspnetPluginError, OSError)):
             raise
-        print(f'error: {_told(error)}', file=sys.stderr)
+        from ...utils.text import printable
+
+        print(f'error: {printable(_told(error))}', file=sys.stderr)
         return 1
 
 
@@ -118,6 +120,10 @@ def _quiet_logs() -> Iterator[None]:
 def _run(argv: list[str]) -> int | str | None:
     named = argv[0] if argv else None
     if named in ('train', 'test'):
+        if {'-h', '--help'} & {*argv}:
+            from ..training import print_stock_help
+
+            print_stock_help(f'{named}.py')
         _register(next(iter(argv[1:]), None))
         from ..training.launch import run_stock_tool
 

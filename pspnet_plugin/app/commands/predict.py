@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ...errors import PredictionError
 from ...utils.config_files import read_config
-from ...utils.text import next_steps
+from ...utils.text import next_steps, printable
 from .options import add_config_arguments
 
 
@@ -89,7 +89,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
     if summary.failures:
         print(f'{len(summary.failures)} could not be predicted:', file=sys.stderr)
         for failure in summary.failures:
-            print(f'  {failure}', file=sys.stderr)
+            print(f'  {printable(failure)}', file=sys.stderr)
     else:
         files = arguments.config, arguments.checkpoint
         out = Path(arguments.config).with_suffix('.onnx').name

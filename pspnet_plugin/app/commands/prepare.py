@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ...errors import PspnetPluginError
+from ...utils.text import printable
 from ..errors import refuse
 from ..published.datasets import PUBLISHED
 from ..published.prepare import prepare
@@ -37,6 +38,6 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     in_splits = ', '.join(f'{counts[split]} {split}' for split in sorted(counts))
     print(f'{out}: images with labels: {in_splits}')
     for warning in warnings:
-        print(f'warning: {warning}', file=sys.stderr)
+        print(f'warning: {printable(warning)}', file=sys.stderr)
     refuse(problems)
     return 0

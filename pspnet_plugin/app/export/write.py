@@ -21,7 +21,7 @@ from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from ...speed.examples import example_runs
 from ...utils.config_files import read_config
 from ...utils.datasets import class_info, scope_of
-from ...utils.files import require_own
+from ...utils.files import require_own, without_leftovers
 from ...utils.text import without_warnings_of_mmseg
 from ..models import build_segmentor, folded, last_head, load_weights, model_settings
 from .check import NOISE, Reference, check, images_to_calibrate, images_to_check, mean_ious
@@ -29,7 +29,7 @@ from .network import ExportedNetwork, metadata_of
 from .runtimes import RUNTIMES, require, size_of
 from .settings import SUFFIXES, ExportError, ExportSettings, as_export_error
 
-PREFIX = '.export-'  # of the folder that holds files that are not whole yet
+PREFIX = '.pspnet-export-'  # of the folder that holds files that are not whole yet
 BLOCK = 1 << 20
 GRAPH = 4 * BLOCK  # what a file holds beside the weights, at most
 STOCK = (EncoderDecoder.encode_decode, CascadeEncoderDecoder.encode_decode)
@@ -151,11 +151,17 @@ def export_model(
 
 @contextlib.contextmanager
 def folder_beside(out: Path) -> Iterator[str]:
-    """A folder on the disk of ``out``, for what is not whole; an OSError of it names ``out``."""
+    """A folder on the disk of ``out``, for what is not whole; an OSError of it names ``out``.
+
+    Those that killed exports have left there are removed.
+    """
     try:
         with contextlib.suppress(FileExistsError):  # a file, as the folder in it says better
             out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=PREFIX) as folder:
+        with (
+            without_leftovers(out.parent, f'{PREFIX}*'),
+            tempfile.TemporaryDirectory(dir=out.parent, prefix=PREFIX) as folder,
+        ):
             yield folder
     except OSError as error:
         if error.filename is None or PREFIX in str(error.filename):

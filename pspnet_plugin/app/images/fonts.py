@@ -9,6 +9,8 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from mmengine.logging import print_log
 
+from ...utils.text import printable
+
 FAMILY = 'DejaVu Sans'  # which matplotlib brings
 
 
@@ -19,7 +21,7 @@ def drawable(text: str) -> tuple[str, str]:
     Where no installed font has them, the text is ``\\u9053`` for each that is not ASCII, and the
     log says so.
     """
-    line = ' '.join(text.split())
+    line = printable(' '.join(text.split()))
     usual = font_manager.findfont(FAMILY)
     for path in (usual, *sorted(font_manager.findSystemFonts())):
         if characters_of(path).issuperset(map(ord, line)):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from errno import EEXIST, EILSEQ, EINVAL, EISDIR, ENAMETOOLONG, ENOENT, ENOTDIR
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import nn
 from ...errors import ImageError, PredictionError, PspnetPluginError
 from ...utils.datasets import scope_of
 from ...utils.distributed import connected, in_first_process
-from ...utils.files import UNFINISHED, write_text
+from ...utils.files import UNFINISHED, without_leftovers, write_text
 from ..images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sources_of
 from ..models import model_settings
 from .jobs import FOLDERS, RECORDS, Job, jobs_of
@@ -29,6 +29,7 @@ from .predictor import PredictOptions, Predictor, ahead, failure
 from .results import Prediction, write_prediction, write_table
 
 SHARES = 'shares.csv'
+LEFTOVERS = UNFINISHED, *(f'{folder}/**/{UNFINISHED}' for folder in FOLDERS)
 WAITING = 1  # predictions that wait to be written; those of many classes are large
 # Errors of the system that are due to the name of a file, or to what stands in its place; others
 # come from the disk.
@@ -77,7 +78,7 @@ def predict_folder(
         with connected() as (rank, processes), contextlib.ExitStack() as stack:
             in_first_process(lambda: claim(out, record_of(predictor, opacity)))
             if rank == 0:
-                stack.enter_context(without_leftovers(out))
+                stack.enter_context(without_leftovers(out, *LEFTOVERS))
             found = predict_jobs(predictor, jobs[rank::processes], opacity, advance)
             parts = gather_object(found)  # None but in the first process
             return joined(parts, jobs, out, predictor.classes) if parts else Summary()
@@ -130,29 +131,6 @@ def claim(out: Path, record: dict[str, Any]) -> None:
             f'{out} holds predictions with another {" and ".join(differs)} ({path}). Name another '
             'folder, or remove this one.'
         )
-
-
-@contextlib.contextmanager
-def without_leftovers(out: Path) -> Iterator[None]:
-    """Remove the unfinished files of killed runs, but not within this context of another process.
-
-    Where folders cannot be locked, on Windows and some network drives, nothing is removed.
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            locked = os.open(out, os.O_RDONLY)
-            stack.callback(os.close, locked)  # which ends the lock, as the end of the process does
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for folder in FOLDERS:
-                    for path in (out / folder).rglob(UNFINISHED):
-                        path.unlink()
-                for path in out.glob(UNFINISHED):
-                    path.unlink()
-            fcntl.flock(locked, fcntl.LOCK_SH)
-        yield
 
 
 def predict_jobs(

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...errors import ImageError, PredictionError
+from ...segmentors import LogitsTTAModel
 from ...speed.examples import input_channels
 from ...utils.config_tree import kind_of
 from ...utils.datasets import scope_of
@@ -228,7 +229,8 @@ def require_plain_average(cfg: Any) -> None:
     """Raise PredictionError for a ``tta_model`` that merges in a way of its own."""
     kind = (cfg.get('tta_model') or {}).get('type', 'SegTTAModel')
     meant = MODELS.get(kind) if isinstance(kind, str) else kind
-    if getattr(meant, 'merge_preds', None) is not SegTTAModel.merge_preds:
+    plain = SegTTAModel.merge_preds, LogitsTTAModel.merge_preds
+    if getattr(meant, 'merge_preds', None) not in plain:
         raise PredictionError(
             f'The tta_model {kind} merges predictions in a way of its own. Test it with the test '
             'tool and --tta, or predict with SegTTAModel, which averages probabilities.'

@@ -167,7 +167,8 @@ function addCards() {
     card.onclick = () => enlarge(item);
     card.onkeydown = event => event.key === 'Enter' && enlarge(item);
     seen.observe(card);
-    card.fill = () => fill(item, views, .6);
+    let filled;
+    card.fill = () => filled ??= fill(item, views, .6).then(() => views.parts = null);
   }
   shown.cards = Math.min(shown.cards + STEP, shown.items.length);
 }
@@ -182,6 +183,19 @@ const seen = new IntersectionObserver(entries => {
 }, {rootMargin: '300px'});
 new IntersectionObserver(entries => entries[0].isIntersecting && addCards(), {rootMargin: '800px'})
   .observe(byId('more'));
+
+// A printer gets what is there: all cards have to be filled before.
+async function printAll() {
+  while (shown.cards < shown.items.length) addCards();
+  for (const card of byId('cards').children) await card.fill();
+  print();
+}
+byId('print').onclick = printAll;
+onkeydown = event => {
+  if (!(event.ctrlKey || event.metaKey) || event.key !== 'p') return;
+  event.preventDefault();
+  printAll();
+};
 
 // --- one image, large ----------------------------------------------------------------------------
 

@@ -91,12 +91,9 @@ def page_text(
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write the page whole or not at all; PspnetPluginError where it cannot be written."""
-    try:
-        with write_whole(path, 'w', encoding='utf-8', errors='replace') as file:
-            file.write(text)
-    except OSError as error:
-        raise PspnetPluginError(f'{path} cannot be written: {error.strerror}') from error
+    """Write the page whole or not at all."""
+    with write_whole(path, 'w', encoding='utf-8', errors='replace') as file:
+        file.write(text)
 
 
 def summary(

@@ -33,7 +33,8 @@ def write_report(
         work_dir: whose log has the curves of the run; where it has none, neither has the page.
 
     Raises:
-        PspnetPluginError: something cannot be read or predicted, or ``out`` cannot be written.
+        PspnetPluginError: something cannot be read or predicted.
+        OSError: ``out`` cannot be written.
     """
     # What may be wrong there is told before images are predicted.
     require_place(out)
@@ -56,14 +57,11 @@ def write_report(
 
 
 def require_place(out: Path) -> None:
-    """Make the folder of a file; PspnetPluginError where the file cannot be there."""
+    """Make the folder of a file; PspnetPluginError where another is there."""
     if out.is_dir():
         raise PspnetPluginError(f'{out} is a folder: name the file to write.')
     require_own(out, 'content="pspnet report"')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PspnetPluginError(f'{out} cannot be written: {error.strerror}') from error
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def curves_of(work_dir: Path) -> str | None:

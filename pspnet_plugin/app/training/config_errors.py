@@ -6,19 +6,17 @@ import traceback
 
 from torch import nn
 
+from ...utils.config_tree import kind_of
 from ...utils.text import one_line
 
-# Parts of what mmengine says of a config that it cannot build.
-BY_CONFIG = (
-    ' registry. Please check',
-    '__init__() got an unexpected keyword argument',
-    ' should be either all None or not None',
-    ' arguments when initializing runner',
-    ' does not match meta information of the first dataset',
-    ' should have 1 or 3 values, to be compatible',  # mean and std, with a fork of mmengine
-)
+# What is wrong with parts of these packages are the settings that they get.
+OTHERS = 'mmengine.', 'mmcv.', 'mmseg.', 'torch.', 'pspnet_plugin.'
+# Modules that raise errors about settings alone.
+OF_RUNS = 'mmengine.registry', 'mmengine.runner', 'mmengine.optim', 'mmengine.hooks'
 # Parts of what PyTorch says where a part of a model gets other maps than it is made for.
 BY_SIZES = 'Given groups=', 'index out of range', 'mat1 and mat2 shapes'
+LONGEST = 200  # characters of settings
+PLAIN = str, int, float, dict, list, tuple, type(None)
 
 
 def told_of_config(error: Exception, begun: bool) -> str | None:
@@ -28,8 +26,19 @@ def told_of_config(error: Exception, begun: bool) -> str | None:
         begun: whether the config was read and looked at before.
     """
     text = str(error)
-    if not begun or any(part in text for part in BY_CONFIG):
-        return one_line(error)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    building = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']
+    if building and building[-1] is not frames[-1]:
+        settings, built = (building[-1].f_locals.get(name) for name in ('cfg', 'obj_cls'))
+        if isinstance(settings, dict) and str(getattr(built, '__module__', '')).startswith(OTHERS):
+            return f'{one_line(error)} ({kind_of(settings)}: {shown(settings)})'
+    elif (
+        not begun
+        or str(frames[-1].f_globals.get('__name__')).startswith(OF_RUNS)
+        or any(frame.f_code.co_name == 'from_cfg' for frame in frames)  # of mmengine's Runner
+    ):
+        part = frames[-1].f_locals.get('self')
+        return one_line(error) + (f' ({type(part).__name__})' if begun and part is not None else '')
     part = part_of_model(error)
     if part and any(words in text for words in BY_SIZES):
         return (
@@ -44,6 +53,13 @@ def told_of_config(error: Exception, begun: bool) -> str | None:
             "image, or norm_cfg=dict(type='GN', num_groups=32)."
         )
     return None
+
+
+def shown(settings: dict) -> str:
+    """The first settings of a part, as a config has them; without what was built for it before."""
+    plain = {name: value for name, value in settings.items() if isinstance(value, PLAIN)}
+    told = ', '.join(f'{name}={value!r}' for name, value in plain.items() if name != 'type')
+    return told if len(told) <= LONGEST else f'{told[:LONGEST]} …'
 
 
 def part_of_model(error: Exception) -> str:

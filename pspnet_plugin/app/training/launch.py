@@ -24,16 +24,20 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
+from mmseg.models.segmentors import SegTTAModel
+from mmseg.registry import MODELS
 
 from ...compat import named_files, runner, several_processes
 from ...errors import PspnetPluginError
 from ...finite_loss import StopAtNonFiniteLossHook
 from ...pretrained.planned_loads import refuse_timm_weights
+from ...segmentors import LogitsTTAModel
 from ...speed.cpu_amp import CpuAmpOptimWrapper, bfloat16_on_this_cpu
 from ...utils.config_files import KeyValueAction, find_config, require_model, require_read
 from ...utils.config_tree import dicts_within
+from ...utils.datasets import registered, scope_of
 from ...utils.distributed import in_first_process, is_first_process
-from ...utils.files import held_alone
+from ...utils.files import UNFINISHED, held_alone
 from ...utils.text import did_you_mean, next_steps
 from . import stock_tools
 from .checkpoints import RequireAllWeightsHook, RequireSameBackboneHook
@@ -179,6 +183,8 @@ def only_run_in(cfg: Config) -> IO[Any]:
             f'{there[0]} is of another run, whose checkpoints this one would overwrite: --resume '
             'goes on with that run, --work-dir DIR keeps it and trains elsewhere.'
         )
+    for left in work_dir.glob(UNFINISHED):  # of a run that was killed while it wrote a checkpoint
+        left.unlink()
     return held
 
 
@@ -247,6 +253,8 @@ def prepare(cfg: Config, loaders: tuple[str, ...]) -> None:
         raise DatasetError('. '.join(problems))
     if 'test_dataloader' in loaders:
         on_first_rank(cfg, functools.partial(check_outputs, cfg))
+        if registered(cfg.model.get('type'), MODELS, scope_of(cfg)) is SegTTAModel:  # with --tta
+            cfg.model.type = LogitsTTAModel.__name__
     for hook in dicts_within(cfg.get('default_hooks')):
         if 'test_dataloader' in loaders and hook.get('type') == 'SegVisualizationHook':
             hook['type'] = AnyImageVisualizationHook.__name__

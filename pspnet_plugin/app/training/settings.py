@@ -178,10 +178,15 @@ def loader_problems(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
 
 def length_problems(cfg: Config) -> Iterator[str]:
     """Runs without an iteration, and what waits for the end of an epoch where there is but one."""
-    for name in ('max_iters', 'max_epochs'):
-        length = (cfg.get('train_cfg') or {}).get(name)
-        if length is not None and length < 1:
-            yield f'train_cfg.{name} is {length}: nothing would be trained'
+    ends = {
+        'max_iters': 'nothing would be trained',
+        'max_epochs': 'nothing would be trained',
+        'val_interval': 'set a number from 1 on; one above the end of the training never validates',
+    }
+    for name, told in ends.items():
+        length = (cfg.get('train_cfg') or {}).get(name, 1)
+        if not isinstance(length, (int, float)) or length < 1:
+            yield f'train_cfg.{name} is {length!r}: {told}'
     if 'max_iters' not in (cfg.get('train_cfg') or {}):
         return
     hooks = (cfg.get('default_hooks') or {}).values()

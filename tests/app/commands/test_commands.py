@@ -124,8 +124,8 @@ def test_the_help_of_sub_commands_and_a_look_at_images_do_not_wait_for_torch(tmp
     (tmp_path / 'pspnet').write_text(
         'import contextlib, sys\n'
         'from pspnet_plugin.app.commands import COMMANDS, main\n'
-        "for name in sorted(COMMANDS.keys() - {'train', 'test', 'benchmark'}):\n"
-        "    for option in ('--help', '--nix'):\n"
+        "for name in sorted(COMMANDS.keys() - {'benchmark'}):\n"
+        "    for option in ('--help', *([] if name in ('train', 'test') else ['--nix'])):\n"
         '        with contextlib.suppress(SystemExit):\n'
         '            main([name, option])\n'
         "for name in ('train', 'test', 'check'):\n"

@@ -138,6 +138,11 @@ def test_the_example_reads_images_of_16_bits_and_names_what_is_no_number(
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     assert 'b.tif: has pixels without data' in done.stderr
     assert not (tmp_path / 'b.png').exists()
+    # GDAL, which LoadRaster reads by, gives 0 and 1, and numbers of colours; OpenCV does not.
+    for number, mode in enumerate('1P'):
+        raster = tmp_path / f'{number}.tif'
+        Image.fromarray(stored[..., 0].astype(np.uint8)).convert(mode).save(raster)
+        assert 'as 8, 16 or 32 bits, grey or RGB' in run_example(path, raster, raster).stderr
 
 
 def run_example(path, image, out):

@@ -1,5 +1,7 @@
 """What cannot be exported, or gives other labels, is one error, and no file is lost by it."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from pspnet_plugin.app.export.check import NOISE
 from pspnet_plugin.app.export.network import first_tensor
 from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER, require
 from pspnet_plugin.app.export.settings import SUFFIXES, ExportError
+from pspnet_plugin.app.export.write import folder_beside
 from pspnet_plugin.errors import PspnetPluginError
 from tests.helpers.exports import small_config, write_checkpoint
 
@@ -58,6 +61,10 @@ def tiny(tmp_path, backbone='OneConvolution', **model):
 
 def test_a_file_with_other_labels_is_refused_and_the_one_before_stays(tmp_path):
     path = tmp_path / 'out' / 'network.onnx'
+    with folder_beside(path) as folder:
+        left = Path(folder, 'network.onnx')
+    left.parent.mkdir()  # as an export leaves it that is killed
+    left.write_bytes(b'half')
     export_model(*tiny(tmp_path), path, ExportSettings(size=(32, 32)))
     before = path.read_bytes()
     with pytest.raises(ExportError, match='No file was written: .* get another label'):

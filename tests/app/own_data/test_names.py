@@ -82,6 +82,18 @@ def test_other_names_are_shown_and_read_from_the_config_as_they_are(here, capsys
     assert os.path.basename(cfg.images) == folder
 
 
+def test_control_characters_of_names_do_not_reach_a_terminal(here, capsys):
+    name = 'a\x1b]0;b\x9bm'
+    write_table(name)
+    assert init('--classes', 'classes.txt') == 0
+    assert main(['check', 'mine/mine.py']) == 0
+    assert main(['check', f'{name}.py']) == 1
+    captured = capsys.readouterr()
+    assert captured.out.count(r' a\x1b]0;b\x9bm ') == 2
+    assert r'a\x1b]0;b\x9bm.py' in captured.err
+    assert {'\x1b', '\x9b'}.isdisjoint(captured.out + captured.err)
+
+
 @pytest.mark.parametrize('name', [' 1', '1 ', '1\u3000', '1\n2', 'a\rb', '\r1', b'\xff1', 'in/ 1'])
 def test_images_that_a_list_cannot_name_are_refused(here, capsys, name):
     name = os.fsdecode(name)

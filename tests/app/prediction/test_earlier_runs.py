@@ -11,10 +11,10 @@ import rasterio
 from PIL import Image
 
 from pspnet_plugin.app.models import init_model
-from pspnet_plugin.app.prediction.folder import predict_folder, without_leftovers
+from pspnet_plugin.app.prediction.folder import predict_folder
 from pspnet_plugin.app.prediction.predictor import PredictOptions
 from pspnet_plugin.errors import PredictionError
-from pspnet_plugin.utils.files import replaced_when_whole
+from pspnet_plugin.utils.files import replaced_when_whole, without_leftovers
 from tests.helpers.folders import contents_of, write_raster
 from tests.helpers.prediction import photo, write_photo
 
@@ -290,8 +290,9 @@ def test_unfinished_files_are_removed_unless_another_process_may_write_them(run,
         left.touch()
     for place in (left, out / 'labels' / 'theirs.part'):
         place.write_text('half')
+    run(path)
+    assert not left.exists()
     with without_leftovers(out):
-        assert not left.exists()
         left.write_text('half')
         run(path)  # the lock of a folder is one of each opening, as of each process
         assert left.exists()

@@ -109,6 +109,8 @@ def test_bad_images_are_named_at_the_end_and_the_others_predicted(trained, tmp_p
     write_photo(images / os.fsdecode(b'\xff is no UTF-8.png'))
     good = unusual_files(images)
     bad = broken_files(images)
+    (images / 'a\x1b[2J.png').touch()
+    bad[str(images / r'a\x1b[2J.png')] = 'is empty'
     out = tmp_path / 'out'
     assert main(['predict', *trained, str(images), '--out', str(out), '--device', 'cpu']) == 1
     captured = capsys.readouterr()

@@ -196,7 +196,7 @@ def test_a_click_on_a_heading_sorts_the_table(window):
 
 
 @pytest.mark.parametrize(
-    ('out', 'told'), [('.', ' is a folder: name the file'), ('file/x.html', 'cannot be written')]
+    ('out', 'told'), [('.', ' is a folder: name the file'), ('file/x.html', 'file: File exists')]
 )
 def test_a_page_that_cannot_be_written_is_told_before_anything_is_predicted(
     tmp_path, capsys, out, told
@@ -223,6 +223,23 @@ def test_pictures_keep_to_their_room_and_label_maps_their_values():
         red, green, _ = file.split()
     values = np.asarray(red).astype(int) + 256 * np.asarray(green).astype(int)
     assert (values == np.where(label[..., 0] < 201, label[..., 0], 65535)).all()
+
+
+EMPTY = """[...document.querySelectorAll('#cards canvas')].filter(canvas =>
+    !canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean))"""
+KEYS = "dispatchEvent(new KeyboardEvent('keydown', {key: 'p', ctrlKey: true}))"
+
+
+@needs_browser
+@pytest.mark.parametrize('ask', ["document.getElementById('print').click()", KEYS])
+def test_all_pictures_are_there_before_the_page_is_printed(window, page, ask):
+    window.open(page)
+    window.wait("document.querySelectorAll('.card').length")
+    assert window.run(f'return {EMPTY}.length')
+    window.run(f'window.print = () => window.printed = {EMPTY}.length; {ask}')
+    window.wait("'printed' in window")
+    assert window.run('return window.printed') == 0
+    assert window.run("return document.querySelectorAll('.card').length") == 30
 
 
 @needs_browser

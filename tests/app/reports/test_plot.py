@@ -14,6 +14,7 @@ from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.figures import save
 from pspnet_plugin.app.reports.runs import read_run, timeline_of
 from pspnet_plugin.errors import PspnetPluginError
+from tests.helpers.limits import file_size_limit
 from tests.helpers.logs import write_log
 from tests.helpers.processes import ROOT
 
@@ -195,6 +196,10 @@ def test_a_picture_is_drawn_again_but_not_over_a_file_from_elsewhere(tmp_path, s
     path = tmp_path / f'curves.{suffix}'
     for _ in range(2):
         save(Figure(), path)
+    before = path.read_bytes()
+    with file_size_limit(100), pytest.raises(OSError, match='File too large'):
+        save(Figure(), path)
+    assert path.read_bytes() == before
     path.write_bytes(b'a photo')
     with pytest.raises(PspnetPluginError, match='is there already, and not from this command'):
         save(Figure(), path)

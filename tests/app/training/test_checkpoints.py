@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pspnet_plugin.app.commands import main
+from pspnet_plugin.app.models import init_model
+from pspnet_plugin.app.prediction import predict
+from tests.helpers.prediction import random_checkpoint, share_equal, small_config
+from tests.helpers.processes import ROOT
 from tests.helpers.street_scenes import NARROW_MODEL, small_run_options
 
 CONFIG = 'psp_r50_cityscapes'
@@ -41,7 +47,10 @@ def test_a_run_does_not_overwrite_the_checkpoints_of_another_and_a_finished_one_
     assert '--resume' in error
     assert '--work-dir' in error
     assert trained.read_bytes() == before
+    part = trained.with_name('iter_2.pth.0123abcd.part')
+    part.write_bytes(before[:1000])  # as a run leaves it that is killed while it writes
     assert run('train', street_scenes, trained.parent, '--resume') == 0
+    assert not part.exists()
     assert capfd.readouterr().out.count('nothing left to do') == 1
 
 
@@ -51,6 +60,39 @@ def test_a_checkpoint_of_the_model_is_tested_also_without_its_auxiliary_head(
 ):
     assert run('test', street_scenes, tmp_path, trained, *more) == 0
     assert run('test', street_scenes, tmp_path, trained, *more, **NO_AUXILIARY) == 0
+
+
+@pytest.mark.parametrize('tta_model', ['SegTTAModel', 'LogitsTTAModel'])
+def test_a_single_channel_is_tested_with_augmentation_as_it_is_predicted(
+    street_scenes, tmp_path, tta_model
+):
+    cfg = small_config(ROOT / 'configs' / f'{CONFIG}.py')
+    cfg.model.decode_head.update(num_classes=2, out_channels=1)
+    cfg.model.auxiliary_head.num_classes = 2
+    weights = random_checkpoint(cfg, tmp_path / 'binary.pth')
+    content = torch.load(weights, weights_only=False)
+    content['state_dict']['decode_head.conv_seg.weight'] *= 0.01  # far from 0 and 1
+    torch.save(content, weights)
+    images = street_scenes / 'leftImg8bit' / 'val'
+    found = predict(init_model(cfg, weights, device='cpu'), images, probabilities=True)
+    options = {
+        'model.decode_head.num_classes': 2,
+        'model.decode_head.out_channels': 1,
+        'model.decode_head.threshold': float(np.median(next(found).probabilities[1])),
+        'model.auxiliary_head.num_classes': 2,
+        'tta_model.type': tta_model,
+    }
+    tested = tmp_path / 'tested'
+    assert run('test', street_scenes, tmp_path, weights, '--tta', '--out', tested, **options) == 0
+    words = [f'{key}={value}' for key, value in options.items()]
+    command = ['predict', CONFIG, weights, str(images), '--tta']
+    command += ['--out', str(tmp_path), '--cfg-options', *NARROW_MODEL, *words]
+    assert main(command) == 0
+    predicted = sorted((tmp_path / 'labels').rglob('*.png'))
+    assert len(predicted) == 2
+    for path in predicted:
+        labels = np.asarray(Image.open(tested / path.name))
+        assert share_equal(np.asarray(Image.open(path)), labels) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,15 @@ from pspnet_plugin.finite_loss import StopAtNonFiniteLossHook
 from pspnet_plugin.speed.cpu_amp import bfloat16_on_this_cpu
 from pspnet_plugin.transforms.check_labels import LabelError
 from tests.helpers.folders import make_folders
-from tests.helpers.processes import run_copy
+from tests.helpers.processes import ROOT, run_copy
 from tests.helpers.street_scenes import (
     NARROW_MODEL,
     NARROW_OWN_DATA,
     cityscapes_at,
     small_run_options,
 )
+
+CONFIG = ROOT / 'configs' / 'psp_r50_cityscapes.py'
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,57 @@ def test_parts_of_a_model_that_do_not_fit_are_named(street_scenes, tmp_path, cap
     options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL, option]
     assert main(['train', 'psp_r50_cityscapes', '--work-dir', str(tmp_path), *options]) == 1
     assert f'error: psp_r50_cityscapes: {told}' in capsys.readouterr().err
+
+
+RESTARTS = (
+    "[dict(type='CosineRestartLR', periods=[1], restart_weights=[1, 1], eta_min=0, by_epoch=False)]"
+)
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        (f'param_scheduler = {RESTARTS}', 'same length. (CosineRestartLR: periods=[1], restart_w'),
+        (
+            "param_scheduler = [dict(type='LinearLR', begin=9, end=5, by_epoch=False)]",
+            'begin=9, end=5',
+        ),
+        ('param_scheduler = 5', '`param_scheduler` should be'),
+        ("default_hooks = dict(checkpoint=dict(rule='best'))", 'got best'),
+        ("custom_hooks = [dict(type='EMAHook', begin_iter=-1)]", '(EMAHook: begin_iter=-1)'),
+        ("custom_hooks = [dict(type='EMAHook', begin_iter=100)]", 'begin_iter: 100'),
+        ("custom_hooks = [dict(type='EMAHook', priority='SOMETIMES')]", "'SOMETIMES'"),
+        ('optim_wrapper = dict(accumulative_counts=0)', '(OptimWrapper: '),
+        ("log_level = 'LOUD'", "KeyError: 'LOUD' (MMLogger)"),
+        ("train_dataloader = dict(sampler=dict(type='RandomSampler'))", 'RandomSampler'),
+    ],
+)
+def test_what_a_part_of_a_run_says_of_its_settings_is_one_line(
+    street_scenes, here, capsys, text, told
+):
+    Path('mine.py').write_text(f'_base_ = {str(CONFIG)!r}\n{text}\n')
+    options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL]
+    assert main(['train', 'mine.py', *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: mine.py: ')
+    assert told in error
+    assert error.count('\n') == 1
+
+
+def test_an_error_of_a_part_of_ones_own_keeps_its_traceback(street_scenes, here):
+    Path('of_mine.py').write_text(
+        'from mmengine.hooks import Hook\n'
+        'from mmengine.registry import HOOKS\n'
+        '@HOOKS.register_module(force=True)\n'
+        'class OfMine(Hook):\n'
+        '    def __init__(self):\n'
+        '        assert not self\n'
+    )
+    hook = "custom_hooks = [dict(type='OfMine')]\ncustom_imports = dict(imports=['of_mine'])"
+    Path('mine.py').write_text(f'_base_ = {str(CONFIG)!r}\n{hook}\n')
+    options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL]
+    with pytest.raises(AssertionError):
+        main(['train', 'mine.py', *options])
 
 
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])

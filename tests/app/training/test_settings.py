@@ -136,6 +136,9 @@ DIFFER = [
         'batch_size is 1, but model.decode_head pools an image to one value',
     ),
     ({'train_cfg.max_iters': 0}, 'train_cfg.max_iters is 0: nothing would be trained'),
+    ({'train_cfg.max_iters': 'all'}, "train_cfg.max_iters is 'all': nothing would be trained"),
+    ({'train_cfg.val_interval': 0}, 'train_cfg.val_interval is 0: set a number from 1 on'),
+    ({'train_cfg.val_interval': None}, 'train_cfg.val_interval is None: set a number'),
     (
         {'model.decode_head.ignore_index': 200},
         'model.decode_head.ignore_index is 200, model.auxiliary_head.ignore_index is 255',
