@@ -14,7 +14,7 @@ from ..own_data.classes import written
 from ..own_data.config_text import BACKBONES
 from ..own_data.division import SplitChoices
 from ..own_data.project import write_project
-from ..own_data.statistics import lacking_line
+from ..own_data.scan import lacking_line
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 
 from ..errors import DataError
 from .classes import Classes
+from .scan import ImageStatistics
 from .split import VALIDATION_SHARE, groups_of_duplicates, split
 from .stated_split import groups_by_pattern, joined, stated_sides
-from .statistics import ImageStatistics
 
 NOISES = 5  # how many times the usual difference is noise, in a scene that hardly changes
 DIFFERENT = 0.05

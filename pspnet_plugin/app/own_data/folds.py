@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .masks import Value
-from .statistics import ImageStatistics
+from .scan import ImageStatistics
 
 
 def fold_numbers(

@@ -19,8 +19,8 @@ from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
 from .division import Division, SplitChoices, divide
 from .folds import fold_lists
+from .pairs import Pair
 from .scan import scan
-from .statistics import Pair
 
 
 class Project(NamedTuple):
@@ -71,7 +71,7 @@ def write_project(
         if folds is not None:
             in_folds = divided.images, divided.groups, classes.values
             listed |= fold_lists(out / 'folds', *in_folds, folds)
-        plain = all(image.plain_mask and image.mask_orientation == 1 for image in found)
+        plain = all(image.mask.plain and image.mask_orientation == 1 for image in found)
         stay = plain and classes.are_labels and not source.drawn
         mask_suffix = shared_mask_suffix(source.pairs, source.masks) if stay else None
         labels = out / 'labels' if mask_suffix is None else source.masks

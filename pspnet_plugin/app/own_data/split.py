@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .masks import Value
-from .statistics import ImageStatistics
+from .scan import ImageStatistics
 
 VALIDATION_SHARE = 0.2
 # Mean difference of two thumbnails, 0 to 1, below which two images show the same.

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError, refuse
-from .statistics import ImageStatistics, Pair
+from .pairs import Pair, path_stem
+from .scan import ImageStatistics
 
 SIDE = r'(train|val|test)(?:ing|id|idation)?\d*'
 IN_NAME = re.compile(rf'(?:^|[^a-z]){SIDE}(?:[^a-z]|$)')
@@ -26,6 +27,28 @@ def side_of_folders(name: str) -> str | None:
         if found := OF_FOLDER.fullmatch(folder):
             return found[1]
     return None
+
+
+def sides_of_lists(images: Path, masks: Path, pairs: Sequence[Pair]) -> dict[str, str]:
+    """``train``, ``val`` or ``test`` by the names of pairs, as VOC's lists say.
+
+    They are ``ImageSets/Segmentation/train.txt`` and others beside the folder of masks, a name in
+    each line, which may have folders, a suffix and more words.
+
+    Raises:
+        DataError: one of them names no image at all.
+    """
+    names = {path_stem(pair.image, images): pair.name for pair in pairs}
+    sides: dict[str, str] = {}
+    for file in sorted((masks.parent / 'ImageSets' / 'Segmentation').glob('*.txt')):
+        if side := side_of_name(file.stem):
+            text = file.read_text(encoding='utf-8-sig', errors='replace')
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            listed = {line if line in names else Path(line.split()[0]).stem for line in lines}
+            if lines and listed.isdisjoint(names):
+                refuse([f'{file}: {lines[0]} is the name of no image, nor is any other line'])
+            sides.update((names[name], side) for name in listed & names.keys())
+    return sides
 
 
 def stated_sides(

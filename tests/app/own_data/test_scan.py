@@ -9,7 +9,8 @@ from PIL import Image
 from pspnet_plugin.app.errors import DataError
 from pspnet_plugin.app.own_data.annotations.class_tables import read_table
 from pspnet_plugin.app.own_data.classes import find_classes
-from pspnet_plugin.app.own_data.scan import best_keys, pair_files, scan
+from pspnet_plugin.app.own_data.pairs import best_keys, pair_files
+from pspnet_plugin.app.own_data.scan import scan
 from tests.helpers.folders import SIZE, make_folders, mask_of
 
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)

@@ -16,7 +16,7 @@ from ....errors import PredictionError
 from ....utils.rasters import Raster
 from ...images.reading import orientation_of
 from ...images.sources import RASTER_SUFFIXES, files_below
-from ..scan import SUFFIXES
+from ..pairs import SUFFIXES
 
 FARTHEST = 1e6  # pixels: no image is larger
 TURNED = range(5, 9)  # by a quarter, as EXIF says it

@@ -15,13 +15,12 @@ from ...errors import DataError, refuse
 from ...images.sources import files_at
 from ..classes import BACKGROUND_NAMES
 from ..masks import Value
-from ..scan import path_stem
-from ..statistics import Pair
+from ..pairs import Pair, find_masks, pair_files, path_stem
+from ..stated_split import sides_of_lists
 from .class_tables import IGNORED, TABLES, Table, find_table, read_table
 from .draw import Oddities, draw
 from .formats import FORMATS, Format
 from .json_files import is_broken
-from .mask_folders import find_masks, pairs_of, sides_of_lists
 from .report import left_out_lines, report_lines, without_shapes_lines
 from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
 
@@ -98,7 +97,7 @@ def masks_source(
             tell(f'masks: {masks}, with the classes in {table} ({TABLES[table.name]})')
     if table is not None:
         stated = read_table(table)
-    pairs = pairs_of(images, masks)
+    pairs = pair_files(images, masks)
     unlike = next((pair for pair in pairs if pair.image.stem != pair.mask.stem), None)
     if unlike:  # numbers alone may be equal by chance
         tell(f'names that are not equal were paired, such as {unlike.image} and {unlike.mask}')
