@@ -234,12 +234,7 @@ def written(value: Value) -> str:
 
 
 def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Path) -> None:
-    """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored.
-
-    EXIF says that they are upright, which of masks without a mark is not known.
-    """
-    mark = Image.Exif()
-    mark[EXIF_ORIENTATION] = 1
+    """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored."""
     in_colours = len(classes.values[0]) == 3
     for image in images:
         with open(image.mask.path, 'rb') as file:
@@ -250,7 +245,15 @@ def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Pa
         label_map = np.empty(mask.pixels.shape, np.uint8)
         for strip, target in zip(strips(mask.pixels), strips(label_map)):
             target[:] = of_numbers[np.searchsorted(numbers, strip)]
-        label_map = np.ascontiguousarray(upright(label_map, image.mask_orientation or 1))
-        path = folder / f'{image.pair.name}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(label_map).save(path, exif=mark)
+        save_labels(
+            np.ascontiguousarray(upright(label_map, image.mask_orientation or 1)),
+            folder / f'{image.pair.name}.png',
+        )
+
+
+def save_labels(label_map: np.ndarray, path: Path) -> None:
+    """Write a label map, (H, W) uint8; EXIF says that it is upright, which others leave unsaid."""
+    mark = Image.Exif()
+    mark[EXIF_ORIENTATION] = 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(label_map).save(path, exif=mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -18,9 +19,9 @@ from .annotations.source import Choices, find_source
 from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
 from .division import Division, SplitChoices, divide
-from .folds import fold_lists
 from .pairs import Pair
 from .scan import scan
+from .split import fold_lists
 
 
 class Project(NamedTuple):
@@ -61,10 +62,10 @@ def write_project(
     require_inputs(images, masks, backbone)
     require_new([config, *map(Path, lists), out / 'folds'], (images, masks))
     with tempfile.TemporaryDirectory() as drafts:
-        source = find_source(images, masks, Path(drafts), choices, tell)
+        source = find_source(images, masks, Path(drafts, 'labels'), choices, tell)
         refuse([problem for pair in source.pairs for problem in name_problems(pair)])
         in_colours = source.table is not None and source.table.in_colours
-        found = scan(source.pairs, in_colours, upright_masks=source.drawn)
+        found = scan(source.pairs, in_colours, source.drawn)
         classes = find_classes(found, source.table)
         divided = divide(found, classes, source.images, source.sides, split_choices, tell)
         listed = dict(zip(map(Path, lists), divided[:2]))
@@ -82,7 +83,11 @@ def write_project(
         refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
         if mask_suffix is None:
             require_new([labels])
-            write_labels(found, classes, labels)
+            if source.drawn:
+                out.mkdir(parents=True, exist_ok=True)
+                shutil.move(source.masks, labels)
+            else:
+                write_labels(found, classes, labels)
     for path, some in listed.items():
         write_text(path, ''.join(f'{image.pair.name}\n' for image in some))
     write_text(config, config_text(classes, *divided[:2], files, backbone, iterations))

@@ -65,19 +65,19 @@ class ImageStatistics(NamedTuple):
 
 
 def scan(
-    pairs: Sequence[Pair], in_colours: bool = False, upright_masks: bool = False
+    pairs: Sequence[Pair], in_colours: bool = False, drawn: Mapping[Path, Mask] | None = None
 ) -> list[ImageStatistics]:
     """Read every pair.
 
     Args:
         in_colours: read masks as colours, see :func:`read_mask`.
-        upright_masks: they lie as images are seen, however these are stored.
+        drawn: masks that are known, and lie as images are seen, however these are stored.
 
     Raises:
         DataError: files are broken, sizes differ, or images are not all of one kind.
     """
     with quiet_opencv(), ThreadPoolExecutor(2) as pool:
-        read = partial(statistics_or_problem, in_colours=in_colours, upright_masks=upright_masks)
+        read = partial(statistics_or_problem, in_colours=in_colours, drawn=drawn or {})
         mapped = pool.map(read, pairs)
         shown = track(mapped, 'looking at the images', total=len(pairs), transient=True)
         results = list(shown)
@@ -135,21 +135,21 @@ def doubt(image: Path | str, orientation: int) -> str:
 
 
 def statistics_or_problem(
-    pair: Pair, in_colours: bool, upright_masks: bool
+    pair: Pair, in_colours: bool, drawn: Mapping[Path, Mask]
 ) -> ImageStatistics | str:
     """The statistics of one pair; a line that names the file where that fails."""
     try:
         is_large = pair.image.stat().st_size > LARGE
         with one_at_a_time if is_large else contextlib.nullcontext():
             image = image_statistics(pair)
-            mask = read_mask(pair.mask, in_colours)
+            mask = drawn.get(pair.mask) or read_mask(pair.mask, in_colours)
     except ImageError as error:
         return str(error)
     except PredictionError as error:
         return f'{pair.image}: {error}'
     (height, width), (rows, columns) = image.size, mask.size
     is_quarter = image.orientation >= 5
-    is_known = image.orientation == 1 or upright_masks or mask.mark > 1
+    is_known = image.orientation == 1 or pair.mask in drawn or mask.mark > 1
     mask_orientation: int | None = 1
     if is_quarter and height != width and (rows, columns) == (width, height):
         mask_orientation = image.orientation

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from ...images.sources import files_at
 from .coco import read_coco
 from .cvat import cvat_files, read_cvat
-from .json_files import json_files_with
 from .labelme import read_labelme
-from .shapes import Annotations, ImageFiles
+from .shapes import AnnotationError, Annotations, ImageFiles, load_json
 from .yolo import read_yolo, yolo_files
 
 
@@ -23,6 +23,30 @@ class Format(NamedTuple):
     files: Callable[[Path, ImageFiles], list[Path]]
     read: Callable[[Path, Sequence[Path], ImageFiles], Annotations]
     order: str = 'it comes later in the file'  # why a shape lies on top of another
+
+
+def json_files_with(where: Path, images: ImageFiles, keys: Sequence[str]) -> list[Path]:
+    """The JSON files at a path, a file or a folder, that have all these keys somewhere.
+
+    Where there are some, files that are cut or no JSON are listed too: they may have been such.
+    """
+    files = files_at(where, '.json')
+    found = {file for file in files if has_keys(file, keys)}
+    return [file for file in files if file in found or is_broken(file)] if found else []
+
+
+def has_keys(file: Path, keys: Sequence[str]) -> bool:
+    content = file.read_bytes()
+    return all(f'"{key}"'.encode() in content for key in keys)
+
+
+def is_broken(file: Path) -> bool:
+    """Whether a file is cut or no JSON."""
+    try:
+        load_json(file)
+    except AnnotationError:
+        return True
+    return False
 
 
 # Keys by which their files are told from other JSON.

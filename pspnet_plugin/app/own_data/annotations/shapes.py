@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -148,6 +149,18 @@ def size_of(path: Path) -> tuple[int, int]:
             return raster.size
     except PredictionError as error:
         raise AnnotationError(str(error)) from error
+
+
+def load_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        AnnotationError: it is cut, or no JSON.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise AnnotationError(f'is cut or no JSON ({error})') from error
 
 
 def field(entry: Any, key: str, *kinds: type) -> Any:

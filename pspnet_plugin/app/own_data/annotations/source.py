@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
 from rich.progress import track
 
 from ....utils.text import shortened
 from ...errors import DataError, refuse
 from ...images.sources import files_at
-from ..classes import BACKGROUND_NAMES
-from ..masks import Value
+from ..classes import BACKGROUND_NAMES, save_labels
+from ..masks import Mask, Value, count_values
 from ..pairs import Pair, find_masks, pair_files, path_stem
 from ..stated_split import sides_of_lists
 from .class_tables import IGNORED, TABLES, Table, find_table, read_table
 from .draw import Oddities, draw
-from .formats import FORMATS, Format
-from .json_files import is_broken
-from .report import left_out_lines, report_lines, without_shapes_lines
+from .formats import FORMATS, Format, is_broken
 from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
 
 IGNORED_NAMES = ('__ignore__',)  # labelme's
+SHOWN = 5  # kinds of overlaps that are named
 
 
 class Choices(NamedTuple):
@@ -45,7 +43,8 @@ class Source(NamedTuple):
     pairs: list[Pair]
     table: Table | None  # the classes, where they are stated
     sides: dict[str, str]  # 'train', 'val' or 'test' by the names of pairs, where files say so
-    drawn: bool  # whether the masks are label maps in a temporary folder
+    # What is known of the masks where they are label maps that were drawn into a temporary folder.
+    drawn: dict[Path, Mask]
 
 
 def find_source(
@@ -75,7 +74,7 @@ def find_source(
         refuse(found.problems)
     tell(f'annotations: {form.name} ({masks})')
     taken = with_unannotated(found, files, choices.unannotated)
-    drawn = Source(images, drafts, [], None, {}, True)
+    drawn = Source(images, drafts, [], None, {}, {})
     labels = found.labels if choices.table is None else labels_of_table(found, choices.table)
     drawn, report = draw_all(drawn, taken, labels, form, choices)
     unannotated = without_shapes_lines(found, files, choices.unannotated)
@@ -101,7 +100,7 @@ def masks_source(
     unlike = next((pair for pair in pairs if pair.image.stem != pair.mask.stem), None)
     if unlike:  # numbers alone may be equal by chance
         tell(f'names that are not equal were paired, such as {unlike.image} and {unlike.mask}')
-    return Source(images, masks, pairs, stated, sides_of_lists(images, masks, pairs), False)
+    return Source(images, masks, pairs, stated, sides_of_lists(images, masks, pairs), {})
 
 
 def only_kind(kinds: list[str], where: Path) -> str:
@@ -151,18 +150,18 @@ def draw_all(
     are_several = len({image.path.suffix for image in taken}) > 1
     table = class_values(labels)
     odd: dict[Path, Oddities] = {}
-    present: set[int] = set()
     for image in track(taken, 'drawing the shapes', transient=True):
         name = path_stem(image.path, source.images) + image.path.suffix * are_several
         label_map, odd[image.path] = draw(image, table, choices.smaller_on_top)
-        present.update(np.unique(label_map).tolist())
         mask = source.masks / f'{name}.png'
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(label_map).save(mask, compress_level=1)
+        save_labels(label_map, mask)
+        values = Counter({(value,): n for value, n in count_values(label_map).items()})
+        source.drawn[mask] = Mask(mask, values, image.size, mark=1)
         source.pairs.append(Pair(name, image.path, mask))
         if image.side:
             source.sides[name] = image.side
-    if len(present - {IGNORED}) < 2:
+    present = {value for mask in source.drawn.values() for value in mask.values}
+    if len(present - {(IGNORED,)}) < 2:
         raise DataError(f'{source.images}: no two classes, background among them, have a pixel')
     order = 'it is smaller' if choices.smaller_on_top else form.order
     named: dict[int, str] = {}
@@ -184,3 +183,78 @@ def class_values(labels: list[str]) -> dict[str, int]:
         raise DataError(f'{len(others)} labels, but label maps have room for {IGNORED - 1}')
     values = {label: number for number, label in enumerate(others, 1)}
     return {**dict.fromkeys(empty, 0), **values, **dict.fromkeys(ignored, IGNORED)}
+
+
+def report_lines(oddities: Mapping[Path, Oddities], order: str) -> list[str]:
+    """What the shapes have that is odd.
+
+    Args:
+        order: why one shape lies on top of another, for the end of a sentence.
+    """
+    kinds = (
+        ('outside', 'partly outside of the image, which is cut off'),
+        ('thin', 'thinner than a pixel, so that the outline is drawn too'),
+        ('hidden', 'wholly below others, so that the label map lacks it'),
+    )
+    lines = []
+    for kind, told in kinds:
+        found = {path: getattr(one, kind) for path, one in oddities.items() if getattr(one, kind)}
+        if found:
+            labels = Counter(label for names in found.values() for label in names)
+            of = ', '.join(f'{count} {label}' for label, count in labels.most_common(SHOWN))
+            lines.append(
+                f'{told}: {counted(sum(labels.values()), "shape")} in '
+                f'{counted(len(found), "image")} ({of}; first {next(iter(found))})'
+            )
+    return lines + overlap_lines(oddities, order)
+
+
+def overlap_lines(oddities: Mapping[Path, Oddities], order: str) -> list[str]:
+    """Which classes lie over which."""
+    pixels: Counter = Counter()
+    images: Counter = Counter()
+    for one in oddities.values():
+        pixels.update(one.overlaps)
+        images.update(one.overlaps.keys())
+    lines = [
+        f'{above} lies over {below} on {counted(pixels[below, above], "pixel")} in '
+        f'{counted(images[below, above], "image")}: {order}'
+        for below, above in sorted(pixels, key=pixels.__getitem__, reverse=True)
+    ]
+    more = len(lines) - SHOWN
+    return lines[:SHOWN] + ([f'and {more} more pairs of classes lie over one another'] * (more > 0))
+
+
+def without_shapes_lines(found: Annotations, images: ImageFiles, choice: str | None) -> list[str]:
+    """What becomes of images without a shape, and of those that no annotation names."""
+    empty = [str(image.path) for image in found.images.values() if not image.shapes]
+    unnamed = [str(path) for path in images.paths.values() if path not in found.images]
+    lines = []
+    for paths, told, usual in (
+        (empty, 'without a shape', 'background'),
+        (unnamed, 'not named by any annotation', 'skip'),
+    ):
+        if paths:
+            if (choice or usual) == 'background':
+                becomes = 'background everywhere (--unannotated skip leaves them out)'
+            else:
+                becomes = 'left out (--unannotated background takes them as background)'
+            lines.append(f'{told}: {counted(len(paths), "image")}, {becomes}: {shortened(paths)}')
+    return lines
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 shape``, ``2 shapes``."""
+    return f'{number} {noun}{"" if number == 1 else "s"}'
+
+
+def left_out_lines(found: Annotations) -> list[str]:
+    """What is in no label map: lines and points, and what ``--skip-broken`` allows."""
+    lines = []
+    if found.without_area:
+        count = counted(len(found.without_area), 'shape')
+        lines.append(f'without an area: {count}, left out: {shortened(found.without_area)}')
+    if found.problems:
+        broken = shortened(found.problems, SHOWN)
+        lines.append(f'broken and left out, so that their pixels are background: {broken}')
+    return lines
