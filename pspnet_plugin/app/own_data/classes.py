@@ -238,7 +238,7 @@ def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Pa
     in_colours = len(classes.values[0]) == 3
     for image in images:
         with open(image.mask.path, 'rb') as file:
-            mask, *_ = read_numbers(file, image.mask.path, in_colours, image.mask.mark)
+            mask = read_numbers(file, image.mask.path, in_colours, image.mask.mark)
         labels = {mask.number(value): label for label, value in enumerate(classes.values)}
         numbers = sorted(map(mask.number, image.values))
         of_numbers = np.array([labels.get(number, IGNORED) for number in numbers], np.uint8)

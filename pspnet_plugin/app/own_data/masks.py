@@ -53,6 +53,8 @@ class Numbers(NamedTuple):
 
     pixels: np.ndarray  # (H, W), whole numbers; a colour is red << 16 | green << 8 | blue
     in_colours: bool
+    palette: bytes = b''  # see Mask
+    plain: bool = False  # whether Pillow gives mmseg the same numbers
 
     def value(self, number: int) -> Value:
         """What a number of this mask stands for."""
@@ -75,7 +77,7 @@ def read_mask(path: Path, in_colours: bool = False) -> Mask:
     with open(path, 'rb') as file:
         pages = require_complete(file, str(path))
         mark, compressed = orientation_of(file, unsaid=0), is_lossy(file)
-        numbers, palette, plain = read_numbers(file, path, in_colours, mark)
+        numbers = read_numbers(file, path, in_colours, mark)
     counts = count_values(numbers.pixels, MOST_VALUES)
     if len(counts) > MOST_VALUES:
         losses = remark_on_losses(path)[2:]
@@ -89,30 +91,28 @@ def read_mask(path: Path, in_colours: bool = False) -> Mask:
         path,
         Counter({numbers.value(number): count for number, count in counts.items()}),
         numbers.pixels.shape,
-        plain=plain and mark < 2,
+        plain=numbers.plain and mark < 2,
         mark=mark,
         is_lossy=compressed,
-        palette=palette,
+        palette=numbers.palette,
         nodata=nodata_of(pages),
         corners=tiff.corners_of(pages),
     )
 
 
-def read_numbers(
-    file: BinaryIO, path: Path | str, in_colours: bool, mark: int
-) -> tuple[Numbers, bytes, bool]:
-    """The pixels of a mask, the right way up, and what :func:`decode_mask` gives beside them."""
+def read_numbers(file: BinaryIO, path: Path | str, in_colours: bool, mark: int) -> Numbers:
+    """The pixels of a mask, with a number for each, the right way up.
+
+    Args:
+        file: the content of ``path``.
+        mark: how EXIF says that it is stored.
+    """
     pixels, palette, plain = decode_mask(file, Path(path), in_colours)
-    numbers = as_numbers(pixels, path, in_colours)
-    return numbers._replace(pixels=upright(numbers.pixels, mark)), palette, plain
-
-
-def as_numbers(pixels: np.ndarray, path: Path | str, in_colours: bool) -> Numbers:
-    """What was decoded, (H, W) or (H, W, C) RGB, with a number for each pixel."""
     if pixels.dtype.kind == 'f':
         pixels = whole_numbers(pixels, path)
+    pixels = upright(pixels, mark)
     if pixels.ndim == 2:
-        return Numbers(pixels, False)
+        return Numbers(pixels, False, palette, plain)
     require_bands(pixels.shape[2], path)
     if not in_colours and all((strip == strip[..., :1]).all() for strip in strips(pixels)):
         return Numbers(pixels[..., 0], False)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config
 
@@ -24,14 +24,6 @@ from .scan import scan
 from .split import fold_lists
 
 
-class Project(NamedTuple):
-    """What :func:`write_project` found and wrote."""
-
-    config: Path  # the file
-    classes: Classes  # those in the masks
-    divided: Division  # the images
-
-
 def write_project(
     images: Path,
     masks: Path,
@@ -42,7 +34,7 @@ def write_project(
     iterations: int | None = None,
     folds: int | None = None,
     tell: Callable[[str], None] = print,
-) -> Project:
+) -> tuple[Path, Classes, Division]:
     """Look at the data, split it, and write the config; nothing where something is wrong.
 
     Args:
@@ -52,6 +44,9 @@ def write_project(
         split_choices: see :func:`divide`.
         backbone, iterations: see :func:`config_text`.
         folds: how many of them to write lists of, see :func:`fold_lists`.
+
+    Returns:
+        The file of the config, the classes in the masks, and the images.
 
     Raises:
         DataError: the folders cannot be used as they are, or a file that would be written is there
@@ -76,7 +71,8 @@ def write_project(
         stay = plain and classes.are_labels and not source.drawn
         mask_suffix = shared_mask_suffix(source.pairs, source.masks) if stay else None
         labels = out / 'labels' if mask_suffix is None else source.masks
-        suffixes = shared_image_suffix(source.pairs), mask_suffix or '.png'
+        of_images = {pair.image.suffix for pair in source.pairs}  # of several each is in the names
+        suffixes = of_images.pop() if len(of_images) == 1 else '', mask_suffix or '.png'
         # Absolute, so that the config holds wherever it is run from.
         folders = str(source.images.absolute()), str(labels.absolute())
         files = DataFiles(folders, suffixes, lists)
@@ -92,7 +88,7 @@ def write_project(
         write_text(path, ''.join(f'{image.pair.name}\n' for image in some))
     write_text(config, config_text(classes, *divided[:2], files, backbone, iterations))
     require_as_meant(config, tuple(classes.names), files)
-    return Project(config, classes, divided)
+    return config, classes, divided
 
 
 def require_new(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
@@ -159,12 +155,6 @@ def require_as_meant(config: Path, names: tuple[str, ...], files: DataFiles) -> 
     if found != (names, files):
         config.unlink()
         raise DataError(f'{config}: cannot be written so that it is read as it is meant: {found}')
-
-
-def shared_image_suffix(pairs: Sequence[Pair]) -> str:
-    """That of all images; of several each is part of a name."""
-    suffixes = {pair.image.suffix for pair in pairs}
-    return suffixes.pop() if len(suffixes) == 1 else ''
 
 
 def shared_mask_suffix(pairs: Sequence[Pair], masks: Path) -> str | None:
