@@ -8,8 +8,7 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from ...utils.text import next_steps, table_as_text
-from ..own_data.annotations.formats import FORMATS
-from ..own_data.annotations.source import Choices
+from ..own_data.annotations.source import FORMATS, Choices
 from ..own_data.classes import written
 from ..own_data.config_text import BACKBONES
 from ..own_data.division import SplitChoices

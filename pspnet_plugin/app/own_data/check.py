@@ -33,7 +33,7 @@ from ..training.settings import setting_problems
 from .annotations.class_tables import IGNORED
 from .classes import other_palettes
 from .loading import image_problems, share_without_data
-from .masks import Mask, count_values, is_lossy, palette_of, traces_of_losses
+from .masks import Mask, Numbers, count_values, is_lossy, palette_of, traces_of_losses
 from .scan import doubt
 
 GRID = 6  # images in a grid
@@ -48,10 +48,6 @@ class Sample(NamedTuple):
     pipeline: list[dict]  # the steps that load it
 
     @property
-    def path(self) -> str:
-        return self.listed['img_path']
-
-    @property
     def loads(self) -> list[str]:
         """The types of the steps that read files."""
         return [kind for step in self.pipeline if 'Load' in (kind := kind_of(step))]
@@ -61,6 +57,7 @@ class LoadedSample(NamedTuple):
     """One image and the labels that training sees, and what their files say, each read once."""
 
     sample: Sample
+    path: str  # of the image
     image: np.ndarray  # (H, W) or (H, W, C) with colours as BGR
     label_map: np.ndarray | None  # (H, W); None where there are no labels
     mask: Mask  # the file of the label map, with the values as they were loaded
@@ -120,14 +117,14 @@ def check_config(cfg: Config) -> Found:
             is_changed = sample.listed.get('reduce_zero_label') or sample.listed.get('label_map')
             if mask.palette and not is_changed:
                 shown[str(mask.path)] = mask
-            lacking[sample.path] = share_without_data(sample.path, image)
+            lacking[loaded.path] = share_without_data(loaded.path, image)
             if label_map is None or label_map.shape[:2] != image.shape[:2]:
                 continue
             if (mark := orientation_of(io.BytesIO(loaded.content))) != 1:
                 # pspnet init writes that a label map is upright.
                 tells = mask.mark == 1 or (mark >= 5 and image.shape[0] != image.shape[1])
                 told = told or tells
-                doubts += [] if tells else [f'{sample.loader}: {doubt(sample.path, mark)}']
+                doubts += [] if tells else [f'{sample.loader}: {doubt(loaded.path, mark)}']
             if label_map.ndim == 2 and len(pictures) < GRID:
                 pictures.append(over_labels(image, label_map, palette))
     problems += loader_problems(parts)
@@ -142,7 +139,7 @@ def check_config(cfg: Config) -> Found:
 
 def add_to(part: Part, loaded: LoadedSample, ignored: int) -> None:
     """Note the size and the file of an image, unless it shows nothing, and its labels."""
-    image, label_map, path = loaded.image, loaded.label_map, loaded.sample.path
+    image, label_map, path = loaded.image, loaded.label_map, loaded.path
     if crop := crop_too_large(image.shape[1], image.shape[0], loaded.sample.pipeline):
         part.small.append(f'{path}: {crop}')
     if image.size and image.min() != image.max():
@@ -223,25 +220,25 @@ def load_sample(sample: Sample) -> LoadedSample:
         )
     label_map = results.get('gt_seg_map')
     mask = mask_of(label_map, labels or '', files[labels][0] if labels else b'')
-    return LoadedSample(sample, results['img'], label_map, mask, *files[image])
+    return LoadedSample(sample, image, results['img'], label_map, mask, *files[image])
 
 
 def mask_of(label_map: np.ndarray | None, path: str, content: bytes) -> Mask:
     """What is known of the file of a label map, and the values that it was loaded with, sorted."""
-    counts = {} if label_map is None else count_values(label_map)
+    values = Counter() if label_map is None else count_values(Numbers(label_map, False))
     mode, palette, file = '', b'', io.BytesIO(content)
     with contextlib.suppress(OSError, ValueError, SyntaxError):  # what Pillow cannot read
         image = Image.open(file)
         mode, palette = image.mode, palette_of(image)
-    values = Counter({(value,): counts[value] for value in sorted(counts)})
+    values = Counter({value: values[value] for value in sorted(values)})
     mark = orientation_of(file, unsaid=0)
     return Mask(path, values, mark=mark, is_lossy=is_lossy(file), mode=mode, palette=palette)
 
 
 def sample_problems(loaded: LoadedSample, classes: int, ignored: int) -> Iterator[str]:
     """What is wrong with one image and its labels, a line each."""
-    sample, image, label_map, mask, content, pages = loaded
-    path, labels = sample.path, mask.path
+    sample, path, image, label_map, mask, content, pages = loaded
+    labels = mask.path
     height, width = image.shape[:2]
     yield from image_problems(path, content, pages, image, sample.loads[0])
     if label_map is None:

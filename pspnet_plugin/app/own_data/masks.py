@@ -78,8 +78,8 @@ def read_mask(path: Path, in_colours: bool = False) -> Mask:
         pages = require_complete(file, str(path))
         mark, compressed = orientation_of(file, unsaid=0), is_lossy(file)
         numbers = read_numbers(file, path, in_colours, mark)
-    counts = count_values(numbers.pixels, MOST_VALUES)
-    if len(counts) > MOST_VALUES:
+    values = count_values(numbers, MOST_VALUES)
+    if len(values) > MOST_VALUES:
         losses = remark_on_losses(path)[2:]
         raise ImageError(
             str(path),
@@ -89,7 +89,7 @@ def read_mask(path: Path, in_colours: bool = False) -> Mask:
         )
     return Mask(
         path,
-        Counter({numbers.value(number): count for number, count in counts.items()}),
+        values,
         numbers.pixels.shape,
         plain=numbers.plain and mark < 2,
         mark=mark,
@@ -233,10 +233,10 @@ def whole_numbers(pixels: np.ndarray, path: Path | str) -> np.ndarray:
     return numbers
 
 
-def count_values(pixels: np.ndarray, most: float = np.inf) -> Counter:
-    """How many pixels, (H, W), have each number; cut where there are more than ``most`` numbers."""
+def count_values(mask: Numbers, most: float = np.inf) -> Counter:
+    """How many pixels have each value; some of them where there are more values than ``most``."""
     counts: Counter = Counter()
-    for strip in strips(pixels):
+    for strip in strips(mask.pixels):
         flat = strip.ravel()
         # Neighbours are mostly the same, so that few pixels have to be sorted.
         starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
@@ -246,7 +246,7 @@ def count_values(pixels: np.ndarray, most: float = np.inf) -> Counter:
             counts[number] += int(count)
         if len(counts) > most:
             break
-    return counts
+    return Counter({mask.value(number): count for number, count in counts.items()})
 
 
 def remark_on_losses(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..stated_split import side_of_name
+from ..division import side_of_name
 from .shapes import (
     AnnotatedImage,
     AnnotationError,

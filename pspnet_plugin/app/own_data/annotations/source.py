@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,16 +14,68 @@ from ....utils.text import shortened
 from ...errors import DataError, refuse
 from ...images.sources import files_at
 from ..classes import BACKGROUND_NAMES, save_labels
-from ..masks import Mask, Value, count_values
+from ..division import sides_of_lists
+from ..masks import Mask, Numbers, Value, count_values
 from ..pairs import Pair, find_masks, pair_files, path_stem
-from ..stated_split import sides_of_lists
 from .class_tables import IGNORED, TABLES, Table, find_table, read_table
+from .coco import read_coco
+from .cvat import cvat_files, read_cvat
 from .draw import Oddities, draw
-from .formats import FORMATS, Format, is_broken
-from .shapes import AnnotatedImage, Annotations, ImageFiles, size_of
+from .labelme import read_labelme
+from .shapes import AnnotatedImage, AnnotationError, Annotations, ImageFiles, load_json, size_of
+from .yolo import read_yolo, yolo_files
 
 IGNORED_NAMES = ('__ignore__',)  # labelme's
 SHOWN = 5  # kinds of overlaps that are named
+
+
+class Format(NamedTuple):
+    """What one tool writes."""
+
+    name: str  # as a person says it
+    # The files of this format at a path, a file or a folder; none where it is another.
+    files: Callable[[Path, ImageFiles], list[Path]]
+    read: Callable[[Path, Sequence[Path], ImageFiles], Annotations]
+    order: str = 'it comes later in the file'  # why a shape lies on top of another
+
+
+def json_files_with(where: Path, images: ImageFiles, keys: Sequence[str]) -> list[Path]:
+    """The JSON files at a path, a file or a folder, that have all these keys somewhere.
+
+    Where there are some, files that are cut or no JSON are listed too: they may have been such.
+    """
+    files = files_at(where, '.json')
+    found = {file for file in files if has_keys(file, keys)}
+    return [file for file in files if file in found or is_broken(file)] if found else []
+
+
+def has_keys(file: Path, keys: Sequence[str]) -> bool:
+    content = file.read_bytes()
+    return all(f'"{key}"'.encode() in content for key in keys)
+
+
+def is_broken(file: Path) -> bool:
+    """Whether a file is cut or no JSON."""
+    try:
+        load_json(file)
+    except AnnotationError:
+        return True
+    return False
+
+
+# Keys by which their files are told from other JSON.
+OF_COCO, OF_LABELME = ('images', 'annotations', 'categories'), ('shapes', 'imagePath')
+FORMATS = {
+    'coco': Format('COCO JSON', partial(json_files_with, keys=OF_COCO), read_coco),
+    'labelme': Format('labelme JSON', partial(json_files_with, keys=OF_LABELME), read_labelme),
+    'cvat': Format(
+        'CVAT for images (XML)',
+        cvat_files,
+        read_cvat,
+        'its z_order is higher, or it comes later in the file',
+    ),
+    'yolo': Format('YOLO segmentation', yolo_files, read_yolo),
+}
 
 
 class Choices(NamedTuple):
@@ -155,8 +208,7 @@ def draw_all(
         label_map, odd[image.path] = draw(image, table, choices.smaller_on_top)
         mask = source.masks / f'{name}.png'
         save_labels(label_map, mask)
-        values = Counter({(value,): n for value, n in count_values(label_map).items()})
-        source.drawn[mask] = Mask(mask, values, image.size, mark=1)
+        source.drawn[mask] = Mask(mask, count_values(Numbers(label_map, False)), image.size, mark=1)
         source.pairs.append(Pair(name, image.path, mask))
         if image.side:
             source.sides[name] = image.side
