@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,14 +46,12 @@ def divide(
     folder: Path,
     of_files: Mapping[str, str],
     choices: SplitChoices,
-    tell: Callable[[str], None],
 ) -> Division:
-    """Divide the images.
+    """Divide the images, and print what a person should know.
 
     Args:
         folder: of the images.
         of_files: what annotation files say, see :func:`stated_sides`.
-        tell: is handed a line for each thing that a person should know.
 
     Raises:
         DataError: nothing can be kept for validation, or what is stated does not fit.
@@ -64,15 +62,12 @@ def divide(
     if not (choices.way or choices.group_by):
         sides = stated_sides([image.pair for image in images], of_files, choices.val, folder)
     if sides:
-        return as_stated(images, classes, sides, tell)
-    return by_groups(images, classes, folder, choices, tell)
+        return as_stated(images, classes, sides)
+    return by_groups(images, classes, folder, choices)
 
 
 def as_stated(
-    images: Sequence[ImageStatistics],
-    classes: Classes,
-    sides: Mapping[str, str],
-    tell: Callable[[str], None],
+    images: Sequence[ImageStatistics], classes: Classes, sides: Mapping[str, str]
 ) -> Division:
     """The sides that folders, files or a list say; what is for testing is left out."""
     of_sides: dict[str, list[ImageStatistics]] = {'train': [], 'val': [], 'test': []}
@@ -84,7 +79,7 @@ def as_stated(
         there = {value for image in of_sides[side] for value in image.values}
         missing = [n for n, value in zip(classes.names, classes.values) if value not in there]
         if missing:
-            tell(f'in no {purpose} image: {", ".join(missing)}')
+            print(f'in no {purpose} image: {", ".join(missing)}')
     tested = len(of_sides['test'])
     without = f', {tested} test images left out' if tested else ''
     kept = [image for image in images if sides[image.pair.name] != 'test']
@@ -93,14 +88,10 @@ def as_stated(
 
 
 def by_groups(
-    images: Sequence[ImageStatistics],
-    classes: Classes,
-    folder: Path,
-    choices: SplitChoices,
-    tell: Callable[[str], None],
+    images: Sequence[ImageStatistics], classes: Classes, folder: Path, choices: SplitChoices
 ) -> Division:
     """A fifth for validation, with each group on one side, see :func:`split`."""
-    groups, summary = groups_of(images, choices, tell)
+    groups, summary = groups_of(images, choices)
     training, validation = split(images, groups, classes.values)
     if not validation:
         reason = 'all are near-duplicates or of one group; name others, or --split random'
@@ -111,7 +102,7 @@ def by_groups(
 
 
 def groups_of(
-    images: Sequence[ImageStatistics], choices: SplitChoices, tell: Callable[[str], None]
+    images: Sequence[ImageStatistics], choices: SplitChoices
 ) -> tuple[list[list[int]], str]:
     """The numbers of the images that stay together, and what is said of them."""
     if choices.way == 'random':
@@ -121,7 +112,7 @@ def groups_of(
         groups = groups_of_duplicates(images)
         if max(map(len, groups)) > (1 - VALIDATION_SHARE) * len(images):
             groups = groups_of_duplicates(without_scene(images))
-            tell(
+            print(
                 'the scene hardly changes: near-duplicates are those that differ from the median '
                 'image in the same way (--split random takes none together)'
             )

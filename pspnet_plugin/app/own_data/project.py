@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,16 @@ def write_project(
     out: Path,
     choices: Choices,
     split_choices: SplitChoices,
-    backbone: str = 'resnet18',
-    iterations: int | None = None,
-    folds: int | None = None,
-    tell: Callable[[str], None] = print,
+    backbone: str,
+    iterations: int | None,
+    folds: int | None,
 ) -> tuple[Path, Classes, Division]:
     """Look at the data, split it, and write the config; nothing where something is wrong.
 
     Args:
         masks: folder of masks, or annotations: a file or a folder.
         out: folder for the config, which has its name, and for what belongs to it.
-        choices, tell: see :func:`find_source`.
+        choices: see :func:`find_source`.
         split_choices: see :func:`divide`.
         backbone, iterations: see :func:`config_text`.
         folds: how many of them to write lists of, see :func:`fold_lists`.
@@ -57,12 +56,12 @@ def write_project(
     require_inputs(images, masks, backbone)
     require_new([config, *map(Path, lists), out / 'folds'], (images, masks))
     with tempfile.TemporaryDirectory() as drafts:
-        source = find_source(images, masks, Path(drafts, 'labels'), choices, tell)
+        source = find_source(images, masks, Path(drafts), choices)
         refuse([problem for pair in source.pairs for problem in name_problems(pair)])
         in_colours = source.table is not None and source.table.in_colours
         found = scan(source.pairs, in_colours, source.drawn)
         classes = find_classes(found, source.table)
-        divided = divide(found, classes, source.images, source.sides, split_choices, tell)
+        divided = divide(found, classes, source.images, source.sides, split_choices)
         listed = dict(zip(map(Path, lists), divided[:2]))
         if folds is not None:
             in_folds = divided.images, divided.groups, classes.values
@@ -79,11 +78,12 @@ def write_project(
         refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
         if mask_suffix is None:
             require_new([labels])
-            if source.drawn:
-                out.mkdir(parents=True, exist_ok=True)
-                shutil.move(source.masks, labels)
-            else:
+            if not source.drawn:
                 write_labels(found, classes, labels)
+            for mask in source.drawn:
+                target = labels / mask.relative_to(source.masks)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(mask, target)
     for path, some in listed.items():
         write_text(path, ''.join(f'{image.pair.name}\n' for image in some))
     write_text(config, config_text(classes, *divided[:2], files, backbone, iterations))

@@ -100,13 +100,10 @@ class Source(NamedTuple):
     drawn: dict[Path, Mask]
 
 
-def find_source(
-    images: Path, masks: Path, drafts: Path, choices: Choices, tell: Callable[[str], None]
-) -> Source:
+def find_source(images: Path, masks: Path, drafts: Path, choices: Choices) -> Source:
     """Look at what is there: masks, or annotations, which become label maps in ``drafts``.
 
-    Args:
-        tell: is handed a line for each thing that a person should know.
+    What a person should know of them is printed.
 
     Raises:
         DataError: there are neither, or two kinds, or broken ones, with a line for each.
@@ -118,41 +115,39 @@ def find_source(
     if kind == 'masks':
         if folders is None:
             raise DataError(f'{masks}: no masks there')
-        return masks_source(*folders, choices.table, tell)
+        return masks_source(*folders, choices.table)
     form = FORMATS[kind]
     if kind not in kinds:
         raise DataError(f'{masks}: no {form.name} there')
     found = form.read(masks, kinds[kind], files)
     if not choices.skip_broken:
         refuse(found.problems)
-    tell(f'annotations: {form.name} ({masks})')
+    print(f'annotations: {form.name} ({masks})')
     taken = with_unannotated(found, files, choices.unannotated)
     drawn = Source(images, drafts, [], None, {}, {})
     labels = found.labels if choices.table is None else labels_of_table(found, choices.table)
     drawn, report = draw_all(drawn, taken, labels, form, choices)
     unannotated = without_shapes_lines(found, files, choices.unannotated)
     if files.elsewhere:
-        tell(f'in other folders than stated: {shortened(files.elsewhere)}')
+        print(f'in other folders than stated: {shortened(files.elsewhere)}')
     for line in (*left_out_lines(found), *unannotated, *report):
-        tell(line)
+        print(line)
     return drawn
 
 
-def masks_source(
-    images: Path, masks: Path, table: Path | None, tell: Callable[[str], None]
-) -> Source:
+def masks_source(images: Path, masks: Path, table: Path | None) -> Source:
     """Masks as they are, with a table of the tool that made them, where none is named."""
     stated = None
     if table is None:
         table = find_table((masks, masks.parent, images, images.parent))
         if table is not None:
-            tell(f'masks: {masks}, with the classes in {table} ({TABLES[table.name]})')
+            print(f'masks: {masks}, with the classes in {table} ({TABLES[table.name]})')
     if table is not None:
         stated = read_table(table)
     pairs = pair_files(images, masks)
     unlike = next((pair for pair in pairs if pair.image.stem != pair.mask.stem), None)
     if unlike:  # numbers alone may be equal by chance
-        tell(f'names that are not equal were paired, such as {unlike.image} and {unlike.mask}')
+        print(f'names that are not equal were paired, such as {unlike.image} and {unlike.mask}')
     return Source(images, masks, pairs, stated, sides_of_lists(images, masks, pairs), {})
 
 
