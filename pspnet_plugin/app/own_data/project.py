@@ -57,7 +57,7 @@ def write_project(
     require_new([config, *map(Path, lists), out / 'folds'], (images, masks))
     with tempfile.TemporaryDirectory() as drafts:
         source = find_source(images, masks, Path(drafts), choices)
-        refuse([problem for pair in source.pairs for problem in name_problems(pair)])
+        refuse_names(source.pairs)
         in_colours = source.table is not None and source.table.in_colours
         found = scan(source.pairs, in_colours, source.drawn)
         classes = find_classes(found, source.table)
@@ -118,16 +118,17 @@ def require_inputs(images: Path, masks: Path, backbone: str) -> None:
         raise DataError(f'--backbone {backbone} needs: pip install {" ".join(missing)}')
 
 
-def name_problems(pair: Pair) -> list[str]:
-    """What keeps a name out of a list of images, which is read as UTF-8 and without blanks."""
-    name = pair.name
-    listed = name.encode('utf-8', 'replace').decode('utf-8').strip()
-    if listed == name and not {'\r', '\n'} & set(name):
-        return []
-    return [
-        f'{str(pair.image)!r}: a list of images cannot hold a name with a blank at its beginning '
-        'or end, with a line break, or that is no UTF-8; rename the file'
-    ]
+def refuse_names(pairs: Sequence[Pair]) -> None:
+    """Raise DataError for what cannot be in a list of images, which is UTF-8 without blanks."""
+    refuse(
+        [
+            f'{str(pair.image)!r}: a list of images cannot hold a name with a blank at its '
+            'beginning or end, with a line break, or that is no UTF-8; rename the file'
+            for pair in pairs
+            if pair.name.encode('utf-8', 'replace').decode('utf-8').strip() != pair.name
+            or {'\r', '\n'} & set(pair.name)
+        ]
+    )
 
 
 def refuse_variables(texts: Sequence[str]) -> None:
