@@ -229,12 +229,8 @@ def names_of_val(pairs: Sequence[Pair], val: Path, images: Path) -> set[str]:
         raise DataError(f'--val {val}: no folder, and no list of names ({error})') from error
     known: dict[str, set[str]] = {}
     for pair in pairs:
-        for name in (
-            pair.name,
-            pair.image.name,
-            pair.image.stem,
-            f'{pair.name}{pair.image.suffix}',
-        ):
+        image = pair.image
+        for name in (pair.name, image.name, image.stem, f'{pair.name}{image.suffix}'):
             known.setdefault(name, set()).add(pair.name)
     listed = [line for line in lines if line]
     refuse(
