@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -72,19 +71,20 @@ def declared_nodata(page: Tags) -> float | None:
     return None
 
 
-def lie_apart(path: Path, other: Path) -> bool:
-    """Whether two GeoTIFFs say that they show two places: their corners differ by over a pixel."""
-    corners = corners_of(path), corners_of(other)
-    if not (corners[0] and corners[1]):
+def lie_apart(corners: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether two GeoTIFFs say that they show two places: their corners differ by over a pixel.
+
+    Args:
+        corners, others: of :func:`corners_of`.
+    """
+    if not (corners and others):
         return False
-    *_, width, height = corners[0]
-    return max(abs(a - b) for a, b in zip(*corners)) > max(width, height)
+    *_, width, height = corners
+    return max(abs(a - b) for a, b in zip(corners, others)) > max(width, height)
 
 
-def corners_of(path: Path) -> tuple[float, ...]:
+def corners_of(pages: Sequence[Tags]) -> tuple[float, ...]:
     """Left, top, right, bottom of a GeoTIFF, and width and height of a pixel; empty if unsaid."""
-    with open(path, 'rb') as file:
-        pages = tiff_pages(file)
     page: Tags = pages[0] if pages else {}
     scale, tie = (np.ravel(page.get(tag, ())) for tag in (PIXEL_SCALE, TIE_POINT))
     if len(scale) < 2 or len(tie) < 5:

@@ -12,7 +12,7 @@ from ...utils.config_files import read_config
 from ...utils.files import require_own, write_whole
 from ...utils.text import next_steps, table_as_text
 from ..errors import DataError, refuse
-from ..own_data.statistics import lacking_line
+from ..own_data.scan import lacking_line
 from .options import add_config_arguments
 
 MARK = 'Software', 'pspnet check'  # in the pictures of ``pspnet check``

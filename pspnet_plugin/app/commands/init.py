@@ -8,13 +8,12 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from ...utils.text import next_steps, table_as_text
-from ..own_data.annotations.formats import FORMATS
-from ..own_data.annotations.source import Choices
+from ..own_data.annotations.source import FORMATS, Choices
 from ..own_data.classes import written
 from ..own_data.config_text import BACKBONES
 from ..own_data.division import SplitChoices
 from ..own_data.project import write_project
-from ..own_data.statistics import lacking_line
+from ..own_data.scan import lacking_line
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:

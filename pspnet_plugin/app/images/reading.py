@@ -115,8 +115,7 @@ def require_whole(content: bytes, name: str) -> list[Tags]:
         The tags of the page of a TIFF.
     """
     file = io.BytesIO(content)
-    require_complete(file, name)
-    pages = pages_of(file, name)
+    pages = require_complete(file, name)
     if not pages:
         return pages
     try:  # OpenCV returns something for whatever is broken within a TIFF.
@@ -129,10 +128,13 @@ def require_whole(content: bytes, name: str) -> list[Tags]:
     return pages
 
 
-def require_complete(file: BinaryIO, name: str) -> None:
+def require_complete(file: BinaryIO, name: str) -> list[Tags]:
     """Raise ImageError for a file whose end is missing, or of several images.
 
     PNG and TIFF tell where they end; what is within a TIFF is not looked at.
+
+    Returns:
+        The tags of the page of a TIFF.
     """
     if not file.seek(0, 2):
         raise ImageError(name, 'the file is empty.')
@@ -141,11 +143,14 @@ def require_complete(file: BinaryIO, name: str) -> None:
     start = file.read(4)
     file.seek(0)
     if start.startswith(JPEG_START) and end.rstrip(b'\0').endswith(JPEG_END):
-        return
+        return []
     if start == PNG_START:
         require_whole_png(file, name)
-    elif not pages_of(file, name):
+        return []
+    pages = pages_of(file, name)
+    if not pages:
         require_whole_for_pillow(file, name)
+    return pages
 
 
 def require_whole_png(file: BinaryIO, name: str) -> None:

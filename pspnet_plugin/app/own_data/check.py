@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,21 +17,23 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
+from PIL import Image
 from rich.progress import track
 
 from ...errors import ImageError, PspnetPluginError
-from ...transforms.check_labels import altered_values, values_in, values_outside
+from ...transforms.check_labels import MORE_BITS, altered_values, values_outside
 from ...utils.config_tree import kind_of
 from ...utils.datasets import class_info, datasets_of, listed_samples, scope_of, without_pipeline
 from ...utils.text import one_line
+from ...utils.tiff import Tags
 from ..images.drawing import draw_label_map, to_rgb, with_legend
 from ..images.reading import orientation_of, read_bytes, require_whole
 from ..training.datasets import LOADERS
 from ..training.settings import setting_problems
 from .annotations.class_tables import IGNORED
 from .classes import other_palettes
-from .loading import image_problems, label_problems, share_without_data
-from .masks import traces_of_losses
+from .loading import image_problems, share_without_data
+from .masks import Mask, Numbers, count_values, is_lossy, palette_of, traces_of_losses
 from .scan import doubt
 
 GRID = 6  # images in a grid
@@ -49,6 +53,18 @@ class Sample(NamedTuple):
         return [kind for step in self.pipeline if 'Load' in (kind := kind_of(step))]
 
 
+class LoadedSample(NamedTuple):
+    """One image and the labels that training sees, and what their files say, each read once."""
+
+    sample: Sample
+    path: str  # of the image
+    image: np.ndarray  # (H, W) or (H, W, C) with colours as BGR
+    label_map: np.ndarray | None  # (H, W); None where there are no labels
+    mask: Mask  # the file of the label map, with the values as they were loaded
+    content: bytes  # of the file of the image
+    pages: list[Tags]  # its tags, if it is a TIFF
+
+
 class Found(NamedTuple):
     """What :func:`check_config` found."""
 
@@ -62,7 +78,7 @@ class Found(NamedTuple):
 
 
 @dataclass
-class Loaded:
+class Part:
     """What is known of the images of one data loader."""
 
     counts: np.ndarray  # labelled pixels by class
@@ -80,70 +96,68 @@ def check_config(cfg: Config) -> Found:
     classes, palette = class_info(cfg, {}, count)
     problems = setting_problems(cfg)
     pictures: list[np.ndarray] = []
-    loaded = {name: Loaded(np.zeros(count, np.int64)) for name in LOADERS}
+    parts = {name: Part(np.zeros(count, np.int64)) for name in LOADERS}
     lacking: dict[str, float] = {}
-    shown: dict[str, list[int]] = {}  # the values in each label map that stay as they are
+    shown: dict[str, Mask] = {}  # those with a palette of which the values stay as they are
     doubts: list[str] = []  # about images that are stored turned
     told = False  # whether one of them shows by its sides that its label map lies as it does
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         for sample in track(list(samples_of(cfg)), 'looking at the images', transient=True):
-            loaded[sample.loader].images += 1
+            part = parts[sample.loader]
+            part.images += 1
             try:
-                image, label_map = load_sample(sample)
+                loaded = load_sample(sample)
             except ImageError as error:
                 problems.append(f'{sample.loader}: {error}')
                 continue
-            found = sample_problems(sample, image, label_map, count, ignored)
+            found = sample_problems(loaded, count, ignored)
             problems += [f'{sample.loader}: {problem}' for problem in found]
-            add_to(loaded[sample.loader], sample, image, label_map, ignored)
+            add_to(part, loaded, ignored)
+            image, label_map, mask = loaded.image, loaded.label_map, loaded.mask
             is_changed = sample.listed.get('reduce_zero_label') or sample.listed.get('label_map')
-            if label_map is not None and not is_changed:
-                shown[sample.listed['seg_map_path']] = values_in(label_map).tolist()
-            path = sample.listed['img_path']
-            lacking[path] = share_without_data(path, image)
-            mark = orientation_of(io.BytesIO(read_bytes(path)))
-            if mark != 1 and label_map is not None and label_map.shape[:2] == image.shape[:2]:
-                labels = io.BytesIO(read_bytes(sample.listed['seg_map_path']))
-                says = orientation_of(labels, unsaid=0) == 1  # as pspnet init writes them
-                tells = says or (mark >= 5 and image.shape[0] != image.shape[1])
-                told = told or tells
-                doubts += [] if tells else [f'{sample.loader}: {doubt(path, mark)}']
-            if label_map is None or label_map.shape != image.shape[:2] or len(pictures) == GRID:
+            if mask.palette and not is_changed:
+                shown[str(mask.path)] = mask
+            lacking[loaded.path] = share_without_data(loaded.path, image)
+            if label_map is None or label_map.shape[:2] != image.shape[:2]:
                 continue
-            pictures.append(over_labels(image, label_map, palette))
-    problems += loader_problems(loaded)
-    problems += other_palettes(shown)
+            if (mark := orientation_of(io.BytesIO(loaded.content))) != 1:
+                # pspnet init writes that a label map is upright.
+                tells = mask.mark == 1 or (mark >= 5 and image.shape[0] != image.shape[1])
+                told = told or tells
+                doubts += [] if tells else [f'{sample.loader}: {doubt(loaded.path, mark)}']
+            if label_map.ndim == 2 and len(pictures) < GRID:
+                pictures.append(over_labels(image, label_map, palette))
+    problems += loader_problems(parts)
+    problems += other_palettes(shown.values())
     problems += [] if told else doubts
-    images = {name: part.images for name, part in loaded.items() if part.images}
-    trained = loaded[LOADERS[0]]
+    images = {name: part.images for name, part in parts.items() if part.images}
+    trained = parts[LOADERS[0]]
     without = 1 - trained.counts.sum() / max(trained.pixels, 1)
     grid = with_legend(side_by_side(pictures), classes, palette)
     return Found(images, trained.counts, without, classes, problems, lacking, grid)
 
 
-def add_to(
-    loaded: Loaded, sample: Sample, image: np.ndarray, label_map: np.ndarray | None, ignored: int
-) -> None:
+def add_to(part: Part, loaded: LoadedSample, ignored: int) -> None:
     """Note the size and the file of an image, unless it shows nothing, and its labels."""
-    path = sample.listed['img_path']
-    if crop := crop_too_large(image.shape[1], image.shape[0], sample.pipeline):
-        loaded.small.append(f'{path}: {crop}')
+    image, label_map, path = loaded.image, loaded.label_map, loaded.path
+    if crop := crop_too_large(image.shape[1], image.shape[0], loaded.sample.pipeline):
+        part.small.append(f'{path}: {crop}')
     if image.size and image.min() != image.max():
-        loaded.contents[hashlib.sha256(read_bytes(path)).digest()] = path
+        part.contents[hashlib.sha256(loaded.content).digest()] = path
     if label_map is not None and label_map.ndim == 2:
-        classes = len(loaded.counts)
-        labelled = label_map[(label_map >= 0) & (label_map < classes) & (label_map != ignored)]
-        loaded.counts[:] += np.bincount(labelled.astype(np.intp), minlength=classes)
-        loaded.pixels += label_map.size
+        for (value,), count in loaded.mask.values.items():
+            if 0 <= value < len(part.counts) and value != ignored:
+                part.counts[int(value)] += count
+        part.pixels += label_map.size
 
 
-def loader_problems(loaded: Mapping[str, Loaded]) -> Iterator[str]:
+def loader_problems(parts: Mapping[str, Part]) -> Iterator[str]:
     """What is wrong with all images of a data loader, a line each.
 
     A few that are smaller than the crop are padded; where most are, the crop is wrong.
     """
-    trained = loaded[LOADERS[0]].contents
-    for loader, part in loaded.items():
+    trained = parts[LOADERS[0]].contents
+    for loader, part in parts.items():
         if 2 * len(part.small) > part.images:
             yield f'{loader}: {part.small[0]}; so are {len(part.small)} of {part.images}'
         if part.pixels and not part.counts.any():
@@ -177,18 +191,17 @@ def samples_of(cfg: Config, loaders: Sequence[str] = LOADERS) -> Iterator[Sample
                 yield Sample(loader, listed, pipeline)
 
 
-def load_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
-    """One image, and the labels that training sees, by the steps of its pipeline that load.
-
-    Returns:
-        (H, W) or (H, W, C) with colours as BGR; and (H, W), None where there are no labels.
+def load_sample(sample: Sample) -> LoadedSample:
+    """Load one image and its labels by the steps of its pipeline that load.
 
     Raises:
         ImageError: one of the files cannot be read.
     """
     image, labels = sample.listed['img_path'], sample.listed.get('seg_map_path')
+    files = {}
     for path in filter(None, (image, labels)):
-        require_whole(read_bytes(path), path)
+        content = read_bytes(path)
+        files[path] = content, require_whole(content, path)
     results: Any = dict(sample.listed)
     for step in sample.pipeline:
         if 'Load' not in (kind := kind_of(step)):
@@ -205,16 +218,29 @@ def load_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
             f'The pipeline of {sample.loader} cannot be checked: none of its steps with "Load" in '
             'their names loads images.'
         )
-    return results['img'], results.get('gt_seg_map')
+    label_map = results.get('gt_seg_map')
+    mask = mask_of(label_map, labels or '', files[labels][0] if labels else b'')
+    return LoadedSample(sample, image, results['img'], label_map, mask, *files[image])
 
 
-def sample_problems(
-    sample: Sample, image: np.ndarray, label_map: np.ndarray | None, classes: int, ignored: int
-) -> Iterator[str]:
+def mask_of(label_map: np.ndarray | None, path: str, content: bytes) -> Mask:
+    """What is known of the file of a label map, and the values that it was loaded with, sorted."""
+    values = Counter() if label_map is None else count_values(Numbers(label_map, False))
+    mode, palette, file = '', b'', io.BytesIO(content)
+    with contextlib.suppress(OSError, ValueError, SyntaxError):  # what Pillow cannot read
+        image = Image.open(file)
+        mode, palette = image.mode, palette_of(image)
+    values = Counter({value: values[value] for value in sorted(values)})
+    mark = orientation_of(file, unsaid=0)
+    return Mask(path, values, mark=mark, is_lossy=is_lossy(file), mode=mode, palette=palette)
+
+
+def sample_problems(loaded: LoadedSample, classes: int, ignored: int) -> Iterator[str]:
     """What is wrong with one image and its labels, a line each."""
-    path, labels = sample.listed['img_path'], str(sample.listed.get('seg_map_path'))
+    sample, path, image, label_map, mask, content, pages = loaded
+    labels = mask.path
     height, width = image.shape[:2]
-    yield from image_problems(path, read_bytes(path), image, sample.loads[0])
+    yield from image_problems(path, content, pages, image, sample.loads[0])
     if label_map is None:
         return
     if labels and os.path.realpath(labels) == os.path.realpath(path):
@@ -224,15 +250,20 @@ def sample_problems(
         yield f'{labels}: {there} pixels, but its image has {width} x {height}'
     elif label_map.ndim != 2:
         yield f'{labels}: is in colours; label maps have one number for each pixel'
-    elif problem := altered_values({**sample.listed, 'gt_seg_map': label_map}):
+    elif mask.mode in MORE_BITS and (
+        problem := altered_values({**sample.listed, 'gt_seg_map': label_map})
+    ):
         yield problem
-    elif (wrong := values_outside(label_map, classes, ignored)).size:
+    elif (wrong := values_outside(np.array([v for (v,) in mask.values]), classes, ignored)).size:
         values = ', '.join(map(str, wrong[:8] + bool(sample.listed.get('reduce_zero_label'))))
         yield f'{labels}: holds the label values {values}, but there are {classes} classes'
-    elif problem := traces_of_losses(labels, len(values_in(label_map))):
+    elif problem := traces_of_losses(mask):
         yield problem
-    if 'LoadAnnotations' in sample.loads:
-        yield from label_problems(labels, read_bytes(labels))
+    if 'LoadAnnotations' in sample.loads and mask.mark > 1:
+        yield (
+            f'{labels}: is stored turned (EXIF orientation {mask.mark}), and is read as it is '
+            'stored; write it upright, without that mark'
+        )
 
 
 def crop_too_large(width: int, height: int, pipeline: list) -> str | None:

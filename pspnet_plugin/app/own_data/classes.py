@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,15 +17,14 @@ from ..images.reading import EXIF_ORIENTATION, upright
 from .annotations.class_tables import IGNORED, Table
 from .masks import (
     NO_NUMBER,
+    Mask,
     Value,
-    nodata_of,
-    palette_of,
-    read_mask,
+    read_numbers,
     remark_on_losses,
     strips,
     traces_of_losses,
 )
-from .statistics import ImageStatistics
+from .scan import ImageStatistics
 
 DOZENS = 24  # more values need a table
 TRACE = 0.00005  # the part of the pixels that is shown as 0.00 %
@@ -67,15 +66,13 @@ def find_classes(images: Sequence[ImageStatistics], table: Table | None = None) 
     for image in images:
         counts.update(image.values)
     if table is None or not table.in_colours:
-        numbers = {image.pair.mask: [value[0] for value in image.values] for image in images}
-        refuse(other_palettes(numbers))
-    nodata = {(NO_NUMBER,), *filter(None, (nodata_of(image.pair.mask) for image in images))}
+        refuse(other_palettes([image.mask for image in images]))
+    nodata = {(NO_NUMBER,), *(image.mask.nodata for image in images if image.mask.nodata)}
     table = table or guess(images, counts, nodata)
     ignored = [*table.ignored, *(nodata - {*table.classes.values()})]
     known = {*table.classes.values(), *ignored}
     refuse([line for image in images for line in unknown_values(image, known)])
-    masks = [(image.pair.mask, len(image.values)) for image in images]
-    refuse([line for mask, count in masks if (line := traces_of_losses(mask, count))])
+    refuse([line for image in images if (line := traces_of_losses(image.mask))])
     values = list(table.classes.values())
     if len(values) < 2 or sum(counts[value] > 0 for value in values) < 2:
         raise DataError(
@@ -138,22 +135,17 @@ def guess(
     return Table(dict(zip(names, values)), ignored)
 
 
-def other_palettes(values: Mapping[Any, Iterable[int]]) -> list[str]:
-    """A line for each mask whose palette shows one of its values in a colour of its own.
-
-    Args:
-        values: those in each mask, by its path.
-    """
-    first: dict[int, tuple[list[int], Any]] = {}
+def other_palettes(masks: Iterable[Mask]) -> list[str]:
+    """A line for each mask whose palette shows one of its values in a colour of its own."""
+    first: dict[int, tuple[bytes, Path | str]] = {}
     problems = []
-    for path, numbers in values.items():
-        palette = palette_of(path)
-        for number in numbers if palette else ():
-            colour = palette[3 * number : 3 * number + 3]
-            usual, there = first.setdefault(number, (colour, path))
+    for mask in masks:
+        for (number,) in mask.values if mask.palette else ():
+            colour = mask.palette[3 * number : 3 * number + 3]
+            usual, there = first.setdefault(number, (colour, mask.path))
             if usual != colour:
                 problems.append(
-                    f'{path}: value {number} is {tuple(colour)} in its palette, but '
+                    f'{mask.path}: value {number} is {tuple(colour)} in its palette, but '
                     f'{tuple(usual)} in {there}; name a table of the colours with --classes of '
                     'pspnet init, or, where they do not count, write the masks without a palette'
                 )
@@ -242,22 +234,26 @@ def written(value: Value) -> str:
 
 
 def write_labels(images: Sequence[ImageStatistics], classes: Classes, folder: Path) -> None:
-    """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored.
-
-    EXIF says that they are upright, which of masks without a mark is not known.
-    """
-    mark = Image.Exif()
-    mark[EXIF_ORIENTATION] = 1
+    """Write each mask as ``folder/NAME.png``, with the labels 0, 1, 2 … and 255 for ignored."""
     in_colours = len(classes.values[0]) == 3
     for image in images:
-        mask = read_mask(image.pair.mask, in_colours)
+        with open(image.mask.path, 'rb') as file:
+            mask = read_numbers(file, image.mask.path, in_colours, image.mask.mark)
         labels = {mask.number(value): label for label, value in enumerate(classes.values)}
         numbers = sorted(map(mask.number, image.values))
         of_numbers = np.array([labels.get(number, IGNORED) for number in numbers], np.uint8)
-        label_map = np.empty(mask.numbers.shape, np.uint8)
-        for strip, target in zip(strips(mask.numbers), strips(label_map)):
+        label_map = np.empty(mask.pixels.shape, np.uint8)
+        for strip, target in zip(strips(mask.pixels), strips(label_map)):
             target[:] = of_numbers[np.searchsorted(numbers, strip)]
-        label_map = np.ascontiguousarray(upright(label_map, image.mask_orientation or 1))
-        path = folder / f'{image.pair.name}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(label_map).save(path, exif=mark)
+        save_labels(
+            np.ascontiguousarray(upright(label_map, image.mask_orientation or 1)),
+            folder / f'{image.pair.name}.png',
+        )
+
+
+def save_labels(label_map: np.ndarray, path: Path) -> None:
+    """Write a label map, (H, W) uint8; EXIF says that it is upright, which others leave unsaid."""
+    mark = Image.Exif()
+    mark[EXIF_ORIENTATION] = 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(label_map).save(path, exif=mark)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...utils.config_files import shipped
 from .classes import Classes
-from .statistics import ImageStatistics
+from .scan import ImageStatistics
 
 TEMPLATE = shipped('configs') / '_base_' / 'own_data.py.txt'
 LARGEST_CROP, STRIDE = 512, 32

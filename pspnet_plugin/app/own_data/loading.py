@@ -13,25 +13,27 @@ from PIL import Image
 from ...errors import ImageError
 from ...utils import tiff
 from ...utils.rasters import Raster, rasterio, read_raster
-from ..images.reading import PNG_START, orientation_of
+from ..images.reading import PNG_START
 from ..images.sources import RASTER_SUFFIXES
 
 
-def image_problems(path: str, content: bytes, image: np.ndarray, loader: str) -> Iterator[str]:
+def image_problems(
+    path: str, content: bytes, pages: list[tiff.Tags], image: np.ndarray, loader: str
+) -> Iterator[str]:
     """What ``loader``, the type of a step, loses of an image or misreads, a line each.
 
     Args:
         content: of the file.
+        pages: the tags of a TIFF.
         image: as it was loaded, (H, W) or (H, W, C).
     """
     if loader == 'LoadRaster':
         return
-    if image.dtype == np.uint8 and has_16_bits(content):
+    if image.dtype == np.uint8 and has_16_bits(content, pages):
         yield (
             f"{path}: has 16 bits and is read with 8; set color_type='unchanged' in "
             'LoadImageFromFile, and mean and std in its unit'
         )
-    pages = tiff.tiff_pages(io.BytesIO(content))
     if has_no_numbers(image, pages):
         yield (
             f'{path}: has pixels without data (NaN, infinite, nodata), which go to the network as '
@@ -61,11 +63,11 @@ def has_no_numbers(image: np.ndarray, pages: list[tiff.Tags]) -> bool:
     return nodata is not None and bool((image == nodata).any())
 
 
-def has_16_bits(content: bytes) -> bool:
+def has_16_bits(content: bytes, pages: list[tiff.Tags]) -> bool:
     """Whether an image file says that its channels have 16 bits; its pixels are not decoded."""
     if content.startswith(PNG_START):
         return content[24] == 16  # of the first chunk; Pillow has no mode for such colours
-    if pages := tiff.tiff_pages(io.BytesIO(content)):
+    if pages:
         return 16 in pages[0].get(tiff.BITS, ())
     try:
         with Image.open(io.BytesIO(content)) as file:
@@ -82,13 +84,3 @@ def share_without_data(path: str, image: np.ndarray) -> float:
             if raster.has_mask or raster.file.dtypes[0].startswith('float'):
                 has_data = raster.read()[1]
     return float(1 - has_data.mean())
-
-
-def label_problems(path: str, content: bytes) -> Iterator[str]:
-    """What LoadAnnotations, which turns nothing, misreads of a label map."""
-    turned = orientation_of(io.BytesIO(content))
-    if turned != 1:
-        yield (
-            f'{path}: is stored turned (EXIF orientation {turned}), and is read as it is stored; '
-            'write it upright, without that mark'
-        )

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image
 
 from ...errors import ImageError, PredictionError
 from ...utils import tiff
-from ...utils.rasters import AS_IT_IS, Raster, read_raster
+from ...utils.rasters import AS_IT_IS, Raster
 from ..images.reading import JPEG_START, orientation_of, require_complete, upright
 from ..images.sources import RASTER_SUFFIXES
 
@@ -34,12 +34,27 @@ Value = tuple[int, ...]  # one number, or red, green and blue
 
 
 class Mask(NamedTuple):
-    """A mask that has been read."""
+    """What one look at the file of a mask found."""
 
-    numbers: np.ndarray  # (H, W), whole numbers; a colour is red << 16 | green << 8 | blue
+    path: Path | str = ''
+    values: Counter = Counter()  # how many pixels have each value
+    size: tuple[int, int] = (0, 0)  # (height, width) in pixels
+    plain: bool = True  # whether mmseg reads the same numbers, as long as they lie within 0 to 255
+    mark: int = 0  # how EXIF says that it is stored, 1 (upright) to 8; 0 where nothing is said
+    is_lossy: bool = False  # whether it is a JPEG or a lossy WebP
+    mode: str = ''  # Pillow's name of its kind of pixels; pspnet check asks for it
+    palette: bytes = b''  # red, green and blue of each value, one after the other
+    nodata: Value | None = None  # what it declares as such, but 0, the background of many
+    corners: tuple[float, ...] = ()  # where it says that it lies on Earth, see tiff.corners_of
+
+
+class Numbers(NamedTuple):
+    """The pixels of a mask."""
+
+    pixels: np.ndarray  # (H, W), whole numbers; a colour is red << 16 | green << 8 | blue
     in_colours: bool
-    plain: bool  # whether mmseg reads the same numbers, as long as they lie within 0 to 255
-    was_turned: bool = False  # whether the file was stored turned, as EXIF says
+    palette: bytes = b''  # see Mask
+    plain: bool = False  # whether Pillow gives mmseg the same numbers
 
     def value(self, number: int) -> Value:
         """What a number of this mask stands for."""
@@ -51,77 +66,116 @@ class Mask(NamedTuple):
 
 
 def read_mask(path: Path, in_colours: bool = False) -> Mask:
-    """Read a mask.
+    """Look at the file of a mask, once.
 
     Args:
-        in_colours: give colours for grey values and for the indices of a palette too.
+        in_colours: take grey values and the indices of a palette as colours too.
 
     Raises:
-        ImageError: the file is broken, or holds no whole numbers.
+        ImageError: the file is broken, holds no whole numbers, or more than a mask of classes.
     """
     with open(path, 'rb') as file:
-        require_complete(file, str(path))
-        orientation = orientation_of(file)
-    mask = as_numbers(*decode_mask(path, in_colours), path, in_colours)
-    if orientation == 1:
-        return mask
-    return Mask(upright(mask.numbers, orientation), mask.in_colours, False, True)
+        pages = require_complete(file, str(path))
+        mark, compressed = orientation_of(file, unsaid=0), is_lossy(file)
+        numbers = read_numbers(file, path, in_colours, mark)
+    values = count_values(numbers, MOST_VALUES)
+    if len(values) > MOST_VALUES:
+        losses = remark_on_losses(path)[2:]
+        raise ImageError(
+            str(path),
+            f'holds more than {MOST_VALUES} {"colours" if numbers.in_colours else "values"}: it '
+            'looks like a photo, or numbers objects; are the folders of images and masks swapped?'
+            f'{losses and f" Otherwise {losses}"}',
+        )
+    return Mask(
+        path,
+        values,
+        numbers.pixels.shape,
+        plain=numbers.plain and mark < 2,
+        mark=mark,
+        is_lossy=compressed,
+        palette=numbers.palette,
+        nodata=nodata_of(pages),
+        corners=tiff.corners_of(pages),
+    )
 
 
-def as_numbers(pixels: np.ndarray, plain: bool, path: Path, in_colours: bool) -> Mask:
-    """A mask of what was decoded, (H, W) or (H, W, C) RGB."""
+def read_numbers(file: BinaryIO, path: Path | str, in_colours: bool, mark: int) -> Numbers:
+    """The pixels of a mask, with a number for each, the right way up.
+
+    Args:
+        file: the content of ``path``.
+        mark: how EXIF says that it is stored.
+    """
+    pixels, palette, plain = decode_mask(file, Path(path), in_colours)
     if pixels.dtype.kind == 'f':
-        pixels, plain = whole_numbers(pixels, path), False
+        pixels = whole_numbers(pixels, path)
+    pixels = upright(pixels, mark)
     if pixels.ndim == 2:
-        return Mask(pixels, False, plain)
+        return Numbers(pixels, False, palette, plain)
     require_bands(pixels.shape[2], path)
     if not in_colours and all((strip == strip[..., :1]).all() for strip in strips(pixels)):
-        return Mask(pixels[..., 0], False, False)
+        return Numbers(pixels[..., 0], False)
     if pixels.min() < 0 or pixels.max() > 255:
         raise ImageError(str(path), 'has colours beyond 0 to 255; write them with 8 bits')
     packed = pixels[..., 0].astype(np.int32)
     for channel in (1, 2):
         packed <<= 8
         packed |= pixels[..., channel]
-    return Mask(packed, True, False)
+    return Numbers(packed, True)
 
 
-def decode_mask(path: Path, in_colours: bool) -> tuple[np.ndarray, bool]:
-    """The pixels, (H, W) or (H, W, C) RGB, and whether Pillow gives mmseg the same ones."""
+def decode_mask(file: BinaryIO, path: Path, in_colours: bool) -> tuple[np.ndarray, bytes, bool]:
+    """The pixels, (H, W) or (H, W, C) RGB, their palette, and whether Pillow gives mmseg the same.
+
+    Args:
+        file: the content of ``path``.
+    """
     try:
-        with Image.open(path) as file:
-            plain = file.mode in PLAIN_MODES
-            stored = str([part[3] for part in file.tile])
-            if file.mode in EIGHT_BITS and ';16' in stored:
+        with Image.open(file) as image:
+            stored = str([part[3] for part in image.tile])
+            if image.mode in EIGHT_BITS and ';16' in stored:
                 raise ImageError(str(path), HALVED)
             if 'LX' in stored:  # a second band that is no alpha
                 require_bands(2, path)
-            if (in_colours and file.mode in ('1', 'L', 'LA', 'P')) or file.mode in IN_COLOURS:
-                return np.asarray(file.convert('RGB')), False
-            if file.mode in ('1', 'LA'):
-                return np.asarray(file.convert('L')), False
-            return pixels_of(file), plain
+            palette = palette_of(image)
+            if (in_colours and image.mode in ('1', 'L', 'LA', 'P')) or image.mode in IN_COLOURS:
+                return np.asarray(image.convert('RGB')), palette, False
+            if image.mode in ('1', 'LA'):
+                return np.asarray(image.convert('L')), palette, False
+            return pixels_of(image), palette, image.mode in PLAIN_MODES
     except Image.DecompressionBombError as error:
         raise ImageError(str(path), too_large()) from error
     except (OSError, ValueError, SyntaxError) as error:
         if path.suffix.lower() not in RASTER_SUFFIXES:
-            flags = AS_IT_IS | cv2.IMREAD_IGNORE_ORIENTATION
-            pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
-            if pixels is None:
-                raise ImageError(str(path), f'is no mask that can be decoded ({error})') from error
-            return (pixels if pixels.ndim == 2 else pixels[..., ::-1]), False
+            return decoded_by_opencv(file, path, error), b'', False
     try:
         with Raster(str(path)) as raster:
-            (height, width), count = raster.size, len(raster.bands)
-        if height * width > largest_mask():
-            raise ImageError(str(path), too_large())
-        require_bands(count, path)
-        bands, _ = read_raster(str(path))
+            if raster.size[0] * raster.size[1] > largest_mask():
+                raise ImageError(str(path), too_large())
+            require_bands(len(raster.bands), path)
+            bands, _ = raster.read()
     except ImageError:
         raise
     except PredictionError as error:  # rasterio is missing
         raise ImageError(str(path), str(error)) from error
-    return (bands[..., 0] if bands.shape[2] == 1 else bands[..., ::-1]), False
+    return (bands[..., 0] if bands.shape[2] == 1 else bands[..., ::-1]), b'', False
+
+
+def decoded_by_opencv(file: BinaryIO, path: Path, error: Exception) -> np.ndarray:
+    """The same of what Pillow cannot decode; ``error`` says why."""
+    file.seek(0)
+    content = np.frombuffer(file.read(), np.uint8)
+    pixels = cv2.imdecode(content, AS_IT_IS | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        told = str(error).replace(repr(file), repr(str(path)))  # as of a file that Pillow opened
+        raise ImageError(str(path), f'is no mask that can be decoded ({told})') from error
+    return pixels if pixels.ndim == 2 else pixels[..., ::-1]
+
+
+def palette_of(image: Image.Image) -> bytes:
+    """Red, green and blue of each value, one after the other; empty without a palette."""
+    return bytes((image.getpalette() or []) if image.mode == 'P' else [])
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
@@ -148,33 +202,22 @@ def too_large() -> str:
     )
 
 
-def require_bands(count: int, path: Path) -> None:
+def require_bands(count: int, path: Path | str) -> None:
     """Raise ImageError for what is neither one number for each pixel nor a colour."""
     if count not in (1, 3):
         raise ImageError(str(path), f'has {count} bands; a mask has one, or colours.')
 
 
-def nodata_of(path: Path) -> Value | None:
-    """What a mask declares as no data, but 0, which is the background of many; None without."""
+def nodata_of(pages: list[tiff.Tags]) -> Value | None:
+    """What a mask with these pages declares as no data, but 0; None without."""
     try:
-        with open(path, 'rb') as file:
-            pages = tiff.tiff_pages(file)
         number = int((pages and tiff.declared_nodata(pages[0])) or 0)
     except (ValueError, OverflowError):  # NaN, an infinity
         return None
     return (number,) if number else None
 
 
-def palette_of(path: Path) -> list[int]:
-    """Red, green and blue of each value, one after the other; empty without a palette."""
-    try:
-        with Image.open(path) as file:
-            return (file.getpalette() or []) if file.mode == 'P' else []
-    except (OSError, ValueError, SyntaxError):  # read otherwise, see above
-        return []
-
-
-def whole_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
+def whole_numbers(pixels: np.ndarray, path: Path | str) -> np.ndarray:
     """Floating-point values as int32, with ``NO_NUMBER`` for what is none."""
     numbers = np.full(pixels.shape, NO_NUMBER, np.int32)
     for strip, target in zip(strips(pixels), strips(numbers)):
@@ -190,14 +233,10 @@ def whole_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
     return numbers
 
 
-def count_values(mask: Mask, path: Path) -> Counter:
-    """How many pixels have each value.
-
-    Raises:
-        ImageError: there are more values than a mask of classes can have.
-    """
+def count_values(mask: Numbers, most: float = np.inf) -> Counter:
+    """How many pixels have each value; some of them where there are more values than ``most``."""
     counts: Counter = Counter()
-    for strip in strips(mask.numbers):
+    for strip in strips(mask.pixels):
         flat = strip.ravel()
         # Neighbours are mostly the same, so that few pixels have to be sorted.
         starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
@@ -205,18 +244,9 @@ def count_values(mask: Mask, path: Path) -> Counter:
         lengths = np.diff(np.append(starts, flat.size))
         for number, count in zip(numbers.tolist(), np.bincount(which, weights=lengths).tolist()):
             counts[number] += int(count)
-        if len(counts) > MOST_VALUES:
-            raise ImageError(str(path), too_many_values(mask, path))
+        if len(counts) > most:
+            break
     return Counter({mask.value(number): count for number, count in counts.items()})
-
-
-def too_many_values(mask: Mask, path: Path) -> str:
-    kind = 'colours' if mask.in_colours else 'values'
-    losses = remark_on_losses(path)[2:]
-    return (
-        f'holds more than {MOST_VALUES} {kind}: it looks like a photo, or numbers objects; are the '
-        f'folders of images and masks swapped?{losses and f" Otherwise {losses}"}'
-    )
 
 
 def remark_on_losses(path: Path) -> str:
@@ -225,18 +255,20 @@ def remark_on_losses(path: Path) -> str:
     return f'; {suffix} changes what was drawn: write masks as PNG' if suffix in LOSSY else ''
 
 
-def traces_of_losses(path: Path | str, values: int) -> str:
-    """What to say of a mask that has this many values where its file is a JPEG or a lossy WebP."""
-    try:
-        with open(path, 'rb') as file:
-            start = file.read(16)
-    except OSError:  # an address
-        return ''
-    if values < 3 or not (start.startswith(JPEG_START) or start.endswith(b'WEBPVP8 ')):
+def is_lossy(file: BinaryIO) -> bool:
+    """Whether a file is a JPEG or a lossy WebP."""
+    file.seek(0)
+    start = file.read(16)
+    return start.startswith(JPEG_START) or start.endswith(b'WEBPVP8 ')
+
+
+def traces_of_losses(mask: Mask) -> str:
+    """What to say of a mask with more than two values that was compressed with losses."""
+    if len(mask.values) < 3 or not mask.is_lossy:
         return ''
     return (
-        f'{path}: was compressed with losses and holds {values} values, some of which are traces '
-        'of others at edges; write masks as PNG, from what was drawn'
+        f'{mask.path}: was compressed with losses and holds {len(mask.values)} values, some of '
+        'which are traces of others at edges; write masks as PNG, from what was drawn'
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config
 
@@ -18,17 +19,9 @@ from .annotations.source import Choices, find_source
 from .classes import Classes, find_classes, write_labels
 from .config_text import BACKBONES, DataFiles, config_text
 from .division import Division, SplitChoices, divide
-from .folds import fold_lists
+from .pairs import Pair
 from .scan import scan
-from .statistics import Pair
-
-
-class Project(NamedTuple):
-    """What :func:`write_project` found and wrote."""
-
-    config: Path  # the file
-    classes: Classes  # those in the masks
-    divided: Division  # the images
+from .split import fold_lists
 
 
 def write_project(
@@ -37,20 +30,22 @@ def write_project(
     out: Path,
     choices: Choices,
     split_choices: SplitChoices,
-    backbone: str = 'resnet18',
-    iterations: int | None = None,
-    folds: int | None = None,
-    tell: Callable[[str], None] = print,
-) -> Project:
+    backbone: str,
+    iterations: int | None,
+    folds: int | None,
+) -> tuple[Path, Classes, Division]:
     """Look at the data, split it, and write the config; nothing where something is wrong.
 
     Args:
         masks: folder of masks, or annotations: a file or a folder.
         out: folder for the config, which has its name, and for what belongs to it.
-        choices, tell: see :func:`find_source`.
+        choices: see :func:`find_source`.
         split_choices: see :func:`divide`.
         backbone, iterations: see :func:`config_text`.
         folds: how many of them to write lists of, see :func:`fold_lists`.
+
+    Returns:
+        The file of the config, the classes in the masks, and the images.
 
     Raises:
         DataError: the folders cannot be used as they are, or a file that would be written is there
@@ -61,33 +56,39 @@ def write_project(
     require_inputs(images, masks, backbone)
     require_new([config, *map(Path, lists), out / 'folds'], (images, masks))
     with tempfile.TemporaryDirectory() as drafts:
-        source = find_source(images, masks, Path(drafts), choices, tell)
-        refuse([problem for pair in source.pairs for problem in name_problems(pair)])
+        source = find_source(images, masks, Path(drafts), choices)
+        refuse_names(source.pairs)
         in_colours = source.table is not None and source.table.in_colours
-        found = scan(source.pairs, in_colours, upright_masks=source.drawn)
+        found = scan(source.pairs, in_colours, source.drawn)
         classes = find_classes(found, source.table)
-        divided = divide(found, classes, source.images, source.sides, split_choices, tell)
+        divided = divide(found, classes, source.images, source.sides, split_choices)
         listed = dict(zip(map(Path, lists), divided[:2]))
         if folds is not None:
             in_folds = divided.images, divided.groups, classes.values
             listed |= fold_lists(out / 'folds', *in_folds, folds)
-        plain = all(image.plain_mask and image.mask_orientation == 1 for image in found)
+        plain = all(image.mask.plain and image.mask_orientation == 1 for image in found)
         stay = plain and classes.are_labels and not source.drawn
         mask_suffix = shared_mask_suffix(source.pairs, source.masks) if stay else None
         labels = out / 'labels' if mask_suffix is None else source.masks
-        suffixes = shared_image_suffix(source.pairs), mask_suffix or '.png'
+        of_images = {pair.image.suffix for pair in source.pairs}  # of several each is in the names
+        suffixes = of_images.pop() if len(of_images) == 1 else '', mask_suffix or '.png'
         # Absolute, so that the config holds wherever it is run from.
         folders = str(source.images.absolute()), str(labels.absolute())
         files = DataFiles(folders, suffixes, lists)
         refuse_variables([*classes.names, *files.folders, *files.suffixes, *files.lists])
         if mask_suffix is None:
             require_new([labels])
-            write_labels(found, classes, labels)
+            if not source.drawn:
+                write_labels(found, classes, labels)
+            for mask in source.drawn:
+                target = labels / mask.relative_to(source.masks)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(mask, target)
     for path, some in listed.items():
         write_text(path, ''.join(f'{image.pair.name}\n' for image in some))
     write_text(config, config_text(classes, *divided[:2], files, backbone, iterations))
     require_as_meant(config, tuple(classes.names), files)
-    return Project(config, classes, divided)
+    return config, classes, divided
 
 
 def require_new(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
@@ -117,16 +118,17 @@ def require_inputs(images: Path, masks: Path, backbone: str) -> None:
         raise DataError(f'--backbone {backbone} needs: pip install {" ".join(missing)}')
 
 
-def name_problems(pair: Pair) -> list[str]:
-    """What keeps a name out of a list of images, which is read as UTF-8 and without blanks."""
-    name = pair.name
-    listed = name.encode('utf-8', 'replace').decode('utf-8').strip()
-    if listed == name and not {'\r', '\n'} & set(name):
-        return []
-    return [
-        f'{str(pair.image)!r}: a list of images cannot hold a name with a blank at its beginning '
-        'or end, with a line break, or that is no UTF-8; rename the file'
-    ]
+def refuse_names(pairs: Sequence[Pair]) -> None:
+    """Raise DataError for what cannot be in a list of images, which is UTF-8 without blanks."""
+    refuse(
+        [
+            f'{str(pair.image)!r}: a list of images cannot hold a name with a blank at its '
+            'beginning or end, with a line break, or that is no UTF-8; rename the file'
+            for pair in pairs
+            if pair.name.encode('utf-8', 'replace').decode('utf-8').strip() != pair.name
+            or {'\r', '\n'} & set(pair.name)
+        ]
+    )
 
 
 def refuse_variables(texts: Sequence[str]) -> None:
@@ -154,12 +156,6 @@ def require_as_meant(config: Path, names: tuple[str, ...], files: DataFiles) -> 
     if found != (names, files):
         config.unlink()
         raise DataError(f'{config}: cannot be written so that it is read as it is meant: {found}')
-
-
-def shared_image_suffix(pairs: Sequence[Pair]) -> str:
-    """That of all images; of several each is part of a name."""
-    suffixes = {pair.image.suffix for pair in pairs}
-    return suffixes.pop() if len(suffixes) == 1 else ''
 
 
 def shared_mask_suffix(pairs: Sequence[Pair], masks: Path) -> str | None:

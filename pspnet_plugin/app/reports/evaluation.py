@@ -122,7 +122,7 @@ def labelled_predictions(
 def labels_of(sample: Sample, prediction: Prediction, ignored: int) -> np.ndarray:
     """The label map of an image, (H, W); PspnetPluginError where it cannot be compared."""
     classes, shape = len(prediction.classes), prediction.label_map.shape
-    _, labels = load_sample(sample)
+    labels = load_sample(sample).label_map
     if labels is None:
         raise PspnetPluginError(f'{prediction.path} has no labels to compare with.')
     if labels.shape != shape:

@@ -22,7 +22,8 @@ from rasterio.rio.main import main_group
 from rasterio.transform import from_origin
 
 from pspnet_plugin.app.commands import main
-from pspnet_plugin.app.own_data.statistics import Pair, image_statistics
+from pspnet_plugin.app.own_data.pairs import Pair
+from pspnet_plugin.app.own_data.scan import image_statistics
 from tests.helpers.folders import PLACE, SIZE, image_of, make_folders, mask_of, write_raster
 
 ORIENTATION = 0x0112

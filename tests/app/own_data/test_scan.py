@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import builtins
+import os
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.errors import DataError
 from pspnet_plugin.app.own_data.annotations.class_tables import read_table
 from pspnet_plugin.app.own_data.classes import find_classes
-from pspnet_plugin.app.own_data.scan import best_keys, pair_files, scan
+from pspnet_plugin.app.own_data.pairs import best_keys, pair_files
+from pspnet_plugin.app.own_data.scan import scan
 from tests.helpers.folders import SIZE, make_folders, mask_of
 
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
@@ -125,6 +132,41 @@ def test_a_table_that_does_not_fit_is_an_error(folders, tmp_path, table, told):
     path.write_text(table)
     with pytest.raises(DataError, match=told):
         find_classes(scan(pair_files(*folders), True), read_table(path))
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """How often each file below the folders of images and masks is opened."""
+    counts = Counter()
+    real = builtins.open
+
+    def counting(file, *rest, **options):
+        path = os.path.relpath(file) if isinstance(file, (str, Path)) else ''
+        counts.update([path] if path.startswith(('images', 'masks')) else [])
+        return real(file, *rest, **options)
+
+    monkeypatch.setattr(builtins, 'open', counting)
+    return counts
+
+
+@pytest.mark.parametrize('name', ['{}.png', '{}.jpg'])
+@pytest.mark.parametrize('has_palette', [True, False])
+def test_a_file_is_opened_once_by_init_and_once_beside_its_loader_by_check(
+    here, opened, name, has_palette
+):
+    folders = make_folders(here, 6, image_name=name)
+    for path in folders[1].iterdir() if has_palette else ():
+        with Image.open(path) as mask:
+            indexed = mask.copy()
+        indexed.putpalette(COLOURS.ravel().tolist())
+        indexed.save(path)
+    for times, command in enumerate(
+        (['init', 'images', 'masks', '--out', 'mine'], ['check', 'mine/mine.py']), 1
+    ):
+        opened.clear()
+        assert main(command) == 0
+        assert len(opened) == 12
+        assert set(opened.values()) == {times}
 
 
 def touch(folder, names):

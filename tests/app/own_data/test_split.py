@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
-from pspnet_plugin.app.own_data.scan import ImageStatistics, Pair, pair_files, scan
+from pspnet_plugin.app.own_data.masks import Mask
+from pspnet_plugin.app.own_data.pairs import Pair, pair_files
+from pspnet_plugin.app.own_data.scan import ImageStatistics, scan
 from pspnet_plugin.app.own_data.split import SAME, groups_of_duplicates, split
 from tests.helpers.folders import image_of, make_folders, mask_of
 
@@ -21,8 +23,8 @@ NOTHING = np.zeros(3)
 
 def image(number: int, thumbnail: np.ndarray, classes: set[int] = frozenset()) -> ImageStatistics:
     pair = Pair(str(number), Path(f'{number}.png'), Path(f'{number}.png'))
-    values = Counter({(value,): 10 for value in classes})
-    return ImageStatistics(pair, (8, 8), 3, 'uint8', values, thumbnail, NOTHING, NOTHING, True)
+    mask = Mask(pair.mask, Counter({(value,): 10 for value in classes}))
+    return ImageStatistics(pair, (8, 8), 3, 'uint8', thumbnail, NOTHING, NOTHING, mask=mask)
 
 
 def scene(number: int) -> np.ndarray:

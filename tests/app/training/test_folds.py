@@ -13,7 +13,7 @@ import pytest
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.errors import DataError
-from pspnet_plugin.app.own_data.folds import fold_numbers
+from pspnet_plugin.app.own_data.split import fold_numbers
 from pspnet_plugin.app.reports.folds import learning_curve, table_of_classes
 from pspnet_plugin.app.training.folds import part_of
 from tests.helpers.folders import make_folders

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..stated_split import side_of_name
-from .json_files import load_json
+from ..division import side_of_name
 from .shapes import (
     AnnotatedImage,
     AnnotationError,
@@ -23,6 +22,7 @@ from .shapes import (
     Shape,
     field,
     label_of,
+    load_json,
     numbers,
     ring_of,
     shown,

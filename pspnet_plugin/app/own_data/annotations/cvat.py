@@ -10,7 +10,7 @@ from xml.parsers import expat
 import numpy as np
 
 from ...images.sources import files_at
-from ..stated_split import side_of_name
+from ..division import side_of_name
 from .shapes import (
     AnnotationError,
     Annotations,

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .json_files import load_json
 from .shapes import (
     AnnotationError,
     Annotations,
@@ -21,6 +20,7 @@ from .shapes import (
     ellipse,
     field,
     label_of,
+    load_json,
     numbers,
     rectangle,
     ring_of,

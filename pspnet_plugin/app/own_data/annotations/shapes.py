@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from ....errors import PredictionError
 from ....utils.rasters import Raster
 from ...images.reading import orientation_of
 from ...images.sources import RASTER_SUFFIXES, files_below
-from ..scan import SUFFIXES
+from ..pairs import SUFFIXES
 
 FARTHEST = 1e6  # pixels: no image is larger
 TURNED = range(5, 9)  # by a quarter, as EXIF says it
@@ -148,6 +149,18 @@ def size_of(path: Path) -> tuple[int, int]:
             return raster.size
     except PredictionError as error:
         raise AnnotationError(str(error)) from error
+
+
+def load_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        AnnotationError: it is cut, or no JSON.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise AnnotationError(f'is cut or no JSON ({error})') from error
 
 
 def field(entry: Any, key: str, *kinds: type) -> Any:

@@ -18,16 +18,13 @@ BEYOND = 2  # so far out of an image no part of a shape in it reaches
 
 
 def yolo_files(where: Path, images: ImageFiles) -> list[Path]:
-    """The files with names, where there are labels of the images too."""
-    has_labels = where.is_dir() and any(
-        label_file(where, name) is not None for name in images.paths
-    )
-    return files_with_names(where, images.folder) if has_labels else []
+    """YAML files with a line ``names:``, where there are labels of the images too.
 
-
-def files_with_names(where: Path, images: Path) -> list[Path]:
-    """YAML files with a line ``names:``: in the first of the folders, or right above, with such."""
-    for folder in (where, where.parent, images, images.parent):
+    They lie in the first of the folders, or right above, with such.
+    """
+    if not where.is_dir() or not any(label_file(where, name) for name in images.paths):
+        return []
+    for folder in (where, where.parent, images.folder, images.folder.parent):
         files = sorted((*folder.glob('*.yaml'), *folder.glob('*.yml')))
         if found := [file for file in files if b'names:' in file.read_bytes()]:
             return found
