@@ -140,6 +140,6 @@ def load_xml(file: Path) -> Element:
     parser.StartDoctypeDeclHandler = refuse_type
     try:
         parser.Parse(file.read_bytes(), True)
-    except (OSError, LookupError, expat.ExpatError) as error:  # no encoding of this name
+    except (OSError, LookupError, ValueError, expat.ExpatError) as error:  # or another encoding
         raise AnnotationError(f'is cut or no XML ({error})') from error
     return builder.close()

@@ -141,6 +141,10 @@ def test_a_broken_shape_is_a_line_with_the_file(here, refused, broken, told):
             lambda text: '<?xml version="1.0" encoding="nope"?>' + text[text.index('<ann') :],
             'unknown encoding: nope',
         ),
+        (
+            lambda text: '<?xml version="1.0" encoding="gb2312"?>' + text[text.index('<ann') :],
+            'multi-byte encodings are not supported',
+        ),
         (lambda text: text.replace('<annotations>', '<annotations><track id="0"/>'), 'tracks'),
         (
             lambda text: text.replace(
