@@ -491,6 +491,22 @@ def test_narrow_strided_convolutions_stay_contiguous(tmp_path, channels, stride)
     assert runner.model.conv.weight.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize('fused', [True, False])
+@pytest.mark.parametrize('hooks', [('', 'ChannelsLastHook'), ('ChannelsLastHook', '')])
+def test_a_run_resumed_with_or_without_the_hook_goes_on(tmp_path, fused, hooks):
+    optimizer = {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'fused': fused}
+    states = []
+    for used in (('', ''), hooks):
+        for epochs, hook in enumerate(used, start=1):
+            runner = build_runner(tmp_path / str(used), [{'type': hook}] if hook else [])
+            runner._train_loop['max_epochs'] = epochs
+            runner.optim_wrapper = {'optimizer': optimizer}
+            runner._resume = epochs > 1
+            runner.train()
+        states.append(runner.model.state_dict())
+    torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-12)
+
+
 class ContiguousOnly(TinyModel):
     """Changes statistics and draws random numbers before it fails."""
 
