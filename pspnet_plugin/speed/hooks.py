@@ -62,6 +62,13 @@ class ChannelsLastHook(Hook):
 
     before_val = before_test = before_train
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save contiguous weights, as without the hook: safetensors and others take no others."""
+        weights = checkpoint.get('state_dict', {}) if self.enabled else {}
+        for name, value in weights.items():
+            if isinstance(value, torch.Tensor):
+                weights[name] = value.contiguous()
+
     def _before_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train'
     ) -> None:

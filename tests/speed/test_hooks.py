@@ -452,6 +452,16 @@ def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path
         torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-12)
 
 
+def test_weights_are_saved_in_the_order_in_memory_of_a_run_without_the_hook(tmp_path):
+    strides = []
+    for number, hooks in enumerate(([], [ChannelsLastHook()])):
+        folder = tmp_path / str(number)
+        build_runner(folder, hooks).train()
+        weights = torch.load(folder / 'epoch_2.pth', weights_only=False)['state_dict']
+        strides.append({name: value.stride() for name, value in weights.items()})
+    assert strides[1] == strides[0]
+
+
 class InstanceNormed(TinyModel):
     """With nothing behind the norm that would change the layout of its gradient."""
 
