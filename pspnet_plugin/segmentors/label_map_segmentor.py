@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor, nn
 
 from ..errors import PredictionError
+from ..heads.modified_modules import has_methods_of
 from ..ops.label_map import label_map
 
 
@@ -72,15 +72,9 @@ class LabelMapEncoderDecoder(EncoderDecoder):
         return (
             self.test_cfg.get('mode', 'whole') == 'whole'
             and self.out_channels > 1
-            and _has_methods_of(EncoderDecoder, self, own)
-            and _has_methods_of(BaseDecodeHead, self.decode_head, ('predict', 'predict_by_feat'))
+            and has_methods_of(EncoderDecoder, self, own)
+            and has_methods_of(BaseDecodeHead, self.decode_head, ('predict', 'predict_by_feat'))
         )
-
-
-def _has_methods_of(cls: type, module: nn.Module, names: Sequence[str]) -> bool:
-    """Whether neither a subclass of ``cls`` nor somebody later replaced one of these methods."""
-    methods = ((getattr(module, name), getattr(cls, name)) for name in names)
-    return all(getattr(method, '__func__', None) is written for method, written in methods)
 
 
 def _input_size(meta: dict) -> tuple[int, int]:
