@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmseg.models
+from mmseg.registry import MODELS
+
 from .heads import (
     FactorizedFCNHead,
     FactorizedOCRHead,
@@ -28,3 +31,8 @@ REPLACEMENTS = {
     'EncoderDecoder': AcceleratedEncoderDecoder,
     'SegTTAModel': LogitsTTAModel,
 }
+
+
+def means_stock(name: str) -> bool:
+    """Whether a name in a config means mmseg's class, and not one that a user registered by it."""
+    return name in REPLACEMENTS and MODELS.get(name) is getattr(mmseg.models, name)

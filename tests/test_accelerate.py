@@ -96,6 +96,17 @@ def test_stock_names_mean_the_plugins_classes_once_it_is_imported(accelerate):
         assert callbacks.added_hooks == [ChannelsLastHook, FoldBatchNormHook, KeepMemoryHook]
 
 
+def test_a_class_that_the_project_gave_a_stock_name_stays(accelerate):
+    class OwnHead(FCNHead):
+        pass
+
+    MODELS.register_module(name='FCNHead', module=OwnHead, force=True)
+    accelerate()
+    model = build_model()
+    assert type(model.decode_head) is FactorizedPSPHead
+    assert type(model.auxiliary_head) is OwnHead
+
+
 @pytest.mark.parametrize(
     ('config', 'classes'),
     [

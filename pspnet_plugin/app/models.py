@@ -6,7 +6,6 @@ import copy
 import os
 from typing import Any
 
-import mmseg.models
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
@@ -19,7 +18,7 @@ from torch import nn
 from ..errors import PredictionError
 from ..pretrained import load_pretrained
 from ..pretrained.errors import PretrainedWeightsError
-from ..replacements import REPLACEMENTS
+from ..replacements import REPLACEMENTS, means_stock
 from ..speed.channels_last import set_memory_format
 from ..speed.cpu_amp import bfloat16_on_this_cpu
 from ..speed.examples import example_runs
@@ -142,10 +141,7 @@ def build_segmentor(cfg: Config) -> nn.Module:
 def replaced(kind: Any) -> Any:
     """The plugin's class in place of a name of one of mmseg's; anything else as it is."""
     name = kind[len('mmseg.') :] if str(kind).startswith('mmseg.') else kind
-    # Another class that a user has registered by that name stays.
-    if name in REPLACEMENTS and MODELS.get(name) is getattr(mmseg.models, name):
-        return REPLACEMENTS[name]
-    return kind
+    return REPLACEMENTS[name] if means_stock(name) else kind
 
 
 def last_head(segmentor: Any) -> Any:

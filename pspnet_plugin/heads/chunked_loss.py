@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..ops.chunked_cross_entropy import check_class_weight, chunked_cross_entropy
 from ..ops.precision import may_be_finite
-from ..ops.tracing import is_recorded
+from ..ops.tracing import is_recorded, is_transformed
 from .modified_modules import is_hooked
 
 
@@ -21,7 +21,7 @@ class ChunkedLossMixin(BaseDecodeHead):
     The numbers are those of ``BaseDecodeHead.loss_by_feat``, which still computes the loss of a
     head with a pixel sampler, with logits that are not finite, with a single output channel, with
     class weights of which the ignored value is an index, with any loss but the softmax
-    ``CrossEntropyLoss``, or with hooks on it.
+    ``CrossEntropyLoss``, with hooks on it, or within ``torch.func`` and forward-mode AD.
     """
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
@@ -48,6 +48,7 @@ class ChunkedLossMixin(BaseDecodeHead):
             or classes == 1
             or not all(map(_can_be_chunked, losses))
             or weighs_ignored
+            or is_transformed(seg_logits)
             or not (is_recorded(seg_logits) or may_be_finite(seg_logits))
         ):
             for loss in weighted:

@@ -80,7 +80,8 @@ class Pyramid(NamedTuple):
     align_corners: bool  # of the upsampling
 
 
-class PyramidConv2d(SameConv2d):
+# init_cfg=dict(layer='Conv2d') finds a module by the name of its class or of a direct base.
+class PyramidConv2d(SameConv2d, nn.Conv2d):
     """A convolution over a :class:`Pyramid`, or over a plain tensor, its concatenation.
 
     The levels come as they were pooled, not upsampled, see :func:`.conv2d_over_pyramid`.

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmseg.models.decode_heads import FCNHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from .chunked_loss import ChunkedLossMixin
 from .convolutions import Pyramid, speed_up_convolutions, split_convolution, takes_pyramid
-from .modified_modules import runs_as_written
+from .modified_modules import has_methods_of, runs_as_written
 
 
 @MODELS.register_module()
@@ -42,4 +43,8 @@ class FactorizedFCNHead(ChunkedLossMixin, FCNHead):
         return super()._forward_feature(inputs)
 
     def _concatenates_maps_alone(self) -> bool:
-        return self.input_transform == 'resize_concat' and not self.concat_input
+        return (
+            self.input_transform == 'resize_concat'
+            and not self.concat_input
+            and has_methods_of(BaseDecodeHead, self, ['_transform_inputs'])
+        )

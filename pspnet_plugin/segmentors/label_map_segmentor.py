@@ -16,6 +16,7 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor, nn
 
 from ..errors import PredictionError
+from ..heads.modified_modules import has_methods_of
 from ..ops.label_map import label_map
 
 
@@ -25,8 +26,9 @@ class LabelMapEncoderDecoder(EncoderDecoder):
 
     With ``test_cfg=dict(mode='whole', seg_logits=False)`` a predicted sample carries
     ``pred_sem_seg`` alone, with the labels of stock; mmseg's metrics and visualizers need no more.
-    Sliding windows, a single output channel and heads with a ``predict`` of their own are predicted
-    as in stock. Test-time augmentation averages logits: it needs :class:`LogitsTTAModel`.
+    Sliding windows, a single output channel, and segmentors and heads with methods of their own for
+    prediction are predicted as in stock. Test-time augmentation averages logits: it needs
+    :class:`LogitsTTAModel`.
     """
 
     keep_seg_logits = True  # the default of test_cfg.seg_logits
@@ -66,12 +68,12 @@ class LabelMapEncoderDecoder(EncoderDecoder):
         return data_samples
 
     def _label_map_is_exact(self) -> bool:
-        head = type(self.decode_head)
+        own = 'inference', 'whole_inference', 'encode_decode', 'postprocess_result'
         return (
             self.test_cfg.get('mode', 'whole') == 'whole'
             and self.out_channels > 1
-            and head.predict is BaseDecodeHead.predict
-            and head.predict_by_feat is BaseDecodeHead.predict_by_feat
+            and has_methods_of(EncoderDecoder, self, own)
+            and has_methods_of(BaseDecodeHead, self.decode_head, ('predict', 'predict_by_feat'))
         )
 
 
@@ -107,7 +109,8 @@ class LogitsTTAModel(SegTTAModel):
         if isinstance(module, nn.Module):
             module = copy.copy(module)  # somebody's own keeps what its test_cfg says
         super().__init__(module, data_preprocessor)
-        self.module.test_cfg = ConfigDict({**(self.module.test_cfg or {}), 'seg_logits': True})
+        test_cfg = getattr(self.module, 'test_cfg', None) or {}  # only EncoderDecoder needs one
+        self.module.test_cfg = ConfigDict({**test_cfg, 'seg_logits': True})
 
     def merge_preds(self, data_samples_list: list[SampleList]) -> SampleList:
         """The samples with the labels of all views of an image, for each image."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -27,8 +28,9 @@ class ChannelsLastHook(Hook):
     """Keeps weights of 2-d convolutions channels-last, and with them every feature map.
 
     A model whose first step of a kind fails becomes contiguous and does the step again, as if the
-    step had not begun; one warning says why. A model stays contiguous on a CPU where it has layers
-    whose channels-last gradients PyTorch computes wrong or not at all, see docs/compat.md.
+    step had not begun; one warning says why. A model stays contiguous under a fused optimizer, and
+    on a CPU where it has layers whose channels-last gradients PyTorch computes wrong or not at all,
+    see docs/compat.md.
 
     Args:
         enabled: False adds nothing to the run, also where every run has this hook.
@@ -46,8 +48,8 @@ class ChannelsLastHook(Hook):
         """Start anew with another run."""
         self._format, self._tried = torch.channels_last, set()
         watch_loops(runner)
-        defect = _defect_on_cpu(runner.model) if self.enabled else ''
-        if defect:
+        defect = _defect_of_optimizer(runner.optim_wrapper) or _defect_on_cpu(runner.model)
+        if self.enabled and defect:
             self._format = torch.contiguous_format
             runner.logger.info(f'ChannelsLastHook leaves the model contiguous: {defect}')
 
@@ -59,6 +61,13 @@ class ChannelsLastHook(Hook):
             set_memory_format(runner.model, self._format)
 
     before_val = before_test = before_train
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save contiguous weights, as without the hook: safetensors and others take no others."""
+        weights = checkpoint.get('state_dict', {}) if self.enabled else {}
+        for name, value in weights.items():
+            if isinstance(value, torch.Tensor):
+                weights[name] = value.contiguous()
 
     def _before_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train'
@@ -162,6 +171,19 @@ class KeepMemoryHook(Hook):
         """Set it for the rest of the process."""
         if self.enabled and get_device() == 'cpu' and keep_freed_memory():
             runner.logger.info('KeepMemoryHook keeps the memory of each step for the next one.')
+
+
+def _defect_of_optimizer(optim_wrapper: Any) -> str:
+    """Why a model may not be channels-last while it trains, '' if it may."""
+    several = isinstance(optim_wrapper, OptimWrapperDict)
+    wrappers = list(optim_wrapper.values()) if several else [optim_wrapper]
+    built = [wrapper.optimizer for wrapper in wrappers if isinstance(wrapper, OptimWrapper)]
+    if any(group.get('fused') for optimizer in built for group in optimizer.param_groups):
+        return (
+            'a fused optimizer takes each weight and its state in the order of their memory, which '
+            'differs where a run without the hook is resumed with it, or the reverse.'
+        )
+    return ''
 
 
 def _defect_on_cpu(model: nn.Module) -> str:

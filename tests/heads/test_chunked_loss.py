@@ -133,3 +133,22 @@ def test_a_changed_loss_counts(heads, change):
             head.loss_decode = changed
     assert_same_results(heads)
     assert losses_and_gradient(heads[1])[0]['loss_ce'] != before
+
+
+def forward_mode(loss, logits):
+    return torch.func.jvp(loss, (logits,), (logits.cos(),))
+
+
+def of_each_image(loss, logits):
+    return torch.func.vmap(torch.func.grad(loss))(torch.stack([logits, 2 * logits]))
+
+
+@pytest.mark.parametrize('transform', [forward_mode, of_each_image])
+def test_transformed_losses_are_those_of_stock(heads, transform):
+    logits = torch.randn(1, 5, 6, 7, dtype=torch.float64)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(5, (1, 24, 28))))]
+    results = [
+        transform(lambda x, head=head: head.loss_by_feat(x, samples)['loss_ce'], logits)
+        for head in heads
+    ]
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-12)

@@ -5,7 +5,7 @@ import torch
 from mmseg.models.decode_heads import FCNHead
 
 from pspnet_plugin.heads import FactorizedFCNHead
-from tests.helpers.heads import SMALL, assert_equal_results, run, same_heads
+from tests.helpers.heads import CONCATENATED, SMALL, assert_equal_results, run, same_heads
 from tests.helpers.maps import Convolutions
 
 
@@ -41,3 +41,17 @@ def test_wide_auxiliary_head_convolves_over_tiles():
         assert_equal_results(run(heads[1], x), expected)
     assert (256, 256, 3, 3) in of_stock.weights
     assert (256, 256, 3, 3) not in of_ours.weights
+
+
+def test_a_derived_head_that_transforms_its_maps_gets_them_so():
+    def derived(base):
+        class Halved(base):
+            def _transform_inputs(self, inputs):
+                return super()._transform_inputs([x / 2 for x in inputs])
+
+        return Halved
+
+    config = {**CONCATENATED, 'concat_input': False}
+    stock, ours = same_heads(derived(FCNHead), derived(FactorizedFCNHead), config)
+    maps = [torch.randn(2, 6, side, side, dtype=torch.float64) for side in (9, 5, 3)]
+    assert_equal_results(run(ours.double(), *maps), run(stock.double(), *maps))

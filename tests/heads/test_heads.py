@@ -123,13 +123,22 @@ def test_second_derivatives_equal_stock_in_training(family):
 
 
 @families
-@pytest.mark.parametrize('norm_cfg', [None, BN, {'type': 'SyncBN'}], ids=str)
-def test_same_seed_gives_the_parameters_and_the_random_state_of_stock(family, norm_cfg):
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'norm_cfg': None},
+        {'norm_cfg': BN},
+        {'norm_cfg': {'type': 'SyncBN'}},
+        {'init_cfg': {'type': 'Xavier', 'layer': 'Conv2d'}},
+    ],
+    ids=str,
+)
+def test_same_seed_gives_the_parameters_and_the_random_state_of_stock(family, options):
     states = []
     stock_class, our_class, small = FAMILIES[family]
     for cls in (stock_class, our_class):
         torch.manual_seed(3)
-        head = cls(**{**small, 'norm_cfg': norm_cfg})
+        head = cls(**{**small, **options})
         head.init_weights()
         states.append((list(head.state_dict().items()), torch.rand(1)))
     (stock, after_stock), (ours, after_ours) = states

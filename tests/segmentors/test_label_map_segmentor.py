@@ -195,6 +195,18 @@ def test_head_with_its_own_predict_is_predicted_as_in_stock():
     assert_same_labels(ours, stock)
 
 
+@pytest.mark.parametrize('replaced', ['postprocess_result', 'encode_decode', 'decode_head.predict'])
+def test_a_step_of_prediction_that_somebody_replaced_runs(replaced):
+    segmentor = build('LabelMapEncoderDecoder', {'mode': 'whole', 'seg_logits': False})
+    owner, name = segmentor, replaced.rpartition('.')[2]
+    if '.' in replaced:
+        owner = segmentor.decode_head
+    called = mock.Mock(wraps=getattr(owner, name))
+    setattr(owner, name, called)
+    predict(segmentor)
+    called.assert_called_once()
+
+
 def test_test_time_augmentation_over_label_maps_gets_its_logits():
     results = []
     for model, segmentor in (
@@ -219,6 +231,12 @@ def test_test_time_augmentation_compares_the_mean_probability_of_a_single_channe
     assert 0 < expected.mean() < 1
     merged = MODELS.build({'type': 'LogitsTTAModel', 'module': segmentor}).merge_preds([views])
     assert torch.equal(merged[0].pred_sem_seg.data, expected)
+
+
+def test_test_time_augmentation_takes_a_segmentor_without_a_test_cfg():
+    segmentor = build('EncoderDecoder', {'mode': 'whole'})
+    del segmentor.test_cfg
+    assert MODELS.build({'type': 'LogitsTTAModel', 'module': segmentor}).module.test_cfg.seg_logits
 
 
 @pytest.mark.parametrize('align_corners', [False, True])

@@ -452,6 +452,16 @@ def test_channels_last_starts_from_the_same_weights_and_trains_the_same(tmp_path
         torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-12)
 
 
+def test_weights_are_saved_in_the_order_in_memory_of_a_run_without_the_hook(tmp_path):
+    strides = []
+    for number, hooks in enumerate(([], [ChannelsLastHook()])):
+        folder = tmp_path / str(number)
+        build_runner(folder, hooks).train()
+        weights = torch.load(folder / 'epoch_2.pth', weights_only=False)['state_dict']
+        strides.append({name: value.stride() for name, value in weights.items()})
+    assert strides[1] == strides[0]
+
+
 class InstanceNormed(TinyModel):
     """With nothing behind the norm that would change the layout of its gradient."""
 
@@ -489,6 +499,22 @@ def test_narrow_strided_convolutions_stay_contiguous(tmp_path, channels, stride)
     runner.train()
     layout = torch.contiguous_format if (channels, stride) == (8, 2) else torch.channels_last
     assert runner.model.conv.weight.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize('fused', [True, False])
+@pytest.mark.parametrize('hooks', [('', 'ChannelsLastHook'), ('ChannelsLastHook', '')])
+def test_a_run_resumed_with_or_without_the_hook_goes_on(tmp_path, fused, hooks):
+    optimizer = {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'fused': fused}
+    states = []
+    for used in (('', ''), hooks):
+        for epochs, hook in enumerate(used, start=1):
+            runner = build_runner(tmp_path / str(used), [{'type': hook}] if hook else [])
+            runner._train_loop['max_epochs'] = epochs
+            runner.optim_wrapper = {'optimizer': optimizer}
+            runner._resume = epochs > 1
+            runner.train()
+        states.append(runner.model.state_dict())
+    torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-12)
 
 
 class ContiguousOnly(TinyModel):
