@@ -21,6 +21,7 @@ from .matrices import built_once
 from .precision import at_least_float32, without_autocast
 from .row_chunks import (
     RowChunk,
+    is_identity,
     resize_matrix,
     split_rows,
     upsample_columns,
@@ -171,22 +172,22 @@ def _accumulate(
     axes = zip(logits.shape[2:], label.shape[1:])
     row_bytes = classes * width * small.element_size()
     chunks, columns = _resize(*axes, align_corners, row_bytes, like=small)
-    buffer = small.new_empty(len(chunks[0].weights), classes * width)
+    buffer = small.new_empty(chunks[0].height, classes * width)
     gradient = torch.zeros_like(small)
     losses, counts = [], []
     for n in range(len(small)):
         wide = upsample_columns(small[n], columns)
         wide_gradient = torch.zeros_like(wide)
         for chunk in chunks:
-            scores = torch.mm(chunk.weights, wide[chunk.sources], out=buffer[: len(chunk.weights)])
+            scores = chunk.upsample(wide, buffer)
             target = label[n, chunk.rows].unsqueeze(1)
             loss, correct, scores_gradient = _cross_entropy_of_rows(
                 scores.view(-1, classes, width), target, weight, ignore_index
             )
             losses.append(loss)
             counts.append(correct)
-            wide_gradient[chunk.sources].addmm_(chunk.weights.t(), scores_gradient.flatten(1))
-        gradient[n] = upsample_columns_backward(wide_gradient, columns)
+            chunk.add_gradient(scores_gradient.flatten(1), wide_gradient)
+        gradient[n] = upsample_columns_backward(wide_gradient, columns, small.shape[3])
     return torch.stack(losses).sum(), torch.stack(counts).sum(), gradient
 
 
@@ -197,10 +198,11 @@ def _resize(
     align_corners: bool,
     row_bytes: int,
     like: Tensor,
-) -> tuple[list[RowChunk], Tensor]:
+) -> tuple[list[RowChunk], Tensor | None]:
     """The chunks of rows and the matrix of columns that resize (h, H) and (w, W)."""
     rows, columns = (resize_matrix(*axis, align_corners, like.dtype) for axis in (height, width))
-    return split_rows(rows, row_bytes, like.device), columns.to(like.device)
+    chunks = split_rows(rows, row_bytes, like.device)
+    return chunks, None if is_identity(columns) else columns.to(like.device)
 
 
 def _cross_entropy_of_rows(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .precision import at_least_float32, may_be_finite, without_autocast
-from .row_chunks import resize_again, resize_matrix, split_rows, upsample_columns
+from .row_chunks import is_identity, resize_again, resize_matrix, split_rows, upsample_columns
 
 # Far from the largest float32, so that sums of a few stay finite.
 LARGEST_SCORE = 1e30
@@ -61,11 +61,11 @@ def label_map(
         columns = columns.flip(0) if flip_direction == 'horizontal' else columns
         rows = resize_again(rows, original_size[0], align_corners)
         columns = resize_again(columns, original_size[1], align_corners)
-        wide = upsample_columns(small, columns.to(small.device))
+        wide = upsample_columns(small, None if is_identity(columns) else columns.to(small.device))
         labels = torch.empty(1, *original_size, dtype=torch.int64, device=logits.device)
         row_bytes = classes * width * small.element_size()
         for chunk in split_rows(rows, row_bytes, small.device):
-            scores = (chunk.weights @ wide[chunk.sources]).view(-1, classes, width)
+            scores = chunk.upsample(wide).view(-1, classes, width)
             labels[0, chunk.rows] = first_argmax(scores)
     return labels
 

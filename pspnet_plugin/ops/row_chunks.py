@@ -24,7 +24,32 @@ class RowChunk(NamedTuple):
 
     rows: slice  # of the output
     sources: slice  # of the input: all that these output rows read
-    weights: Tensor  # (rows, sources)
+    weights: Tensor | None  # (rows, sources); None where the rows are these sources
+
+    @property
+    def height(self) -> int:
+        """How many rows there are."""
+        return self.rows.stop - self.rows.start
+
+    def upsample(self, wide: Tensor, buffer: Tensor | None = None) -> Tensor:
+        """The output rows, (R, L), of the input (h, L), in the memory of ``buffer`` if given."""
+        out = None if buffer is None else buffer[: self.height]
+        if self.weights is not None:
+            return torch.mm(self.weights, wide[self.sources], out=out)
+        return wide[self.sources].clone() if out is None else out.copy_(wide[self.sources])
+
+    def add_gradient(self, gradient: Tensor, wide_gradient: Tensor) -> None:
+        """Add the gradient of the output rows, (R, L), to that of the input, (h, L)."""
+        if self.weights is None:
+            wide_gradient[self.sources] += gradient
+        else:
+            wide_gradient[self.sources].addmm_(self.weights.t(), gradient)
+
+
+def is_identity(matrix: Tensor) -> bool:
+    """Whether a resize with this matrix, on the CPU, leaves everything as it is."""
+    rows, columns = matrix.shape
+    return rows == columns and torch.equal(matrix, torch.eye(rows, dtype=matrix.dtype))
 
 
 def resize_matrix(source: int, target: int, align_corners: bool, dtype: torch.dtype) -> Tensor:
@@ -56,6 +81,7 @@ def split_rows(matrix: Tensor, row_bytes: int, device: torch.device) -> list[Row
     sources = torch.arange(matrix.shape[1]).expand_as(touched)
     first = sources.masked_fill(~touched, matrix.shape[1]).amin(1).tolist()
     end = (sources + 1).masked_fill(~touched, 0).amax(1).tolist()
+    is_needed = not is_identity(matrix)
     budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES['cuda'])
     matrix = matrix.to(device)
     height = max(1, budget // row_bytes)
@@ -63,22 +89,24 @@ def split_rows(matrix: Tensor, row_bytes: int, device: torch.device) -> list[Row
     for top in range(0, matrix.shape[0], height):
         rows = slice(top, min(top + height, matrix.shape[0]))
         read = slice(min(first[rows]), max(end[rows]))
-        chunks.append(RowChunk(rows, read, matrix[rows, read]))
+        chunks.append(RowChunk(rows, read, matrix[rows, read] if is_needed else None))
     return chunks
 
 
-def upsample_columns(logits: Tensor, columns: Tensor) -> Tensor:
+def upsample_columns(logits: Tensor, columns: Tensor | None) -> Tensor:
     """Resize one map (C, h, w) to W columns by the matrix ``columns``, (W, w): (h, C * W).
+
+    Without a matrix the columns stay.
 
     Rows come first in the result, so that mixing rows is one plain matrix product.
     """
     channels, height, width = logits.shape
     by_row = logits.transpose(0, 1).reshape(height * channels, width)
-    return (by_row @ columns.t()).view(height, channels * columns.shape[0])
+    return (by_row if columns is None else by_row @ columns.t()).view(height, -1)
 
 
-def upsample_columns_backward(gradient: Tensor, columns: Tensor) -> Tensor:
+def upsample_columns_backward(gradient: Tensor, columns: Tensor | None, width: int) -> Tensor:
     """The transpose of :func:`upsample_columns`: (h, C * W) back to (C, h, w)."""
     height = gradient.shape[0]
-    by_row = gradient.view(-1, columns.shape[0]) @ columns
-    return by_row.view(height, -1, columns.shape[1]).transpose(0, 1)
+    by_row = gradient if columns is None else gradient.view(-1, columns.shape[0]) @ columns
+    return by_row.view(height, -1, width).transpose(0, 1)

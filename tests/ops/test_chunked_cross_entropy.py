@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads import FCNHead
 from mmseg.structures import SegDataSample
@@ -77,6 +77,9 @@ def assert_equal_to_stock(logits, label, rtol, accuracy_atol=1e-12, **kwargs):
     st.sampled_from([255, -1, 0]),
     st.integers(1, 10_000),
 )
+@example((7, 9), (7, 9), 3, 2, False, False, False, 'mean', 255, 500)
+@example((7, 9), (14, 9), 3, 2, True, False, False, 'mean', 255, 500)
+@example((7, 9), (7, 18), 3, 2, False, False, False, 'mean', 255, 500)
 def test_losses_accuracy_and_gradients_are_the_stock_ones_in_float64(
     small, full, classes, batch, align_corners, weighted, avg_non_ignore, reduction, ignored, seed
 ):

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.models.decode_heads import FCNHead
@@ -44,6 +44,7 @@ def stock_label_map(logits, input_size, original_size, padding, flip_direction, 
     st.booleans(),
     st.integers(1, 5000),
 )
+@example((9, 12), (9, 12), (9, 12), (0, 0, 0, 0), None, False, 500)
 def test_label_map_has_the_pixels_of_two_resizes_and_argmax(
     small, inner, original, padding, flip_direction, align_corners, seed
 ):
