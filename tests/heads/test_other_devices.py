@@ -22,8 +22,17 @@ from tests.helpers.maps import LAYOUTS, random_map, stock_conv
 from tests.helpers.torch_features import skip_unless_computed
 
 layouts = pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
-worth = pytest.mark.parametrize('worth', [-(10**18), 10**18], ids=['levels first', 'as in stock'])
 families = pytest.mark.parametrize('family', [name for name in FAMILIES if name != 'plain'])
+
+
+@pytest.fixture(params=[0, 1, 9], ids=['levels first', 'one as in stock', 'as in stock'])
+def way(request, monkeypatch):
+    """How many levels are upsampled before the convolution, however small the maps."""
+    split = request.param
+    monkeypatch.setattr(
+        pyramid, 'fine_and_coarse', lambda x, levels, weight: (levels[:split], levels[split:])
+    )
+    monkeypatch.setattr(pyramid, 'WORTH_POOLING_ONCE', 0 if split == 0 else 10**18)
 
 
 def heads_and_inputs(family, device, layout=torch.contiguous_format):
@@ -56,9 +65,8 @@ def gpu():
 
 @families
 @layouts
-@worth
-def test_a_gpu_gets_logits_of_the_kind_of_stock(family, layout, worth, monkeypatch):
-    monkeypatch.setattr(stacked_levels, 'WORTH_THE_LAUNCHES', worth)
+@pytest.mark.usefixtures('way')
+def test_a_gpu_gets_logits_of_the_kind_of_stock(family, layout):
     with gpu():
         heads, maps, more = heads_and_inputs(family, 'cuda', layout)
         for dtype in (None, torch.float16, torch.bfloat16):
@@ -84,10 +92,8 @@ def training_and_prediction(head, maps, more, labels):
 
 @families
 @layouts
-@worth
-def test_a_gpu_computes_what_stock_does_and_waits_for_nothing(family, layout, worth, monkeypatch):
-    monkeypatch.setattr(stacked_levels, 'WORTH_THE_LAUNCHES', worth)
-    monkeypatch.setattr(pyramid, 'WORTH_POOLING_ONCE', worth)
+@pytest.mark.usefixtures('way')
+def test_a_gpu_computes_what_stock_does_and_waits_for_nothing(family, layout):
     stock, ours = (head.double() for head in both_heads(family))
     sides = [(13, 10)] if family == 'psp' else [(13, 10), (7, 5), (1, 3)]
     maps = [random_map(2, 6, *side, layout=layout, seed=side[0]).detach() for side in sides]
