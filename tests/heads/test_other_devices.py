@@ -1,6 +1,5 @@
-"""What GPUs are given, seen without one: tensors that have a device and a shape but no values.
-
-Whatever needs a value raises on them, so nothing here waits for a device.
+"""What GPUs are given and compute, seen without one: tensors of a device that have no values, which
+have autocast, or whose values are on the CPU. On both, what would wait for a GPU raises.
 """
 
 import contextlib
@@ -17,12 +16,23 @@ from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER
 from pspnet_plugin.ops import pyramid, stacked_levels
 from pspnet_plugin.ops.label_map import label_map
 from pspnet_plugin.ops.stacked_levels import conv2d_over_stacked, fine_and_coarse
-from tests.helpers.heads import FAMILIES
+from tests.helpers.gpu_with_values import OnGpu, gpu_with_values, move_to_gpu
+from tests.helpers.heads import FAMILIES, assert_equal_results, both_heads
 from tests.helpers.maps import LAYOUTS, random_map, stock_conv
 from tests.helpers.torch_features import skip_unless_computed
 
 layouts = pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 families = pytest.mark.parametrize('family', [name for name in FAMILIES if name != 'plain'])
+
+
+@pytest.fixture(params=[0, 1, 9], ids=['levels first', 'one as in stock', 'as in stock'])
+def way(request, monkeypatch):
+    """How many levels are upsampled before the convolution, however small the maps."""
+    split = request.param
+    monkeypatch.setattr(
+        pyramid, 'fine_and_coarse', lambda x, levels, weight: (levels[:split], levels[split:])
+    )
+    monkeypatch.setattr(pyramid, 'WORTH_POOLING_ONCE', 0 if split == 0 else 10**18)
 
 
 def heads_and_inputs(family, device, layout=torch.contiguous_format):
@@ -55,9 +65,8 @@ def gpu():
 
 @families
 @layouts
-@pytest.mark.parametrize('worth', [-(10**18), 10**18], ids=['levels first', 'as in stock'])
-def test_a_gpu_gets_logits_of_the_kind_of_stock(family, layout, worth, monkeypatch):
-    monkeypatch.setattr(stacked_levels, 'WORTH_THE_LAUNCHES', worth)
+@pytest.mark.usefixtures('way')
+def test_a_gpu_gets_logits_of_the_kind_of_stock(family, layout):
     with gpu():
         heads, maps, more = heads_and_inputs(family, 'cuda', layout)
         for dtype in (None, torch.float16, torch.bfloat16):
@@ -68,18 +77,37 @@ def test_a_gpu_gets_logits_of_the_kind_of_stock(family, layout, worth, monkeypat
             assert kinds[0] == kinds[1]
 
 
+def training_and_prediction(head, maps, more, labels):
+    """Logits, loss, accuracy, all gradients and the label map of the first image."""
+    maps = [x.requires_grad_() for x in maps]
+    logits = head(maps, *more)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=each[None])) for each in labels]
+    losses = head.loss_by_feat(logits, samples)
+    # The loss alone has a gradient that batch norm nearly makes zero for some maps.
+    (losses['loss_ce'] + (logits * logits.detach()).sum()).backward()
+    results = {'logits': logits.detach(), **losses, 'map': label_map(logits[0], (64, 48), (50, 70))}
+    results.update((f'x{i}', x.grad) for i, x in enumerate(maps))
+    return {**results, **{name: weight.grad for name, weight in head.named_parameters()}}
+
+
 @families
 @layouts
-def test_loss_and_label_map_need_no_value_of_the_device(family, layout):
-    (_, head), maps, more = heads_and_inputs(family, 'meta', layout)
-    maps = [each.requires_grad_() for each in maps]
-    labels = torch.empty(1, 64, 64, dtype=torch.int64, device='meta')
-    logits = head(maps, *more)
-    losses = head.loss_by_feat(logits, 2 * [SegDataSample(gt_sem_seg=PixelData(data=labels))])
-    losses['loss_ce'].backward()
-    assert all(each.grad.shape == each.shape for each in maps)
-    assert losses['acc_seg'].device.type == 'meta'
-    assert label_map(logits[0], (64, 64), (50, 70)).shape == (1, 50, 70)
+@pytest.mark.usefixtures('way')
+def test_a_gpu_computes_what_stock_does_and_waits_for_nothing(family, layout):
+    stock, ours = (head.double() for head in both_heads(family))
+    sides = [(13, 10)] if family == 'psp' else [(13, 10), (7, 5), (1, 3)]
+    maps = [random_map(2, 6, *side, layout=layout, seed=side[0]).detach() for side in sides]
+    more = [random_map(2, 3, 13, 10).detach()] if family == 'ocr' else []
+    labels = torch.randint(3, (2, 26, 20))
+    labels[0, :5] = 255
+    expected = training_and_prediction(stock, [x.clone() for x in maps], more, labels)
+    with gpu_with_values():
+        move_to_gpu(ours)
+        tensors = ([OnGpu(x) for x in each] for each in (maps, more))
+        results = training_and_prediction(ours, *tensors, OnGpu(labels))
+    found = {name: x if x is None else x.detach().value for name, x in results.items()}
+    assert (found.pop('map') == expected.pop('map')).all()
+    assert_equal_results(found, expected)
 
 
 def shapes_of_pspnet(side, batch=2):
