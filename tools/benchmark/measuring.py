@@ -54,8 +54,8 @@ def size(text: str) -> Size:
 
 
 def option(default: Any, **argument: Any) -> Any:
-    """A field, and how argparse reads it."""
-    return field(default=default, metadata=argument)
+    """A field, and how argparse reads it; of several values it makes a list, which has no hash."""
+    return field(default=default, metadata=argument, hash='nargs' not in argument)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,11 @@ def test_case_that_fails_is_named_and_the_others_go_on(capsys):
 
 
 def test_gpu_is_measured_in_each_precision_and_layout():
-    settings = Settings(config=PSPNET_R18, device='cuda', crop=(32, 64), sizes=((8, 8),))
+    given = f'gpu --config {PSPNET_R18} --crop 32x64 --sizes 8x8 --markdown'.split()
+    options = {**vars(command.parse(given)), 'device': 'cuda'}
+    del options['benchmark'], options['markdown']
+    settings = Settings(**options)
+    assert {settings: 'the weights of a network'}
     settings.apply()  # also where torch wants the number of a device
     cases = list(command.gpu_cases(settings))
     ways = {tuple(case.label.rsplit(', ', 3)[1:]) for case in cases}
