@@ -40,8 +40,7 @@ def run(tool: str, *arguments: object) -> None:
     """Run one of the tools, show its command line, and stop with its exit code if it fails."""
     command = [sys.executable, str(TOOLS / tool), *map(str, arguments)]
     print(f'\n$ {shlex.join(["python", f"tools/{tool}", *command[2:]])}', flush=True)
-    code = subprocess.run(command, check=False).returncode
-    if code:
+    if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)
 
 
@@ -65,8 +64,7 @@ def draw(dataset: Config, runs: dict[str, Path], labelled: int, target: Path) ->
     for start, folder in runs.items():
         (checkpoint,) = folder.glob('iter_*.pth')
         model = init_model(RECIPES / f'{STARTS[start]}.py', checkpoint)
-        predicted = predict(model, tiles)
-        rows[f'{start}\n{labelled} labels'] = [colours[each.label_map] for each in predicted]
+        rows[f'{start}\n{labelled} labels'] = [colours[p.label_map] for p in predict(model, tiles)]
     figure = Figure(figsize=(1.6 * len(tiles), 1.6 * len(rows)), layout='constrained')
     for (title, pictures), row in zip(rows.items(), figure.subplots(len(rows), len(tiles))):
         row[0].set_ylabel(title)

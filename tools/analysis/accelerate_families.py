@@ -118,8 +118,7 @@ def typical_config(family: str, unread: list[Exception]) -> tuple[str, Config]:
 def build_both(config: Config, size: int) -> Runners:
     """The stock and the accelerated model of a config, of the same weights, with their runners."""
     config = stock_config(config, (size, size))
-    hooks = mock.patch.object(callbacks, 'added_hooks', [])
-    with mock.patch.dict(MODELS._module_dict), hooks:
+    with mock.patch.dict(MODELS._module_dict), mock.patch.object(callbacks, 'added_hooks', []):
         stock = build(config)
         from pspnet_plugin import accelerate
 
@@ -256,9 +255,8 @@ def ratio(runners: Runners) -> str:
         start_test(runner, batch)
         # Asked for in each step: after the first one a hook gives the model another.
         steps[name] = lambda model=runner.model: model.test_step(batch)
-    case = Case('prediction', lambda: steps, keeping=('accelerated',))
     try:
-        stock, ours = measure(case, Settings(runs=RUNS))
+        stock, ours = measure(Case('', lambda: steps, ('accelerated',)), Settings(runs=RUNS))
     except Exception as error:  # a failure is a result
         return reason(error)
     return f'{stock.time.median / ours.time.median:.2f} x'

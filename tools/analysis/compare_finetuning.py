@@ -87,8 +87,7 @@ def train_all(args: argparse.Namespace) -> Results:
     with DefaultScope.overwrite_default_scope('mmseg'):
         total = len(DATASETS.build(dataset))
     counts = args.labelled or [total]
-    wrong = [count for count in counts if not 0 < count <= total]
-    if wrong:
+    if wrong := [count for count in counts if not 0 < count <= total]:
         sys.exit(f'error: --labelled {wrong[0]}: the training split has {total} labelled images')
     runs = list(itertools.product(args.recipes, counts, args.seeds))
     threads = max(1, (os.cpu_count() or 1) // args.jobs)

@@ -93,8 +93,7 @@ def table_of_counts(markdown: bool) -> Table:
     columns = 'kernels', 'MiB, elementwise', 'MiB, convolutions', 'G multiply-adds'
     for column in (*columns, *(f'{name}, ms' for name in GPUS)):
         table.add_column(column, justify='right')
-    psp = psp_head(2048, 19)
-    heads = {f'PSPHead, 2048 x 64 x {w}': (psp, [(2048, 64, w)]) for w in (128, 64)}
+    heads = {f'PSPHead, 2048 x 64 x {w}': (psp_head(2048, 19), [(2048, 64, w)]) for w in (128, 64)}
     for name, (builds, shapes) in {**heads, **other_heads((512, 512))}.items():
         for batch in (2, 8):
             each = (figures(operations(build, shapes, batch)) for build in builds.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 import re
 from collections.abc import Iterable, Sequence
@@ -53,8 +54,8 @@ def size(text: str) -> Size:
 
 
 def option(default: Any, **argument: Any) -> Any:
-    """A field, and how argparse reads it."""
-    return field(default=default, metadata=argument)
+    """A field, and how argparse reads it; of several values it makes a list, which has no hash."""
+    return field(default=default, metadata=argument, hash='nargs' not in argument)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Settings:
         cpu = found.group(1) if found else platform.machine()
         machine = torch.cuda.get_device_name() if self.on_gpu else cpu
         threads = f'num_threads {torch.get_num_threads()}'
-        return f'{machine}; {threads}; torch {torch.__version__}; {self.how}; {self.runs} turns.'
+        return f'{machine}; {threads}; torch {torch.__version__}; {self.runs} turns'
 
 
 def feature_map(shape: tuple[int, ...], settings: Settings, seed: int = 0) -> Tensor:
@@ -174,18 +175,22 @@ class Row(NamedTuple):
 def measure_cases(cases: Iterable[Case], settings: Settings, failures: list[str]) -> list[Row]:
     """The rows of all cases; those that fail add a line to ``failures``, and the rest goes on."""
     rows = []
-    for case in cases:
-        try:
-            rows += measure(case, settings)
-        except PspnetPluginError:  # of a config
-            raise
-        except Exception as error:  # no memory, sizes that do not fit, what a compiler raises
-            failures.append(f'{case.label} failed: {first_line(error)}')
+    try:
+        for case in cases:
+            try:
+                rows += measure(case, settings)
+            except Exception as error:  # no memory, sizes that do not fit, what a compiler raises
+                if isinstance(error, PspnetPluginError) and not rows:  # of a config
+                    raise
+                failures.append(f'{case.label} failed: {first_line(error)}')
+    except KeyboardInterrupt:  # Ctrl-C or an alarm
+        failures.append(f'interrupted: what comes after these {len(rows)} rows is not measured')
     return rows
 
 
 def measure(case: Case, settings: Settings) -> list[Row]:
     """A row for each variant: first memory, then time in the order A B C A B C ..."""
+    gc.collect()  # models of former cases that refer to themselves
     steps = case.build()
     how = {'label': case.label, 'num_threads': torch.get_num_threads()}
     outputs, memory, timers = {}, {}, {}
@@ -213,7 +218,6 @@ def peak_memory(step: Step, settings: Settings) -> int:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
-        torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     with profile(profile_memory=True) as profiled:
         step()

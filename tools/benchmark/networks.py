@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import tempfile
 from collections.abc import Collection, Iterator
@@ -177,16 +178,20 @@ def training_step(settings: Settings, parts: Parts = ()) -> Step:
 
 
 def largest_batch(settings: Settings, parts: Parts) -> int:
-    """The most crops with which a training step in float16 has enough memory."""
+    """The most crops with which training steps in float16 have enough memory; 0 if even 1 fails."""
+    torch.backends.cudnn.benchmark = False  # trying all algorithms for each batch takes minutes
     fits, fails = 0, 256
     while fails - fits > 1:
         batch = (fits + fails) // 2
+        gc.collect()
         try:
-            training_step(replace(settings, dtype='float16', batch=batch), parts)()
+            step = training_step(replace(settings, dtype='float16', batch=batch), parts)
+            step()
+            step()  # with the optimizer's state, which the first one made
             fits = batch
-        except torch.cuda.OutOfMemoryError:
+        except (RuntimeError, ValueError):  # no memory, also cuDNN's; a batch norm of one value
             fails = batch
-        torch.cuda.empty_cache()
+        step = None
     return fits
 
 

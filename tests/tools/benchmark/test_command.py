@@ -1,13 +1,14 @@
 """``pspnet benchmark`` at a tiny scale: its tables, and what it says of wrong arguments."""
 
-import itertools
+import signal
 
 import pytest
 import torch
-from benchmark import command
-from benchmark.measuring import DTYPES, Settings, measure_cases
+from benchmark import command, networks
+from benchmark.measuring import DTYPES, Case, Settings, measure_cases
 
 from pspnet_plugin.app.commands import main
+from pspnet_plugin.errors import PspnetPluginError
 from tests.helpers.processes import ROOT, run_script
 
 PSPNET_R18 = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
@@ -102,8 +103,12 @@ def test_case_that_fails_is_named_and_the_others_go_on(capsys):
     )
 
 
-def test_gpu_is_measured_in_each_precision_and_layout_until_its_time_is_over(monkeypatch):
-    settings = Settings(config=PSPNET_R18, device='cuda', crop=(32, 64), sizes=((8, 8),))
+def test_gpu_is_measured_in_each_precision_and_layout():
+    given = f'gpu --config {PSPNET_R18} --crop 32x64 --sizes 8x8 --markdown'.split()
+    options = {**vars(command.parse(given)), 'device': 'cuda'}
+    del options['benchmark'], options['markdown']
+    settings = Settings(**options)
+    assert {settings: 'the weights of a network'}
     settings.apply()  # also where torch wants the number of a device
     cases = list(command.gpu_cases(settings))
     ways = {tuple(case.label.rsplit(', ', 3)[1:]) for case in cases}
@@ -118,8 +123,64 @@ def test_gpu_is_measured_in_each_precision_and_layout_until_its_time_is_over(mon
         'file to label map',
     ):
         assert any(label.startswith(name) for label in measured), name
-    monkeypatch.setattr(command, 'SECONDS', -1)
+
+
+def raises(error):
+    raise error
+
+
+def test_rows_before_an_interrupt_are_kept_and_an_error_of_the_plugin_fails_its_row_alone():
+    steps = {'stock': lambda: None}
+    cases = [
+        Case('first', lambda: steps),
+        Case('second', lambda: raises(PspnetPluginError('not folded'))),
+        Case('third', lambda: steps),
+        Case('fourth', lambda: raises(KeyboardInterrupt())),
+        Case('fifth', lambda: steps),
+    ]
     failures = []
-    assert not measure_cases(itertools.islice(command.gpu_cases(settings), 2), settings, failures)
-    assert all('not begun after' in failure for failure in failures)
-    assert len(failures) == 2
+    rows = measure_cases(cases, Settings(runs=1), failures)
+    assert [row.time.label for row in rows] == ['first', 'third']
+    assert failures[0] == 'second failed: not folded'
+    assert 'what comes after these 2 rows' in failures[1]
+
+
+def test_benchmark_of_a_gpu_ends_in_time_with_its_table(monkeypatch, capsys):
+    def time_is_over():
+        if signal.alarm(0):  # it was set
+            signal.raise_signal(signal.SIGALRM)
+
+    def cases():
+        yield Case('quick', lambda: {'stock': lambda: None})
+        yield Case('compiles', lambda: {'stock': time_is_over})
+
+    monkeypatch.setattr(Settings, 'on_gpu', property(lambda settings: True))
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a GPU')
+    for name in ('memory_allocated', 'reset_peak_memory_stats', 'max_memory_allocated'):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    monkeypatch.setattr(networks, 'largest_batch', lambda settings, parts: 3 + len(parts))
+    monkeypatch.setitem(command.BENCHMARKS, 'gpu', (lambda settings: cases(), {'runs': 1}))
+    assert command.main(['gpu', '--markdown']) == 1
+    output = capsys.readouterr()
+    assert 'a GPU' in output.out.splitlines()[0]
+    assert 'Largest batch of 512 x 1024 in float16, stock: 3' in output.out
+    assert [row[0] for row in table_of(output.out)] == ['quick']
+    assert 'interrupted' in output.err
+
+
+@pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError, RuntimeError, ValueError])
+def test_largest_batch_fits_twice_whatever_error_says_that_it_does_not(error, monkeypatch):
+    """The second step has the optimizer's state; cuDNN and batch norms raise other errors."""
+
+    def training_step(settings, parts):
+        left = [30]
+
+        def step():
+            left[0] -= 1  # what the state takes
+            if settings.batch > left[0]:
+                raise error('no memory')
+
+        return step
+
+    monkeypatch.setattr(networks, 'training_step', training_step)
+    assert networks.largest_batch(Settings(device='cuda'), ()) == 28
