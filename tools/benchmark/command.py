@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import product
+from threading import Timer
 from typing import Any, Callable
 
 from rich.console import Console
@@ -66,18 +67,18 @@ def main(argv: Sequence[str]) -> int:
             return 0
         how = 'as each row says' if name == 'gpu' else settings.how
         console.print(f'{settings.describe()}; {how}.', soft_wrap=True)
+        end = Timer(SECONDS, signal.raise_signal, [signal.SIGINT])
+        end.daemon = True
         if name == 'gpu':
-            signal.signal(signal.SIGALRM, signal.default_int_handler)
-            signal.alarm(SECONDS)
+            end.start()
             for kind, parts in (('stock', ()), ('ours', networks.TRAINING)):
                 label = f'Largest batch of {settings.crop_as_text} in float16, {kind}:'
                 print(label, networks.largest_batch(settings, parts), flush=True)
         rows = measure_cases(BENCHMARKS[name][0](settings), settings, failures)
-        signal.alarm(0)
+        end.cancel()
         if rows:
             console.print(tabulate(rows, markdown))
-    for failure in failures:
-        print(failure, file=sys.stderr)
+    sys.stderr.writelines(f'{failure}\n' for failure in failures)
     return 1 if failures else 0
 
 
