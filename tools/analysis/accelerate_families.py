@@ -5,8 +5,7 @@ One config of each family: of those in which most classes are replaced, the one 
 memory by its metafile, then the first by name. It is built twice with the same random weights,
 stock and accelerated. Compared in float64 on eight images of 64 x 64: losses and all gradients of a
 training step, logits and label maps of a prediction, relative to the largest value of the tensor
-(for small gradients, to a thousandth of the largest of all). Timed in float32, by turns: the
-prediction of one image of 512 x 512.
+(of small gradients to a thousandth of the largest of all). Timed: 512 x 512 in float32, by turns.
 """
 
 from __future__ import annotations
