@@ -1,7 +1,6 @@
 """The command line of the benchmarks: ``pspnet benchmark NAME``.
 
-Ratios are to stock in the same run. Peak memory is what torch's allocator gives out within a step
-above what it held before: on a GPU by CUDA's counter, on a CPU by torch's profiler.
+Ratios are to stock in the same run; peak memory is what a step gets above what was held before.
 """
 
 from __future__ import annotations
@@ -70,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
         end = Timer(SECONDS, signal.raise_signal, [signal.SIGINT])
         end.daemon = True
         if name == 'gpu':
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background
             end.start()
             for kind, parts in (('stock', ()), ('ours', networks.TRAINING)):
                 label = f'Largest batch of {settings.crop_as_text} in float16, {kind}:'

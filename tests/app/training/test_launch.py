@@ -74,7 +74,9 @@ def test_a_run_in_the_folder_of_its_config_leaves_the_config_as_it_was_written(h
     written = Path('mine/mine.py').read_text()
     words = ['--work-dir', 'mine', '--cfg-options']
     words += [f'{key}={value}' for key, value in NARROW_OWN_DATA.items()]
-    assert main(['train', 'mine/mine.py', *words, 'train_cfg.max_iters=1']) == 0
+    command = ['train', 'mine/mine.py', *words, 'train_cfg.max_iters=1']
+    code, printed = run_copy(main, command, folder=here)
+    assert code == 0, printed[-4000:]
     assert Path('mine/mine.py').read_text() == written
     (copied,) = [path for path in Path('mine').glob('*.py') if path.name != 'mine.py']
     assert Config.fromfile(copied).train_cfg.max_iters == 1
@@ -127,10 +129,11 @@ def test_a_config_that_cannot_be_read_is_one_line(here, capsys, command, text, t
         ('model.decode_head.in_index=4', 'model.decode_head does not fit what it gets'),
     ],
 )
-def test_parts_of_a_model_that_do_not_fit_are_named(street_scenes, tmp_path, capsys, option, told):
+def test_parts_of_a_model_that_do_not_fit_are_named(street_scenes, here, option, told):
     options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL, option]
-    assert main(['train', 'psp_r50_cityscapes', '--work-dir', str(tmp_path), *options]) == 1
-    assert f'error: psp_r50_cityscapes: {told}' in capsys.readouterr().err
+    code, printed = run_copy(main, ['train', 'psp_r50_cityscapes', *options], folder=here)
+    assert code == 1
+    assert f'error: psp_r50_cityscapes: {told}' in printed
 
 
 RESTARTS = (
@@ -156,14 +159,12 @@ RESTARTS = (
         ("train_dataloader = dict(sampler=dict(type='RandomSampler'))", 'RandomSampler'),
     ],
 )
-def test_what_a_part_of_a_run_says_of_its_settings_is_one_line(
-    street_scenes, here, capsys, text, told
-):
+def test_what_a_part_of_a_run_says_of_its_settings_is_one_line(street_scenes, here, text, told):
     Path('mine.py').write_text(f'_base_ = {str(CONFIG)!r}\n{text}\n')
     options = [*small_run_options(street_scenes, 1, 1), *NARROW_MODEL]
-    assert main(['train', 'mine.py', *options]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith('error: mine.py: ')
+    code, printed = run_copy(main, ['train', 'mine.py', *options], folder=here)
+    assert code == 1
+    error = printed.rpartition('error: mine.py: ')[2]
     assert told in error
     assert error.count('\n') == 1
 
