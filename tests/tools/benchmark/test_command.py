@@ -1,5 +1,6 @@
 """``pspnet benchmark`` at a tiny scale: its tables, and what it says of wrong arguments."""
 
+import signal
 from threading import Timer
 
 import pytest
@@ -146,17 +147,19 @@ def test_rows_before_an_interrupt_are_kept_and_an_error_of_the_plugin_fails_its_
 
 
 def test_benchmark_of_a_gpu_ends_in_time_with_its_table(monkeypatch, capsys):
-    ends = []
+    started = []
 
     def time_is_over():
-        for end in ends:
-            end.function(*end.args)
+        (end,) = started
+        assert (end.interval, end.args) == (command.SECONDS, [signal.SIGINT])
+        raise KeyboardInterrupt  # a real signal may reach the test runner
 
     def cases():
         yield Case('quick', lambda: {'stock': lambda: None})
         yield Case('compiles', lambda: {'stock': time_is_over})
 
-    monkeypatch.setattr(Timer, 'start', lambda end: ends.append(end))
+    monkeypatch.setattr(Timer, 'start', lambda end: started.append(end))
+    monkeypatch.setattr(signal, 'signal', lambda number, handler: None)
     monkeypatch.setattr(Settings, 'on_gpu', property(lambda settings: True))
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a GPU')
     for name in ('memory_allocated', 'reset_peak_memory_stats', 'max_memory_allocated'):
