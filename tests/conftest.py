@@ -10,7 +10,7 @@ from typing import Callable
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
 from mmseg.registry import MODELS
 
 import pspnet_plugin  # noqa: F401  repairs the stock stack before any test imports mmseg.models
@@ -26,9 +26,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_scope_of_an_earlier_run():
-    """A Runner leaves its default scope behind, in which the next test's registries would look."""
-    DefaultScope._instance_dict.clear()
+def nothing_of_an_earlier_run():
+    """A Runner leaves its default scope, logger, messages and visualizer for the next one."""
+
+    def forget(kind: type[ManagerMixin]) -> None:
+        kind._instance_dict.clear()
+        for narrower in kind.__subclasses__():
+            forget(narrower)
+
+    forget(ManagerMixin)
 
 
 @pytest.fixture(scope='session')

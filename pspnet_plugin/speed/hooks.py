@@ -46,10 +46,12 @@ class ChannelsLastHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Start anew with another run."""
+        if not self.enabled:
+            return
         self._format, self._tried = torch.channels_last, set()
         watch_loops(runner)
         defect = _defect_of_optimizer(runner.optim_wrapper) or _defect_on_cpu(runner.model)
-        if self.enabled and defect:
+        if defect:
             self._format = torch.contiguous_format
             runner.logger.info(f'ChannelsLastHook leaves the model contiguous: {defect}')
 

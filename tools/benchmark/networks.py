@@ -33,6 +33,7 @@ from pspnet_plugin.replacements import REPLACEMENTS
 from pspnet_plugin.speed.folding import fold_batch_norms
 from pspnet_plugin.utils.config_files import read_config
 from pspnet_plugin.utils.config_tree import dicts_within
+from pspnet_plugin.utils.text import first_line
 
 from .heads import OURS, STOCK
 from .measuring import Case, Settings, Size, Step, label_maps, noise
@@ -177,10 +178,10 @@ def training_step(settings: Settings, parts: Parts = ()) -> Step:
     return step
 
 
-def largest_batch(settings: Settings, parts: Parts) -> int:
-    """The most crops with which training steps in float16 have enough memory; 0 if even 1 fails."""
+def largest_batch(settings: Settings, parts: Parts) -> str:
+    """The most crops with which training steps in float16 have enough memory; why, if it is 0."""
     torch.backends.cudnn.benchmark = False  # trying all algorithms for each batch takes minutes
-    fits, fails = 0, 256
+    fits, fails, reason = 0, 256, ''
     while fails - fits > 1:
         batch = (fits + fails) // 2
         gc.collect()
@@ -189,10 +190,10 @@ def largest_batch(settings: Settings, parts: Parts) -> int:
             step()
             step()  # with the optimizer's state, which the first one made
             fits = batch
-        except (RuntimeError, ValueError):  # no memory, also cuDNN's; a batch norm of one value
-            fails = batch
+        except (RuntimeError, ValueError) as error:  # no memory, also cuDNN's; a batch norm's
+            fails, reason = batch, first_line(error)
         step = None
-    return fits
+    return str(fits) if fits else f'0, {reason}'
 
 
 def prediction(settings: Settings, image: str, parts: Parts = ()) -> Step:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
+from types import FrameType
 
 from torch import nn
 
@@ -34,11 +36,12 @@ def told_of_config(error: Exception, begun: bool) -> str | None:
             return f'{one_line(error)} ({kind_of(settings)}: {shown(settings)})'
     elif (
         not begun
-        or str(frames[-1].f_globals.get('__name__')).startswith(OF_RUNS)
+        or module_of(frames[-1]).startswith(OF_RUNS)
         or any(frame.f_code.co_name == 'from_cfg' for frame in frames)  # of mmengine's Runner
+        or (isinstance(error, (TypeError, AssertionError)) and are_stock(frames))
     ):
-        part = frames[-1].f_locals.get('self')
-        return one_line(error) + (f' ({type(part).__name__})' if begun and part is not None else '')
+        parts = [frame.f_locals['self'] for frame in frames if 'self' in frame.f_locals]
+        return one_line(error) + (f' ({type(parts[-1]).__name__})' if begun and parts else '')
     part = part_of_model(error)
     if part and any(words in text for words in BY_SIZES):
         return (
@@ -53,6 +56,18 @@ def told_of_config(error: Exception, begun: bool) -> str | None:
             "image, or norm_cfg=dict(type='GN', num_groups=32)."
         )
     return None
+
+
+def module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get('__name__'))
+
+
+def are_stock(frames: Sequence[FrameType]) -> bool:
+    """Whether a part of MMSegmentation failed and nobody's own code took part in the run."""
+    modules = [module_of(frame) for frame in frames]
+    failed = next(module for module in reversed(modules) if not module.startswith('torch.'))
+    stock = (*OTHERS, 'runpy', '<run_path>')
+    return failed.startswith('mm') and all(module.startswith(stock) for module in modules)
 
 
 def shown(settings: dict) -> str:

@@ -157,6 +157,11 @@ RESTARTS = (
         ('optim_wrapper = dict(accumulative_counts=0)', '(OptimWrapper: '),
         ("log_level = 'LOUD'", "KeyError: 'LOUD' (MMLogger)"),
         ("train_dataloader = dict(sampler=dict(type='RandomSampler'))", 'RandomSampler'),
+        (
+            'optim_wrapper = dict(clip_grad=dict(_delete_=True, max_norms=1))',
+            "'max_norms' (OptimWrapper)",
+        ),
+        ("model = dict(test_cfg=dict(mode='hole'))", 'but got hole. (LabelMapEncoderDecoder)'),
     ],
 )
 def test_what_a_part_of_a_run_says_of_its_settings_is_one_line(street_scenes, here, text, told):

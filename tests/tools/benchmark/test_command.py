@@ -175,11 +175,14 @@ def test_benchmark_of_a_gpu_ends_in_time_with_its_table(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError, RuntimeError, ValueError])
-def test_largest_batch_fits_twice_whatever_error_says_that_it_does_not(error, monkeypatch):
+@pytest.mark.parametrize(('memory', 'largest'), [(30, '28'), (2, '0, no memory')])
+def test_largest_batch_fits_twice_whatever_error_says_that_it_does_not(
+    memory, largest, error, monkeypatch
+):
     """The second step has the optimizer's state; cuDNN and batch norms raise other errors."""
 
     def training_step(settings, parts):
-        left = [30]
+        left = [memory]
 
         def step():
             left[0] -= 1  # what the state takes
@@ -189,4 +192,4 @@ def test_largest_batch_fits_twice_whatever_error_says_that_it_does_not(error, mo
         return step
 
     monkeypatch.setattr(networks, 'training_step', training_step)
-    assert networks.largest_batch(Settings(device='cuda'), ()) == 28
+    assert networks.largest_batch(Settings(device='cuda'), ()) == largest
