@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from collections.abc import Iterator
@@ -23,6 +24,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """With ``-n``, each worker computes in one thread, as do the processes that its tests start."""
     if config.getoption('numprocesses', None):
         os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no collection of garbage looks at it."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,12 @@ Python code of the network.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import io
 import json
 import logging
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -150,6 +152,31 @@ def quiet() -> Iterator[None]:
 # --- OpenVINO -----------------------------------------------------------------------------------
 
 
+class SignalStack(ctypes.Structure):
+    """Linux' ``stack_t``: the memory on which a thread handles signals."""
+
+    _fields_ = [('start', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]
+
+
+@contextlib.contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """After this context the thread handles signals on the memory on which it did before.
+
+    OpenVINO gives the thread that loads it other memory and takes it back. Where of two networks
+    the first goes first, the thread is left with memory that is freed, and the next signal ends
+    the process without a word: Ctrl-C, or a worker of a data loader that has done its work.
+    """
+    if sys.platform != 'linux':  # elsewhere OpenVINO leaves it
+        yield
+        return
+    system, stack = ctypes.CDLL(None), SignalStack()
+    system.sigaltstack(None, ctypes.byref(stack))
+    try:
+        yield
+    finally:
+        system.sigaltstack(ctypes.byref(stack), None)
+
+
 def write_openvino(network: ExportedNetwork, example: Tensor, metadata: Meta, path: Path) -> None:
     """Write ``network`` with ``metadata`` in the file's ``rt_info``, under ``pspnet``.
 
@@ -168,6 +195,7 @@ def write_openvino(network: ExportedNetwork, example: Tensor, metadata: Meta, pa
         openvino.save_model(model, path, compress_to_fp16=halved)
 
 
+@signal_stack_kept()
 def open_openvino(path: Path, precision: str = 'f32') -> Predict:
     import openvino
 
@@ -177,6 +205,7 @@ def open_openvino(path: Path, precision: str = 'f32') -> Predict:
     return lambda image: np.array(network(image)[0])
 
 
+@signal_stack_kept()
 def quantize_openvino(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
     import nncf
     import openvino

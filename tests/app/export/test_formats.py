@@ -2,6 +2,7 @@
 
 import copy
 import json
+import signal
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from mmseg.apis import inference_model, init_model
 from PIL import Image
 
 from pspnet_plugin import ExportSettings, export_model
-from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER
+from pspnet_plugin.app.export.runtimes import HAS_DYNAMO_EXPORTER, open_openvino
 from tests.helpers.exports import (
     CLASSES,
     PALETTE,
@@ -26,7 +27,7 @@ from tests.helpers.exports import (
     stock_labels,
     stock_mean_iou,
 )
-from tests.helpers.processes import ROOT
+from tests.helpers.processes import ROOT, run_copy
 
 needs_dynamo_exporter = pytest.mark.skipif(
     not HAS_DYNAMO_EXPORTER, reason='torch.export and nncf need torch 2.7 or later'
@@ -70,6 +71,23 @@ def test_labels_are_those_of_mmseg_at_any_size_and_batch(files, name, run, size,
     assert labels.shape == expected.shape == (batch, *size)
     assert len(np.unique(expected)) >= 3
     assert (labels == expected).mean() >= 0.999
+
+
+def open_two_and_press_ctrl_c(path) -> int:
+    """0 where Python handles a signal after the first of two networks went first."""
+    first, second = open_openvino(path), open_openvino(path)
+    del first
+    del second
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        return 0
+    return 1
+
+
+def test_ctrl_c_after_openvino_is_that_of_python(files, tmp_path):
+    code, printed = run_copy(open_two_and_press_ctrl_c, files('openvino').path, folder=tmp_path)
+    assert code == 0, printed
 
 
 @pytest.mark.parametrize(
