@@ -1,5 +1,7 @@
 """What ``FactorizedUPerHead`` keeps for the backward pass, and what it computes again in it."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -44,7 +46,9 @@ def test_at_most_half_of_what_stock_keeps_is_kept(layout, kwargs):
         inputs = maps([32, 16, 8, 4], SWIN['in_channels'], dtype=torch.float32)
         inputs = [x.to(memory_format=layout).requires_grad_() for x in inputs]
         head(inputs)  # makes what is made once
-        kept.append(bytes_left(lambda head=head, inputs=inputs: head(inputs)))
+        # The least of three: the profiler of torch 2.1 now and then counts more than is kept.
+        call = functools.partial(head, inputs)
+        kept.append(min(bytes_left(call) for _ in range(3)))
     stock, ours = kept
     assert ours <= 0.5 * stock
 
