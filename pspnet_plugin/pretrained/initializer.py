@@ -19,6 +19,7 @@ from torch import nn
 from ..compat.runner import after_init, starting_runner
 from ..utils.config_tree import init_cfgs, kind_of
 from ..utils.distributed import unwrapped
+from .advice.pixels import note_pixels
 from .errors import PretrainedWeightsError
 from .load import load_pretrained
 from .report import LoadReport
@@ -66,6 +67,9 @@ class PretrainedBackbone:
             if error.report is not None:
                 print_log(str(error.report), logger='current', level=logging.ERROR)
             raise
+        runner = starting_runner()
+        if runner is not None:
+            note_pixels(report, unwrapped(runner.model))
         print_log(str(report), logger='current')
         _write_beside_log(report)
         if hasattr(module, '_params_init_info'):
