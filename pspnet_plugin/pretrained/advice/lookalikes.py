@@ -197,7 +197,20 @@ LOOKALIKES = (
         'Leave first_conv out and give it RGB images (bgr_to_rgb=True in the data_preprocessor, '
         'for files as OpenCV reads them).',
     ),
+    Lookalike(
+        lambda p: any(re.search(r'(^|\.)ln_pre\.', n) for n in p.plan.match.unknown.values()),
+        'these weights are of a ViT that normalizes the patches before its layers, as CLIP does',
+        'Set pre_norm=True in the backbone.',
+    ),
     # --- notes ---
+    Lookalike(
+        lambda p: (
+            type(p.backbone).__module__ == 'mmseg.models.backbones.vit'
+            and p.backbone.layers[0].attn.num_heads * 64 != p.backbone.layers[0].attn.embed_dims
+        ),
+        'weights do not show the number of attention heads: nearly every published ViT has one for '
+        'each 64 of embed_dims, unlike num_heads of the module',
+    ),
     Lookalike(
         lambda p: p.file and p.file != p.own,
         'the file is called {pair.file} and the module is {pair.this}: another network',
