@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger, print_log
 from mmengine.model.averaged_model import BaseAveragedModel
@@ -14,7 +16,7 @@ from mmengine.model.weight_init import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
 from ..compat.runner import after_init, starting_runner
 from ..utils.config_tree import init_cfgs, kind_of
@@ -24,6 +26,8 @@ from .errors import PretrainedWeightsError
 from .load import load_pretrained
 from .report import LoadReport
 from .settings import LoadSettings
+
+SAMPLES = '_pretrained_samples'
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -58,6 +62,10 @@ class PretrainedBackbone:
             what = f'{self.settings.checkpoint} is not loaded into {type(module).__name__}'
             print_log(f'{what}: the run goes on from {wins}.', logger='current')
         module.pretrained_report = report  # type: ignore[assignment]
+        for part in module.modules():  # which this has loaded over
+            vars(part).pop(SAMPLES, None)
+        if report is not None:
+            vars(module)[SAMPLES] = samples(module, [*report.loaded, *report.adapted])
         return report
 
     def _load(self, module: nn.Module) -> LoadReport:
@@ -144,7 +152,32 @@ def _holds(checkpoint: str, module: nn.Module, model: nn.Module) -> bool:
     )
 
 
-# --- no init_cfg is left out --------------------------------------------------------------------
+# --- no init_cfg is left out, and nothing initializes after the loading ---------------------------
+
+
+def samples(module: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """A few values of each weight among these, by which to see that it has been written again."""
+    own = module.state_dict()
+    weights = {name: own[name] for name in names if name in own and own[name].dim() > 1}
+    return {n: w.flatten()[:: max(1, w.numel() // 8)].clone() for n, w in weights.items()}
+
+
+def require_kept(model: nn.Module) -> None:
+    """Stop the run where most weights that were loaded into a module have been written again.
+
+    A part of it may be: a model may have a wish for its classifier.
+    """
+    for name, module in model.named_modules():
+        loaded = vars(module).pop(SAMPLES, {})
+        now = samples(module, loaded)
+        lost = [key for key in now if not torch.equal(now[key].to(loaded[key]), loaded[key])]
+        if 2 * len(lost) > len(loaded):
+            raise PretrainedWeightsError(
+                f'{name or "The model"} ({type(module).__name__}) has lost the weights of '
+                f'{module.pretrained_report.reference}: {lost[0]} and {len(lost) - 1} other '
+                'weights were initialized after they had been loaded. Let init_weights() of the '
+                'modules around it end with super().init_weights(), and leave init_cfg out there.'
+            )
 
 
 def require_initialized(model: nn.Module) -> None:
@@ -170,4 +203,4 @@ def _left_out(model: nn.Module, name: str, module: nn.Module) -> str:
     )
 
 
-after_init.append(require_initialized)
+after_init += [require_initialized, require_kept]

@@ -322,6 +322,43 @@ def test_an_init_cfg_that_nobody_reads_stops_the_run_and_the_hook_mends_it(tmp_p
     assert all(torch.equal(start[f'{name}.{key}'], t) for key, t in theirs.named_parameters())
 
 
+class Forgetful(Net):
+    """A model that initializes all its convolutions last."""
+
+    def init_weights(self):
+        super().init_weights()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+
+def initialized_as_a_whole(backbone):
+    model = Net(backbone=backbone)
+    model.init_cfg = {'type': 'Normal', 'layer': ['Conv2d', 'Linear']}
+    return model
+
+
+@pytest.mark.parametrize(
+    ('whole', 'kind'),
+    [
+        (lambda backbone: Forgetful(backbone=backbone), lambda: build(**NARROW_RESNET)),
+        (initialized_as_a_whole, swin),  # loaded before the run, because of its init_weights
+    ],
+)
+def test_an_initialization_behind_the_loading_stops_the_run(tmp_path, whole, kind):
+    file = saved(randomized(kind()), tmp_path / 'weights.pth')
+    message = r'^backbone \(.* has lost the weights of .* initialized after they had been loaded'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        start_of(tmp_path, PretrainedBackboneHook(file), model=whole(kind()))
+
+
+def test_weights_of_a_whole_model_may_overwrite_those_of_its_backbone(tmp_path, file):
+    theirs = randomized(Net(), seed=7)
+    hook = PretrainedBackboneHook(saved(theirs, tmp_path / 'whole.pth'), module='')
+    start = start_of(tmp_path, hook, model=Net(init_cfg(file)))
+    assert torch.equal(start['backbone.conv1.weight'], theirs.backbone.conv1.weight)
+
+
 def test_an_average_inside_the_model_needs_no_weights_of_its_own(tmp_path, file, network):
     model = Net(init_cfg(file))
     model.average = ExponentialMovingAverage(model.backbone)

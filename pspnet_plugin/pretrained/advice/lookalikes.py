@@ -10,6 +10,7 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,13 @@ def _architecture_of_file(reference: str, of_any_kind: bool) -> str:
     timm = importlib.import_module('timm')
     ends = [len(name), *(match.start() for match in reversed(list(re.finditer(r'[\W_]', name))))]
     return next((name[:end] for end in ends if timm.get_pretrained_cfg(name[:end])), '')
+
+
+def _has_other_heads(backbone: Any) -> bool:
+    if type(backbone).__module__ != 'mmseg.models.backbones.vit':
+        return False
+    attention = backbone.layers[0].attn
+    return attention.num_heads * 64 != attention.embed_dims
 
 
 def _is_bilinear(module: nn.Module) -> bool:
@@ -204,10 +212,7 @@ LOOKALIKES = (
     ),
     # --- notes ---
     Lookalike(
-        lambda p: (
-            type(p.backbone).__module__ == 'mmseg.models.backbones.vit'
-            and p.backbone.layers[0].attn.num_heads * 64 != p.backbone.layers[0].attn.embed_dims
-        ),
+        lambda p: _has_other_heads(p.backbone),
         'weights do not show the number of attention heads: nearly every published ViT has one for '
         'each 64 of embed_dims, unlike num_heads of the module',
     ),
