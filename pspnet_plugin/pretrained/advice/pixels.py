@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from ..match.adapt import CLASSIFIER
 from ..report import LoadReport
 
 # References to weights whose images had ImageNet's mean and standard deviation, all of them RGB.
-IMAGENET = re.compile(r'torchvision://|open-mmlab://resne[stx]+t?\d+(?!.*caffe)')
+IMAGENET = re.compile(r'torchvision://|mmseg://pspnet_|open-mmlab://resne[stx]+t?\d+(?!.*caffe)')
 IMAGENET_PIXELS = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 TIMM = re.compile(r'(?:timm://|hf://timm/)([^/@]+)')  # the name of a model, with its tag
 TOLERANCE = 2.0  # of 255: some round 127.5 to 127 or 128
@@ -26,7 +27,8 @@ def note_pixels(report: LoadReport, model: nn.Module) -> None:
     expected = expected_pixels(report.reference)
     preprocessor: Any = getattr(model, 'data_preprocessor', None)
     normalizes = getattr(preprocessor, '_enable_normalize', None)
-    if expected is None or normalizes is None or report.adapted:
+    only_colours = all(map(CLASSIFIER.search, report.adapted))
+    if expected is None or normalizes is None or not only_colours:
         return
     kept = [preprocessor.mean, preprocessor.std] if normalizes else []
     mean, std = [tensor.flatten().tolist() for tensor in kept] or (None, None)

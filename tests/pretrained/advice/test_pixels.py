@@ -61,6 +61,15 @@ def test_a_run_notes_other_pixels_than_the_library_says(tmp_path, model, referen
     assert bool(notes) != bool(close and settings['bgr_to_rgb'])
 
 
+def test_images_of_other_channels_than_rgb_have_no_pixels_to_expect(tmp_path, model):
+    net = model('torchvision://resnet18')
+    backbone = {**NARROW_RESNET, 'in_channels': 4}
+    net.backbone = build(**backbone, init_cfg=net.backbone.init_cfg)
+    net.data_preprocessor = SegDataPreProcessor(mean=[127.0] * 4, std=[128.0] * 4)
+    make_runner(tmp_path, model=net)._init_model_weights()
+    assert not net.backbone.pretrained_report.notes
+
+
 def test_images_of_other_units_have_no_pixels_to_expect(tmp_path, model):
     net = model('torchvision://resnet18')
     net.data_preprocessor = SegDataPreProcessor(mean=[9000.0] * 3, std=[2000.0] * 3)
