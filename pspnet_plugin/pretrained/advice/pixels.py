@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from typing import Any
 
@@ -47,8 +48,10 @@ def note_pixels(report: LoadReport, model: nn.Module) -> None:
 def expected_pixels(reference: str) -> tuple[list[float], list[float]] | None:
     """Mean and standard deviation of R, G and B, 0 to 255, for weights of a known source."""
     told = TIMM.match(reference)
-    config = importlib.import_module('timm').get_pretrained_cfg(told.group(1)) if told else None
-    if config:
+    if told and importlib.util.find_spec('timm'):  # hf:// needs no timm
+        config = importlib.import_module('timm').get_pretrained_cfg(told.group(1))
+        if config is None:
+            return None
         return [255 * value for value in config.mean], [255 * value for value in config.std]
     return IMAGENET_PIXELS if IMAGENET.match(reference) else None
 
