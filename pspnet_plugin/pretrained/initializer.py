@@ -91,12 +91,15 @@ def initializers_of(module: nn.Module) -> list[str]:
 
 
 def _refuse_later_initializers(module: nn.Module) -> None:
-    """mmengine runs a list of init_cfg in its order, so one behind ours would undo the loading."""
-    kinds = initializers_of(module)
-    if PretrainedBackbone.__name__ in kinds[:-1] and kinds[-1] != PretrainedBackbone.__name__:
+    """mmengine runs a list of init_cfg in its order, but ``Pretrained``, which it runs last."""
+    kinds, ours = initializers_of(module), PretrainedBackbone.__name__
+    behind = [kind for kind in kinds if kind in ('Pretrained', 'PretrainedInit')]
+    behind = behind or [kind for kind in kinds[-1:] if kind != ours]
+    if ours in kinds and behind:
         raise PretrainedWeightsError(
-            f'init_cfg of {type(module).__name__} has {kinds[-1]} behind PretrainedBackbone, which '
-            'would overwrite the loaded weights. Put PretrainedBackbone last.'
+            f'init_cfg of {type(module).__name__} has {behind[0]} behind PretrainedBackbone, which '
+            'would overwrite the loaded weights. Put PretrainedBackbone last, and no Pretrained '
+            'beside it.'
         )
 
 

@@ -63,10 +63,16 @@ def test_other_initializers_before_ours_are_overwritten(tmp_path, file, network)
     assert has_weights_of(start_of(tmp_path, model=model), network)
 
 
-def test_an_initializer_behind_ours_is_an_error(tmp_path, file):
+# mmengine runs Pretrained last, wherever it stands.
+@pytest.mark.parametrize(
+    ('kind', 'order'), [('Constant', 1), ('Pretrained', 1), ('Pretrained', -1)]
+)
+def test_an_initializer_behind_ours_is_an_error(tmp_path, file, kind, order):
     constant = {'type': 'Constant', 'val': 7, 'layer': 'Conv2d'}
-    with pytest.raises(PretrainedWeightsError, match='Put PretrainedBackbone last'):
-        start_of(tmp_path, model=Net([init_cfg(file), constant]))
+    other = constant if kind == 'Constant' else {'type': kind, 'checkpoint': file}
+    message = f'{kind} behind PretrainedBackbone.* Put PretrainedBackbone last'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        start_of(tmp_path, model=Net([init_cfg(file), other][::order]))
 
 
 def test_the_report_is_in_the_log_and_beside_it_as_json(tmp_path, file):
