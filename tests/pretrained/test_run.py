@@ -358,6 +358,12 @@ def test_an_initialization_behind_the_loading_stops_the_run(tmp_path, whole, kin
         start_of(tmp_path, PretrainedBackboneHook(file), model=whole(kind()))
 
 
+def test_weights_of_a_backbone_may_overwrite_those_of_a_whole_model(tmp_path, file, network):
+    whole = PretrainedBackboneHook(saved(randomized(Net(), seed=7), tmp_path / 'w.pth'), module='')
+    start = start_of(tmp_path, whole, PretrainedBackboneHook(file), model=Considerate())
+    assert has_weights_of(start, network)
+
+
 def test_weights_of_a_whole_model_may_overwrite_those_of_its_backbone(tmp_path, file):
     theirs = randomized(Net(), seed=7)
     hook = PretrainedBackboneHook(saved(theirs, tmp_path / 'whole.pth'), module='')
