@@ -56,8 +56,9 @@ def patch() -> None:
             if reason is None:
                 raise
             raise CheckpointError(f'The checkpoint {filename} {reason}') from error
-        state = content.get('state_dict', content) if isinstance(content, dict) else {}
-        if not isinstance(state, Mapping):  # mmengine would end in a traceback
+        state = content.get('state_dict', content) if isinstance(content, Mapping) else content
+        # mmengine would end in a traceback
+        if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
             raise CheckpointError(
                 f"The checkpoint {filename} has a {type(state).__name__} as its 'state_dict', not "
                 'a mapping of names to tensors: save model.state_dict() there.'

@@ -46,7 +46,7 @@ class L2SPHook(Hook):
         ScheduleError: ``alpha`` is no number above 0.
         SelectionError: there is no such module.
         UnsupportedRunError: the optimizer is none of SGD, Adam and AdamW, or decays the part by
-            itself; the model is sharded; a checkpoint that is resumed has no start.
+            itself; the model is sharded; a checkpoint that is resumed has no start of the part.
 
     Example:
         custom_hooks=[dict(type='L2SPHook', alpha=0.01)]
@@ -78,11 +78,17 @@ class L2SPHook(Hook):
         model = runner.model
         if is_sharded(model):
             raise UnsupportedRunError(f'L2SPHook cannot pull a model in {type(model).__name__}.')
-        pulled = module_named(unwrapped(model), self.module)
-        parameters = dict(pulled.named_parameters())
+        pulled = module_named(unwrapped(model), self.module).named_parameters(self.module)
+        parameters = dict(pulled)
         if self._started() is not runner:  # a second training of a runner has the same start
             self._start = {name: p.detach().clone() for name, p in parameters.items()}
             self._started = weakref.ref(runner)
+        if not self._start.keys() >= parameters.keys():
+            raise UnsupportedRunError(
+                f'The checkpoint holds no start of {self.module or "the whole model"} for '
+                'L2SPHook: resume with the module of its run, or start a new run from its weights '
+                '(load_from, without resume).'
+            )
         self._starts = {p: self._start[name].to(p) for name, p in parameters.items()}
         wrappers = by_name(runner.optim_wrapper).values()
         for wrapper in wrappers:
@@ -97,7 +103,8 @@ class L2SPHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the start for a run that is resumed."""
-        checkpoint[START] = {name: start.cpu() for name, start in self._start.items()}
+        starts = {name: start.cpu() for name, start in self._start.items()}
+        checkpoint[START] = {**checkpoint.get(START, {}), **starts}  # of several hooks
 
     def _check(self, optimizer: Optimizer, scales_loss: bool) -> None:
         groups = [g for g in optimizer.param_groups if any(p in self._starts for p in g['params'])]
@@ -126,7 +133,8 @@ class L2SPHook(Hook):
                 if parameter.grad is None or parameter not in self._starts:
                     continue
                 distance = parameter - self._starts[parameter]
-                if isinstance(optimizer, AdamW):
+                # Since torch 2.7 Adam can decay weights as AdamW does.
+                if group.get('decoupled_weight_decay', isinstance(optimizer, AdamW)):
                     parameter -= float(group['lr']) * self.alpha * distance
                 elif group.get('maximize'):
                     parameter.grad -= self.alpha * distance

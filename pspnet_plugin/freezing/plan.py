@@ -38,6 +38,11 @@ def plan(
     chosen = functools.partial(select, model)
     if isinstance(schedule, dict):
         schedule = expand_preset(schedule, functools.partial(stage_patterns, model), length)
+    if not isinstance(schedule, (list, tuple)):
+        raise ScheduleError(
+            f'schedule={schedule!r} is neither a list of lines such as dict(at=, unfreeze=) nor a '
+            'preset, dict(type=).'
+        )
     first = Rule(at=0, freeze=chosen(as_list(freeze), as_list(exclude)))
     rules = build_rules(schedule, chosen, length)
     unfreezing = [p for line in schedule for p in as_list(line.get('unfreeze', ()))]

@@ -147,8 +147,8 @@ def is_norm(module: nn.Module) -> bool:
 def module_named(model: nn.Module, name: str) -> nn.Module:
     """The module of a dotted name; raises SelectionError where there is none."""
     modules = dict(model.named_modules())
-    if name not in modules:
-        near = did_you_mean(name, modules)
+    if not isinstance(name, str) or name not in modules:
+        near = did_you_mean(str(name), modules)
         raise SelectionError(f'{name!r} is no module of {type(model).__name__}.{near}')
     return modules[name]
 

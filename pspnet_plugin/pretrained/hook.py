@@ -13,7 +13,7 @@ from torch import nn
 from ..compat.runner import starting
 from ..utils.distributed import unwrapped
 from .errors import PretrainedWeightsError
-from .initializer import PretrainedBackbone
+from .initializer import SAMPLES, PretrainedBackbone
 from .settings import LoadSettings
 
 
@@ -59,6 +59,8 @@ class PretrainedBackboneHook(Hook):
             with starting(runner):
                 WEIGHT_INITIALIZERS.build(settings)(target)
             target.is_init = True
+            for ancestor in ancestors:  # whose weights this may have loaded over
+                vars(ancestor).pop(SAMPLES, None)
 
 
 def find_module(model: nn.Module, name: str) -> tuple[list[nn.Module], nn.Module]:

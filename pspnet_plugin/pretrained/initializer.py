@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger, print_log
 from mmengine.model.averaged_model import BaseAveragedModel
@@ -14,15 +16,18 @@ from mmengine.model.weight_init import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
 from ..compat.runner import after_init, starting_runner
 from ..utils.config_tree import init_cfgs, kind_of
 from ..utils.distributed import unwrapped
+from .advice.pixels import note_pixels
 from .errors import PretrainedWeightsError
 from .load import load_pretrained
 from .report import LoadReport
 from .settings import LoadSettings
+
+SAMPLES = '_pretrained_samples'
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -57,6 +62,10 @@ class PretrainedBackbone:
             what = f'{self.settings.checkpoint} is not loaded into {type(module).__name__}'
             print_log(f'{what}: the run goes on from {wins}.', logger='current')
         module.pretrained_report = report  # type: ignore[assignment]
+        for part in module.modules():  # which this has loaded over
+            vars(part).pop(SAMPLES, None)
+        if report is not None:
+            vars(module)[SAMPLES] = samples(module, [*report.loaded, *report.adapted])
         return report
 
     def _load(self, module: nn.Module) -> LoadReport:
@@ -66,6 +75,9 @@ class PretrainedBackbone:
             if error.report is not None:
                 print_log(str(error.report), logger='current', level=logging.ERROR)
             raise
+        runner = starting_runner()
+        if runner is not None:
+            note_pixels(report, unwrapped(runner.model))
         print_log(str(report), logger='current')
         _write_beside_log(report)
         if hasattr(module, '_params_init_info'):
@@ -79,12 +91,15 @@ def initializers_of(module: nn.Module) -> list[str]:
 
 
 def _refuse_later_initializers(module: nn.Module) -> None:
-    """mmengine runs a list of init_cfg in its order, so one behind ours would undo the loading."""
-    kinds = initializers_of(module)
-    if PretrainedBackbone.__name__ in kinds[:-1] and kinds[-1] != PretrainedBackbone.__name__:
+    """mmengine runs a list of init_cfg in its order, but ``Pretrained``, which it runs last."""
+    kinds, ours = initializers_of(module), PretrainedBackbone.__name__
+    behind = [kind for kind in kinds if kind in ('Pretrained', 'PretrainedInit')]
+    behind = behind or [kind for kind in kinds[-1:] if kind != ours]
+    if ours in kinds and behind:
         raise PretrainedWeightsError(
-            f'init_cfg of {type(module).__name__} has {kinds[-1]} behind PretrainedBackbone, which '
-            'would overwrite the loaded weights. Put PretrainedBackbone last.'
+            f'init_cfg of {type(module).__name__} has {behind[0]} behind PretrainedBackbone, which '
+            'would overwrite the loaded weights. Put PretrainedBackbone last, and no Pretrained '
+            'beside it.'
         )
 
 
@@ -140,7 +155,32 @@ def _holds(checkpoint: str, module: nn.Module, model: nn.Module) -> bool:
     )
 
 
-# --- no init_cfg is left out --------------------------------------------------------------------
+# --- no init_cfg is left out, and nothing initializes after the loading ---------------------------
+
+
+def samples(module: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """A few values of each weight among these, by which to see that it has been written again."""
+    own = module.state_dict()
+    weights = {name: own[name] for name in names if name in own and own[name].dim() > 1}
+    return {n: w.flatten()[:: max(1, w.numel() // 8)].clone() for n, w in weights.items()}
+
+
+def require_kept(model: nn.Module) -> None:
+    """Stop the run where most weights that were loaded into a module have been written again.
+
+    A part of it may be: a model may have a wish for its classifier.
+    """
+    for name, module in model.named_modules():
+        loaded = vars(module).pop(SAMPLES, {})
+        now = samples(module, loaded)
+        lost = [key for key in now if not torch.equal(now[key].to(loaded[key]), loaded[key])]
+        if 2 * len(lost) > len(loaded):
+            raise PretrainedWeightsError(
+                f'{name or "The model"} ({type(module).__name__}) has lost the weights of '
+                f'{module.pretrained_report.reference}: {lost[0]} and {len(lost) - 1} other '
+                'weights were initialized after they had been loaded. Let init_weights() of the '
+                'modules around it end with super().init_weights(), and leave init_cfg out there.'
+            )
 
 
 def require_initialized(model: nn.Module) -> None:
@@ -166,4 +206,4 @@ def _left_out(model: nn.Module, name: str, module: nn.Module) -> str:
     )
 
 
-after_init.append(require_initialized)
+after_init += [require_initialized, require_kept]

@@ -250,9 +250,19 @@ def test_resumed_run_has_the_files_before_it_as_its_way_out(tmp_path):
         load(tmp_path / 'iter_4.pth')
 
 
-def test_state_dict_that_is_a_list_is_named(tmp_path):
-    torch.save({'state_dict': [torch.ones(2)]}, tmp_path / 'list.pth')
-    with pytest.raises(CheckpointError, match="has a list as its 'state_dict'"):
+@pytest.mark.parametrize(
+    ('content', 'kind'),
+    [
+        ({'state_dict': [torch.ones(2)]}, 'list'),
+        ([torch.ones(2)], 'list'),
+        (None, 'NoneType'),
+        (torch.ones(2), 'Tensor'),
+        ({0: torch.ones(2)}, 'dict'),
+    ],
+)
+def test_a_state_dict_that_is_none_is_named(tmp_path, content, kind):
+    torch.save(content, tmp_path / 'list.pth')
+    with pytest.raises(CheckpointError, match=f"has a {kind} as its 'state_dict'"):
         load(tmp_path / 'list.pth')
 
 

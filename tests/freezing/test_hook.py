@@ -217,6 +217,12 @@ def test_norms_train_in_a_frozen_backbone_if_and_only_if_the_config_says_so(  # 
         ({'schedule': [{'at': -1, 'unfreeze': ['head']}]}, ScheduleError, '-1'),
         ({'schedule': [{'at': 1.5, 'unfreeze': ['head']}]}, ScheduleError, 'fraction'),
         ({'schedule': {'type': 'gradual'}}, ScheduleError, 'gradual_unfreeze'),
+        ({'schedule': None}, ScheduleError, 'schedule=None is neither a list'),
+        (
+            {'schedule': {'type': 'gradual_unfreeze', 'module': ['backbone']}},
+            SelectionError,
+            r"\['backbone'\] is no module .* Did you mean backbone",
+        ),
         ({'stage_lr_decay': {'backbon': 0.5}}, SelectionError, 'backbone'),
         ({'stage_lr_decay': 1.5}, ScheduleError, r'1\.5'),
     ],

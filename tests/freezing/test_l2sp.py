@@ -27,6 +27,8 @@ OPTIMIZERS = [
     {'type': 'Adam', 'lr': 0.01, 'weight_decay': BETA},
     {'type': 'AdamW', 'lr': 0.01, 'weight_decay': BETA},
 ]
+if VERSION >= (2, 7):
+    OPTIMIZERS.append({**OPTIMIZERS[4], 'decoupled_weight_decay': True})
 NO_DECAY = {'custom_keys': {'backbone': {'decay_mult': 0}}}
 
 
@@ -48,7 +50,7 @@ def by_hand(optimizer, batches=range(6)):
         net(torch.stack(images))['loss'].backward()
         with torch.no_grad():
             for name, weight in net.backbone.named_parameters():
-                if optimizer['type'] == 'AdamW':
+                if optimizer['type'] == 'AdamW' or 'decoupled_weight_decay' in optimizer:
                     weight -= optimizer['lr'] * ALPHA * (weight - start[name])
                 elif optimizer.get('maximize'):
                     weight.grad -= ALPHA * (weight - start[name])
@@ -102,10 +104,27 @@ def test_a_run_from_the_weights_of_another_is_pulled_to_those(tmp_path):
         torch.testing.assert_close(weight, kept[name], rtol=0, atol=1e-5)
 
 
-def test_a_checkpoint_without_a_start_is_refused(tmp_path):
-    first = run(tmp_path / 'first', hooks=[], **saving(2))
-    with pytest.raises(UnsupportedRunError, match='without resume'):
-        run(tmp_path / 'second', resume=True, load_from=f'{first.work_dir}/iter_2.pth')
+# The second has the names and shapes of the third: its start must not be taken for it.
+@pytest.mark.parametrize('module', [None, 'backbone.stem.1', 'backbone.layer1.1', 'backbone'])
+def test_a_checkpoint_without_a_start_of_the_part_is_refused(tmp_path, module):
+    hooks = [L2SPHook(ALPHA, module)] if module else []
+    first = run(tmp_path / 'first', hooks=hooks, **saving(2))
+    resumed = {'resume': True, 'load_from': f'{first.work_dir}/iter_2.pth'}
+    for other in ('backbone.layer1.1', 'backbone'):
+        if other == module or module == 'backbone':
+            run(tmp_path / 'second', hooks=[L2SPHook(ALPHA, other)], **resumed)
+            continue
+        with pytest.raises(UnsupportedRunError, match='no start .*without resume'):
+            run(tmp_path / 'second', hooks=[L2SPHook(ALPHA, other)], **resumed)
+
+
+def test_two_parts_are_pulled_with_strengths_of_their_own_also_when_resumed(tmp_path):
+    hooks = lambda: [L2SPHook(ALPHA), L2SPHook(0.1, 'head')]  # noqa: E731
+    optimizer = {'optimizer': {'type': 'SGD', 'lr': 0.1}}
+    whole = run(tmp_path / 'whole', hooks=hooks(), optim_wrapper=optimizer, **saving(2))
+    resumed = {'resume': True, 'load_from': f'{whole.work_dir}/iter_2.pth'}
+    rest = run(tmp_path / 'rest', hooks=hooks(), optim_wrapper=optimizer, **resumed)
+    assert_same(rest.model.state_dict(), whole.model.state_dict())
 
 
 def test_a_runner_that_trains_on_keeps_its_start_and_pulls_once(tmp_path):

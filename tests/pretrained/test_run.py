@@ -63,10 +63,16 @@ def test_other_initializers_before_ours_are_overwritten(tmp_path, file, network)
     assert has_weights_of(start_of(tmp_path, model=model), network)
 
 
-def test_an_initializer_behind_ours_is_an_error(tmp_path, file):
+# mmengine runs Pretrained last, wherever it stands.
+@pytest.mark.parametrize(
+    ('kind', 'order'), [('Constant', 1), ('Pretrained', 1), ('Pretrained', -1)]
+)
+def test_an_initializer_behind_ours_is_an_error(tmp_path, file, kind, order):
     constant = {'type': 'Constant', 'val': 7, 'layer': 'Conv2d'}
-    with pytest.raises(PretrainedWeightsError, match='Put PretrainedBackbone last'):
-        start_of(tmp_path, model=Net([init_cfg(file), constant]))
+    other = constant if kind == 'Constant' else {'type': kind, 'checkpoint': file}
+    message = f'{kind} behind PretrainedBackbone.* Put PretrainedBackbone last'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        start_of(tmp_path, model=Net([init_cfg(file), other][::order]))
 
 
 def test_the_report_is_in_the_log_and_beside_it_as_json(tmp_path, file):
@@ -320,6 +326,49 @@ def test_an_init_cfg_that_nobody_reads_stops_the_run_and_the_hook_mends_it(tmp_p
     hook = PretrainedBackboneHook(file, module=name)
     start = start_of(tmp_path / 'hook', hook, model=Considerate(backbone=kind()))
     assert all(torch.equal(start[f'{name}.{key}'], t) for key, t in theirs.named_parameters())
+
+
+class Forgetful(Net):
+    """A model that initializes all its convolutions last."""
+
+    def init_weights(self):
+        super().init_weights()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+
+def initialized_as_a_whole(backbone):
+    model = Net(backbone=backbone)
+    model.init_cfg = {'type': 'Normal', 'layer': ['Conv2d', 'Linear']}
+    return model
+
+
+@pytest.mark.parametrize(
+    ('whole', 'kind'),
+    [
+        (lambda backbone: Forgetful(backbone=backbone), lambda: build(**NARROW_RESNET)),
+        (initialized_as_a_whole, swin),  # loaded before the run, because of its init_weights
+    ],
+)
+def test_an_initialization_behind_the_loading_stops_the_run(tmp_path, whole, kind):
+    file = saved(randomized(kind()), tmp_path / 'weights.pth')
+    message = r'^backbone \(.* has lost the weights of .* initialized after they had been loaded'
+    with pytest.raises(PretrainedWeightsError, match=message):
+        start_of(tmp_path, PretrainedBackboneHook(file), model=whole(kind()))
+
+
+def test_weights_of_a_backbone_may_overwrite_those_of_a_whole_model(tmp_path, file, network):
+    whole = PretrainedBackboneHook(saved(randomized(Net(), seed=7), tmp_path / 'w.pth'), module='')
+    start = start_of(tmp_path, whole, PretrainedBackboneHook(file), model=Considerate())
+    assert has_weights_of(start, network)
+
+
+def test_weights_of_a_whole_model_may_overwrite_those_of_its_backbone(tmp_path, file):
+    theirs = randomized(Net(), seed=7)
+    hook = PretrainedBackboneHook(saved(theirs, tmp_path / 'whole.pth'), module='')
+    start = start_of(tmp_path, hook, model=Net(init_cfg(file)))
+    assert torch.equal(start['backbone.conv1.weight'], theirs.backbone.conv1.weight)
 
 
 def test_an_average_inside_the_model_needs_no_weights_of_its_own(tmp_path, file, network):

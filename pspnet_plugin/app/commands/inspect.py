@@ -58,10 +58,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         print(f'{arguments.config} loads no pretrained weights{into}.')
         return 0
     changed = changed_settings(arguments)
-    shown = [
-        show_load(find_module(model, name)[1], name, {**settings, **changed})
-        for name, settings in loads
-    ]
+    shown = [show_load(model, name, {**settings, **changed}) for name, settings in loads]
     return 0 if all(shown) else 1
 
 
@@ -79,19 +76,22 @@ def changed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return changed
 
 
-def show_load(module: nn.Module, name: str, settings: dict[str, Any]) -> bool:
-    """Load weights and print the report; whether a run would go on."""
+def show_load(model: nn.Module, name: str, settings: dict[str, Any]) -> bool:
+    """Load weights into a part of ``model`` and print the report; whether a run would go on."""
+    from ...pretrained.advice.pixels import note_pixels
     from ...pretrained.errors import PretrainedWeightsError
+    from ...pretrained.hook import find_module
     from ...pretrained.load import load_pretrained
     from ...pretrained.settings import LoadSettings
 
     try:
         checked = LoadSettings.of('PretrainedBackbone', **settings)
-        report = load_pretrained(module, **vars(checked))
+        report = load_pretrained(find_module(model, name)[1], **vars(checked))
     except PretrainedWeightsError as error:
         if error.report is not None:
             print(error.report)
         print(f'error: {error}', file=sys.stderr)
         return False
+    note_pixels(report, model)
     print(f'[{name or "whole model"}]\n{report}')
     return True

@@ -182,8 +182,8 @@ def _impossible_values(plan: LoadPlan, module: nn.Module, settings: LoadSettings
         if name.endswith('running_var') and extremes[0] < 0:
             return f'{said} negative variances: the file is broken. Take another copy of it.'
         # Scales of residual blocks may start at zero, and so may tokens and position tables.
-        is_matrix = own.dim() > 1 and name.endswith('weight')
-        if settings.min_coverage is None and is_matrix and not any(extremes):
+        is_trained = (own.dim() > 1 and name.endswith('weight')) or name.endswith('running_var')
+        if settings.min_coverage is None and is_trained and not any(extremes):
             return (
                 f'{said} nothing but zeros: its layer was never trained or lost its values. Take '
                 'other weights, or say min_coverage=1 to load it nevertheless.'

@@ -10,6 +10,7 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,13 @@ def _architecture_of_file(reference: str, of_any_kind: bool) -> str:
     timm = importlib.import_module('timm')
     ends = [len(name), *(match.start() for match in reversed(list(re.finditer(r'[\W_]', name))))]
     return next((name[:end] for end in ends if timm.get_pretrained_cfg(name[:end])), '')
+
+
+def _has_other_heads(backbone: Any) -> bool:
+    if type(backbone).__module__ != 'mmseg.models.backbones.vit':
+        return False
+    attention = backbone.layers[0].attn
+    return attention.num_heads * 64 != attention.embed_dims
 
 
 def _is_bilinear(module: nn.Module) -> bool:
@@ -197,7 +205,17 @@ LOOKALIKES = (
         'Leave first_conv out and give it RGB images (bgr_to_rgb=True in the data_preprocessor, '
         'for files as OpenCV reads them).',
     ),
+    Lookalike(
+        lambda p: any(re.search(r'(^|\.)ln_pre\.', n) for n in p.plan.match.unknown.values()),
+        'these weights are of a ViT that normalizes the patches before its layers, as CLIP does',
+        'Set pre_norm=True in the backbone.',
+    ),
     # --- notes ---
+    Lookalike(
+        lambda p: _has_other_heads(p.backbone),
+        'weights do not show the number of attention heads: nearly every published ViT has one for '
+        'each 64 of embed_dims, unlike num_heads of the module',
+    ),
     Lookalike(
         lambda p: p.file and p.file != p.own,
         'the file is called {pair.file} and the module is {pair.this}: another network',

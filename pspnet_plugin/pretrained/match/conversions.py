@@ -100,6 +100,7 @@ SWIN_VALUES = (
 )
 VIT: Rules = (
     (r'^norm\.', 'ln1.'),
+    (r'^(?:norm_pre|pre_norm)\.', 'ln_pre.'),
     (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
     (r'^blocks\.', 'layers.'),
     (r'\.norm([12])\.', r'.ln\1.'),

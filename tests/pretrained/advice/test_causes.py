@@ -284,14 +284,15 @@ def test_negative_variances_are_an_error(tmp_path, settings):
         load_pretrained(module, file, **settings)
 
 
-def test_weights_of_zeros_are_an_error_and_scales_of_zero_are_none(tmp_path):
+@pytest.mark.parametrize('name', ['layer3.0.conv2.weight', 'layer3.0.bn2.running_var'])
+def test_weights_and_variances_of_zeros_are_an_error_and_scales_of_zero_are_none(tmp_path, name):
     module = build(**RESNET18)
     torch.nn.init.zeros_(module.layer3[0].bn2.weight)
     torch.nn.init.zeros_(module.layer3[0].bn1.running_mean)
     assert load_pretrained(module, saved(module, tmp_path / 'scales.pth')).coverage == 1
-    torch.nn.init.zeros_(module.layer3[0].conv2.weight)
+    torch.nn.init.zeros_(module.state_dict()[name])
     file = saved(module, tmp_path / 'weights.pth')
-    with pytest.raises(PretrainedWeightsError, match=r'layer3\.0\.conv2\.weight nothing but zeros'):
+    with pytest.raises(PretrainedWeightsError, match=f'{name} nothing but zeros'):
         load_pretrained(module, file)
     assert load_pretrained(module, file, min_coverage=1).coverage == 1
 

@@ -299,3 +299,14 @@ def rgb_again(name: str, file: str):
     network = timm_backbone(name, out_indices=(0,))
     load_pretrained(network, file)
     return network
+
+
+@pytest.mark.parametrize(('num_heads', 'noted'), [(2, False), (4, True)])
+def test_another_number_of_attention_heads_than_a_vit_of_this_width_has_is_noted(
+    tmp_path, num_heads, noted
+):
+    theirs = timm.models.VisionTransformer(embed_dim=128, depth=1, num_heads=2, img_size=64)
+    settings = {'embed_dims': 128, 'num_layers': 1, 'img_size': 64, 'patch_bias': True}
+    ours = build(type='VisionTransformer', num_heads=num_heads, **settings)
+    report = load_pretrained(ours, saved(theirs, tmp_path / 'weights.pth'))
+    assert ('attention heads' in ' '.join(report.notes)) == noted

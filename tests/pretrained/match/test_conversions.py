@@ -485,11 +485,12 @@ MMSEG_VIT = {
 }
 
 
+@pytest.mark.parametrize('pre_norm', [False, True])  # as CLIP
 @pytest.mark.parametrize('conversion', ['vit', 'mmpretrain-vit'])
-def test_vits_of_timm_and_mmpretrain_give_the_same_features(tmp_path, conversion):
+def test_vits_of_timm_and_mmpretrain_give_the_same_features(tmp_path, conversion, pre_norm):
     if conversion == 'vit':
-        network = timm.create_model(
-            'vit_tiny_patch16_224', img_size=64, embed_dim=48, depth=2, num_heads=3
+        network = timm.models.VisionTransformer(
+            img_size=64, embed_dim=48, depth=2, num_heads=3, pre_norm=pre_norm
         )
         randomized(network).double()
         tokens = network.forward_features(image())[:, 1:]
@@ -503,6 +504,7 @@ def test_vits_of_timm_and_mmpretrain_give_the_same_features(tmp_path, conversion
                 'arch': arch,
                 'img_size': 64,
                 'out_type': 'featmap',
+                'pre_norm': pre_norm,
             }
         )
         randomized(network).double()
@@ -510,8 +512,15 @@ def test_vits_of_timm_and_mmpretrain_give_the_same_features(tmp_path, conversion
         content = {
             'state_dict': {**under('backbone.', network), 'head.layers.head.bias': torch.ones(5)}
         }
-    ours = randomized(build(**MMSEG_VIT), seed=9)
-    report = load_pretrained(ours, saved(content, tmp_path / 'weights.pth'))
+    without, ours = (
+        randomized(build(**{**MMSEG_VIT, 'patch_bias': not pre_norm, 'pre_norm': norm}), seed=9)
+        for norm in (False, pre_norm)
+    )
+    file = saved(content, tmp_path / 'weights.pth')
+    if pre_norm:
+        with pytest.raises(PretrainedWeightsError, match='another network.* Set pre_norm=True'):
+            load_pretrained(without, file)
+    report = load_pretrained(ours, file)
     assert report.conversion == conversion
     prove(report, features_of(ours, image()), [theirs.detach()])
 
