@@ -121,7 +121,7 @@ const worst = item => item.iou[0];
 const change = item => item.iou[1] - item.iou[0];
 const ORDERS = {
   'worst IoU first': (a, b, value) => smallest(value(a), value(b)),
-  'best IoU first': (a, b, value) => smallest(-value(a), -value(b)),
+  'best IoU first': (a, b, value) => (value(b) ?? -1) - (value(a) ?? -1),
   'fewest right pixels first': (a, b) => smallest(a.accuracy[0], b.accuracy[0]),
   'name': (a, b) => a.name < b.name ? -1 : 1,
 };

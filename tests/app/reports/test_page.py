@@ -11,7 +11,13 @@ from PIL import Image
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.evaluation import Doubt, Evaluation, ImageResult
-from pspnet_plugin.app.reports.metrics import areas_of, boundary_areas, confidence_bins, count_pairs
+from pspnet_plugin.app.reports.metrics import (
+    areas_of,
+    boundary_areas,
+    confidence_bins,
+    count_pairs,
+    ious_of,
+)
 from pspnet_plugin.app.reports.page import (
     Origin,
     Pictures,
@@ -85,6 +91,8 @@ def window(page):
         yield opened
 
 
+FIRST_IOUS = """return [...document.querySelectorAll('.card header span:last-child')]
+.map(s => parseFloat(s.textContent.split(', ')[1].split(' ').at(-3)))"""
 NAMES = "return [...document.querySelectorAll('.card header span:first-child')].map(s => s.title)"
 
 
@@ -134,6 +142,15 @@ def test_images_are_filtered_by_class_and_name(window, made):
     assert window.run("return document.getElementById('count').textContent").startswith(
         f'{sum(has)} of 30'
     )
+    # Images to which only the second checkpoint gives the class come last.
+    ious = [ious_of(image.areas)[2] for image, there in zip(first.images, has) if there]
+    for order, sign in (('worst IoU first', 1), ('best IoU first', -1)):
+        choose(window, 'order', order)
+        told = window.run(FIRST_IOUS)
+        expected = sorted(ious, key=lambda iou: (np.isnan(iou), sign * iou))
+        assert np.isnan(expected[-1])
+        np.testing.assert_allclose(told, 100 * np.array(expected[: len(told)]), atol=0.1)
+    choose(window, 'order', 'worst IoU first')
     choose(window, 'class', '')
     window.type('#search', '07.')
     assert window.run(NAMES) == ['07.png']
