@@ -190,8 +190,9 @@ def train_fold(fold: Fold, device: int) -> None:
     for path, text in fold.files.items():
         write_text(path, text)
     environment = dict(os.environ)
-    if torch.cuda.device_count() > 1:
-        environment['CUDA_VISIBLE_DEVICES'] = str(device % torch.cuda.device_count())
+    if (count := torch.cuda.device_count()) > 1:
+        allowed = environment.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(count)))
+        environment['CUDA_VISIBLE_DEVICES'] = allowed.split(',')[device % count].strip()
     words = ['train', fold.config, '--work-dir', fold.work_dir, '--resume']
     output = fold.work_dir / 'output.txt'
     with open(output, 'ab') as file:
