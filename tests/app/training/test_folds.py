@@ -141,6 +141,14 @@ def test_a_list_in_another_encoding_is_one_line(here, capsys):
     [
         ({'1/train.txt': 'c\na b\n', '2/train.txt': 'd\n'}, 'val.txt and folds/1/train.txt both'),
         ({'2/train.txt': 'd\n', '2/val.txt': 'a b\n'}, 'folds/2/val.txt and folds/1/val.txt both'),
+        (
+            {'03/train.txt': 'd\n', '03/val.txt': 'a b\n'},
+            'folds/03/val.txt and folds/1/val.txt both',
+        ),
+        (
+            {'1/train.txt': 'c\n\n', '1/val.txt': '\n \na b\n', '2/val.txt': '\na b\n'},
+            'folds/2/val.txt and folds/2/train.txt both',
+        ),
     ],
 )
 def test_an_image_that_a_run_has_seen_or_another_has_predicted_is_refused(
