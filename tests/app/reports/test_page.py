@@ -91,8 +91,8 @@ def window(page):
         yield opened
 
 
-FIRST_IOUS = """return [...document.querySelectorAll('.card header span:last-child')]
-.map(s => parseFloat(s.textContent.split(', ')[1].split(' ').at(-3)))"""
+CLASS_IOUS = """return [...document.querySelectorAll('.card header span:last-child')]
+.map(s => s.textContent.split(', ')[1].split(' ')).map(w => [w.at(-3), w.at(-1)].map(parseFloat))"""
 NAMES = "return [...document.querySelectorAll('.card header span:first-child')].map(s => s.title)"
 
 
@@ -143,13 +143,23 @@ def test_images_are_filtered_by_class_and_name(window, made):
         f'{sum(has)} of 30'
     )
     # Images to which only the second checkpoint gives the class come last.
-    ious = [ious_of(image.areas)[2] for image, there in zip(first.images, has) if there]
-    for order, sign in (('worst IoU first', 1), ('best IoU first', -1)):
+    ious, changes = [], []
+    for a, b, there in zip(first.images, second.images, has):
+        one, other = (ious_of(image.areas)[2] for image in (a, b))
+        ious += [one] if there else []
+        changes += [other - one] if there else []
+    for order, values, sign in (
+        ('worst IoU first', ious, 1),
+        ('best IoU first', ious, -1),
+        ('2 worse than 1 first', changes, 1),
+        ('2 better than 1 first', changes, -1),
+    ):
         choose(window, 'order', order)
-        told = window.run(FIRST_IOUS)
-        expected = sorted(ious, key=lambda iou: (np.isnan(iou), sign * iou))
+        told = np.array(window.run(CLASS_IOUS))
+        told = told[:, 0] if values is ious else told[:, 1] - told[:, 0]
+        expected = sorted(values, key=lambda value: (np.isnan(value), sign * value))
         assert np.isnan(expected[-1])
-        np.testing.assert_allclose(told, 100 * np.array(expected[: len(told)]), atol=0.1)
+        np.testing.assert_allclose(told, 100 * np.array(expected[: len(told)]), atol=0.2)
     choose(window, 'order', 'worst IoU first')
     choose(window, 'class', '')
     window.type('#search', '07.')
