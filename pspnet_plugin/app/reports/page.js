@@ -117,24 +117,27 @@ function showLegend(parent, numbers) {
 // --- the list of images --------------------------------------------------------------------------
 
 const smallest = (a, b) => (a ?? 2) - (b ?? 2);  // images without a value come last
-const worst = item => item.iou[0];
-const change = item => item.iou[1] - item.iou[0];
+// By how much checkpoint 2 is better; null where one of them has no value.
+const change = (item, value) => {
+  const [first, second] = [value(item, 0), value(item, 1)];
+  return first == null || second == null ? null : second - first;
+};
 const ORDERS = {
-  'worst IoU first': (a, b, value) => smallest(value(a), value(b)),
-  'best IoU first': (a, b, value) => smallest(-value(a), -value(b)),
+  'worst IoU first': (a, b, value) => smallest(value(a, 0), value(b, 0)),
+  'best IoU first': (a, b, value) => (value(b, 0) ?? -1) - (value(a, 0) ?? -1),
   'fewest right pixels first': (a, b) => smallest(a.accuracy[0], b.accuracy[0]),
   'name': (a, b) => a.name < b.name ? -1 : 1,
 };
 if (several) {
-  ORDERS['2 worse than 1 first'] = (a, b) => change(a) - change(b);
-  ORDERS['2 better than 1 first'] = (a, b) => change(b) - change(a);
+  ORDERS['2 worse than 1 first'] = (a, b, value) => smallest(change(a, value), change(b, value));
+  ORDERS['2 better than 1 first'] = (a, b, value) => (change(b, value) ?? -2) - (change(a, value) ?? -2);
 }
 const shown = {items: [], cards: 0};
 
 function arrange() {
   const number = byId('class').value;
   const search = byId('search').value.toLowerCase();
-  const value = number === '' ? worst : item => item.ious[0][number];
+  const value = (item, k) => number === '' ? item.iou[k] : item.ious[k][number];
   shown.items = data.images.filter(item =>
     item.name.toLowerCase().includes(search)
     && (number === '' || item.ious.some(ious => number in ious)));

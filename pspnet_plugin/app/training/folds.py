@@ -64,7 +64,7 @@ def folds_of(cfg: Config, lists: Path, work_dir: Path, share: float = 1.0) -> li
         FoldError: there are none, or a folder in ``work_dir`` is that of another fold.
     """
     names = [path.parent.name for path in lists.glob(f'*/{LISTS[0]}')]
-    numbers = sorted(int(name) for name in names if name.isdecimal())
+    numbers = sorted((name for name in names if name.isdecimal()), key=int)
     if len(numbers) < 2:
         raise FoldError(
             f'{lists} holds no two folds (NUMBER/train.txt and NUMBER/val.txt, a name in each '
@@ -74,18 +74,20 @@ def folds_of(cfg: Config, lists: Path, work_dir: Path, share: float = 1.0) -> li
     validated: dict[str, Path] = {}
     for number in numbers:
         name = f'fold_{number}' if share == 1 else f'fold_{number}_{100 * share:.0f}_percent'
-        texts = {name: text_of(lists / str(number) / name) for name in LISTS}
-        require_unseen(texts, lists / str(number), validated)
+        texts = {name: text_of(lists / number / name) for name in LISTS}
+        require_unseen(texts, lists / number, validated)
         texts[LISTS[0]] = part_of(texts[LISTS[0]], share)
-        fold = fold_of(cfg, (work_dir / name).resolve(), texts, lists.resolve() / str(number))
+        fold = fold_of(cfg, (work_dir / name).resolve(), texts, lists.resolve() / number)
         require_same(fold)
         folds.append(fold)
     return folds
 
 
 def text_of(path: Path) -> str:
+    """The lines of a list, without empty ones."""
     try:
-        return path.read_text(encoding='utf-8')
+        lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
+        return ''.join(line for line in lines if line.strip())
     except UnicodeDecodeError as error:
         raise FoldError(f'{path}: is no UTF-8 ({error}); save it so.') from error
 
@@ -190,8 +192,9 @@ def train_fold(fold: Fold, device: int) -> None:
     for path, text in fold.files.items():
         write_text(path, text)
     environment = dict(os.environ)
-    if torch.cuda.device_count() > 1:
-        environment['CUDA_VISIBLE_DEVICES'] = str(device % torch.cuda.device_count())
+    if (count := torch.cuda.device_count()) > 1:
+        allowed = environment.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(count)))
+        environment['CUDA_VISIBLE_DEVICES'] = allowed.split(',')[device % count].strip()
     words = ['train', fold.config, '--work-dir', fold.work_dir, '--resume']
     output = fold.work_dir / 'output.txt'
     with open(output, 'ab') as file:

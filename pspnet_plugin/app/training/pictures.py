@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from ..images.drawing import to_rgb
 
 @HOOKS.register_module()
 class AnyImageVisualizationHook(SegVisualizationHook):
-    """mmseg's hook, which reads every image by OpenCV as three colours, for those of any bands."""
+    """mmseg's hook, which reads every image by OpenCV as three colours, for those of any bands.
+
+    Pictures have the folders of their images in their names, by which mmseg's replace each other.
+    """
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence
@@ -26,9 +30,12 @@ class AnyImageVisualizationHook(SegVisualizationHook):
             return
         _, dataset = next(datasets_of(runner.cfg, ['test_dataloader']))
         load = TRANSFORMS.build(dataset['pipeline'][0])
+        root = dataset.get('data_root') or ''
+        folder = os.path.join(root, (dataset.get('data_prefix') or {}).get('img_path') or '')
         for output in outputs:
             picture = to_rgb(load({'img_path': output.img_path})['img'])
-            name = f'test_{Path(output.img_path).name}'
+            path = Path(os.path.relpath(output.img_path, folder))
+            name = f'test_{path.name if ".." in path.parts else "_".join(path.parts)}'
             self._visualizer.add_datasample(
                 name, picture, output, show=self.show, wait_time=self.wait_time, step=runner.iter
             )

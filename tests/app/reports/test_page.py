@@ -11,7 +11,13 @@ from PIL import Image
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.reports.evaluation import Doubt, Evaluation, ImageResult
-from pspnet_plugin.app.reports.metrics import areas_of, boundary_areas, confidence_bins, count_pairs
+from pspnet_plugin.app.reports.metrics import (
+    areas_of,
+    boundary_areas,
+    confidence_bins,
+    count_pairs,
+    ious_of,
+)
 from pspnet_plugin.app.reports.page import (
     Origin,
     Pictures,
@@ -85,6 +91,8 @@ def window(page):
         yield opened
 
 
+CLASS_IOUS = """return [...document.querySelectorAll('.card header span:last-child')]
+.map(s => s.textContent.split(', ')[1].split(' ')).map(w => [w.at(-3), w.at(-1)].map(parseFloat))"""
 NAMES = "return [...document.querySelectorAll('.card header span:first-child')].map(s => s.title)"
 
 
@@ -134,6 +142,25 @@ def test_images_are_filtered_by_class_and_name(window, made):
     assert window.run("return document.getElementById('count').textContent").startswith(
         f'{sum(has)} of 30'
     )
+    # Images to which only the second checkpoint gives the class come last.
+    ious, changes = [], []
+    for a, b, there in zip(first.images, second.images, has):
+        one, other = (ious_of(image.areas)[2] for image in (a, b))
+        ious += [one] if there else []
+        changes += [other - one] if there else []
+    for order, values, sign in (
+        ('worst IoU first', ious, 1),
+        ('best IoU first', ious, -1),
+        ('2 worse than 1 first', changes, 1),
+        ('2 better than 1 first', changes, -1),
+    ):
+        choose(window, 'order', order)
+        told = np.array(window.run(CLASS_IOUS))
+        told = told[:, 0] if values is ious else told[:, 1] - told[:, 0]
+        expected = sorted(values, key=lambda value: (np.isnan(value), sign * value))
+        assert np.isnan(expected[-1])
+        np.testing.assert_allclose(told, 100 * np.array(expected[: len(told)]), atol=0.2)
+    choose(window, 'order', 'worst IoU first')
     choose(window, 'class', '')
     window.type('#search', '07.')
     assert window.run(NAMES) == ['07.png']

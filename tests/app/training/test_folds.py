@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pspnet_plugin.app.commands import main
 from pspnet_plugin.app.errors import DataError
 from pspnet_plugin.app.own_data.split import fold_numbers
 from pspnet_plugin.app.reports.folds import learning_curve, table_of_classes
-from pspnet_plugin.app.training.folds import part_of
+from pspnet_plugin.app.training.folds import Fold, part_of, train_fold
 from tests.helpers.folders import make_folders
 from tests.helpers.street_scenes import NARROW_OWN_DATA
 
@@ -103,6 +105,27 @@ def test_each_fold_is_trained_once_and_predicts_what_it_has_not_seen(here, capsy
     assert 'is of another config or of other folds' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ('allowed', 'taken'),
+    [('2,5', ['2', '5', '2']), ('GPU-a, GPU-b', ['GPU-a', 'GPU-b', 'GPU-a']), (None, list('010'))],
+)
+def test_runs_take_the_gpus_that_the_command_may_use(tmp_path, monkeypatch, allowed, taken):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if allowed is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', allowed)
+    found = []
+
+    def run(command, env, **_):
+        found.append(env['CUDA_VISIBLE_DEVICES'])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, 'run', run)
+    for device in range(3):
+        train_fold(Fold(tmp_path, {}, '', ''), device)
+    assert found == taken
+
+
 def test_a_list_in_another_encoding_is_one_line(here, capsys):
     Path('mine.py').write_text('model = dict()\n')
     for number in '12':
@@ -118,6 +141,14 @@ def test_a_list_in_another_encoding_is_one_line(here, capsys):
     [
         ({'1/train.txt': 'c\na b\n', '2/train.txt': 'd\n'}, 'val.txt and folds/1/train.txt both'),
         ({'2/train.txt': 'd\n', '2/val.txt': 'a b\n'}, 'folds/2/val.txt and folds/1/val.txt both'),
+        (
+            {'03/train.txt': 'd\n', '03/val.txt': 'a b\n'},
+            'folds/03/val.txt and folds/1/val.txt both',
+        ),
+        (
+            {'1/train.txt': 'c\n\n', '1/val.txt': '\n \na b\n', '2/val.txt': '\na b\n'},
+            'folds/2/val.txt and folds/2/train.txt both',
+        ),
     ],
 )
 def test_an_image_that_a_run_has_seen_or_another_has_predicted_is_refused(

@@ -76,7 +76,11 @@ def read_categories(
     """
     entries = field(content, 'categories', list)
     used = {str(entry.get('category_id')) for entry in annotations if isinstance(entry, dict)}
-    above = {str(entry.get('supercategory')) for entry in entries if isinstance(entry, dict)}
+    above = {
+        str(entry.get('supercategory'))
+        for entry in entries
+        if isinstance(entry, dict) and entry.get('supercategory') != entry.get('name')
+    }
     labels: dict[Any, str] = {}
     for entry in entries:
         with found.noting(f'{file}: category {name_of(entry)}'):

@@ -72,10 +72,13 @@ def read_yolo(where: Path, files: Sequence[Path], images: ImageFiles) -> Annotat
 def read_names(file: Path) -> list[str]:
     """The names of the classes, a list or a table by their numbers."""
     try:
-        names: Any = yaml.safe_load(file.read_bytes())['names']
+        content: Any = yaml.safe_load(file.read_bytes())
+        names: Any = content['names']
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, RecursionError) as error:
         told = ' '.join(str(error).split())
         raise AnnotationError(f'is no YAML with names ({told})') from error
+    if content.get('kpt_shape'):  # their boxes and keypoints would be drawn as polygons
+        raise AnnotationError('has keypoints (kpt_shape), of which no masks can be made')
     if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:

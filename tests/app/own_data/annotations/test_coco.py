@@ -139,6 +139,22 @@ def test_labels_with_blanks_are_classes_of_the_config_in_the_order_of_their_ids(
     assert label_map[25, 45] == 1
 
 
+def test_a_class_without_shapes_that_is_its_own_supercategory_keeps_its_label(here):
+    names = [path.name for path in write_images(here / 'images')]
+    content = coco_of(names, [('a', [flat(SQUARE)]), ('c', [flat(TRIANGLE)])])
+    categories = {'a': 1, 'b': 2, 'c': 3}
+    of_numbers = {entry['id']: entry['name'] for entry in content['categories']}
+    for annotation in content['annotations']:
+        annotation['category_id'] = categories[of_numbers[annotation['category_id']]]
+    content['categories'] = [
+        {'id': number, 'name': name, 'supercategory': name} for name, number in categories.items()
+    ]
+    write_json(here / 'made.json', content)
+    assert init('made.json') == 0
+    assert Config.fromfile(here / 'mine' / 'mine.py').classes == ('background', *categories)
+    assert label_map_of(here / 'mine/labels/0.png')[25, 45] == categories['c']
+
+
 def test_images_of_several_suffixes_keep_theirs_in_their_names(here):
     paths = [*write_images(here / 'images', 4), *write_images(here / 'images', 4, '.jpg', 9)]
     shapes = [('a', [flat(SQUARE)])]

@@ -89,6 +89,7 @@ def test_a_broken_line_is_named_and_can_be_left_out(here, refused, line, told):
 @pytest.mark.parametrize(
     ('names', 'told'),
     [
+        (f'{NAMES}\nkpt_shape: [2, 2]\n', 'has keypoints (kpt_shape)'),
         ('names: [a, a]', 'two classes have the same name'),
         ('names: {0: a, 2: b}', 'neither a list nor numbered from 0'),
         ('names: [a, b', 'is no YAML with names'),
