@@ -19,8 +19,12 @@ from ..images.drawing import to_rgb
 class AnyImageVisualizationHook(SegVisualizationHook):
     """mmseg's hook, which reads every image by OpenCV as three colours, for those of any bands.
 
-    Pictures have the folders of their images in their names, by which mmseg's replace each other.
+    Images of one name in several folders have a picture each; mmseg's replace each other.
     """
+
+    def before_test(self, runner: Runner) -> None:
+        """Forget the images of an earlier test."""
+        self._first: dict[str, Path] = {}  # images by their names
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence
@@ -30,12 +34,12 @@ class AnyImageVisualizationHook(SegVisualizationHook):
             return
         _, dataset = next(datasets_of(runner.cfg, ['test_dataloader']))
         load = TRANSFORMS.build(dataset['pipeline'][0])
-        root = dataset.get('data_root') or ''
-        folder = os.path.join(root, (dataset.get('data_prefix') or {}).get('img_path') or '')
         for output in outputs:
             picture = to_rgb(load({'img_path': output.img_path})['img'])
-            path = Path(os.path.relpath(output.img_path, folder))
-            name = f'test_{path.name if ".." in path.parts else "_".join(path.parts)}'
+            path = Path(output.img_path)
+            first = self._first.setdefault(path.name, path)
+            folder = path.parent if path == first else os.path.commonpath([path, first])
+            name = f'test_{"_".join(path.relative_to(folder).parts)}'
             self._visualizer.add_datasample(
                 name, picture, output, show=self.show, wait_time=self.wait_time, step=runner.iter
             )
